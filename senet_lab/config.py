@@ -1,0 +1,238 @@
+"""The typed configuration of the lab: every default stands here, once.
+
+The YAML files in `conf/` and `sweeps/` hold differences from these dataclasses only, and a key that is not a field here
+is refused. This module imports nothing of the lab (and no torch), so that `--help` and a typo are answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class SE:
+    """A squeeze-and-excitation design: which block, and where it sits in the plain network (paper, sections 3 and 6).
+
+    Attributes:
+        reduction: r, the ratio of a block's channels C to its hidden width max(1, C // r). One number for all stages,
+            or a mapping from stage to number; a stage that the mapping leaves out has no SE (sections 3.2 and 6.1).
+        squeeze: how H × W is pooled to one descriptor a channel: `avg`, `max`, or `none` (6.2, 7.1).
+        excitation: the gate's non-linearity: `sigmoid`, `softmax`, `tanh` or `relu` (6.3).
+        position: where in the residual unit: `standard`, `pre`, `post`, `identity` or `conv3x3` (6.5).
+        stages: `all`, or a list in the paper's numbering, 2 to 5 (torchvision's layer1 to layer4; 6.4). Networks with
+            three stages have 2 to 4. An empty list is the plain network.
+        bias: whether the two fully connected layers have biases. The paper's section 6 leaves them out.
+    """
+
+    reduction: Any = 16
+    squeeze: str = "avg"
+    excitation: str = "sigmoid"
+    position: str = "standard"
+    stages: Any = "all"
+    bias: bool = False
+
+    def by_stage(self, available: Sequence[int]) -> dict[int, int]:
+        """The one form that every spelling comes down to: stage → reduction, for the stages that get SE.
+
+        Args:
+            available: the stages that the network has, e.g. (2, 3, 4, 5).
+
+        Returns:
+            A dict ordered by stage; empty if no stage gets SE.
+
+        Raises:
+            ValueError: for a stage that the network lacks or a reduction that is not a whole number of at least 1.
+        """
+        if isinstance(self.reduction, Mapping):
+            ratios = {stage_number(stage): reduction_number(r) for stage, r in self.reduction.items()}
+        else:
+            ratios = dict.fromkeys(available, reduction_number(self.reduction))
+        if isinstance(self.stages, str):
+            if self.stages != "all":
+                raise ValueError(f"se.stages: '{self.stages}' is not 'all' or a list such as [3,4]")
+            wanted = list(ratios)
+        elif isinstance(self.stages, Sequence):
+            wanted = [stage_number(stage) for stage in self.stages]
+        else:
+            raise ValueError(f"se.stages: {self.stages!r} is not 'all' or a list such as [3,4]")
+        for stage in [*wanted, *ratios]:
+            if stage not in available:
+                has = ", ".join(map(str, available))
+                raise ValueError(f"se.stages: the network has no stage {stage}; it has {has}")
+        return {stage: ratios[stage] for stage in sorted(set(wanted)) if stage in ratios}
+
+
+def reduction_number(value: Any) -> int:
+    """`value` as a reduction ratio; a ValueError unless it is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"se.reduction: {value!r} is not a whole number of at least 1")
+    return value
+
+
+def stage_number(value: Any) -> int:
+    """`value` as a stage's number; a ValueError unless it is a whole number."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"se.stages: {value!r} is not the number of a stage")
+    return value
+
+
+@dataclass
+class Data:
+    """Which images, how they are split, and how they are fed.
+
+    Attributes:
+        name: `digits`, `cifar10`, `cifar100` or `folder`.
+        root: the folder that holds the data set (torchvision's layout for CIFAR; `train/` and `test` for `folder`).
+        train: name of the training tree below `root` (`folder` only).
+        test: name of the test tree below `root` (`folder` only; ImageNet calls it val).
+        size: height and width of the images that the network sees, in pixels.
+        resize: short side that test images are resized to before the centre crop, in pixels (`folder` only).
+        augment: `none`, `crop` (pad an eighth, crop), `cifar` (flip, pad 4 of 32, crop) or `imagenet` (random resized
+            crop, flip; `folder` only).
+        validation: share of the training images held out for validation, the same images for every row and seed.
+        subset: train on at most this many images, balanced over classes; null takes all.
+        test_subset: likewise for the test images.
+        download: fetch CIFAR where it is not below `root`. Changes no result.
+        workers: processes that decode images (`folder` only). Changes no result.
+    """
+
+    name: str = "digits"
+    root: str = "data"
+    train: str = "train"
+    test: str = "val"
+    size: int = 8
+    resize: int = 0
+    augment: str = "none"
+    validation: float = 0.1
+    subset: int | None = None
+    test_subset: int | None = None
+    download: bool = False
+    workers: int = 0
+
+
+@dataclass
+class Recipe:
+    """How every network of a study is trained: SGD and its schedule, fixed across rows.
+
+    Attributes:
+        name: what the recipe is called in tables and folders.
+        epochs: passes over the training images.
+        batch_size: images a step.
+        lr: learning rate at the start (after warm-up).
+        momentum: of SGD.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: L2, on all weights unless `decay_norm` is off.
+        decay_norm: whether normalisation parameters and biases are decayed, too.
+        schedule: `constant`, `cosine` (to zero) or `step` (times `factor` at each of `milestones`).
+        milestones: epochs at which `step` cuts.
+        factor: what `step` multiplies by.
+        warmup_steps: optimiser steps at `warmup_lr` before the schedule begins.
+        warmup_lr: learning rate of the warm-up.
+        label_smoothing: weight of the uniform distribution in the training targets.
+    """
+
+    name: str = "custom"
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay_norm: bool = True
+    schedule: str = "cosine"
+    milestones: list[int] = field(default_factory=list)
+    factor: float = 0.1
+    warmup_steps: int = 0
+    warmup_lr: float = 0.01
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class Training:
+    """Where a training runs and what it leaves behind.
+
+    Attributes:
+        device: `auto` (a GPU if there is one), `cpu` or `cuda`.
+        precision: Lightning's word: `32-true`, `bf16-mixed` or `16-mixed`.
+        keep: `none`, or `last` to keep each trial's final weights under `<results>/checkpoints/`.
+    """
+
+    device: str = "auto"
+    precision: str = "32-true"
+    keep: str = "none"
+
+
+@dataclass
+class Executor:
+    """Who trains.
+
+    Attributes:
+        workers: processes that train side by side; 0 takes one a core, or one a GPU.
+        threads: CPU threads of each.
+    """
+
+    workers: int = 0
+    threads: int = 1
+
+
+@dataclass
+class Study:
+    """An ablation: rows that each change one factor.
+
+    Attributes:
+        name: word by which the study is called; the YAML file's name.
+        title: heading of its table.
+        paper: the paper's table that it regenerates (`table10` …); empty if there is none.
+        factor: the one key that rows may change (`se.reduction`). A row may also switch SE off (`se: null`).
+        baseline: label of the row that the others are compared with.
+        rows: label → the row's overrides and, as `paper`, the name of the paper's row.
+    """
+
+    name: str = ""
+    title: str = ""
+    paper: str = ""
+    factor: str = ""
+    baseline: str = ""
+    rows: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Config:
+    """Everything that `python -m senet_lab.run` can be told.
+
+    Attributes:
+        backbone: the plain network, by name, or `package.module:function` for one of your own.
+        stride: where an ImageNet ResNet's stages halve the resolution: `paper` (first 1×1) or `torchvision` (3×3).
+        se: the SE design; null is the plain network.
+        seeds: how many seeds (0, 1, …); null takes 3 in a study and 1 for a single network.
+        plan: print what would be trained, and stop.
+        retry: train trials again that are recorded as failed.
+        tracking: W&B `offline`, `online` or `off`.
+        results: the folder that everything is written to.
+        storage: database of records (SQLAlchemy's URL).
+    """
+
+    backbone: str = "resnet8"
+    stride: str = "paper"
+    se: SE | None = field(default_factory=SE)
+    data: Data = field(default_factory=Data)
+    recipe: Recipe = field(default_factory=Recipe)
+    training: Training = field(default_factory=Training)
+    executor: Executor = field(default_factory=Executor)
+    study: Study | None = None
+    seeds: int | None = None
+    plan: bool = False
+    retry: bool = False
+    tracking: str = "offline"
+    results: str = "results/local"
+    storage: str = "sqlite:///${results}/lab.db"
+
+
+class UserError(ValueError):
+    """Something the user asked for cannot be: one clear line that names the word and the choices (exit code 2)."""
+
+
+class RunError(RuntimeError):
+    """A run could not go on, through no fault of its network: a full disk, an unreadable image (exit code 1)."""

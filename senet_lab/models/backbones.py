@@ -1,0 +1,155 @@
+"""The plain networks by name, with or without SE.
+
+CIFAR networks are our own (`cifar.py`); ImageNet networks are torchvision's, without pretrained weights. Convolutions
+are initialised after He et al. (normal, fan-out), norms with 1 and 0, classifiers as torch does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from senet_lab.config import SE
+from senet_lab.models import cifar
+from senet_lab.models.insert import STANDARD, add_se
+from senet_lab.models.se import check_known
+
+
+def imagenet(
+    block: type[nn.Module], blocks: Sequence[int], num_classes: int, in_channels: int = 3, **widths: int
+) -> nn.Module:
+    """One of torchvision's ResNets, by kind and number of blocks; `in_channels` changes its first convolution only."""
+    net: nn.Module = ResNet(block, blocks, num_classes=num_classes, **widths)
+    if in_channels != 3:
+        net.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+resnext = partial(imagenet, groups=32, width_per_group=4)  # 32×4d
+
+# Name → builder, called with num_classes and in_channels.
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": partial(cifar.resnet, 8),
+    "resnet20": partial(cifar.resnet, 20),
+    "resnet32": partial(cifar.resnet, 32),
+    "resnet56": partial(cifar.resnet, 56),
+    "resnet110": partial(cifar.resnet, 110),
+    "preresnet110": partial(cifar.preact_resnet, 110, bottleneck=False),
+    "preresnet164": partial(cifar.preact_resnet, 164, bottleneck=True),
+    "wrn16_4": partial(cifar.wide_resnet, 16, 4),
+    "wrn16_8": partial(cifar.wide_resnet, 16, 8),
+    "resnet18": partial(imagenet, BasicBlock, (2, 2, 2, 2)),
+    "resnet34": partial(imagenet, BasicBlock, (3, 4, 6, 3)),
+    "resnet50": partial(imagenet, Bottleneck, (3, 4, 6, 3)),
+    "resnet101": partial(imagenet, Bottleneck, (3, 4, 23, 3)),
+    "resnet152": partial(imagenet, Bottleneck, (3, 8, 36, 3)),
+    "resnext50": partial(resnext, Bottleneck, (3, 4, 6, 3)),
+    "resnext101": partial(resnext, Bottleneck, (3, 4, 23, 3)),
+}
+
+STRIDES = ("paper", "torchvision")
+# Where the two differ. The paper's ResNeXts have the stride on the 3×3, too: their printed multiply-adds (4.24 G; it
+# would be 3.77 on the 1×1) leave no other reading. Blocks without a bottleneck have one place for it only.
+STRIDE_ON_FIRST_1X1 = ("resnet50", "resnet101", "resnet152")
+
+
+def create(
+    name: str,
+    se: SE | Mapping[str, Any] | None = STANDARD,
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    stride: str = "paper",
+    seed: int | None = None,
+) -> nn.Module:
+    """Build a network by name, with SE put into it.
+
+    The plain network is built first and drawn from `seed` alone, so its weights are the same without SE and with any
+    design of it. Given a seed, the global generators are left as they were, and weights are drawn on the CPU whatever
+    the default device. Under `torch.device("meta")` nothing is allocated.
+
+    Args:
+        name: a key of `BACKBONES`, or `package.module:function` for a builder of your own. It is called with
+            `num_classes` and, if it has such a parameter, `in_channels`; its network is used as it comes.
+        se: the design, or a mapping of its fields; None is the plain network.
+        num_classes: width of the classifier.
+        in_channels: channels of the images.
+        stride: `paper` halves the resolution of ResNet-50, -101 and -152 on the first 1×1 of a stage, `torchvision` on
+            its 3×3. It makes no difference to other networks.
+        seed: what all weights are drawn from; None draws the plain network's from the global generator.
+
+    Raises:
+        ValueError: for an unknown name (the message lists the known ones), stride or design, and for a builder that is
+            not there or returns something else than a module.
+    """
+    check_known("stride", stride, STRIDES)
+    build = imported(name) if ":" in name else registered(name)
+    device = torch.get_default_device()
+    with torch.device("meta" if device.type == "meta" else "cpu"), drawn_from(seed):
+        net = build(num_classes=num_classes, in_channels=in_channels)
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"backbone: {name} returned a {type(net).__name__}, not a torch.nn.Module")
+    if stride == "paper" and name in STRIDE_ON_FIRST_1X1:
+        move_stride(net)
+    add_se(net, se, seed=torch.initial_seed() if seed is None else seed)
+    return net.to(device)
+
+
+def registered(name: str) -> Callable[..., nn.Module]:
+    """The builder of that name; a ValueError that lists the names if there is none."""
+    check_known("backbone", name, [*BACKBONES, "package.module:function"])
+    return BACKBONES[name]
+
+
+def imported(name: str) -> Callable[..., Any]:
+    """The user's builder at `package.module:function`, which may do without a parameter `in_channels`.
+
+    Raises:
+        ValueError: if the module or the function in it is not there, or the function cannot be called as said.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
+        raise ValueError(f"backbone: {name!r} does not read package.module:function")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"backbone: cannot import {module_name} for {name!r}: {error}") from error
+    build: Callable[..., Any] | None = getattr(module, function_name, None)
+    if not callable(build):
+        has = ", ".join(word for word, value in vars(module).items() if callable(value) and not word.startswith("_"))
+        raise ValueError(f"backbone: {module_name} has no function {function_name!r}; it has {has or 'none'}")
+    signature = inspect.signature(build)
+    if "in_channels" in signature.parameters:
+        return build
+    try:
+        signature.bind(num_classes=0)
+    except TypeError as error:
+        raise ValueError(f"backbone: {name} cannot be called with num_classes alone: {error}") from error
+    return lambda num_classes, in_channels: build(num_classes=num_classes)
+
+
+def move_stride(net: nn.Module) -> None:
+    """Move the stride of torchvision's bottlenecks from the 3×3 to the first 1×1: the same weights, less work."""
+    for block in net.modules():
+        if isinstance(block, Bottleneck):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+
+
+@contextmanager
+def drawn_from(seed: int | None) -> Iterator[None]:
+    """What is drawn on the CPU inside depends on `seed` alone and moves no global generator; None changes nothing."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, leaves the GPUs' generators alone
+        yield

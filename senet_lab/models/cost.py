@@ -1,0 +1,161 @@
+"""What a network costs: parameters and multiply-adds, and the share of SE in both (paper, sections 3.2 and 4).
+
+Conventions, because the printed digits hang on them:
+- Parameters are trainable weights; the running statistics of batch norms are none.
+- Multiply-adds (`macs`) are those of one forward pass of one image: convolutions and linear layers, without the
+  additions of biases, batch norms, activations, pools and shortcut sums. The paper prints them as GFLOPs.
+- SE adds its two layers (2 C K), its pooling (one addition for each value pooled; a maximum counts the same) and its
+  scaling (one multiplication for each value scaled). With all three ResNet-50's 3.858 G become 3.872 G, which the paper
+  prints as 3.86 and 3.87.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from senet_lab.models.insert import stage_of
+from senet_lab.models.se import SEBlock
+
+aten = torch.ops.aten
+POOLING = (aten.mean, aten.amax)
+SCALING = (aten.mul,)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a network, or of one of its stages.
+
+    Attributes:
+        params: trainable weights, those of SE included.
+        se_params: those of SE.
+        backbone_macs: multiply-adds of the plain network.
+        fc_macs: multiply-adds of SE's two layers.
+        pooling_macs: additions (or comparisons) of SE's squeeze.
+        scaling_macs: multiplications of channels by their gates.
+        stages: the same for each stage, in the paper's numbering; stem and classifier are in none. Empty in a stage.
+    """
+
+    params: int
+    se_params: int
+    backbone_macs: int
+    fc_macs: int
+    pooling_macs: int
+    scaling_macs: int
+    stages: dict[int, Cost] = field(default_factory=dict)
+
+    @property
+    def se_macs(self) -> int:
+        """All that SE adds to the multiply-adds."""
+        return self.fc_macs + self.pooling_macs + self.scaling_macs
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of everything."""
+        return self.backbone_macs + self.se_macs
+
+
+def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
+    """Parameters and multiply-adds of `net` for one image. Computes on the meta device and leaves `net` untouched.
+
+    Args:
+        net: a network on any device, the meta device included.
+        input_size: C, H, W of the image.
+    """
+    macs = macs_by_module(net, input_size)
+    se_blocks = paths_of_se(net)
+    stages: dict[int, list[str]] = {}
+    for path, _ in net.named_modules():
+        stage = stage_of(path)
+        if stage is not None and stage_of(path.rpartition(".")[0]) is None:
+            stages.setdefault(stage, []).append(path)
+
+    def within(roots: list[str], parts: dict[int, Cost]) -> Cost:
+        """The cost of everything in the modules at `roots`."""
+        gates = [path for path in se_blocks if is_in(path, roots)]
+        weights = {path: w.numel() for path, w in net.named_parameters() if w.requires_grad and is_in(path, roots)}
+        fc_macs = sum(layers(macs[path]) for path in gates)
+        return Cost(
+            params=sum(weights.values()),
+            se_params=sum(n for path, n in weights.items() if is_in(path, gates)),
+            backbone_macs=sum(layers(macs[root]) for root in roots) - fc_macs,
+            fc_macs=fc_macs,
+            pooling_macs=sum(macs[path].get(op, 0) for path in gates for op in POOLING),
+            scaling_macs=sum(macs[path].get(op, 0) for path in gates for op in SCALING),
+            stages=parts,
+        )
+
+    return within([""], {stage: within(roots, {}) for stage, roots in sorted(stages.items())})
+
+
+def macs_by_module(net: nn.Module, input_size: Sequence[int]) -> dict[str, dict[Any, int]]:
+    """Module path → operator → multiply-adds, submodules included; the network itself has the path `""`.
+
+    torch's counter sees convolutions and linear layers, two operations a multiply-add. Pooling and scaling are counted
+    wherever their operators run; only what runs in SE blocks is of interest.
+    """
+    on_meta: dict[int, Any] = {
+        id(tensor): nn.Parameter(tensor.to("meta"), tensor.requires_grad)
+        if isinstance(tensor, nn.Parameter)
+        else tensor.to("meta")
+        for tensor in [*net.parameters(), *net.buffers()]
+    }
+    shadow = copy.deepcopy(net, on_meta).eval()  # a copy without weights: deepcopy takes what its memo holds already
+    dtype = next((w.dtype for w in net.parameters() if w.is_floating_point()), None)
+    image = torch.empty(1, *input_size, dtype=dtype, device="meta")
+    twice: dict[Any, Any] = {op: lambda x, *_, out_shape, **__: 2 * math.prod(x) for op in POOLING}
+    twice |= {op: lambda *_, out_shape, **__: 2 * math.prod(out_shape) for op in SCALING}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=twice) as counter:
+        shadow(image)
+    root = type(net).__name__
+    counts = counter.get_flop_counts()
+    return {
+        path: {op: n // 2 for op, n in counts.get(f"{root}.{path}" if path else root, {}).items()}
+        for path, _ in net.named_modules()
+    }
+
+
+def layers(macs: dict[Any, int]) -> int:
+    """Multiply-adds of convolutions, linear layers and whatever else torch's counter knows."""
+    return sum(n for op, n in macs.items() if op not in POOLING + SCALING)
+
+
+def is_in(path: str, roots: Sequence[str]) -> bool:
+    """Whether a module or parameter is one of the modules at `roots` or in one; everything is in `""`."""
+    return any(not root or path == root or path.startswith(root + ".") for root in roots)
+
+
+def paths_of_se(net: nn.Module) -> list[str]:
+    return [path for path, module in net.named_modules() if isinstance(module, SEBlock)]
+
+
+def hidden_widths(net: nn.Module) -> dict[int, tuple[int, ...]]:
+    """Stage → the hidden width of each of its SE blocks, in order; stages without SE are left out."""
+    widths: dict[int, tuple[int, ...]] = {}
+    for path, module in net.named_modules():
+        stage = stage_of(path)
+        if isinstance(module, SEBlock) and stage is not None:
+            widths[stage] = (*widths.get(stage, ()), module.hidden)
+    return dict(sorted(widths.items()))
+
+
+def fingerprint(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> str:
+    """Sixteen hexadecimal digits that two networks share if they are built alike, whatever their weights.
+
+    It covers the path and kind of every module, what it prints of itself (widths, strides, groups; of SE its hidden
+    width, squeeze and excitation), the shapes of all parameters and the size of the image. So r = 16 and r = 32 are one
+    network where both leave a single hidden unit. Meant for comparing networks within a run: what modules print of
+    themselves may change with torch's version.
+    """
+    lines = [f"image {tuple(input_size)}"]
+    lines += [f"{path} {type(module).__qualname__} {module.extra_repr()}" for path, module in net.named_modules()]
+    lines += [f"{path} {tuple(weight.shape)}" for path, weight in net.named_parameters()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,0 +1,222 @@
+"""Puts SE into a finished plain network by wrapping children of its residual blocks (paper, sections 3.3 and 6.5).
+
+Wrapping is what makes a study fair: every row starts from the same network with the same initial weights, and only the
+gates are new. Deleting `.body` from the keys of a state dict gives the plain network's keys, and with its gates at 1
+the network computes the plain one's outputs and gradients bit for bit. There are no hooks: copies and exports keep SE.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from senet_lab.config import SE
+from senet_lab.models.cifar import PreactBasic, PreactBottleneck
+from senet_lab.models.se import SEBlock, check_known
+
+
+class Slot(NamedTuple):
+    """A place for a gate: which child of the block is wrapped (`""` is the block itself), and on which side of it."""
+
+    child: str
+    side: str  # "before" or "after"
+
+
+BASIC = {
+    "standard": Slot("bn2", "after"),
+    "pre": Slot("conv1", "before"),
+    "post": Slot("", "after"),
+    "identity": Slot("downsample", "after"),
+    "conv3x3": Slot("conv2", "before"),
+}
+BOTTLENECK = BASIC | {"standard": Slot("bn3", "after"), "conv3x3": Slot("conv3", "before")}
+PREACT_BASIC = BASIC | {"standard": Slot("conv2", "after"), "pre": Slot("bn1", "before")}
+PREACT_BOTTLENECK = BOTTLENECK | {"standard": Slot("conv3", "after"), "pre": Slot("bn1", "before")}
+
+# The kinds of block that SE can go into. Exactly these classes: a subclass may compute something else.
+# Give a block of your own a line here if its children are called and used as torchvision's are.
+BLOCKS: dict[type[nn.Module], dict[str, Slot]] = {
+    BasicBlock: BASIC,
+    Bottleneck: BOTTLENECK,
+    PreactBasic: PREACT_BASIC,
+    PreactBottleneck: PREACT_BOTTLENECK,
+}
+POSITIONS = tuple(BASIC)
+STANDARD = SE()  # the paper's block, where nothing else is asked for
+
+
+class Gated(nn.Module):
+    """`body` with its output gated by `se`, or with its input (`side` = before); in the mode that `body` is in."""
+
+    def __init__(self, body: nn.Module, se: SEBlock, side: str) -> None:
+        super().__init__()
+        self.body = body
+        self.se = se.train(body.training)
+        self.side = side
+        self.training = body.training
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        gated: Tensor = self.body(self.se(x_BCHW)) if self.side == "before" else self.se(self.body(x_BCHW))
+        return gated
+
+    def extra_repr(self) -> str:
+        return f"side={self.side}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Inserted:
+    """One gate that was put into a network.
+
+    Attributes:
+        name: path of the module that was wrapped, e.g. `layer1.0.bn3`.
+        side: whether the gate is `before` or `after` it.
+        stage: in the paper's numbering.
+        channels: how many are gated.
+        hidden: width between the two fully connected layers.
+    """
+
+    name: str
+    side: str
+    stage: int
+    channels: int
+    hidden: int
+
+
+def add_se(
+    model: nn.Module, se: SE | Mapping[str, Any] | None = STANDARD, *, seed: int = 0, **fields: Any
+) -> list[Inserted]:
+    """Put SE into `model`, in place.
+
+    The weights of a gate depend on `seed` and on the block's path alone: two designs that both gate a block draw its
+    gate from the same numbers, and neither touches the global generators nor the plain network's weights.
+
+    Args:
+        model: a network of the blocks in `BLOCKS`, within stages called layer1, layer2, … at any depth.
+        se: the design, or a mapping of its fields; what is left out has the defaults of `SE`. None leaves it plain.
+        seed: what the weights of the gates are drawn from.
+        fields: single fields of the design, on top of `se`: `add_se(model, reduction=8)`.
+
+    Returns:
+        What was wrapped where, in the network's order. Empty for None and for a design without stages.
+
+    Raises:
+        ValueError: if the model has SE already, has no block that SE can go into, or lacks a stage; for unknown words.
+            The model is then unchanged.
+    """
+    if se is None and not fields:
+        return []
+    design = as_design(se, fields)
+    check_known("se.position", design.position, POSITIONS)
+    blocks = blocks_of(model)
+    ratios = design.by_stage(tuple(blocks))
+    if not ratios and design.stages and design.reduction != {}:
+        raise ValueError(
+            f"se.stages: {design.stages!r} and the stages of se.reduction {design.reduction!r} have none in common"
+        )
+    wraps = [  # all are made before the first is put in place, so that a mistake leaves the model as it was
+        wrap(model, path, design, stage, reduction, seed)
+        for stage, reduction in ratios.items()
+        for path in blocks[stage]
+    ]
+    for done, gated in wraps:
+        parent, _, child = done.name.rpartition(".")
+        setattr(model.get_submodule(parent), child, gated)
+    return [done for done, _ in wraps]
+
+
+def as_design(se: SE | Mapping[str, Any] | None, fields: Mapping[str, Any]) -> SE:
+    """The design that `se` and single `fields` on top of it describe.
+
+    Raises:
+        ValueError: for a field that `SE` lacks, for fields of no SE, for anything else that is no design.
+    """
+    if not isinstance(se, (SE, Mapping)):
+        raise ValueError(f"se: {se!r} is not a design (senet_lab.SE or a mapping of its fields)")
+    given = {**(vars(se) if isinstance(se, SE) else se), **fields}
+    for name in given:
+        check_known("se", name, [field.name for field in dataclasses.fields(SE)])
+    return SE(**given)
+
+
+def blocks_of(model: nn.Module) -> dict[int, list[str]]:
+    """Stage → paths of its blocks, for the stages of a plain network that have blocks of `BLOCKS`.
+
+    Raises:
+        ValueError: if there is SE already, or no such block, or one outside any stage.
+    """
+    blocks: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, (Gated, SEBlock)):
+            raise ValueError(f"the model has SE already: {path or 'the model'} is a {type(module).__name__}")
+        if type(module) in BLOCKS:
+            stage = stage_of(path)
+            if stage is None:
+                raise ValueError(f"{path or 'the model'} is a {type(module).__name__} outside layer1, layer2, …")
+            blocks.setdefault(stage, []).append(path)
+    if not blocks:
+        kinds = ", ".join(
+            kind for kind, _ in Counter(type(module).__name__ for module in model.modules()).most_common(8)
+        )
+        known = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in BLOCKS)
+        raise ValueError(f"found nowhere to put SE: the model is made of {kinds}; SE goes into {known}")
+    return dict(sorted(blocks.items()))
+
+
+def stages_of(model: nn.Module) -> tuple[int, ...]:
+    """The stages of a plain network that SE can go into, in the paper's numbering; errors as of `blocks_of`."""
+    return tuple(blocks_of(model))
+
+
+def stage_of(path: str) -> int | None:
+    """The stage that a module or parameter is in, in the paper's numbering: layer1 is 2; None outside the stages."""
+    found = re.search(r"(?:^|\.)layer(\d+)(?:\.|$)", path)
+    return int(found[1]) + 1 if found else None
+
+
+def wrap(model: nn.Module, path: str, design: SE, stage: int, reduction: int, seed: int) -> tuple[Inserted, Gated]:
+    """The gated replacement for what fills the design's slot in the block at `path`; changes nothing yet."""
+    block = model.get_submodule(path)
+    slots = slots_of(block)
+    slot = slots[design.position]
+    body = getattr(block, slot.child) if slot.child else block
+    if body is None:  # torchvision's shortcut without projection
+        body = nn.Identity().train(block.training)
+    channels = channels_in(body) if slot.side == "before" else channels_out(block, slots)
+    weight = next(block.parameters())
+    # On the CPU whatever the default device, so that the seed gives the same gates everywhere; and the generator that
+    # building a layer draws from is put back, because the network's owner did not ask for it to move on.
+    with torch.device("meta" if weight.is_meta else "cpu"), torch.random.fork_rng(devices=[]):
+        own = torch.Generator("cpu").manual_seed(zlib.crc32(f"{seed} {path}".encode()))
+        se = SEBlock(channels, reduction, design.squeeze, design.excitation, design.bias, generator=own)
+    se.to(weight.device, weight.dtype)
+    name = f"{path}.{slot.child}" if slot.child else path
+    return Inserted(name, slot.side, stage, channels, se.hidden), Gated(body, se, slot.side)
+
+
+def slots_of(block: nn.Module) -> dict[str, Slot]:
+    """The slots of one block, by position."""
+    slots = BLOCKS[type(block)]
+    if getattr(block, "shares_norm", False):  # a gate before that norm would gate the projection, too
+        return slots | {"pre": Slot("conv1", "before")}
+    return slots
+
+
+def channels_in(layer: nn.Module) -> int:
+    """The width that a convolution or norm takes."""
+    assert isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)), f"no width is known of {layer}"
+    return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.num_features
+
+
+def channels_out(block: nn.Module, slots: Mapping[str, Slot]) -> int:
+    """The width of a block's output: that of the layer that ends its branch."""
+    layer = getattr(block, slots["standard"].child)
+    assert isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)), f"no width is known of {layer}"
+    return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.num_features

@@ -1,0 +1,105 @@
+"""The squeeze-and-excitation block (paper, section 3) and its variants (sections 6.1 to 6.3 and 7.1).
+
+Tensors carry their shape in their names: B batch, C channels, K hidden width, H W space; 1 is a pooled axis.
+
+A variant is one entry of `SQUEEZES` or `EXCITATIONS`, the dictionaries that the tests run over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet_lab.config import reduction_number
+
+# x_BCHW → z_BC11; "none" keeps H × W, so the gate becomes one number a channel and pixel (NoSqueeze, section 7.1).
+SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
+    "avg": lambda x_BCHW: x_BCHW.mean((2, 3), keepdim=True),
+    # amax shares the gradient among equal maxima (after a ReLU: zeros), and unlike max pooling repeats itself on GPUs.
+    "max": lambda x_BCHW: x_BCHW.amax((2, 3), keepdim=True),
+    "none": lambda x_BCHW: x_BCHW,
+}
+
+# The gate's non-linearity. Softmax gates sum to 1 over the channels; they are not multiplied by C.
+EXCITATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda y_BCHW: y_BCHW.softmax(1),
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+}
+
+
+class SEBlock(nn.Module):
+    """Squeeze, excite, scale: each channel of x times its gate (paper, equations 2 to 4).
+
+    The hidden width is max(1, C // r), exactly: never rounded to a multiple of 8, so that ratios stay distinct networks
+    at CIFAR widths; the floor of 1 (where r > C) is ours, the paper names none.
+
+    The two fully connected layers are 1×1 convolutions, which is the same thing on a pooled map and lets `none` apply
+    the same weights at every pixel. The ReLU between them stays, whatever `excitation` is.
+
+    Args:
+        channels: C, of the input and of the output.
+        reduction: r.
+        squeeze: a key of `SQUEEZES`.
+        excitation: a key of `EXCITATIONS`.
+        bias: whether the two layers have biases; the paper's section 6 leaves them out.
+        generator: what the weights are drawn from; the global one if none is given.
+
+    Raises:
+        ValueError: for a reduction below 1, or a name that is not in its dictionary (the message lists those that are).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        squeeze: str = "avg",
+        excitation: str = "sigmoid",
+        bias: bool = False,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_known("se.squeeze", squeeze, SQUEEZES)
+        check_known("se.excitation", excitation, EXCITATIONS)
+        self.channels = channels
+        self.hidden = max(1, channels // reduction_number(reduction))
+        self.squeeze = squeeze
+        self.excitation = excitation
+        self.fc1 = nn.Conv2d(channels, self.hidden, kernel_size=1, bias=bias)
+        self.fc2 = nn.Conv2d(self.hidden, channels, kernel_size=1, bias=bias)
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw both layers after He et al. 2015 (section 5.1), by fan-in; biases are 0.
+
+        Fan-in (as in Caffe's "msra", which the released networks use) keeps the hidden layer on the descriptor's scale
+        whatever r is; by fan-out it would grow with √r, and rows of a ratio study would start from different points.
+        """
+        for fc in (self.fc1, self.fc2):
+            nn.init.kaiming_normal_(fc.weight, mode="fan_in", nonlinearity="relu", generator=generator)
+            if fc.bias is not None:
+                nn.init.zeros_(fc.bias)
+
+    def gate(self, x_BCHW: Tensor) -> Tensor:
+        """What each channel of x is multiplied by: B × C × 1 × 1, or B × C × H × W if nothing is squeezed."""
+        z_BC11 = SQUEEZES[self.squeeze](x_BCHW)  # equation 2
+        h_BK11 = F.relu(self.fc1(z_BC11))  # equation 3: δ(W₁ z)
+        return EXCITATIONS[self.excitation](self.fc2(h_BK11))  # equation 3: σ(W₂ h)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW * self.gate(x_BCHW)  # equation 4
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, hidden={self.hidden}, squeeze={self.squeeze}, excitation={self.excitation}"
+
+
+def check_known(field: str, word: object, choices: Iterable[str]) -> None:
+    """A ValueError that names the field, the word and the choices, unless the word is one of them."""
+    choices = list(choices)
+    if word not in choices:
+        raise ValueError(f"{field}: {word!r} is not one of {', '.join(choices)}")

@@ -1,0 +1,172 @@
+"""The columns of a study's table, declared once for all its forms: adding a column is one line in `COLUMNS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from senet_lab.reports.rows import Row, Table
+
+MINUS = "−"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        name: its header in the CSV, with the unit; empty if the CSV does not have it.
+        head: its header in the other forms; empty if they do not have it.
+        value: the number or text in a row; None leaves the cell empty.
+        show: how a value reads; in the CSV this applies to fractions only.
+        words: whether it is text rather than numbers, aligned to the left.
+        drop: the terminal leaves out columns with the highest number first until the table fits; 0 stays always, and
+            None is never on the terminal.
+    """
+
+    name: str
+    head: str
+    value: Callable[[Row], Any]
+    show: Callable[[Any], str] = str
+    words: bool = False
+    drop: int | None = None
+
+
+def fixed(digits: int) -> Callable[[float], str]:
+    """Numbers with this many digits behind the point."""
+    return lambda value: f"{value:.{digits}f}"
+
+
+def scaled(unit: float, digits: int) -> Callable[[float], str]:
+    """Counts in units of `unit`."""
+    return lambda value: f"{value / unit:.{digits}f}"
+
+
+def significant(value: float) -> str:
+    """A small number in four significant digits."""
+    return f"{value:.4g}"
+
+
+def p_value(p: float) -> str:
+    """A p as people write it: two digits, three below 0.1."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def signed(value: float) -> str:
+    """A difference in points with its sign."""
+    text = f"{value:+.2f}"
+    return text.replace("-", MINUS) if float(text) else "0.00"
+
+
+def count(value: int) -> str:
+    """Parameters or multiply-adds in k, M or G."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.4g} {letter}"
+    return str(value)
+
+
+def error_cell(row: Row) -> str | None:
+    """ "2.13 ± 0.40 (3)"; a row whose trials all failed says so."""
+    if row.top1 is None:
+        return "failed" if row.failures else None
+    half = "" if row.top1.half_width is None else f" ± {row.top1.half_width:.2f}"
+    return f"{row.top1.mean:.2f}{half} ({row.top1.n})"
+
+
+def delta_cell(row: Row) -> str | None:
+    """ "+0.28 [−0.10, +0.66]", and how many pairs where a failure left fewer than seeds."""
+    if row.delta is None:
+        return None
+    d = row.delta
+    interval = "" if d.low is None or d.high is None else f" [{signed(d.low)}, {signed(d.high)}]"
+    return signed(d.delta) + interval + (f" ({d.n} pairs)" if d.n < len(row.seeds) else "")
+
+
+def verdict_cell(row: Row) -> str | None:
+    """The verdict in words; the baseline and a row that builds its network say so."""
+    if not row.baseline:
+        return "baseline"
+    if row.same_as == row.baseline:
+        return "same network"
+    return None if row.verdict is None else row.verdict.word
+
+
+def pick(*path: str) -> Callable[[Row], Any]:
+    """The value at a path of attributes, None where one of them is."""
+
+    def value(row: Row) -> Any:
+        at: Any = row
+        for name in path:
+            at = None if at is None else getattr(at, name)
+        return at
+
+    return value
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("row", "row", pick("label"), words=True, drop=0),
+    Column("paper_row", "", pick("printed", "name")),
+    Column("paper_top1_percent", "paper top-1 %", pick("printed", "top1"), fixed(2), drop=3),
+    Column("paper_top5_percent", "paper top-5 %", pick("printed", "top5"), fixed(2), drop=8),
+    Column("paper_delta_points", "", pick("printed_delta"), fixed(2)),
+    Column("paper_gflops", "paper GFLOPs", pick("printed", "gflops"), fixed(2), drop=9),
+    Column("paper_params_million", "paper params M", pick("printed", "params_m"), fixed(1), drop=7),
+    Column("", "recomputed GFLOPs", pick("paper_macs"), scaled(1e9, 3), drop=11),
+    Column("recomputed_macs", "", pick("paper_macs")),
+    Column("", "recomputed params M", pick("paper_params"), scaled(1e6, 3), drop=10),
+    Column("recomputed_params", "", pick("paper_params")),
+    Column("params", "", pick("params")),
+    Column("", "our params", pick("params"), count, drop=5),
+    Column("macs", "", pick("macs")),
+    Column("", "our multiply-adds", pick("macs"), count, drop=12),
+    Column("hidden", "", pick("hidden")),
+    Column("", "our error %", error_cell, drop=0),
+    Column("n", "", pick("top1", "n")),
+    Column("error_percent", "", pick("top1", "mean"), fixed(4)),
+    Column("error_sd", "", pick("top1", "sd"), fixed(4)),
+    Column("error_half_width", "", pick("top1", "half_width"), fixed(4)),
+    Column("top5_error_percent", "our top-5 %", pick("top5", "mean"), fixed(2), drop=13),
+    Column("top5_error_half_width", "", pick("top5", "half_width"), fixed(4)),
+    Column("failed", "", lambda row: len(row.failures)),
+    Column("baseline", "", lambda row: row.baseline or row.label),
+    Column("", "Δ [95%]", delta_cell, drop=1),
+    Column("pairs", "", pick("delta", "n")),
+    Column("delta_points", "", pick("delta", "delta"), fixed(4)),
+    Column("delta_sd", "", pick("delta", "sd"), fixed(4)),
+    Column("delta_low", "", pick("delta", "low"), fixed(4)),
+    Column("delta_high", "", pick("delta", "high"), fixed(4)),
+    Column("p_uncorrected", "", pick("delta", "p"), significant),
+    Column("p_holm", "", pick("verdict", "p"), significant),
+    Column("", "p (Holm)", pick("verdict", "p"), p_value, drop=4),
+    Column("p_sign_flips_holm", "", pick("verdict", "p_flips"), significant),
+    Column("", "p (sign flips)", pick("verdict", "p_flips"), p_value, drop=14),
+    Column("verdict", "verdict", verdict_cell, words=True, drop=0),
+    Column("could_show_points", "could show", pick("verdict", "could_show"), fixed(2), drop=6),
+    Column("seeds_to_settle", "seeds to settle", pick("verdict", "seeds_to_settle"), str, drop=6),
+    Column("same_network_as", "", pick("same_as")),
+)
+
+
+def cell(column: Column, row: Row) -> str:
+    """What a column shows in a row; empty without a value."""
+    value = column.value(row)
+    return "" if value is None or value == "" else column.show(value)
+
+
+def plain(column: Column, row: Row) -> str:
+    """What the CSV holds: fractions as `show` has them, whole numbers and text as they are."""
+    value = column.value(row)
+    return "" if value is None else column.show(value) if isinstance(value, float) else str(value)
+
+
+def shown(table: Table) -> list[Column]:
+    """The columns of the readable forms: those with a head and at least one cell that is not empty."""
+    return [column for column in COLUMNS if column.head and any(cell(column, row) for row in table.rows)]
+
+
+def text_cell(column: Column, row: Row, table: Table) -> str:
+    """`cell`, with a star behind the label of a row that the paper does not have."""
+    text = cell(column, row)
+    return f"{text} *" if column.name == "row" and table.printed is not None and row.printed is None else text

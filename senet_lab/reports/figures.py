@@ -1,0 +1,251 @@
+"""A study's figure: our test errors with their 95% intervals, and beside them the paper's, so that the order compares.
+
+Where a handful of rows differ in parameters, error stands against parameters; where they hardly do (the position study,
+say) or are many, the rows stand one below the other. Verdicts are told by the shape of a marker, not only by its
+colour. The same table gives the same bytes: no dates, a fixed salt for the identifiers, no settings of the user's.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics as numbers
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from senet_lab.reports import files, labels
+from senet_lab.reports.rows import Row, Table
+
+SETTINGS: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.parse_math": False,  # a label may hold a dollar
+    "svg.hashsalt": "senet_lab",
+    "pdf.fonttype": 42,  # text that can be searched
+}
+FORMATS: dict[str, dict[str, Any]] = {
+    "figure.svg": {"metadata": {"Date": None, "Creator": None}},
+    "figure.png": {"metadata": {"Software": None}, "dpi": 200},
+    "figure.pdf": {"metadata": {"CreationDate": None, "Producer": None, "Creator": None}},
+}
+LABEL_SIZE = 8
+LABELLED = 8  # rows drawn against parameters; more would crowd their labels
+LISTED = 60  # rows one below the other; beyond, they are left to the table
+NEARLY_EQUAL = 0.05  # spread of the parameters, relative to the largest
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a point is drawn, and what that means."""
+
+    meaning: str
+    marker: str
+    colour: str
+    filled: bool
+
+
+STYLES = {
+    "baseline": Style("baseline", "s", "black", True),
+    "better": Style("better", "v", "#0072B2", True),
+    "worse": Style("worse", "^", "#D55E00", True),
+    "no difference shown": Style("no difference shown", "o", "0.35", False),
+    "": Style("no verdict", "X", "0.35", False),
+    "paper": Style("paper, single run", "D", "0.35", False),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row in one panel: error in percent, half of its interval, parameters, and how it is drawn."""
+
+    label: str
+    error: float
+    half: float | None
+    params: float | None
+    style: str
+
+
+def draw(table: Table, folder: str | Path) -> list[Path]:
+    """Write `figure.svg`, `.png` and `.pdf` into a folder, each whole or not at all."""
+    return files.replace_all(folder, render(table))
+
+
+def render(table: Table) -> dict[str, bytes]:
+    """The figure's files by name."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(SETTINGS)
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a label may be in any script
+        figure = _figure(table)
+        out = {}
+        for name, options in FORMATS.items():
+            content = io.BytesIO()
+            figure.savefig(content, format=name.rpartition(".")[2], **options)
+            out[name] = content.getvalue()
+    return out
+
+
+def _figure(table: Table) -> Figure:
+    ours = [_our_point(row) for row in table.rows]
+    theirs = [_paper_point(row) for row in table.rows]
+    shown = [p for p in ours if p is not None]
+    known = all(p is None or p.params is not None for p in theirs)
+    against_params = known and len(table.rows) <= LABELLED and _differ(shown)
+    panels = 2 if any(theirs) else 1
+    rows = table.rows[:LISTED]
+    height = 3.8 if against_params else 1.5 + 0.28 * max(3, len(rows))
+    figure = Figure(figsize=(4.4 * panels if against_params or panels == 2 else 5.4, height), layout="constrained")
+    figure.suptitle(_short(table.title, 90), fontsize=10)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    f = table.facts
+    titles = [_short(f"here: {f['data']}, {f['backbone']}, {_seeds(table)}", 60)]
+    titles += ["paper: ImageNet-1k, ResNet-50, single runs"] * (panels - 1)
+    pending = []
+    for panel, title, points in zip(axes, titles, (ours, theirs), strict=False):
+        panel.set_title(title)
+        if against_params:
+            pending.append((panel, _scatter(panel, [p for p in points if p is not None])))
+        else:
+            _list(panel, rows, points[:LISTED], names=panel is axes[0], ours=points is ours)
+    _legend(figure, [*shown, *(p for p in theirs if p is not None)])
+    figure.draw_without_rendering()  # lays out; labels are placed in what came of it
+    figure.set_layout_engine("none")
+    for panel, scattered in pending:
+        _label(figure, panel, scattered)
+    return figure
+
+
+def _our_point(row: Row) -> Point | None:
+    if row.top1 is None:
+        return None
+    style = "baseline" if not row.baseline else row.verdict.word if row.verdict else ""
+    return Point(row.label, row.top1.mean, row.top1.half_width, row.params, style)
+
+
+def _paper_point(row: Row) -> Point | None:
+    if row.printed is None:
+        return None
+    millions = row.printed.params_m
+    params = row.paper_params if row.paper_params is not None else None if millions is None else millions * 1e6
+    return Point(row.label, row.printed.top1, None, params, "paper" if row.baseline else "baseline")
+
+
+def _differ(points: Sequence[Point]) -> bool:
+    """Whether parameters tell the points apart: at least three values, spread over more than 5%."""
+    values = {p.params for p in points if p.params is not None}
+    return len(values) >= 3 and None not in {p.params for p in points} and 1 - min(values) / max(values) > NEARLY_EQUAL
+
+
+def _scatter(axes: Axes, points: list[Point]) -> list[Point]:
+    """Error against parameters; the points, for their labels."""
+    largest = max((p.params or 0 for p in points), default=1)
+    unit, letter = next((u, c) for u, c in ((1e9, " (G)"), (1e6, " (M)"), (1e3, " (k)"), (1, "")) if largest >= u)
+    moved = [Point(p.label, p.error, p.half, (p.params or 0) / unit, p.style) for p in points]
+    for p in moved:
+        _mark(axes, p, p.params or 0, p.error, vertical=True)
+    _limits(axes, moved, vertical=True)
+    axes.margins(x=0.12)
+    axes.set_xlabel(f"parameters{letter}")
+    axes.set_ylabel("top-1 error (%)")
+    return moved
+
+
+def _label(figure: Figure, axes: Axes, points: list[Point]) -> None:
+    if not points:
+        return
+    labels.place(
+        figure,
+        axes,
+        [(p.params or 0, p.error) for p in points],
+        [None if p.half is None else (p.error - p.half, p.error + p.half) for p in points],
+        [p.error for p in points if p.style == "baseline"],
+        [_short(p.label, 24) for p in points],
+        LABEL_SIZE,
+    )
+
+
+def _list(axes: Axes, rows: Sequence[Row], points: Sequence[Point | None], names: bool, ours: bool) -> None:
+    """Rows one below the other, in the study's order, error to the right."""
+    for place, (row, p) in enumerate(zip(rows, points, strict=True)):
+        if p is not None:
+            _mark(axes, p, p.error, place, vertical=False)
+            continue
+        why = ("failed" if row.failures else "not run") if ours else "not in the paper"
+        words = axes.text(0.02, place, why, transform=axes.get_yaxis_transform(), va="center", color="0.35")
+        words.set(fontsize=LABEL_SIZE, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    _limits(axes, [p for p in points if p is not None], vertical=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [_short(row.label, 24) for row in rows] if names else [""] * len(rows))
+    axes.grid(axis="y", color="0.92")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("top-1 error (%)")
+
+
+def _mark(axes: Axes, p: Point, x: float, y: float, vertical: bool) -> None:
+    """One marker with its interval; a dashed line through the baseline."""
+    style = STYLES[p.style]
+    if p.style == "baseline":
+        line = axes.axhline if vertical else axes.axvline
+        line(p.error, color="0.75", linewidth=0.8, linestyle="--", zorder=1)
+    axes.errorbar(
+        x,
+        y,
+        **{"yerr" if vertical else "xerr": p.half},  # type: ignore[arg-type]
+        fmt=style.marker,
+        markersize=6,
+        color=style.colour,
+        markerfacecolor=style.colour if style.filled else "white",
+        elinewidth=1,
+        capsize=2.5,
+    )
+
+
+def _limits(axes: Axes, points: Sequence[Point], vertical: bool) -> None:
+    """Room for the intervals, but none for one so wide (two seeds) that the others would shrink to dots: it is cut."""
+    if not points:
+        return
+    half = numbers.median([p.half for p in points if p.half is not None] or [0.0])
+    least, most = min(p.error for p in points), max(p.error for p in points)
+    low = max(min(p.error - (p.half or 0) for p in points), least - 3 * half - (most - least))
+    high = min(max(p.error + (p.half or 0) for p in points), most + 3 * half + (most - least))
+    room = (0.14 if vertical else 0.08) * (high - low) or 0.1  # upright, labels need a line below and above
+    (axes.set_ylim if vertical else axes.set_xlim)(max(low - room, -room), high + room)
+
+
+def _legend(figure: Figure, points: Sequence[Point]) -> None:
+    handles = [
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=style.marker,
+            color=style.colour,
+            markerfacecolor=style.colour if style.filled else "white",
+            label=style.meaning,
+        )
+        for name, style in STYLES.items()
+        if any(p.style == name for p in points)
+    ]
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=LABEL_SIZE
+        )
+
+
+def _seeds(table: Table) -> str:
+    counts = [len(row.seeds) for row in table.rows]
+    few, many = min(counts), max(counts)
+    return f"n = {few}" if few == many else f"n = {few}–{many}"
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,153 @@
+"""The notes under a table: what these trials are, what is particular about them, what the numbers stand for.
+
+Plain text; each form escapes it as it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from senet_lab.reports import paper, statistics
+from senet_lab.reports.rows import Row, Table
+
+FAILURES_SHOWN = 20  # in full; the others are counted
+
+
+def listed(words: Iterable[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    items = list(words)
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def facts(table: Table) -> str:
+    """One line: data, network, recipe, seeds, device and version behind our numbers."""
+    f = table.facts
+    images = f" ({table.test_images:,} test images)" if table.test_images else ""
+    epochs = f", {f['epochs']} epoch{'s' * (f['epochs'] != '1')}" if f["epochs"] else ""
+    version = f", torch {f['torch']}" if f["torch"] else ""
+    device = f"; {f['device']}" if f["device"] else ""
+    return (
+        f"Data {f['data']}{images}, backbone {f['backbone']}, recipe {f['recipe']}{epochs}; "
+        f"{seeds(table)}{device}{version}."
+    )
+
+
+def seeds(table: Table) -> str:
+    """How many seeds the rows have, and which."""
+    counts = [len(row.seeds) for row in table.rows]
+    every = sorted({seed for row in table.rows for seed in row.seeds})
+    number = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    gapless = len(every) > 2 and every == list(range(every[0], every[-1] + 1))
+    which = f"{every[0]} to {every[-1]}" if gapless else ", ".join(map(str, every[:12])) + (", …" * (len(every) > 12))
+    return f"n = {number} seed{'s' * (number != '1')} a row" + (f" ({which})" if every else "")
+
+
+def warnings(table: Table) -> list[str]:
+    """What a reader must know about these trials in particular; empty if nothing is out of the ordinary."""
+    out = []
+    failed = [(row.label, failure) for row in table.rows for failure in row.failures]
+    if failed:
+        out.append(
+            f"{len(failed)} trial{'s' * (len(failed) > 1)} failed and {'are' if len(failed) > 1 else 'is'} not in the "
+            "means: "
+            + "; ".join(
+                f"{label}, seed {f.seed}: {f.reason or 'no reason given'}" for label, f in failed[:FAILURES_SHOWN]
+            )
+            + (f"; and {len(failed) - FAILURES_SHOWN} more" if len(failed) > FAILURES_SHOWN else "")
+            + "."
+        )
+    same: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.network:
+            same.setdefault(row.network, []).append(row.label)
+    for labels in same.values():
+        if len(labels) > 1:
+            out.append(f"{listed(labels)} are the same network here: between them there is nothing to compare.")
+    single = [row.label for row in table.rows if row.top1 is not None and row.top1.n == 1]
+    if single:
+        rows = "every row" if len(single) == len(table.rows) else listed(single)
+        out.append(f"n = 1 for {rows}: a single run has no interval and allows no verdict.")
+    absent = [row.label for row in table.rows if row.printed is None]
+    if table.printed is not None and absent:
+        out.append(f"* Not in the paper: {listed(absent)}.")
+    return out
+
+
+def notes(table: Table) -> list[str]:
+    """What the columns mean, for the columns that this table has."""
+    return [text for text in (facts(table), _error(table), *_comparison(table), *_paper(table)) if text]
+
+
+def _error(table: Table) -> str:
+    if not any(row.top1 for row in table.rows):
+        return ""
+    return (
+        "Error: share of the test images whose top-1 class is wrong, in percent, read once at the end of training; "
+        "lower is better. Mean over the seeds ± half of its 95% t interval (n seeds)."
+    )
+
+
+def _comparison(table: Table) -> list[str]:
+    compared = [row for row in table.rows if row.delta is not None and row.delta.n > 1]
+    if not compared:
+        return []
+    out = []
+    baselines = listed(dict.fromkeys(row.baseline for row in compared))
+    judged = [row for row in compared if row.verdict is not None]
+    delta = f"Δ: error minus that of {baselines} in percentage points, paired by seed, with its 95% t interval."
+    if judged:
+        count = f"{len(judged)} rows" if len(judged) > 1 else "one row"
+        delta += (
+            f" p: two-sided paired t-test, corrected by Holm's method for {count}; better or worse means p ≤ 0.05. "
+            "“Could show” is the true difference that this n shows with 80% power at the strictest level of the "
+            f"correction (0.05 / {len(judged)}); “seeds to settle” are those that would show the observed difference "
+            "likewise, should it be the true one, which a noisy difference seldom is: a rough guide."
+        )
+    out.append(delta)
+    if any(row.verdict is not None and row.verdict.p_flips is not None for row in judged):
+        out.append("p, sign flips: the exact permutation test of the same differences, Holm-corrected; from n = 8.")
+    elif any(row.delta is not None and row.delta.n > statistics.FLIPS_TO for row in judged):
+        out.append(f"The exact sign-flip test is run for n = {statistics.FLIPS_FROM} to {statistics.FLIPS_TO} only.")
+    floored = [row.label for row in compared if row.delta is not None and row.delta.floored]
+    if floored and table.test_images:
+        step = statistics.step_percent(table.test_images)
+        out.append(
+            f"All seeds give the same difference for {listed(floored)}. One test image weighs {step:.3g} points, and "
+            "no variance is taken to be below the smallest that n such counts can show, (one image)² / n."
+        )
+    return out
+
+
+def _paper(table: Table) -> list[str]:
+    texts = paper.load()
+    out = []
+    if table.printed is not None:
+        out.append(f"Paper: table {table.printed.number} of arXiv 1709.01507. {table.printed.note}".strip())
+        out.append(texts.about.strip())
+    if any(row.paper_macs for row in table.rows) or any(row.printed and row.printed.gflops for row in table.rows):
+        out.append(texts.gflops.strip())
+    params = _differing(
+        table.rows, lambda r: r.printed.params_m if r.printed else None, lambda r: r.paper_params, 1e6, 1
+    )
+    if params:
+        out.append(f"Parameters recomputed and printed differ for {listed(params)}. {texts.params.strip()}")
+    gflops = _differing(table.rows, lambda r: r.printed.gflops if r.printed else None, lambda r: r.paper_macs, 1e9, 2)
+    if gflops:
+        out.append(f"GFLOPs recomputed and printed differ for {listed(gflops)}.")
+    return out
+
+
+def _differing(
+    rows: Sequence[Row],
+    printed: Callable[[Row], float | None],
+    computed: Callable[[Row], int | None],
+    unit: float,
+    digits: int,
+) -> list[str]:
+    """Rows whose recomputed number rounds to another figure than the printed one: "r = 4 (35.617, printed 35.7)"."""
+    out = []
+    for row in rows:
+        theirs, ours = printed(row), computed(row)
+        if theirs is not None and ours is not None and f"{ours / unit:.{digits}f}" != f"{theirs:.{digits}f}":
+            out.append(f"{row.label} ({ours / unit:.{digits + 2}f}, printed {theirs:.{digits}f})")
+    return out

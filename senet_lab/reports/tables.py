@@ -1,0 +1,46 @@
+"""A study's table: from `trials.csv` to Markdown, CSV, LaTeX, the terminal and the figure.
+
+Everything is computed from the trials alone, so that the table regenerates byte for byte from its `trials.csv`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from senet_lab.reports import figures, files
+from senet_lab.reports.forms import csv_text, latex, markdown, terminal
+from senet_lab.reports.rows import Table
+from senet_lab.reports.summary import summarise
+from senet_lab.reports.trials import canonical, csv_bytes, read_trials
+
+__all__ = ["Table", "csv_text", "latex", "markdown", "read_trials", "summarise", "terminal", "write"]
+
+
+def write(folder: str | Path, trials: pd.DataFrame, runs: pd.DataFrame | None = None) -> list[Path]:
+    """Write `trials.csv`, `runs.csv`, `table.md` `.csv` `.tex` and `figure.svg` `.png` `.pdf` into a folder.
+
+    Args:
+        folder: made if missing; its files of these names are replaced, all of them or (on an error) none.
+        trials: one line a training, columns as in `trials.COLUMNS`; brought to canonical form first.
+        runs: what was measured once (time, memory, host), written as given; None leaves `runs.csv` alone.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: where the trials do not make one table, in one line.
+        OSError: where the folder cannot be written.
+    """
+    frame = canonical(trials)
+    table = summarise(frame)
+    contents = {"trials.csv": csv_bytes(frame)}
+    if runs is not None:
+        contents["runs.csv"] = csv_bytes(runs)
+    contents |= {
+        "table.md": markdown(table).encode("utf-8", "replace"),
+        "table.csv": csv_text(table).encode("utf-8", "replace"),
+        "table.tex": latex(table).encode("utf-8", "replace"),
+    }
+    return files.replace_all(folder, contents | figures.render(table))

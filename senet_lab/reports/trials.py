@@ -1,0 +1,212 @@
+"""`trials.csv`: one line a training, all that a table is made from, read and checked here and brought to one form.
+
+The file holds only what the seed determines, ordered by row and seed, so that a study run again writes the same bytes.
+Reading is strict: a cut-off or edited file is an error in one line, never a table with a row missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+# What each column holds: "text", "int" or "float"; errors and losses are empty where a trial failed.
+COLUMNS: dict[str, str] = {
+    "study": "text",
+    "title": "text",
+    "paper_table": "text",  # table10 … table16; empty if the paper has none
+    "row": "text",
+    "paper_row": "text",  # the row's name in the paper's table; empty if it is not in the paper
+    "baseline": "text",  # label of the row that this one is compared with
+    "seed": "int",
+    "trial_id": "text",
+    "status": "text",  # done | failed
+    "reason": "text",  # of a failure
+    "test_error": "float",  # top-1, percent
+    "test_top5_error": "float",  # percent
+    "val_error": "float",  # top-1, percent
+    "val_loss": "float",
+    "test_images": "int",
+    "params": "int",  # of the network that was trained
+    "macs": "int",  # its multiply-adds for one image
+    "paper_params": "int",  # of the paper's network with the same change; empty if there is none
+    "paper_macs": "int",  # likewise, at 224 × 224
+    "hidden": "text",  # realised SE hidden widths, "stage:width …"
+    "network": "text",  # structural fingerprint: equal text, same network
+    "data": "text",
+    "backbone": "text",
+    "recipe": "text",
+    "epochs": "int",
+    "device": "text",  # cpu | cuda
+    "torch": "text",  # version
+}
+NOT_EMPTY = ("study", "row", "seed", "status", "data", "backbone", "recipe")
+ONE_VALUE = ("study", "paper_table", "data", "backbone", "recipe", "epochs", "test_images")  # in one table
+STATUSES = ("done", "failed")
+
+
+def clean_text(value: Any) -> str:
+    """One line of printable text: what user labels and error messages must be before they enter a file or a figure."""
+    if isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value:
+        return value  # nearly every cell, and there may be a million
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    printable = "".join(c if c.isprintable() else " " for c in str(value).encode("utf-8", "replace").decode("utf-8"))
+    return " ".join(printable.split())
+
+
+def whole(text: str) -> int:
+    """`text` as a whole number; "360.0" is taken, too, as pandas writes integers beside empty cells."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
+def finite(text: str) -> float:
+    """`text` as a finite number."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+PARSERS: dict[str, tuple[Callable[[str], Any], str, str]] = {
+    "int": (whole, "Int64", "a whole number"),
+    "float": (finite, "float64", "a finite number"),
+}
+
+
+def read_trials(path: str | Path) -> pd.DataFrame:
+    """The trials in a file, checked and in canonical form (`canonical`).
+
+    Raises:
+        ValueError: in one line that names the file and what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: damaged, it is not UTF-8 text") from None
+    try:
+        return canonical(_frame(text))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _frame(text: str) -> pd.DataFrame:
+    """A CSV text as a frame of text; a ValueError where lines are cut off or have too many or too few cells."""
+    if not text.strip():
+        raise ValueError("empty")
+    if not text.endswith("\n"):
+        raise ValueError("damaged, its last line is cut off")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader)
+        lines = []
+        for cells in reader:
+            if len(cells) != len(header):
+                raise ValueError(f"damaged, line {reader.line_num} has {len(cells)} cells and the header {len(header)}")
+            lines.append(cells)
+    except csv.Error as error:
+        raise ValueError(f"damaged, line {reader.line_num}: {error}") from None
+    return pd.DataFrame(lines, columns=header, dtype=object)
+
+
+def canonical(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials checked, typed and ordered: rows as they first appear, seeds ascending; extra columns kept behind.
+
+    Writing a canonical frame (`csv_bytes`), reading it and writing it again gives the same bytes.
+
+    Raises:
+        ValueError: for a missing column, a cell that is no number, a duplicate seed, data sets, recipes or backbones
+            mixed in one table, a baseline that is not among the rows, or no trials at all.
+    """
+    names = [str(name) for name in trials.columns]
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        raise ValueError(f"column{'s' * (len(missing) > 1)} missing: {', '.join(missing)}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"column {twice[0]} appears twice")
+    if trials.empty:
+        raise ValueError("no trials")
+    extra = [name for name in names if name not in COLUMNS]
+    text = {name: [clean_text(value) for value in trials[name]] for name in (*COLUMNS, *extra)}
+    for name in NOT_EMPTY:
+        if "" in text[name]:
+            raise ValueError(f"line {text[name].index('') + 2}: {name} is empty")
+    frame = pd.DataFrame({name: _typed(name, cells) for name, cells in text.items()})
+    _check(frame)
+    order = {label: place for place, label in enumerate(dict.fromkeys(text["row"]))}
+    return frame.sort_values(["row", "seed"], key=lambda c: c.map(order) if c.name == "row" else c, ignore_index=True)
+
+
+def _typed(name: str, cells: list[str]) -> pd.Series[Any]:
+    kind = COLUMNS.get(name, "text")
+    if kind == "text":
+        return pd.Series(cells, dtype=object)
+    parse, dtype, expected = PARSERS[kind]
+    values: list[Any] = []
+    for line, cell in enumerate(cells, start=2):
+        try:
+            values.append(parse(cell) if cell else None)
+        except (ValueError, OverflowError):
+            raise ValueError(f"line {line}: {name} is '{cell}', not {expected}") from None
+    return pd.Series(values, dtype=dtype)
+
+
+def _check(frame: pd.DataFrame) -> None:
+    """The rules that hold between cells."""
+    for line, status in enumerate(frame["status"], start=2):
+        if status not in STATUSES:
+            raise ValueError(f"line {line}: status is '{status}', not one of {', '.join(STATUSES)}")
+    done = frame["status"] == "done"
+    for name in ("test_error", "test_images"):
+        empty = frame.index[done & frame[name].isna()]
+        if len(empty):
+            raise ValueError(f"line {int(empty[0]) + 2}: {name} of a finished trial is empty")
+    for name in ("test_error", "test_top5_error", "val_error"):
+        outside = frame.index[(frame[name] < 0) | (frame[name] > 100)]
+        if len(outside):
+            at = int(outside[0])
+            raise ValueError(f"line {at + 2}: {name} is {frame[name][at]:g}, not between 0 and 100 percent")
+    if (frame.loc[done, "test_images"] < 1).any():
+        raise ValueError("test_images is below 1")
+    twins = frame.index[frame.duplicated(["row", "seed"])]
+    if len(twins):
+        at = int(twins[0])
+        raise ValueError(f"line {at + 2}: seed {frame['seed'][at]} appears twice in row '{frame['row'][at]}'")
+    for name in ONE_VALUE:
+        values = present(frame[name])
+        if len(values) > 1:
+            raise ValueError(f"{name} is mixed in one table: {', '.join(map(str, values[:4]))}")
+    for name in ("baseline", "paper_row"):
+        mixed = frame.groupby("row", sort=False)[name].nunique()
+        if (mixed > 1).any():
+            raise ValueError(f"row '{mixed.index[mixed > 1][0]}' has more than one {name}")
+    rows = present(frame["row"])
+    for baseline in present(frame["baseline"]):
+        if baseline not in rows:
+            raise ValueError(f"the baseline '{baseline}' is not among the rows: {', '.join(rows[:12])}")
+
+
+def present(values: Iterable[Any]) -> list[Any]:
+    """The distinct values that are not empty, as they first appear."""
+    return list(dict.fromkeys(value for value in values if not pd.isna(value) and value != ""))
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """A frame as CSV: UTF-8, lines ended by a line feed, floats in the shortest form that reads back equal."""
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text.encode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""Many trainings: rows, plan, driver, executors, store, tracking."""

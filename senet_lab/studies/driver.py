@@ -1,0 +1,163 @@
+"""Trains what a plan lacks: claims trials in the store, hands them to workers, records each once.
+
+Any number of drivers may work on the same store. A driver claims a trial when a worker is free, so that nothing is
+queued ahead of others; interrupted at any moment, it loses at most the current epochs.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from senet_lab.config import RunError
+from senet_lab.studies.executors import Event, Workers
+from senet_lab.studies.plan import Cell, Plan
+from senet_lab.studies.progress import Progress
+from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Store
+
+ATTEMPTS = 3  # a trial whose worker was killed so often is recorded as failed
+POLL_SECONDS = 0.5
+
+Record = dict[str, Any]
+Heard = Callable[[Cell, Record], None]
+
+
+def train(
+    plan: Plan,
+    store: Store,
+    workers: Workers,
+    progress: Progress,
+    checkpoints: Path,
+    on_epoch: Heard,
+    on_end: Heard,
+) -> dict[str, Record]:
+    """Train until every trial of the plan has ended, here or in another driver.
+
+    Args:
+        plan: the study.
+        store: where trials are claimed and recorded.
+        workers: who trains.
+        progress: what the user sees.
+        checkpoints: folder of the checkpoints of trials that have not ended.
+        on_epoch: called with each epoch's metrics of a trial that trains here.
+        on_end: called with every record, once it is in the store.
+
+    Returns:
+        trial id → record, for all trials of the plan.
+
+    Raises:
+        RunError: the study cannot go on; what has ended is recorded, what has not goes on next time.
+    """
+    records = dict(plan.recorded)
+    waiting = {cell.trial_id: cell for cell in plan.todo}
+    running: dict[str, Cell] = {}
+    attempts: dict[str, int] = {}
+    commit = git_commit()
+
+    def hand_out() -> None:
+        for trial_id, cell in list(waiting.items()):
+            if not workers.free:
+                return
+            if store.claim(trial_id):
+                del waiting[trial_id]
+                running[trial_id] = cell
+                attempts[trial_id] = 1
+                workers.submit(cell.spec, checkpoints / f"{trial_id}.ckpt")
+                progress.start(cell)
+
+    def end(cell: Cell, state: str, value: dict[str, Any]) -> None:
+        del running[cell.trial_id]
+        record = {
+            "config": cell.spec.config(),
+            **value,
+            "label": cell.row.label,
+            "seed": cell.seed,
+            "params": cell.row.cost.params,
+            "macs": cell.row.cost.macs,
+            "attempts": attempts[cell.trial_id],
+            **commit,
+        }
+        if not store.finish(cell.trial_id, state, record):
+            waiting[cell.trial_id] = cell  # taken over while we were silent; the other driver's record will do
+            return
+        hand_out()  # the worker that has just become free need not wait for what follows
+        if state == FAILED or plan.config.training.keep == "none":
+            (checkpoints / f"{cell.trial_id}.ckpt").unlink(missing_ok=True)
+        accept(cell, store.read([cell.trial_id])[cell.trial_id])
+
+    def accept(cell: Cell, record: dict[str, Any]) -> None:
+        records[cell.trial_id] = record
+        progress.end(cell, record)
+        on_end(cell, record)
+
+    def handle(event: Event) -> None:
+        cell = running[event.trial_id]
+        if event.kind == "epoch" and "notice" in event.value:
+            progress.say(event.value["notice"])
+        elif event.kind == "epoch":
+            progress.epoch(cell, event.value)
+            on_epoch(cell, event.value)
+        elif event.kind == "done":
+            end(cell, DONE, event.value)
+        elif event.kind == "failed":
+            end(cell, FAILED, event.value)
+        elif event.kind == "halt":
+            raise RunError(f"{cell.row.label}, seed {cell.seed}: {event.value['reason']}")
+        elif attempts[event.trial_id] < ATTEMPTS:
+            attempts[event.trial_id] += 1
+            progress.say(f"{cell.row.label}, seed {cell.seed}: {event.value['reason']}; it goes on from its last epoch")
+            workers.submit(cell.spec, checkpoints / f"{event.trial_id}.ckpt")
+        else:
+            end(cell, FAILED, {"reason": f"{event.value['reason']}, {ATTEMPTS} times"})
+
+    try:
+        with beating(store):
+            while waiting or running:
+                hand_out()
+                for event in workers.events(POLL_SECONDS):
+                    handle(event)
+                if waiting and workers.free:  # all that waits is another driver's
+                    for trial_id, record in store.read(waiting).items():
+                        accept(waiting.pop(trial_id), record)
+                progress.refresh(elsewhere=len(waiting) if workers.free else 0)
+    finally:
+        for trial_id in running:
+            store.release(trial_id)
+    return records
+
+
+@contextmanager
+def beating(store: Store) -> Iterator[None]:
+    """Renew the heartbeat of this process's claims while the body runs."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(HEARTBEAT_SECONDS):
+            with suppress(RunError):  # the main thread meets the same fault and reports it
+                store.beat()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def git_commit() -> dict[str, Any]:
+    """The commit of this code, and whether it was changed since; empty where there is no git."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": "", "dirty": False}

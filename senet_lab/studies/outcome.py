@@ -1,0 +1,86 @@
+"""What a study leaves: its records as the two tables that are published with it.
+
+`trials.csv` holds only what the seed determines, ordered by row and seed, so that the same study ends with the same
+bytes; `runs.csv` holds what is measured once (time, memory, host).
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import pandas as pd
+
+from senet_lab.studies.plan import Cell, Plan
+
+Records = dict[str, dict[str, Any]]
+
+
+def trials(plan: Plan, records: Records) -> pd.DataFrame:
+    """One line a row and seed: outcome, cost and what was trained."""
+    return pd.DataFrame([trial(plan, cell, records[cell.trial_id]) for cell in by_row(plan)])
+
+
+def by_row(plan: Plan) -> list[Cell]:
+    order = {row.label: position for position, row in enumerate(plan.rows)}
+    return sorted(plan.cells, key=lambda cell: (order[cell.row.label], cell.seed))
+
+
+def trial(plan: Plan, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
+    study, row, config = plan.config.study, cell.row, cell.row.config
+    metrics = record.get("metrics", {})
+    return {
+        "study": study.name if study else "network",
+        "title": study.title if study else "One network",
+        "paper_table": study.paper if study else "",
+        "row": row.label,
+        "paper_row": row.paper_row,
+        "baseline": study.baseline if study else row.label,
+        "seed": cell.seed,
+        "trial_id": cell.trial_id,
+        "status": record["state"],
+        "reason": record.get("reason", ""),
+        "test_error": metrics.get("test_error"),
+        "test_top5_error": metrics.get("test_top5_error"),
+        "val_error": metrics.get("val_error"),
+        "val_loss": metrics.get("val_loss"),
+        "test_images": plan.facts.test,
+        "params": row.cost.params,
+        "macs": row.cost.macs,
+        "paper_params": row.paper_cost.params if row.paper_cost else None,
+        "paper_macs": row.paper_cost.macs if row.paper_cost else None,
+        "hidden": " ".join(f"{stage}:{'/'.join(map(str, widths))}" for stage, widths in row.hidden.items()),
+        "network": row.network,
+        "data": plan.data,
+        "backbone": config.backbone,
+        "recipe": plan.recipe,
+        "epochs": config.recipe.epochs,
+        "device": cell.spec.device,
+        "torch": record.get("versions", {}).get("torch", ""),
+    }
+
+
+def runs(plan: Plan, records: Records) -> pd.DataFrame:
+    """One line a row and seed: what was measured of the training itself."""
+    return pd.DataFrame([run(cell, records[cell.trial_id]) for cell in by_row(plan)])
+
+
+def run(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
+    started = record.get("started")
+    return {
+        "trial_id": cell.trial_id,
+        "row": cell.row.label,
+        "seed": cell.seed,
+        "seconds": round(record["seconds"], 2) if "seconds" in record else None,
+        "resumed": record.get("resumed"),
+        "attempts": record["attempts"],
+        "peak_memory_mib": round(record["peak_memory_mib"]) if "peak_memory_mib" in record else None,
+        "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat("T", "seconds")
+        if started
+        else None,
+        "host": record.get("host"),
+        "device_name": record.get("device_name"),
+        "versions": " ".join(f"{name}={number}" for name, number in record.get("versions", {}).items()),
+        "commit": record["commit"],
+        "dirty": record["dirty"],
+    }

@@ -1,0 +1,233 @@
+"""The plan: what a study would train, what its networks cost and how long it will take, shown before any training."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from senet_lab import models
+from senet_lab.compose import Composed
+from senet_lab.config import Config, UserError
+from senet_lab.studies import rows as study_rows
+from senet_lab.studies.rows import Row
+from senet_lab.studies.store import Store
+from senet_lab.training import data as images
+from senet_lab.training.data import DataFacts
+from senet_lab.training.spec import Spec
+
+# A training step is the forward pass and about twice its work backward.
+PASSES_TRAINING, PASSES_FORWARD = 3, 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows × seeds, and what is known of them before training.
+
+    Attributes:
+        config: the study's configuration.
+        data: label of its data set.
+        recipe: label of its recipe.
+        facts: of its data set.
+        rows: in the study's order.
+        device: `cpu` or `cuda`.
+        cells: rows × seeds in the order of training: all rows of a seed before the next seed, so that a study that is
+            stopped early has whole pairs.
+        recorded: trial id → record, of the trials that have ended already.
+    """
+
+    config: Config
+    data: str
+    recipe: str
+    facts: DataFacts
+    rows: list[Row]
+    device: str
+    cells: list[Cell]
+    recorded: dict[str, dict[str, Any]]
+
+    @property
+    def trials(self) -> dict[str, Cell]:
+        """Trial id → its first cell; rows that build the same network share their trials."""
+        return {cell.trial_id: cell for cell in reversed(self.cells)}
+
+    @property
+    def todo(self) -> list[Cell]:
+        """The first cell of every trial without a record, in the order of training."""
+        first = self.trials
+        return [cell for cell in self.cells if first[cell.trial_id] is cell and cell.trial_id not in self.recorded]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row with a seed, and the training that answers it."""
+
+    row: Row
+    seed: int
+    spec: Spec
+    trial_id: str
+
+
+def make(composed: Composed) -> Plan:
+    """Build and check the study; nothing is known of its records yet.
+
+    Raises:
+        UserError: whatever is wrong with the study, before anything is trained or written.
+    """
+    config = composed.config
+    seeds = config.seeds or (3 if config.study else 1)
+    facts = images.facts(config.data)
+    rows = study_rows.build(config, facts)
+    device = device_of(config.training.device)
+    cells = []
+    for seed in range(seeds):
+        for row in rows:
+            spec = row.spec(facts, seed, device)
+            cells.append(Cell(row, seed, spec, spec.trial_id))
+    return Plan(config, composed.data, composed.recipe, facts, rows, device, cells, {})
+
+
+def look_up(plan: Plan, store: Store) -> Plan:
+    """The plan with the records that the store has of it."""
+    return replace(plan, recorded=store.read(plan.trials))
+
+
+def device_of(word: str) -> str:
+    """`cpu` or `cuda`, as the user said or as there is."""
+    choices = ("auto", "cpu", "cuda")
+    if word not in choices:
+        raise UserError(f"training.device: there is no device '{word}'; there are {', '.join(choices)}")
+    if word == "cuda" and not torch.cuda.is_available():
+        raise UserError("training.device=cuda: PyTorch finds no GPU here")
+    return "cuda" if word != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Time
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Seconds that a trial is expected to take, by trial id; `rough` if they are not from records of the same network."""
+
+    seconds: dict[str, float]
+    rough: bool
+
+    def total(self, workers: int) -> float:
+        """Seconds for all of them on so many workers."""
+        longest = max(self.seconds.values(), default=0.0)
+        return max(longest, sum(self.seconds.values()) / workers)
+
+
+def expect(plan: Plan, store: Store) -> Expectation:
+    """How long the trials still to run will take: from records of the same network, data and recipe on the same kind of
+    device; else scaled by multiply-adds from a second of training here."""
+    known: dict[str, list[float]] = {}
+    for record in store.all():
+        if record["state"] == "done" and not record["resumed"]:
+            known.setdefault(pace_key(record["config"]), []).append(record["seconds"])
+    seconds, rate = {}, None
+    for cell in plan.todo:
+        times = known.get(pace_key(cell.spec.config()))
+        if times is None:
+            rate = rate or calibrate(plan.device)
+            guess = trial_macs(cell, plan.facts) / rate
+        else:
+            guess = sorted(times)[len(times) // 2]
+        seconds[cell.trial_id] = guess
+    return Expectation(seconds, rough=rate is not None)
+
+
+def pace_key(config: dict[str, Any]) -> str:
+    """Trainings with the same key take the same time: all that matters but the seed."""
+    recipe, data = config["recipe"], config["data"]
+    return repr(
+        [config["network"], config["device"], config["precision"], recipe["epochs"], recipe["batch_size"]]
+        + [data["name"], data["size"], data["validation"], data["subset"], data["test_subset"], config["identity"]]
+    )
+
+
+def trial_macs(cell: Cell, facts: DataFacts) -> float:
+    """Multiply-adds of a whole training, its validations and its test."""
+    images_trained = PASSES_TRAINING * facts.train * cell.spec.recipe.epochs
+    images_seen = PASSES_FORWARD * (facts.validation * cell.spec.recipe.epochs + facts.test)
+    return float(cell.row.cost.macs * (images_trained + images_seen))
+
+
+def calibrate(device: str) -> float:
+    """Multiply-adds a second that training reaches here, from about a second of it with a small network."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker has it
+    try:
+        net = models.create("resnet8", None, 10, seed=0).to(device)
+        x_BCHW = torch.zeros(64, 3, 32, 32, device=device)
+        y_B = torch.zeros(64, dtype=torch.long, device=device)
+        macs = PASSES_TRAINING * len(x_BCHW) * models.cost(net, (3, 32, 32)).macs
+        steps, begun = 0, time.perf_counter()
+        while steps < 2 or time.perf_counter() - begun < 0.7:
+            if steps == 1:
+                begun = time.perf_counter()  # the first step warms up
+            F.cross_entropy(net(x_BCHW), y_B).backward()  # type: ignore[no-untyped-call]
+            if device == "cuda":
+                torch.cuda.synchronize()
+            steps += 1
+        return macs * (steps - 1) / (time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(threads)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Shown
+
+
+def show(plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:
+    """Print the plan."""
+    config = plan.config
+    title = config.study.title if config.study else "One network"
+    console.print(f"[bold]{title}[/]: {config.backbone} on {plan.data}, recipe {plan.recipe}", highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("row")
+    for heading in ("params", "GFLOPs", "ResNet-50\nparams", "at 224\nGFLOPs", "to train"):
+        table.add_column(heading, justify="right")
+    for row in plan.rows:
+        mine = [cell.trial_id for cell in plan.cells if cell.row is row]
+        waiting = sum(trial_id not in plan.recorded for trial_id in mine)
+        paper = row.paper_cost
+        table.add_row(
+            row.label,
+            f"{row.cost.params:,}",
+            f"{row.cost.macs / 1e9:.3g}" if row.cost.macs < 1e8 else f"{row.cost.macs / 1e9:.3f}",
+            f"{paper.params / 1e6:.2f} M" if paper else "–",
+            f"{paper.macs / 1e9:.3f}" if paper else "–",
+            f"{waiting} of {len(mine)}",
+        )
+    console.print(table)
+    console.print("GFLOPs are multiply-adds of one image.", style="dim")
+    for labels in study_rows.same_networks(plan.rows):
+        console.print(f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen.")
+    facts, recipe = plan.facts, config.recipe
+    console.print(
+        f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
+        f"{recipe.epochs} epochs; {workers} worker{'s' * (workers > 1)} on {plan.device}"
+    )
+    if plan.todo:
+        about = duration(expectation.total(workers))
+        rough = " (rough: from a one-second calibration)" if expectation.rough else ""
+        console.print(f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
+    else:
+        console.print(f"all {len(plan.trials)} trials are recorded: nothing to train")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,247 @@
+"""The images that a study trains, validates and tests on.
+
+Selection happens on a validation split taken from the training images; it depends on the data set alone, so that the
+same images validate for every row and seed. The test images are read once, when a training has ended.
+
+Shapes: N images, C colour channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from senet_lab.config import Data, UserError
+from senet_lab.training.feeds import AUGMENTS, FolderFeed, TensorFeed
+
+Labels = np.ndarray[Any, np.dtype[np.int64]]  # (N,) integers
+Arrays = tuple[np.ndarray[Any, np.dtype[np.uint8]], Labels]  # images (N, C, H, W), labels (N,)
+Files = list[tuple[Path, int]]  # image file, label
+
+CIFAR = {"cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}
+DATASETS = ("digits", *CIFAR, "folder")
+FOLDER_AUGMENTS = ("none", "imagenet")
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is known of a data set before an image is read.
+
+    Attributes:
+        identity: what the images are: official checksums, or a digest of contents or of names and sizes.
+        classes: names of the classes, in the order of their labels.
+        channels: colour channels.
+        train: number of training images, after the validation split and the subset.
+        validation: number of validation images.
+        test: number of test images.
+    """
+
+    identity: str
+    classes: tuple[str, ...]
+    channels: int
+    train: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts of a data set, ready to be fed."""
+
+    train: TensorFeed | FolderFeed
+    validation: TensorFeed | FolderFeed
+    test: TensorFeed | FolderFeed
+
+
+def facts(data: Data) -> DataFacts:
+    """What is known of the data set without reading its images.
+
+    Raises:
+        UserError: an unknown name, a share that leaves nothing, a folder that is missing or has no images.
+    """
+    check(data)
+    if data.name in CIFAR:
+        official, count = CIFAR[data.name]
+        identity, classes, channels = f"{official} official md5", tuple(map(str, range(count))), 3
+        train, test = 50_000, 10_000
+    elif data.name == "digits":
+        images, labels = digits()
+        digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+        identity, classes, channels = f"digits {digest[:16]}", tuple("0123456789"), 1
+        train, test = len(labels) // 2, len(labels) - len(labels) // 2
+    else:
+        train_files, test_files, classes = folder(data)
+        names = hashlib.sha256()
+        for path, _ in (*train_files, *test_files):
+            names.update(f"{path.relative_to(data.root).as_posix()}\0{path.stat().st_size}\n".encode())
+        identity, channels = f"folder {names.hexdigest()[:16]}", 3
+        train, test = len(train_files), len(test_files)
+    validation = round(data.validation * train)
+    kept = [min(train - validation, data.subset or train), validation, min(test, data.test_subset or test)]
+    if min(kept) < 1:
+        raise UserError(f"data.validation={data.validation:g} of {train} training images leaves an empty split")
+    return DataFacts(identity, classes, channels, *kept)
+
+
+def load(data: Data) -> Splits:
+    """Read the data set (into memory, but for `folder`) and split it.
+
+    Raises:
+        UserError: as for `facts`, and a file that is missing or damaged, by name.
+    """
+    check(data)
+    if data.name == "folder":
+        train_files, test_files, _ = folder(data)
+        indices = parts(data, labels_of(train_files), labels_of(test_files))
+        return Splits(
+            *(
+                FolderFeed([files[i] for i in index], data)
+                for files, index in zip((train_files, train_files, test_files), indices, strict=True)
+            )
+        )
+    if data.name == "digits":
+        images, labels = digits()
+        half = len(labels) // 2
+        train, test = (images[:half], labels[:half]), (images[half:], labels[half:])
+    else:
+        check_files(data)
+        train, test = cifar(data, train=True), cifar(data, train=False)
+    indices = parts(data, train[1], test[1])
+    return Splits(
+        *(
+            TensorFeed(torch.from_numpy(images[index]), torch.from_numpy(labels[index]), data)
+            for (images, labels), index in zip((train, train, test), indices, strict=True)
+        )
+    )
+
+
+def parts(data: Data, train_labels: Labels, test_labels: Labels) -> tuple[Labels, Labels, Labels]:
+    """Indices of the training, validation and test images."""
+    validation = balanced(train_labels, round(data.validation * len(train_labels)))
+    rest = np.setdiff1d(np.arange(len(train_labels)), validation)
+    train = rest[balanced(train_labels[rest], data.subset)]
+    return train, validation, balanced(test_labels, data.test_subset)
+
+
+def balanced(labels_N: Labels, count: int | None) -> Labels:
+    """Ascending indices of `count` images, every class present in proportion; always the same ones."""
+    if count is None or count >= len(labels_N):
+        return np.arange(len(labels_N))
+    shuffled = np.random.RandomState(0).permutation(len(labels_N))  # RandomState's stream is frozen for good
+    share = np.empty(len(labels_N))  # how far into its own class an image comes, from 0 to 1
+    for label in np.unique(labels_N):
+        members = shuffled[labels_N[shuffled] == label]
+        share[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(shuffled[np.argsort(share[shuffled], kind="stable")][:count])
+
+
+def check(data: Data) -> None:
+    """A UserError for what no data set can be: an unknown name, an augmentation that it lacks, an empty split."""
+    if data.name not in DATASETS:
+        raise UserError(f"data.name: there is no data set '{data.name}'; there are {', '.join(DATASETS)}")
+    augments = FOLDER_AUGMENTS if data.name == "folder" else tuple(AUGMENTS)
+    if data.augment not in augments:
+        raise UserError(f"data.augment: {data.name} has no augmentation '{data.augment}'; it has {', '.join(augments)}")
+    if not 0 < data.validation < 1:
+        raise UserError(f"data.validation: {data.validation:g} is not a share between 0 and 1")
+    for key in ("subset", "test_subset"):
+        value = getattr(data, key)
+        if value is not None and value < 1:
+            raise UserError(f"data.{key}: {value} is not a number of images of at least 1")
+
+
+def check_files(data: Data) -> None:
+    """Whether the files are where `data.root` says, whole; CIFAR is downloaded here if the user asked for it.
+
+    Raises:
+        UserError: which file is missing or damaged, and what to do.
+    """
+    if data.name not in CIFAR:
+        return
+    from torchvision.datasets.utils import check_integrity
+
+    source = cifar_class(data)
+    if data.download:
+        try:
+            source(data.root, train=True, download=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{data.name} could not be downloaded to {data.root}: {error}") from error
+    folder = Path(data.root) / source.base_folder
+    files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+    if not folder.is_dir():
+        raise UserError(
+            f"{data.name}: there is no folder {folder}; name the folder that holds it with data.root=…, "
+            f"or have it downloaded with data.download=true"
+        )
+    for name, md5 in files:
+        if not (folder / name).is_file():
+            raise UserError(f"{data.name}: the file {folder / name} is missing")
+        if not check_integrity(str(folder / name), md5):
+            raise UserError(f"{data.name}: the file {folder / name} is damaged (its md5 is not {md5})")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Sources
+
+
+def digits() -> Arrays:
+    """scikit-learn's handwritten digits: (1797, 1, 8, 8), 0…16 stretched to 0…255."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    return images, bunch.target.astype(np.int64)
+
+
+def cifar_class(data: Data) -> Any:
+    import torchvision
+
+    return getattr(torchvision.datasets, CIFAR[data.name][0])
+
+
+def cifar(data: Data, train: bool) -> Arrays:
+    """CIFAR's images, (50000 or 10000, 3, 32, 32). Its files are pickles: read only after their md5 was compared."""
+    try:
+        read = cifar_class(data)(data.root, train=train)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{data.name}: {error}") from error
+    return read.data.transpose(0, 3, 1, 2), np.asarray(read.targets, dtype=np.int64)
+
+
+def folder(data: Data) -> tuple[Files, Files, tuple[str, ...]]:
+    """Training files, test files and class names of a tree with one folder a class."""
+    trees = []
+    for key in ("train", "test"):
+        tree = Path(data.root) / getattr(data, key)
+        if not tree.is_dir():
+            raise UserError(f"data.root={data.root}: there is no folder {tree} (data.{key} names it)")
+        trees.append(tree)
+    classes = tuple(sorted(entry.name for entry in trees[0].iterdir() if entry.is_dir()))
+    found = []
+    for tree in trees:
+        unknown = sorted({entry.name for entry in tree.iterdir() if entry.is_dir()} - set(classes))
+        if unknown:
+            raise UserError(f"{tree} has a class that {trees[0]} lacks: {unknown[0]}")
+        files = [
+            (path, label)
+            for label, name in enumerate(classes)
+            for path in sorted((tree / name).rglob("*"))
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if not files:
+            raise UserError(
+                f"{tree} holds no images (looked for one folder a class, with {'/'.join(sorted(IMAGE_SUFFIXES))})"
+            )
+        found.append(files)
+    return found[0], found[1], classes
+
+
+def labels_of(files: Files) -> Labels:
+    return np.array([label for _, label in files], dtype=np.int64)

@@ -1,0 +1,160 @@
+"""The LightningModule: a backbone with its SE blocks, trained as a recipe says (paper, sections 5.1 and 6)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from senet_lab import models
+from senet_lab.config import SE, Recipe
+
+
+class DivergedError(RuntimeError):
+    """A loss is no longer a number: a result of the design and the recipe, not a fault of the lab."""
+
+
+class SENet(pl.LightningModule):
+    """A network by name, with SE where `se` puts it, and its training.
+
+    Args:
+        backbone: name of the plain network.
+        se: an `SE`, a dict of its fields, or None for the plain network.
+        classes: number of classes.
+        channels: colour channels of the images.
+        stride: the ImageNet ResNets' stride, `paper` or `torchvision`.
+        recipe: a `Recipe`, or a dict of its fields.
+        seed: of the initial weights.
+
+    All arguments are saved in its checkpoints, so that `SENet.load_from_checkpoint(path)` rebuilds the network.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet8",
+        se: SE | dict[str, Any] | None = None,
+        classes: int = 10,
+        channels: int = 3,
+        stride: str = "paper",
+        recipe: Recipe | dict[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        recipe = Recipe(**recipe) if isinstance(recipe, dict) else recipe or Recipe()
+        self.save_hyperparameters(
+            {
+                "backbone": backbone,
+                "se": vars(se).copy() if isinstance(se, SE) else se,
+                "classes": classes,
+                "channels": channels,
+                "stride": stride,
+                "recipe": vars(recipe).copy(),
+                "seed": seed,
+            }
+        )
+        self.recipe = recipe
+        self.net = models.create(backbone, se, classes, in_channels=channels, stride=stride, seed=seed)
+        self.history: list[dict[str, float]] = []  # one entry an epoch
+        self.tested: dict[str, float] = {}
+        self.sums: dict[str, Tensor] = {}
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        logits_BK: Tensor = self.net(x_BCHW)
+        return logits_BK
+
+    # ----------------------------------------------------------------------------------------------------- one batch
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        x_BCHW, y_B = batch
+        logits_BK = self(x_BCHW)
+        loss = F.cross_entropy(logits_BK, y_B, label_smoothing=self.recipe.label_smoothing)
+        self.add("train", loss.detach(), logits_BK, y_B)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        x_BCHW, y_B = batch
+        logits_BK = self(x_BCHW)
+        self.add("val", F.cross_entropy(logits_BK, y_B), logits_BK, y_B)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        x_BCHW, y_B = batch
+        logits_BK = self(x_BCHW)
+        self.add("test", F.cross_entropy(logits_BK, y_B), logits_BK, y_B)
+
+    # ------------------------------------------------------------------------------------------------- sums of a split
+
+    def add(self, split: str, loss: Tensor, logits_BK: Tensor, y_B: Tensor) -> None:
+        """Add a batch to the sums of a split: images, loss, errors of the first guess and of the first five."""
+        five_B5 = logits_BK.detach().topk(min(5, logits_BK.shape[1])).indices
+        right_B5 = five_B5 == y_B[:, None]
+        batch = torch.stack([loss.detach() * len(y_B), (~right_B5[:, 0]).sum(), (~right_B5.any(1)).sum()]).double()
+        batch = torch.cat([batch.new_tensor([len(y_B)]), batch])
+        self.sums[split] = self.sums[split] + batch if split in self.sums else batch
+
+    def means(self, split: str) -> dict[str, float]:
+        """Loss, top-1 and top-5 error (percent) of a split since the last call; its sums begin anew."""
+        images, loss, error, top5 = self.sums.pop(split).tolist()
+        return {
+            f"{split}_loss": loss / images,
+            f"{split}_error": 100 * error / images,
+            f"{split}_top5_error": 100 * top5 / images,
+        }
+
+    def on_train_epoch_start(self) -> None:
+        self.sums.clear()  # an epoch that was cut off has left its sums
+
+    def on_validation_epoch_end(self) -> None:
+        entry = {**self.means("train"), **self.means("val")}
+        for name in ("train_loss", "val_loss"):
+            if not math.isfinite(entry[name]):
+                raise DivergedError(f"{name} was {entry[name]} in epoch {self.current_epoch + 1}")
+        self.history.append({"epoch": self.current_epoch + 1, **entry})
+
+    def on_test_epoch_end(self) -> None:
+        self.tested = self.means("test")
+        if not math.isfinite(self.tested["test_loss"]):
+            raise DivergedError(f"test_loss was {self.tested['test_loss']}")
+
+    # ------------------------------------------------------------------------------------------------------ optimiser
+
+    def configure_optimizers(self) -> Any:
+        recipe = self.recipe
+        decayed = [p for p in self.parameters() if p.ndim > 1 or recipe.decay_norm]
+        spared = [p for p in self.parameters() if not (p.ndim > 1 or recipe.decay_norm)]
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+        optimizer = torch.optim.SGD(
+            [group for group in groups if group["params"]],
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(recipe, step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -------------------------------------------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+
+
+SCHEDULES = ("constant", "cosine", "step")
+
+
+def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
+    """What the learning rate is multiplied by at an optimiser step, of `steps` in all."""
+    if step < recipe.warmup_steps:
+        return recipe.warmup_lr / recipe.lr
+    if recipe.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * step / steps))
+    if recipe.schedule == "step":
+        epoch = step * recipe.epochs // steps
+        return float(recipe.factor ** sum(epoch >= milestone for milestone in recipe.milestones))
+    return 1.0

@@ -1,0 +1,100 @@
+"""What determines the result of a training, and its name: the trial id.
+
+Two trainings with the same id are the same training and end with the same numbers (on the same machine), so that one is
+never done twice, in whichever study it appears.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from senet_lab.config import SE, Data, Recipe
+
+# Fields that change no result, and so are no part of a trial's name.
+IDLE_DATA = {"root", "train", "test", "download", "workers"}  # names of folders are in the identity
+IDLE_RECIPE = {"name"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One training, completely.
+
+    Attributes:
+        backbone: name of the plain network.
+        network: structural fingerprint of the network that is built.
+        stride: the ImageNet ResNets' stride, `paper` or `torchvision`.
+        se: the SE design with its reductions by stage; None is the plain network.
+        hidden: hidden widths of its gates by stage, as this network realises the reductions.
+        data: the data set.
+        identity: what the images are (`DataFacts.identity`).
+        classes: number of classes.
+        channels: colour channels of the images.
+        recipe: how it is trained.
+        seed: of the initial weights and of the order of the images.
+        device: `cpu` or `cuda`; the kinds do not agree to the last digit.
+        precision: Lightning's word for it.
+    """
+
+    backbone: str
+    network: str
+    stride: str
+    se: SE | None
+    hidden: dict[int, tuple[int, ...]]
+    data: Data
+    identity: str
+    classes: int
+    channels: int
+    recipe: Recipe
+    seed: int
+    device: str = "cpu"
+    precision: str = "32-true"
+
+    def determinants(self) -> dict[str, Any]:
+        """Everything that the trial's name depends on; fields at their default are left out, so that a field that is
+        added to the lab later renames no trial that is recorded already."""
+        found: dict[str, Any] = {
+            "backbone": self.backbone,
+            "identity": self.identity,
+            "seed": self.seed,
+            "se": self.gates(),
+            "data": differences(self.data, drop=IDLE_DATA, keep={"name"}),
+            "recipe": differences(self.recipe, drop=IDLE_RECIPE),
+        }
+        if ":" in self.backbone:  # the user's own code may change under the same name; its structure tells
+            found["network"] = self.network
+        for name, default in (("stride", "paper"), ("device", "cpu"), ("precision", "32-true")):
+            if getattr(self, name) != default:
+                found[name] = getattr(self, name)
+        return found
+
+    def gates(self) -> dict[str, Any] | None:
+        """The SE design as it is built: hidden widths instead of reductions, so that two reductions which a narrow
+        network cannot tell apart (max(1, C // r) is the same in every block) are one training."""
+        if self.se is None:
+            return None
+        return {**differences(self.se, drop={"reduction", "stages"}), "hidden": self.hidden}
+
+    @property
+    def trial_id(self) -> str:
+        """Sixteen hexadecimal digits of the determinants' SHA-256."""
+        text = json.dumps(self.determinants(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def config(self) -> dict[str, Any]:
+        """The whole of it as plain values, for the record."""
+        return dataclasses.asdict(self)
+
+
+def differences(value: Any, *, drop: Collection[str] = (), keep: Collection[str] = ()) -> dict[str, Any]:
+    """Fields of a dataclass that differ from their defaults (or are in `keep`), less those in `drop`."""
+    default = type(value)()
+    return {
+        field.name: getattr(value, field.name)
+        for field in dataclasses.fields(value)
+        if field.name not in drop and (field.name in keep or getattr(value, field.name) != getattr(default, field.name))
+    }

@@ -1,0 +1,97 @@
+"""The figure: no label hides another, shapes tell the verdicts apart, the files carry no dates."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+from test_reports_roundtrip import RATIO, made_up
+
+from senet_lab.reports import figures, tables
+
+POSITION = {"standard": "SE", "pre": "SE-PRE", "post": "SE-POST", "identity": "SE-Identity"}
+SPREAD = [place for place in (83_000, 80_000, 78_500, 77_700, 77_400, 77_000) for _ in range(3)]
+
+
+def drawn(table: tables.Table) -> Figure:
+    with mpl.rc_context():
+        mpl.rcParams.update(figures.SETTINGS)
+        return figures._figure(table)
+
+
+@pytest.mark.parametrize("failed", [(), (("r = 4", 0), ("r = 4", 1), ("r = 4", 2), ("no SE", 1))])
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_of_points_hide_nothing(seed: int, failed: tuple[tuple[str, int], ...]) -> None:
+    trials = made_up(params=SPREAD, failed=failed)
+    trials["test_error"] += [100 / 360 * ((7 * seed + 3 * i) % 5) for i in range(len(trials))]
+    figure = drawn(tables.summarise(trials))
+    figure.draw_without_rendering()
+    ours, theirs = figure.axes
+    for axes, expected in ((ours, 5 if failed else 6), (theirs, 6)):
+        notes = [child for child in axes.get_children() if isinstance(child, Annotation)]
+        assert {note.get_text() for note in notes} >= {"r = 2", "no SE"}
+        assert len(notes) == expected
+        boxes = [Text.get_window_extent(note) for note in notes]  # without the line to the point
+        frame = axes.get_window_extent()
+        for i, box in enumerate(boxes):
+            assert frame.x0 <= box.x0
+            assert box.x1 <= frame.x1
+            assert frame.y0 <= box.y0
+            assert box.y1 <= frame.y1
+            assert not any(box.overlaps(other) for other in boxes[:i])
+            for line in axes.get_lines():
+                for x, y in axes.transData.transform(line.get_xydata()):
+                    assert not box.contains(x, y), "a label covers a marker or the cap of an interval"
+
+
+def test_rows_with_nearly_equal_parameters_stand_in_a_list() -> None:
+    trials = made_up(POSITION, baseline="standard", paper_table="table14", failed=tuple(("post", s) for s in range(3)))
+    figure = drawn(tables.summarise(trials))
+    ours, theirs = figure.axes
+    assert [tick.get_text() for tick in ours.get_yticklabels()] == list(POSITION)
+    assert ours.get_ylim() == theirs.get_ylim() == (3.5, -0.5)  # the same order, from the top
+    assert [text.get_text() for text in ours.texts] == ["failed"]
+    assert list(theirs.texts) == []
+
+
+def test_a_study_of_ones_own_has_one_panel_and_a_paper_row_that_is_not_there_says_so() -> None:
+    assert len(drawn(tables.summarise(made_up({"x": "", "y $ z": ""}, baseline="x", paper_table=""))).axes) == 1
+    rows = {"sigmoid": "Sigmoid", "softmax": ""}
+    figure = drawn(tables.summarise(made_up(rows, baseline="sigmoid", paper_table="table12")))
+    assert [text.get_text() for text in figure.axes[1].texts] == ["not in the paper"]
+
+
+def test_verdicts_differ_in_shape() -> None:
+    assert len({style.marker for style in figures.STYLES.values()}) == len(figures.STYLES)
+
+
+def test_files_carry_no_dates_and_are_what_they_say(tmp_path: Path) -> None:
+    paths = figures.draw(tables.summarise(made_up(RATIO, 1)), tmp_path)
+    svg, png, pdf = (path.read_bytes() for path in paths)
+    assert [path.name for path in paths] == ["figure.svg", "figure.png", "figure.pdf"]
+    assert ET.fromstring(svg).tag.endswith("svg")
+    assert b"<dc:date>" not in svg
+    assert png.startswith(b"\x89PNG")
+    assert b"tIME" not in png
+    assert b"tEXt" not in png
+    assert pdf.startswith(b"%PDF")
+    assert b"CreationDate" not in pdf
+
+
+def test_labels_in_any_script_and_of_any_length() -> None:
+    labels = {"压缩比 16": "", "x" * 300: "", "\\frac{$": ""}
+    assert figures.render(tables.summarise(made_up(labels, baseline="压缩比 16", paper_table="")))["figure.svg"]
+
+
+def test_one_wide_interval_does_not_flatten_the_others() -> None:
+    trials = made_up(POSITION, baseline="standard", paper_table="table14", failed=(("post", 0),))
+    trials.loc[(trials["row"] == "post") & (trials["seed"] == 1), "test_error"] = 9.0
+    table = tables.summarise(trials)
+    low, high = drawn(table).axes[0].get_xlim()
+    assert table.rows[2].top1 is not None
+    assert (table.rows[2].top1.half_width or 0) > 30  # two seeds, six points apart
+    assert high - low < 25
