@@ -3,40 +3,53 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
-STUDIES := $(patsubst sweeps/ablation/%.yaml,%,$(wildcard sweeps/ablation/*.yaml))
+STUDIES := $(sort $(patsubst sweeps/ablation/%.yaml,%,$(wildcard sweeps/ablation/*.yaml)))
+PUBLISHED = $(shell find results -name trials.csv -not -path 'results/local/*' 2>/dev/null | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all check tables publish clean
+.PHONY: help setup test test-slow check tables publish lock clean
 
 help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
-	  while IFS="$$(printf '\t')" read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
+	  while IFS="$$(printf '\t')" read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
 	@echo "studies: $(STUDIES)"
 
-# uv resolves nothing here: the lock names every version and hash. It is installed into the environment itself, because
-# Debian's own pip may not install outside of one.
+# uv resolves nothing here: the lock names every version and hash. Where uv is missing it is installed into the
+# environment itself, because Debian's own pip may not install outside of one.
 $(READY): requirements.lock
-	@echo "setting up $(VENV) (once; about 6 GB with PyTorch)"
+	@echo "setting up $(VENV): about 6 GB with PyTorch, once"
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@command -v uv >/dev/null || $(RUN) -m uv --version >/dev/null 2>&1 || $(RUN) -m pip install --quiet uv
-	@uv=$$(command -v uv || echo "$(RUN) -m uv"); \
+	@uv="$$(command -v uv || echo $(RUN) -m uv)"; \
 	  $$uv pip install --quiet --compile-bytecode --python $(RUN) --require-hashes -r requirements.lock
 	@touch $@
 
 setup: $(READY)  ## install the locked environment into .venv (every command does so by itself)
 
-sweep-%: $(READY)  ## run a study, e.g. `make sweep-ratio`; ARGS="…" overrides anything
+sweep-%: $(READY)  ## run a study, e.g. `make sweep-ratio`
 	@$(RUN) -m senet_lab.run +ablation=$* $(ARGS)
 
-test: $(READY)  ## the tests (a few minutes)
+tables: $(READY)  ## regenerate the published tables from their trials.csv
+	@$(RUN) -m senet_lab table $(PUBLISHED)
+
+publish: $(READY)  ## copy finished tables from results/local to results (ARGS names single ones)
+	@$(RUN) -m senet_lab publish $(ARGS)
+
+test: $(READY)  ## the tests
 	@$(RUN) -m pytest -m "not slow" $(ARGS)
 
-test-all: $(READY)  ## every test, the slow ones too
-	@$(RUN) -m pytest $(ARGS)
+test-slow: $(READY)  ## the tests that take minutes each
+	@$(RUN) -m pytest -m slow $(ARGS)
 
 check: $(READY)  ## ruff, mypy, import-linter
-	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy && $(VENV)/bin/lint-imports --no-cache
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check --quiet .
+	@$(RUN) -m mypy
+	@$(VENV)/bin/lint-imports --no-cache
+
+lock:  ## resolve pyproject.toml anew into requirements.lock
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --group dev pyproject.toml -o requirements.lock --quiet
 
 clean:  ## remove the environment; results and records stay
 	@rm -rf $(VENV)

@@ -21,8 +21,8 @@ class SE:
         squeeze: how H × W is pooled to one descriptor a channel: `avg`, `max`, or `none` (6.2, 7.1).
         excitation: the gate's non-linearity: `sigmoid`, `softmax`, `tanh` or `relu` (6.3).
         position: where in the residual unit: `standard`, `pre`, `post`, `identity` or `conv3x3` (6.5).
-        stages: `all`, or a list in the paper's numbering, 2 to 5 (torchvision's layer1 to layer4; 6.4). Networks with
-            three stages have 2 to 4. An empty list is the plain network.
+        stages: `all`, `all_but_last`, or a list in the paper's numbering, 2 to 5 (torchvision's layer1 to layer4; 6.4).
+            Networks with three stages have 2 to 4. An empty list is the plain network.
         bias: whether the two fully connected layers have biases. The paper's section 6 leaves them out.
     """
 
@@ -49,14 +49,14 @@ class SE:
             ratios = {stage_number(stage): reduction_number(r) for stage, r in self.reduction.items()}
         else:
             ratios = dict.fromkeys(available, reduction_number(self.reduction))
-        if isinstance(self.stages, str):
-            if self.stages != "all":
-                raise ValueError(f"se.stages: '{self.stages}' is not 'all' or a list such as [3,4]")
+        if self.stages == "all":
             wanted = list(ratios)
-        elif isinstance(self.stages, Sequence):
+        elif self.stages == "all_but_last":
+            wanted = [stage for stage in ratios if stage != max(available)]
+        elif isinstance(self.stages, Sequence) and not isinstance(self.stages, str):
             wanted = [stage_number(stage) for stage in self.stages]
         else:
-            raise ValueError(f"se.stages: {self.stages!r} is not 'all' or a list such as [3,4]")
+            raise ValueError(f"se.stages: {self.stages!r} is not all, all_but_last or a list such as [3,4]")
         for stage in [*wanted, *ratios]:
             if stage not in available:
                 has = ", ".join(map(str, available))

@@ -187,11 +187,11 @@ def test_markdown_escapes_and_keeps_its_columns() -> None:
 def test_latex_escapes_and_keeps_its_columns() -> None:
     trials = made_up({AWKWARD: "2", "[x] 3×3": "4", "r = 16": "16"}, title=AWKWARD)
     text = tables.latex(tables.summarise(trials))
-    columns = re.search(r"\\begin{tabular}{([lr]+)}", text)
+    columns = re.search(r"\\begin{tabular}{@{}([lr]+)@{}}", text)
     assert columns is not None
     body = text[text.index("\\toprule") : text.index("\\bottomrule")].splitlines()
     lines = [line for line in body if line.endswith(r" \\")]
-    assert len(lines) == 2 + 3
+    assert len(lines) == 3 + 3  # heads of three words
     assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(columns[1])}
     assert r"a$|$b\_c \& 100\% $<$i$>$\$x\$$<$/i$>$ {[}red] \#1 \textasciitilde{}\textasciicircum{}" in text
     assert "\n{[}x] 3$\\times$3 & " in text  # a bare bracket would be an argument of the line break before it

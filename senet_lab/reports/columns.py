@@ -23,6 +23,7 @@ class Column:
         words: whether it is text rather than numbers, aligned to the left.
         drop: the terminal leaves out columns with the highest number first until the table fits; 0 stays always, and
             None is never on the terminal.
+        page: whether the LaTeX has it, too, whose page is narrow.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Column:
     show: Callable[[Any], str] = str
     words: bool = False
     drop: int | None = None
+    page: bool = True
 
 
 def fixed(digits: int) -> Callable[[float], str]:
@@ -120,14 +122,14 @@ COLUMNS: tuple[Column, ...] = (
     Column("params", "", pick("params")),
     Column("", "our params", pick("params"), count, drop=5),
     Column("macs", "", pick("macs")),
-    Column("", "our multiply-adds", pick("macs"), count, drop=12),
+    Column("", "our multiply-adds", pick("macs"), count, drop=12, page=False),
     Column("hidden", "", pick("hidden")),
     Column("", "our error %", error_cell, drop=0),
     Column("n", "", pick("top1", "n")),
     Column("error_percent", "", pick("top1", "mean"), fixed(4)),
     Column("error_sd", "", pick("top1", "sd"), fixed(4)),
     Column("error_half_width", "", pick("top1", "half_width"), fixed(4)),
-    Column("top5_error_percent", "our top-5 %", pick("top5", "mean"), fixed(2), drop=13),
+    Column("top5_error_percent", "our top-5 %", pick("top5", "mean"), fixed(2), drop=13, page=False),
     Column("top5_error_half_width", "", pick("top5", "half_width"), fixed(4)),
     Column("failed", "", lambda row: len(row.failures)),
     Column("baseline", "", lambda row: row.baseline or row.label),

@@ -153,7 +153,7 @@ def _scatter(axes: Axes, points: list[Point]) -> list[Point]:
     for p in moved:
         _mark(axes, p, p.params or 0, p.error, vertical=True)
     _limits(axes, moved, vertical=True)
-    axes.margins(x=0.12)
+    axes.margins(x=0.15)
     axes.set_xlabel(f"parameters{letter}")
     axes.set_ylabel("top-1 error (%)")
     return moved

@@ -84,8 +84,8 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table as a LaTeX float over both columns; needs the package booktabs."""
-    columns = shown(table)
+    """The table as a LaTeX float over both columns of a page; needs the package booktabs."""
+    columns = [column for column in shown(table) if column.page]
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table*}",
@@ -93,8 +93,8 @@ def latex(table: Table) -> str:
         f"\\caption{{{escape(heading(table), LATEX)}}}",
         f"\\label{{tab:{''.join(c for c in table.study if c.isascii() and (c.isalnum() or c in '-:'))}}}",
         "\\scriptsize",
-        "\\setlength{\\tabcolsep}{3pt}",
-        f"\\begin{{tabular}}{{{''.join('l' if column.words else 'r' for column in columns)}}}",
+        "\\setlength{\\tabcolsep}{1.5pt}",
+        f"\\begin{{tabular}}{{@{{}}{''.join('l' if column.words else 'r' for column in columns)}@{{}}}}",
         "\\toprule",
         *_latex_heads([column.head for column in columns]),
         "\\midrule",
@@ -108,9 +108,11 @@ def latex(table: Table) -> str:
 
 
 def _latex_heads(heads: list[str]) -> list[str]:
-    """Heads in two lines, so that many columns fit a page: the first word above the others."""
-    halves = [head.split(" ", 1) if " " in head else ["", head] for head in heads]
-    return [" & ".join(escape(half[part], LATEX) for half in halves) + " \\\\" for part in (0, 1)]
+    """Heads with a word a line, so that many columns fit a page."""
+    words = [head.replace("recomputed", "recomp.").split(" ") for head in heads]
+    height = max(len(head) for head in words)
+    padded = [[""] * (height - len(head)) + head for head in words]
+    return [" & ".join(escape(head[line], LATEX) for head in padded) + " \\\\" for line in range(height)]
 
 
 def terminal(table: Table, console: Console) -> None:

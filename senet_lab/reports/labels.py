@@ -15,6 +15,7 @@ DISTANCES = (6, 12, 20, 30, 42, 56)  # from the point to the label's near edge, 
 ANGLES = (0, 90, 270, 180, 45, 315, 135, 225)  # tried in this order: right, above, below, left, between
 LEADER_FROM = 10  # labels farther away than this get a line to their point
 MARKER = 5.0  # half of what a marker takes, in points
+LABEL_COSTS = 10  # what a label hides counts so much more than what its line crosses
 CAP = 4.0  # half of what the cap of an interval takes
 
 
@@ -106,10 +107,11 @@ def _spot(
     """The first place around (x, y) where a label hides nothing, or the one where it hides least."""
     best: tuple[float, Spot] | None = None
     for spot in _candidates(x, y, width, height, reach, scale):
-        hidden = sum(_overlap(box, other) for box in (spot.box, *spot.leader) for other in taken)
-        # A leader starts inside its own marker and its own bar, which are among what is taken; that much is free.
-        hidden -= sum(_overlap(box, _around(x, y, MARKER * scale)) for box in spot.leader)
-        hidden += spot.box.width * spot.box.height - _overlap(spot.box, frame)
+        # Where nothing is free: better a line across an interval than a label on one, or beyond the axes.
+        hidden = LABEL_COSTS * sum(_overlap(spot.box, other) for other in taken)
+        hidden += LABEL_COSTS * (spot.box.width * spot.box.height - _overlap(spot.box, frame))
+        own = _around(x, y, MARKER * scale)  # a line ends in its own marker, which is among what is taken
+        hidden += sum(_overlap(box, other) for box in spot.leader for other in taken if not box.overlaps(own))
         if best is None or hidden < best[0] - 1e-6:
             best = (hidden, spot)
         if hidden < 1e-6:

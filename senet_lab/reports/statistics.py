@@ -11,6 +11,10 @@ call any difference certain, although the grid hides what is finer than a step. 
 values on that grid can have is that of n − 1 equal values and one a step away: step² (1/n)(1 − 1/n) n / (n − 1) =
 step² / n. No sample is taken to be more precise than that one: the variance is at least step² / n, the standard error
 of the mean at least step / n. By construction this changes only samples whose values are all equal.
+
+Where this holds, by simulation of errors counted on 360 images: with three seeds or more and about 1% of error or more,
+intervals cover 94.5 to 98% and at most 5% of the tables have a false alarm; with two seeds, or fewer errors than that,
+both err on the safe side, except that the interval of one row's mean covers 92% where that is below one image.
 """
 
 from __future__ import annotations

@@ -1,0 +1,120 @@
+"""`python -m senet_lab <command>`: what is done with a study's records once it has run.
+
+Training is `python -m senet_lab.run`; nothing here trains, and tables are regenerated without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from senet_lab.config import RunError, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad words are answered with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (python -m senet_lab --help shows the commands)")
+
+
+def parser() -> Parser:
+    made = Parser(
+        prog="python -m senet_lab",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n"
+        "  python -m senet_lab table ratio                      from the store, as the study was run by default\n"
+        "  python -m senet_lab table ratio data=cifar10 seeds=5 from the store, for these settings\n"
+        "  python -m senet_lab table results/digits/resnet8-quick/ratio/trials.csv\n"
+        "  python -m senet_lab publish digits/resnet8-quick/ratio\n",
+    )
+    commands = made.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
+    table = commands.add_parser("table", help="write and show a study's table again, without training")
+    table.add_argument("what", help="a study's name, or the path of a trials.csv")
+    table.add_argument("words", nargs="*", help="further trials.csv files, or the study's overrides (key=value)")
+    table.set_defaults(run=make_tables)
+    publish = commands.add_parser("publish", help="copy finished tables from results/local to where they are committed")
+    publish.add_argument("studies", nargs="*", help="folders below results/local; all finished tables if none is named")
+    publish.add_argument("--results", default="results/local", type=Path, help="where studies were run (%(default)s)")
+    publish.add_argument("--to", default="results", type=Path, help="where tables are committed (%(default)s)")
+    publish.set_defaults(run=publish_tables)
+    store = commands.add_parser("store", help="delete single records, so that their trials are trained again")
+    store.add_argument("action", choices=["forget"])
+    store.add_argument("trial_ids", nargs="+", metavar="trial_id")
+    store.add_argument("--storage", default="sqlite:///results/local/lab.db", help="database URL (%(default)s)")
+    store.set_defaults(run=forget_records)
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code: 0, 1 where it failed, 2 for bad input."""
+    try:
+        arguments = parser().parse_args(argv)
+        arguments.run(arguments)
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def make_tables(arguments: argparse.Namespace) -> None:
+    """Tables from files of trials, or one from the store."""
+    if not arguments.what.endswith(".csv"):
+        from senet_lab.studies.study import table_from_store  # torch comes with it
+
+        table_from_store([f"+ablation={arguments.what}", *arguments.words])
+        return
+    for path in (arguments.what, *arguments.words):
+        regenerate(Path(path), Path(path).parent)
+
+
+def regenerate(source: Path, folder: Path) -> None:
+    """Write the table of a trials.csv into a folder, and show it."""
+    from rich.console import Console
+
+    from senet_lab.reports import tables
+
+    try:
+        trials = tables.read_trials(source)
+        tables.write(folder, trials)
+        tables.terminal(tables.summarise(trials), Console())
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    print(f"written: {folder}/\n")
+
+
+def publish_tables(arguments: argparse.Namespace) -> None:
+    """Copy finished tables: their trials.csv and runs.csv, everything else made anew from them."""
+    root: Path = arguments.results
+    names = arguments.studies or sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
+    if not names:
+        raise UserError(f"there is no finished table below {root}")
+    for name in names:
+        source = root / name
+        if not (source / "trials.csv").is_file():
+            finished = sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
+            raise UserError(f"there is no finished table in {source}; there are {', '.join(finished) or 'none'}")
+    for name in names:
+        regenerate(root / name / "trials.csv", arguments.to / name)
+        runs = root / name / "runs.csv"
+        if runs.is_file():
+            (arguments.to / name / "runs.csv").write_bytes(runs.read_bytes())
+
+
+def forget_records(arguments: argparse.Namespace) -> None:
+    from senet_lab.studies.store import DONE, FAILED, Store
+
+    gone = Store(arguments.storage, create=False).forget(arguments.trial_ids, (DONE, FAILED))
+    if gone == 0:
+        raise UserError(f"{arguments.storage} has no record of {', '.join(arguments.trial_ids)}")
+    print(f"{gone} record{'s' * (gone > 1)} deleted; the studies that need them will train them again")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
