@@ -88,11 +88,13 @@ class Data:
         train: name of the training tree below `root` (`folder` only).
         test: name of the test tree below `root` (`folder` only; ImageNet calls it val).
         size: height and width of the images that the network sees, in pixels.
-        resize: short side that test images are resized to before the centre crop, in pixels (`folder` only).
+        resize: short side that test images are resized to before the centre crop, in pixels (`folder` only); 0 takes
+            size × 256 / 224.
         augment: `none`, `crop` (pad an eighth, crop), `cifar` (flip, pad 4 of 32, crop) or `imagenet` (random resized
             crop, flip; `folder` only).
         validation: share of the training images held out for validation, the same images for every row and seed.
-        subset: train on at most this many images, balanced over classes; null takes all.
+        subset: train on at most this many images, balanced over classes, and validate on fewer in proportion; null
+            takes all.
         test_subset: likewise for the test images.
         download: fetch CIFAR where it is not below `root`. Changes no result.
         workers: processes that decode images (`folder` only). Changes no result.

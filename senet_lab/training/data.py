@@ -9,6 +9,7 @@ Shapes: N images, C colour channels, H W pixels.
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,13 @@ from senet_lab.training.feeds import AUGMENTS, FolderFeed, TensorFeed
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]  # (N,) integers
 Arrays = tuple[np.ndarray[Any, np.dtype[np.uint8]], Labels]  # images (N, C, H, W), labels (N,)
-Files = list[tuple[Path, int]]  # image file, label
+Files = list[tuple[str, int]]  # image file, label; strings, because a million paths would take a gigabyte
 
 CIFAR = {"cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}
 DATASETS = ("digits", *CIFAR, "folder")
+SIZES = {"digits": 8, "cifar10": 32, "cifar100": 32}  # pixels; `folder` brings its images to any size
 FOLDER_AUGMENTS = ("none", "imagenet")
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,22 @@ def facts(data: Data) -> DataFacts:
         train, test = len(labels) // 2, len(labels) - len(labels) // 2
     else:
         train_files, test_files, classes = folder(data)
-        names = hashlib.sha256()
-        for path, _ in (*train_files, *test_files):
-            names.update(f"{path.relative_to(data.root).as_posix()}\0{path.stat().st_size}\n".encode())
-        identity, channels = f"folder {names.hexdigest()[:16]}", 3
+        identity, channels = f"folder {digest_of(data, [*train_files, *test_files])}", 3
         train, test = len(train_files), len(test_files)
-    validation = round(data.validation * train)
-    kept = [min(train - validation, data.subset or train), validation, min(test, data.test_subset or test)]
+    kept = counts(data, train, test)
     if min(kept) < 1:
         raise UserError(f"data.validation={data.validation:g} of {train} training images leaves an empty split")
     return DataFacts(identity, classes, channels, *kept)
+
+
+def counts(data: Data, train: int, test: int) -> tuple[int, int, int]:
+    """How many images train, validate and test, of the `train` and `test` that there are. A subset is validated on as
+    large a share as the whole: a small study is not to spend its time on validation."""
+    held_out = round(data.validation * train)
+    rest = train - held_out
+    trained = min(rest, data.subset or rest)
+    validated = min(held_out, max(1, round(held_out * trained / max(1, rest))))
+    return trained, validated, min(test, data.test_subset or test)
 
 
 def load(data: Data) -> Splits:
@@ -124,16 +132,15 @@ def load(data: Data) -> Splits:
 
 def parts(data: Data, train_labels: Labels, test_labels: Labels) -> tuple[Labels, Labels, Labels]:
     """Indices of the training, validation and test images."""
-    validation = balanced(train_labels, round(data.validation * len(train_labels)))
-    rest = np.setdiff1d(np.arange(len(train_labels)), validation)
-    train = rest[balanced(train_labels[rest], data.subset)]
-    return train, validation, balanced(test_labels, data.test_subset)
+    train, validation, test = counts(data, len(train_labels), len(test_labels))
+    held_out = balanced(train_labels, round(data.validation * len(train_labels)))
+    rest = np.setdiff1d(np.arange(len(train_labels)), held_out)
+    return rest[balanced(train_labels[rest], train)], balanced(train_labels, validation), balanced(test_labels, test)
 
 
-def balanced(labels_N: Labels, count: int | None) -> Labels:
-    """Ascending indices of `count` images, every class present in proportion; always the same ones."""
-    if count is None or count >= len(labels_N):
-        return np.arange(len(labels_N))
+def balanced(labels_N: Labels, count: int) -> Labels:
+    """Ascending indices of `count` images, every class present in proportion; always the same ones, and those of a
+    smaller count are among those of a larger one."""
     shuffled = np.random.RandomState(0).permutation(len(labels_N))  # RandomState's stream is frozen for good
     share = np.empty(len(labels_N))  # how far into its own class an image comes, from 0 to 1
     for label in np.unique(labels_N):
@@ -149,6 +156,10 @@ def check(data: Data) -> None:
     augments = FOLDER_AUGMENTS if data.name == "folder" else tuple(AUGMENTS)
     if data.augment not in augments:
         raise UserError(f"data.augment: {data.name} has no augmentation '{data.augment}'; it has {', '.join(augments)}")
+    if data.size != SIZES.get(data.name, data.size):
+        raise UserError(f"data.size={data.size}: the images of {data.name} have {SIZES[data.name]} pixels a side")
+    if data.name == "folder" and 0 < data.resize < data.size:
+        raise UserError(f"data.resize={data.resize} is less than data.size={data.size}, which is cut out of it")
     if not 0 < data.validation < 1:
         raise UserError(f"data.validation: {data.validation:g} is not a share between 0 and 1")
     for key in ("subset", "test_subset"):
@@ -183,8 +194,16 @@ def check_files(data: Data) -> None:
     for name, md5 in files:
         if not (folder / name).is_file():
             raise UserError(f"{data.name}: the file {folder / name} is missing")
-        if not check_integrity(str(folder / name), md5):
+        try:
+            whole = check_integrity(str(folder / name), md5)
+        except OSError as error:
+            raise unreadable(data, error) from error
+        if not whole:
             raise UserError(f"{data.name}: the file {folder / name} is damaged (its md5 is not {md5})")
+
+
+def unreadable(data: Data, error: OSError) -> UserError:
+    return UserError(f"{data.name}: {error.filename} cannot be read: {error.strerror or error}")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -216,31 +235,59 @@ def cifar(data: Data, train: bool) -> Arrays:
 
 
 def folder(data: Data) -> tuple[Files, Files, tuple[str, ...]]:
-    """Training files, test files and class names of a tree with one folder a class."""
+    """Training files, test files and class names of a tree with one folder a class, in torchvision's order."""
     trees = []
     for key in ("train", "test"):
         tree = Path(data.root) / getattr(data, key)
         if not tree.is_dir():
             raise UserError(f"data.root={data.root}: there is no folder {tree} (data.{key} names it)")
         trees.append(tree)
-    classes = tuple(sorted(entry.name for entry in trees[0].iterdir() if entry.is_dir()))
-    found = []
-    for tree in trees:
-        unknown = sorted({entry.name for entry in tree.iterdir() if entry.is_dir()} - set(classes))
-        if unknown:
-            raise UserError(f"{tree} has a class that {trees[0]} lacks: {unknown[0]}")
-        files = [
-            (path, label)
-            for label, name in enumerate(classes)
-            for path in sorted((tree / name).rglob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES
+    try:
+        names = [sorted(entry.name for entry in tree.iterdir() if entry.is_dir()) for tree in trees]
+        classes = tuple(names[0])
+        found = [
+            [(path, label) for label, name in enumerate(classes) for path in images_below(tree / name)]
+            for tree in trees
         ]
+    except OSError as error:
+        raise unreadable(data, error) from error
+    for tree, files in zip(trees, found, strict=True):
         if not files:
-            raise UserError(
-                f"{tree} holds no images (looked for one folder a class, with {'/'.join(sorted(IMAGE_SUFFIXES))})"
-            )
-        found.append(files)
+            raise UserError(f"{tree} holds no images (looked for one folder a class, with {'/'.join(IMAGE_SUFFIXES)})")
+    unknown = sorted(set(names[1]) - set(classes))
+    if unknown:
+        raise UserError(f"{trees[1]} has a class that {trees[0]} lacks: {unknown[0]}")
+    without = sorted(set(range(len(classes))) - {label for _, label in found[0]})
+    if without:
+        raise UserError(f"{trees[0] / classes[without[0]]} holds no images: a class that cannot be learnt")
     return found[0], found[1], classes
+
+
+def digest_of(data: Data, files: Files) -> str:
+    """Sixteen hexadecimal digits that tell the files' names below the root and their sizes."""
+    digest = hashlib.sha256()
+    try:
+        for path, _ in files:
+            name = path.removeprefix(os.path.join(data.root, "")).replace(os.sep, "/")  # noqa: PTH118
+            digest.update(f"{name}\0{os.stat(path).st_size}\n".encode())  # noqa: PTH116
+    except OSError as error:
+        raise unreadable(data, error) from error
+    return digest.hexdigest()[:16]
+
+
+def images_below(folder: Path) -> list[str]:
+    """Image files at any depth below a folder, links followed; none if it is not there."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    places = os.walk(folder, onerror=fail, followlinks=True) if folder.is_dir() else ()
+    return [
+        os.path.join(place, name)  # noqa: PTH118
+        for place, _, names in sorted(places)
+        for name in sorted(names)
+        if name.lower().endswith(IMAGE_SUFFIXES)
+    ]
 
 
 def labels_of(files: Files) -> Labels:

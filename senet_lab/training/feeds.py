@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from senet_lab.config import Data, RunError
 
 # Per-channel mean and standard deviation of the training images, in units of the full range.
 STATISTICS = {
-    "digits": ((0.3053,), (0.3760,)),
+    "digits": ((0.3075,), (0.3770,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "folder": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's
@@ -53,20 +53,19 @@ class TensorFeed:
 
         def make() -> Iterator[tuple[Tensor, Tensor]]:
             generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
-            order = torch.arange(len(self)) if seed is None else torch.randperm(len(self), generator=generator)
-            for index_B in torch.split(order, batch_size):
+            for index_B in torch.split(order_of(len(self), batch_size, seed, generator), batch_size):
                 x_BCHW = self.images_NCHW[index_B]
                 for change in AUGMENTS[self.augment] if seed is not None else ():
                     x_BCHW = change(x_BCHW, generator)
                 yield (x_BCHW - self.mean) / self.std, self.labels_N[index_B]
 
-        return Batches(make, -(-len(self) // batch_size))
+        return Batches(make, -(-fed(len(self), batch_size, seed) // batch_size))
 
 
 class FolderFeed:
     """A split that lies on disk as one image a file; every image is decoded and augmented by itself."""
 
-    def __init__(self, files: list[tuple[Path, int]], data: Data) -> None:
+    def __init__(self, files: list[tuple[str, int]], data: Data) -> None:
         self.files = files
         self.data = data
 
@@ -78,12 +77,36 @@ class FolderFeed:
         from torch.utils.data import DataLoader
 
         generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
-        order = torch.arange(len(self)) if seed is None else torch.randperm(len(self), generator=generator)
+        order = order_of(len(self), batch_size, seed, generator)
         images = DecodedImages(self.files, image_transform(self.data, training=seed is not None), seed, epoch)
         loader: DataLoader[Any] = DataLoader(
-            images, batch_size=batch_size, sampler=order.tolist(), num_workers=self.data.workers, generator=generator
+            images,
+            batch_size=batch_size,
+            sampler=order.tolist(),
+            num_workers=self.data.workers,
+            generator=generator,
+            collate_fn=collate,
         )
-        return Batches(lambda: iter(loader), len(loader))
+
+        def make() -> Iterator[Any]:
+            for batch in loader:
+                if isinstance(batch, RunError):
+                    raise batch
+                yield batch
+
+        return Batches(make, len(loader))
+
+
+def order_of(count: int, batch_size: int, seed: int | None, generator: torch.Generator) -> Tensor:
+    """Indices of a split's images in the order in which they are fed: their own, or, with a seed, a random one."""
+    order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator)
+    return order[: fed(count, batch_size, seed)]
+
+
+def fed(count: int, batch_size: int, seed: int | None) -> int:
+    """How many of a split's images are fed: all, but that training leaves out a last batch of a single image, in which
+    batch norm has no variance to divide by (and which it refuses where H = W = 1)."""
+    return count - 1 if seed is not None and count % batch_size == 1 < count else count
 
 
 class Batches:
@@ -100,11 +123,15 @@ class Batches:
         return self.length
 
 
-class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
+class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int] | RunError]):
     """Files as tensors. The augmentation of an image is seeded by (seed, epoch, index), so that it does not depend on
-    how many processes decode."""
+    how many processes decode.
 
-    def __init__(self, files: list[tuple[Path, int]], transform: Callable[[Any], Tensor], seed: int | None, epoch: int):
+    A file that cannot be decoded is given as the error instead of raised: an exception that leaves a process of the
+    DataLoader comes back as text, with a traceback in it.
+    """
+
+    def __init__(self, files: list[tuple[str, int]], transform: Callable[[Any], Tensor], seed: int | None, epoch: int):
         self.files = files
         self.transform = transform
         self.seed = seed
@@ -113,18 +140,25 @@ class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | RunError:
         from PIL import Image
 
         path, label = self.files[index]
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-        except OSError as error:  # PIL's error for a file that is cut short or is no image is an OSError, too
-            raise RunError(f"the image {path} cannot be read: {error}") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error …: no common class
+            return RunError(f"the image {path} cannot be read: {error}")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed(self.seed or 0, self.epoch, index))
+            torch.default_generator.manual_seed(mixed(self.seed or 0, self.epoch, index))  # not the GPUs', for dropout
             return self.transform(image), label
+
+
+def collate(items: list[Any]) -> Any:
+    """Images and labels as a batch; or the first error among them."""
+    return next((item for item in items if isinstance(item, RunError)), None) or default_collate(items)
 
 
 def flip(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
@@ -136,13 +170,13 @@ def flip(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
 def crop(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
     """Zero-pad by an eighth of the width (4 pixels of 32, as in the paper's section 5.1) and cut the size out again,
     at random places."""
-    B, C, H, W = x_BCHW.shape
+    B, _, H, W = x_BCHW.shape
     pad = W // 8
-    x_BCHW = F.pad(x_BCHW, (pad, pad, pad, pad))
-    rows_BH = torch.randint(2 * pad + 1, (B, 1), generator=generator) + torch.arange(H)
-    columns_BW = torch.randint(2 * pad + 1, (B, 1), generator=generator) + torch.arange(W)
-    batch, channels = torch.arange(B).view(B, 1, 1, 1), torch.arange(C).view(1, C, 1, 1)
-    return x_BCHW[batch, channels, rows_BH.view(B, 1, H, 1), columns_BW.view(B, 1, 1, W)]
+    windows_BCYXHW = F.pad(x_BCHW, (pad, pad, pad, pad)).unfold(2, H, 1).unfold(3, W, 1)  # every crop, none copied yet
+    top_B = torch.randint(2 * pad + 1, (B,), generator=generator)
+    left_B = torch.randint(2 * pad + 1, (B,), generator=generator)
+    cut_BCHW = windows_BCYXHW[torch.arange(B), :, top_B, left_B]
+    return cut_BCHW.clone(memory_format=torch.contiguous_format)  # with C = 1 it passes for channels-last otherwise
 
 
 # Name → what is done, in order, to a batch that lies in memory.

@@ -91,8 +91,8 @@ class SENet(pl.LightningModule):
         """Add a batch to the sums of a split: images, loss, errors of the first guess and of the first five."""
         five_B5 = logits_BK.detach().topk(min(5, logits_BK.shape[1])).indices
         right_B5 = five_B5 == y_B[:, None]
-        batch = torch.stack([loss.detach() * len(y_B), (~right_B5[:, 0]).sum(), (~right_B5.any(1)).sum()]).double()
-        batch = torch.cat([batch.new_tensor([len(y_B)]), batch])
+        images = torch.full_like(loss, len(y_B))  # made on the GPU: copied there, it would wait for all that is queued
+        batch = torch.stack([images, loss * images, (~right_B5[:, 0]).sum(), (~right_B5.any(1)).sum()]).double()
         self.sums[split] = self.sums[split] + batch if split in self.sums else batch
 
     def means(self, split: str) -> dict[str, float]:

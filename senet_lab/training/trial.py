@@ -11,7 +11,9 @@ import resource
 import sys
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from senet_lab.config import RunError
+from senet_lab.config import RunError, UserError
 from senet_lab.training import data as images
-from senet_lab.training.feeds import mixed
+from senet_lab.training.feeds import FolderFeed, TensorFeed, mixed
 from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Spec
 
 Report = Callable[[dict[str, Any]], None]
+QUIET = ("pytorch_lightning", "torch", "multiprocessing", "PIL")  # their warnings are of what is done on purpose here
 VERSIONS = ("torch", "torchvision", "pytorch-lightning", "numpy", "optuna", "wandb")
 
 
@@ -43,10 +46,14 @@ class Feeding(pl.LightningDataModule):
         return self.splits.train.batches(self.batch_size, self.seed, self.trainer.current_epoch)
 
     def val_dataloader(self) -> Any:
-        return self.splits.validation.batches(4 * self.batch_size)
+        return self.evaluated(self.splits.validation)
 
     def test_dataloader(self) -> Any:
-        return self.splits.test.batches(4 * self.batch_size)
+        return self.evaluated(self.splits.test)
+
+    def evaluated(self, feed: TensorFeed | FolderFeed) -> Any:
+        """Larger batches where images are small; otherwise no more of them in memory at once than training has."""
+        return feed.batches(self.batch_size if isinstance(feed, FolderFeed) else 4 * self.batch_size)
 
 
 class Epochs(pl.Callback):
@@ -68,29 +75,54 @@ class Epochs(pl.Callback):
 
 def save(trainer: pl.Trainer, path: Path) -> None:
     """Write a checkpoint whole or not at all: to a temporary name, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         trainer.save_checkpoint(temporary)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"the checkpoint {path} cannot be written: {error}") from error
+        with suppress(OSError):
+            temporary.unlink()
+        raise RunError(f"the checkpoint {path} cannot be written: {first_line(error)}") from error
 
 
-def readable(path: Path, report: Report) -> bool:
-    """Whether there is a checkpoint to go on from. A damaged one is set aside and said so; nothing but time is lost."""
-    if not path.exists():
-        return False
+def readable(path: Path, module: SENet, report: Report) -> bool:
+    """Whether there is a checkpoint to go on from. A damaged one is set aside and said so; nothing but time is lost.
+
+    Raises:
+        RunError: it is there, but cannot be read or moved.
+    """
+    aside = path.with_suffix(".damaged")
     try:
-        torch.load(path, map_location="cpu", weights_only=True)["history"]
-    except Exception as error:  # whatever a damaged file makes of the reader
-        aside = path.with_suffix(".damaged")
-        path.replace(aside)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if not path.exists():
+            return False
+        reason = damage(path, module)
+        if reason:
+            path.replace(aside)
+    except OSError as error:
+        raise RunError(f"the checkpoint {path} cannot be read: {error.strerror or error}") from error
+    if reason:
         report({"notice": f"the checkpoint {path} is damaged ({reason}); moved to {aside.name}, training starts anew"})
-        return False
-    return True
+    return not reason
+
+
+def damage(path: Path, module: SENet) -> str:
+    """What is wrong with a checkpoint of the module's training; empty if nothing is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()  # PyTorch writes checksums, but does not compare them
+        if member:
+            return f"its part {member} is not as it was written"
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise  # the machine's fault; the file may be whole
+    except Exception as error:  # what a damaged file makes of the unpickler has no common class
+        return first_line(error)
+    whole = isinstance(saved, dict) and saved.get("hyper_parameters") == dict(module.hparams)
+    return "" if whole else "it is not of this training"
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def run(spec: Spec, checkpoint: Path, report: Report) -> dict[str, Any]:
@@ -106,19 +138,24 @@ def run(spec: Spec, checkpoint: Path, report: Report) -> dict[str, Any]:
 
     Raises:
         DivergedError: the loss became infinite or NaN.
-        RunError: an image that cannot be read, a checkpoint that cannot be written.
+        RunError: images or a checkpoint that cannot be read, a checkpoint that cannot be written.
     """
     started = time.time()
+    if (spec.device, spec.precision) == ("cpu", "16-mixed"):  # Lightning would take bf16 instead, with a warning
+        raise RunError("training.precision=16-mixed needs a GPU; on a CPU there are 32-true and bf16-mixed")
+    if spec.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning warns of what the lab does on purpose (workers, logging, LeafSpec)
+        for source in QUIET:
+            warnings.filterwarnings("ignore", module=source)
         module = SENet(
             spec.backbone, spec.se, spec.classes, spec.channels, spec.stride, recipe=spec.recipe, seed=spec.seed
         )
-        feeding = Feeding(images.load(spec.data), spec.recipe.batch_size, spec.seed)
+        feeding = Feeding(splits_of(spec), spec.recipe.batch_size, spec.seed)
         trainer = pl.Trainer(
             max_epochs=spec.recipe.epochs,
             accelerator="gpu" if spec.device == "cuda" else "cpu",
-            devices=1,
+            devices=[torch.cuda.current_device()] if spec.device == "cuda" else 1,
             precision=spec.precision,  # type: ignore[arg-type]
             deterministic="warn",
             benchmark=False,
@@ -131,9 +168,11 @@ def run(spec: Spec, checkpoint: Path, report: Report) -> dict[str, Any]:
             use_distributed_sampler=False,
             callbacks=[Epochs(spec.seed, checkpoint, report)],
         )
-        resumed = readable(checkpoint, report)
+        resumed = readable(checkpoint, module, report)
         trainer.fit(module, datamodule=feeding, ckpt_path=checkpoint if resumed else None, weights_only=True)
         trainer.test(module, datamodule=feeding, verbose=False)
+    for left in checkpoint.parent.glob(f"{checkpoint.stem}.*.tmp"):  # by a process that was killed as it wrote
+        left.unlink(missing_ok=True)
     last = module.history[-1]
     return {
         "config": spec.config(),
@@ -149,12 +188,18 @@ def run(spec: Spec, checkpoint: Path, report: Report) -> dict[str, Any]:
     }
 
 
+def splits_of(spec: Spec) -> images.Splits:
+    """The trial's data set; if it was there when the study began and is not now, that is no fault of the network."""
+    try:
+        return images.load(spec.data)
+    except UserError as error:
+        raise RunError(str(error)) from error
+
+
 def peak_memory_mib(device: str) -> float:
-    """Peak memory in MiB: of the GPU since the last call, or else of this process since it began."""
+    """Peak memory in MiB: of the GPU since the trial began, or else of this process since it began."""
     if device == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        return peak / 2**20
+        return torch.cuda.max_memory_allocated() / 2**20
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kibibytes / (2**20 if sys.platform == "darwin" else 2**10)
 

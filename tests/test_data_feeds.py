@@ -1,0 +1,323 @@
+"""How splits are fed: order, augmentation and normalisation against straightforward second implementations."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from senet_lab.config import Data, RunError
+from senet_lab.training.data import load
+from senet_lab.training.feeds import AUGMENTS, STATISTICS, DecodedImages, TensorFeed, crop, flip, image_transform, mixed
+
+DIGITS = Data(augment="crop", validation=0.2)
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
+
+
+def picture(number: int, width: int = 24, height: int = 20, mode: str = "RGB") -> Image.Image:
+    """A smooth picture that no other number has."""
+    y, x = np.mgrid[:height, :width]
+    shades = [127 + 120 * np.sin(x / (3 + number) + phase) * np.cos(y / 5 + number) for phase in range(3)]
+    return Image.fromarray(np.stack(shades, axis=2).astype(np.uint8)).convert(mode)
+
+
+def make_tree(root: Path, classes: dict[str, int], trees: Iterable[str] = ("train", "val")) -> Data:
+    """A tree of PNGs, `classes` giving the number of training images; a third as many test. Returns how to read it."""
+    number = 0
+    for tree in trees:
+        for name, count in classes.items():
+            (root / tree / name).mkdir(parents=True)
+            for position in range(count if tree == "train" else -(-count // 3)):
+                number += 1
+                picture(number).save(root / tree / name / f"{position}.png")
+    return Data(name="folder", root=str(root), size=16, resize=18, augment="imagenet", validation=0.25)
+
+
+def fed(feed: object, *words: int) -> list[tuple[Tensor, Tensor]]:
+    return list(feed.batches(*words))  # type: ignore[attr-defined]
+
+
+def same(some: list[tuple[Tensor, Tensor]], others: list[tuple[Tensor, Tensor]]) -> bool:
+    pairs = zip(some, others, strict=True)
+    return all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in pairs)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Seeds
+
+
+def test_mixed_is_the_same_on_every_machine() -> None:
+    assert mixed(0, 0) == 32427355610392981
+    assert mixed(3, 17) == 45544283922656097
+    assert len({mixed(seed, epoch) for seed in range(100) for epoch in range(100)}) == 10_000
+    assert mixed(1, 23) != mixed(12, 3)
+    assert 0 <= mixed(1, 2, 3) < 2**63
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In memory
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 718, 5000])
+def test_an_epoch_holds_every_image_once(batch_size: int) -> None:
+    feed = load(dataclasses.replace(DIGITS, augment="none")).train
+    batches = fed(feed, batch_size, 0, 0)
+    assert len(batches) == len(feed.batches(batch_size, 0, 0))
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    plain, labels = (torch.cat(parts) for parts in zip(*fed(feed, batch_size), strict=True))
+    assert torch.equal(labels, feed.labels_N)
+    order, original = x.flatten(1).tolist(), plain.flatten(1).tolist()
+    assert order != original
+    assert sorted(zip(order, y.tolist(), strict=True)) == sorted(zip(original, labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"), [(9, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 1, [1] * 3)]
+)
+def test_no_batch_of_a_single_image_trains(count: int, batch_size: int, sizes: list[int]) -> None:
+    data = dataclasses.replace(DIGITS, augment="none")
+    feed = TensorFeed(torch.zeros(count, 1, 8, 8, dtype=torch.uint8), torch.arange(count), data)
+    assert [len(y) for _, y in fed(feed, batch_size, 0, 0)] == sizes
+    assert len(feed.batches(batch_size, 0, 0)) == len(sizes)
+    assert sum(len(y) for _, y in fed(feed, batch_size)) == count
+
+
+def test_batches_depend_on_seed_and_epoch_alone() -> None:
+    feed = load(DIGITS).train
+    torch.manual_seed(1)
+    first = fed(feed, 64, 3, 5)
+    torch.manual_seed(2)
+    torch.rand(7)
+    before = torch.get_rng_state()
+    batches = feed.batches(64, 3, 5)
+    assert same(first, list(batches))
+    assert same(first, list(batches))  # a second time over
+    assert torch.equal(before, torch.get_rng_state())
+    assert not same(first, fed(feed, 64, 3, 6))
+    assert not same(first, fed(feed, 64, 4, 5))
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_normalisation(name: str) -> None:
+    """(pixel / 255 - mean) / standard deviation, each channel by itself; nothing else in evaluation."""
+    mean, std = STATISTICS[name]
+    images = torch.randint(0, 256, (5, len(mean), 8, 8), dtype=torch.uint8)
+    feed = TensorFeed(images, torch.arange(5), Data(name=name, augment="cifar"))
+    x = torch.cat([x for x, _ in feed.batches(2)]).numpy().astype(np.float64)
+    for channel in range(len(mean)):
+        expected = (images[:, channel].numpy() / 255 - mean[channel]) / std[channel]
+        np.testing.assert_allclose(x[:, channel], expected, atol=1e-6)
+
+
+def test_statistics_of_the_digits_are_those_of_their_training_half() -> None:
+    pixels = np.rint(load_digits().images[:898] * 255 / 16) / 255
+    (mean,), (std,) = STATISTICS["digits"]
+    assert mean == pytest.approx(pixels.mean(), abs=5e-4)
+    assert std == pytest.approx(pixels.std(), abs=5e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Augmentation
+
+
+def flip_one(image: list[list[int]]) -> list[list[int]]:
+    return [row[::-1] for row in image]
+
+
+def crop_one(image: list[list[int]], top: int, left: int, pad: int) -> list[list[int]]:
+    height, width = len(image), len(image[0])
+
+    def pixel(y: int, x: int) -> int:
+        return image[y][x] if 0 <= y < height and 0 <= x < width else 0
+
+    return [[pixel(y + top - pad, x + left - pad) for x in range(width)] for y in range(height)]
+
+
+@pytest.mark.parametrize("size", [8, 32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crop_and_flip_image_by_image(size: int, channels: int) -> None:
+    pad = size // 8
+    x = torch.randint(0, 256, (12, channels, size, size), dtype=torch.uint8)
+    flipped = flip(x, torch.Generator().manual_seed(4))
+    mirrored = torch.rand(12, generator=torch.Generator().manual_seed(4)) < 0.5
+    assert 0 < mirrored.sum() < 12
+    cropped = crop(x, torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    tops = torch.randint(2 * pad + 1, (12,), generator=generator).tolist()
+    lefts = torch.randint(2 * pad + 1, (12,), generator=generator).tolist()
+    for image in range(12):
+        for channel in range(channels):
+            plain = x[image, channel].tolist()
+            assert flipped[image, channel].tolist() == (flip_one(plain) if mirrored[image] else plain)
+            assert cropped[image, channel].tolist() == crop_one(plain, tops[image], lefts[image], pad)
+    assert cropped.stride() == x.stride()  # another memory format would take other kernels
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_crops_take_every_place_equally_often(size: int) -> None:
+    pad = size // 8
+    places, count = (2 * pad + 1) ** 2, 20_000
+    x = torch.zeros(count, 1, size, size, dtype=torch.uint8)
+    x[:, :, size // 2, size // 2] = 1  # a single bright pixel tells where the crop was
+    found = crop(x, torch.Generator().manual_seed(0)).flatten(1).argmax(1)
+    frequencies = torch.bincount(found)[torch.bincount(found) > 0]
+    assert len(frequencies) == places
+    assert (frequencies - count / places).abs().max() < 5 * (count / places) ** 0.5
+
+
+def test_augmentations_are_made_of_what_they_say() -> None:
+    assert dict(AUGMENTS) == {"none": (), "crop": (crop,), "cifar": (flip, crop)}
+
+
+def test_evaluation_is_never_augmented() -> None:
+    for augment in AUGMENTS:
+        splits = load(dataclasses.replace(DIGITS, augment=augment))
+        for feed in (splits.validation, splits.test):
+            x = torch.cat([x for x, _ in feed.batches(64)])
+            assert torch.equal(x, (feed.images_NCHW - feed.mean) / feed.std)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From a folder
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return make_tree(tmp_path_factory.mktemp("tree"), {"cat": 9, "ant": 6, "dog": 5})
+
+
+def test_a_folder_reads_as_torchvisions_does(tree: Data) -> None:
+    mean, std = STATISTICS["folder"]
+    steps = [
+        v2.Resize(18),
+        v2.CenterCrop(16),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean, std),
+    ]
+    theirs = ImageFolder(str(Path(tree.root) / "val"), transform=v2.Compose(steps))
+    ours = load(tree).test
+    assert len(ours) == len(theirs) == 7
+    assert [y for _, y in ours.files] == theirs.targets
+    x, y = (torch.cat(parts) for parts in zip(*fed(ours, 3), strict=True))
+    expected, labels = next(iter(DataLoader(theirs, batch_size=7)))
+    assert torch.equal(x, expected)
+    assert torch.equal(y, labels)
+
+
+def test_the_splits_of_a_folder_are_disjoint_and_whole(tree: Data) -> None:
+    splits = load(tree)
+    train, validation = set(splits.train.files), set(splits.validation.files)
+    assert not train & validation
+    everything = ImageFolder(str(Path(tree.root) / "train"))
+    assert train | validation == set(everything.samples)
+    assert len(validation) == 5
+
+
+def test_the_test_transform_by_hand() -> None:
+    """A picture of the size that it is resized to anyway, so that nothing is interpolated: the centre, normalised."""
+    image = picture(1, width=24, height=18)
+    x = image_transform(Data(name="folder", size=16, resize=18), training=False)(image).numpy()
+    mean, std = STATISTICS["folder"]
+    expected = (np.asarray(image)[1:17, 4:20] / 255 - mean) / std
+    np.testing.assert_allclose(x.transpose(1, 2, 0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "resize", "expected"), [(224, 0, 256), (224, 256, 256), (299, 352, 352), (64, 0, 73)])
+def test_the_short_side_of_test_images(size: int, resize: int, expected: int) -> None:
+    steps = image_transform(Data(name="folder", size=size, resize=resize), training=False).transforms
+    assert steps[0].size == [expected]
+    assert steps[1].size == (size, size)
+
+
+def test_the_training_transform_is_the_papers() -> None:
+    """Random resized crop of 8-100% of the area, aspect 3/4 to 4/3, then a flip (section 5.1)."""
+    cropped, flipped, _ = image_transform(Data(name="folder", size=32, augment="imagenet"), training=True).transforms
+    assert (cropped.size, cropped.scale, cropped.ratio) == ((32, 32), (0.08, 1.0), (3 / 4, 4 / 3))
+    assert flipped.p == 0.5
+
+
+def test_training_images_differ_between_epochs_and_seeds_alone(tree: Data) -> None:
+    feed = load(tree).train
+    torch.manual_seed(1)
+    first = fed(feed, 4, 3, 5)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    assert same(first, fed(feed, 4, 3, 5))
+    assert torch.equal(before, torch.get_rng_state())
+    assert not same(first, fed(feed, 4, 3, 6))
+    assert not same(first, fed(feed, 4, 4, 5))
+    assert sorted(torch.cat([y for _, y in first]).tolist()) == sorted(label for _, label in feed.files)
+
+
+def test_the_order_of_files_depends_on_seed_and_epoch(tree: Data) -> None:
+    feed = load(dataclasses.replace(tree, augment="none")).train
+    first = fed(feed, 4, 3, 5)
+    assert same(first, fed(feed, 4, 3, 5))
+    for others in (fed(feed, 4, 3, 6), fed(feed, 4, 4, 5), fed(feed, 4)):
+        assert not same(first, others)
+        assert [len(y) for _, y in first] == [len(y) for _, y in others]
+
+
+def test_every_image_is_cut_by_itself(tree: Data) -> None:
+    path = load(tree).train.files[0]
+    decoded = DecodedImages([path] * 20, image_transform(tree, training=True), 0, 0)
+    assert len({tuple(decoded[index][0].flatten().tolist()) for index in range(20)}) == 20
+
+
+@FORKS
+def test_workers_change_nothing(tree: Data) -> None:
+    alone, helped = (load(dataclasses.replace(tree, workers=workers)) for workers in (0, 2))
+    assert same(fed(alone.train, 4, 1, 2), fed(helped.train, 4, 1, 2))
+    assert same(fed(alone.test, 4), fed(helped.test, 4))
+
+
+@FORKS
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_cut_short_is_named(tmp_path: Path, workers: int) -> None:
+    data = dataclasses.replace(make_tree(tmp_path, {"a": 4, "b": 4}), workers=workers)
+    damaged = tmp_path / "val" / "b" / "0.png"
+    damaged.write_bytes(damaged.read_bytes()[:-200])
+    with pytest.raises(RunError) as caught:
+        fed(load(data).test, 2)
+    assert str(caught.value).startswith(f"the image {damaged} cannot be read: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp", "tiff", "webp", "ppm"])
+def test_no_damage_to_a_file_gets_past_its_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"image.{kind}"
+    picture(3).save(path)
+    whole, chance = path.read_bytes(), random.Random(kind)
+    decoded = DecodedImages([(str(path), 7)], image_transform(Data(name="folder", size=8, resize=8), False), None, 0)
+    x, label = decoded[0]
+    assert (x.shape, label) == ((3, 8, 8), 7)
+    faults = 0
+    for _ in range(60):
+        damaged = bytearray(whole[: chance.randrange(len(whole))] if chance.random() < 0.5 else whole)
+        for _ in range(chance.randrange(1, 6) if damaged else 0):
+            damaged[chance.randrange(min(len(damaged), 200))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        found = decoded[0]
+        faults += isinstance(found, RunError)
+        assert str(path) in str(found) if isinstance(found, RunError) else found[0].shape == (3, 8, 8)
+    assert faults > 20
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
+def test_every_colour_mode_comes_as_three_channels(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
+    picture(2, mode=mode).save(path)
+    decoded = DecodedImages([(str(path), 0)], image_transform(Data(name="folder", size=8, resize=8), False), None, 0)
+    assert decoded[0][0].shape == (3, 8, 8)

@@ -1,0 +1,221 @@
+"""Recipes: every file composes; schedules, loss and optimiser against closed forms and a loop written out by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from senet_lab import models
+from senet_lab.compose import choices, compose
+from senet_lab.config import SE, Data, Recipe
+from senet_lab.training.data import load
+from senet_lab.training.lit import SCHEDULES, SENet, lr_factor
+from senet_lab.training.trial import Feeding
+
+torch.set_num_threads(1)
+
+DIGITS = Data(augment="crop", validation=0.2, subset=40, test_subset=20)
+
+
+def fit(recipe: Recipe, *callbacks: pl.Callback, se: SE | None = None, seed: int = 0) -> SENet:
+    """A training without checkpoints: 40 images an epoch."""
+    module = SENet("resnet8", se, channels=1, recipe=recipe, seed=seed)
+    trainer = pl.Trainer(
+        max_epochs=recipe.epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        callbacks=list(callbacks),
+    )
+    trainer.fit(module, datamodule=Feeding(load(DIGITS), recipe.batch_size, seed))
+    return module
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+@pytest.mark.parametrize("name", choices("recipe"))
+def test_every_recipe_composes_and_trains_a_step(name: str) -> None:
+    recipe = compose([f"recipe={name}"]).config.recipe
+    assert recipe.name == name
+    assert recipe.schedule in SCHEDULES
+    assert all(milestone < recipe.epochs for milestone in recipe.milestones)
+    assert bool(recipe.milestones) == (recipe.schedule == "step")
+    module = fit(dataclasses.replace(recipe, epochs=1))
+    assert math.isfinite(module.history[0]["train_loss"])
+
+
+def test_the_recipes_are_the_papers() -> None:
+    """Sections 5.1 and 6, and He et al. for CIFAR: 64k steps of 128 images, cut at 32k and 48k."""
+    named = {name: compose([f"recipe={name}"]).config.recipe for name in choices("recipe")}
+    main, ablation, cifar = named["imagenet"], named["imagenet_ablation"], named["cifar"]
+    assert (main.lr, main.batch_size, main.epochs, main.milestones) == (0.6, 1024, 100, [30, 60, 90])
+    assert (ablation.lr, ablation.epochs, ablation.milestones) == (0.1, 270, [125, 200, 250])
+    assert (main.label_smoothing, ablation.label_smoothing) == (0.0, 0.1)
+    steps = math.ceil(45_000 / cifar.batch_size)
+    for epochs, thousands in zip([*cifar.milestones, cifar.epochs], (32, 48, 64), strict=True):
+        assert epochs * steps == pytest.approx(thousands * 1000, abs=steps)
+    for recipe in (main, ablation, cifar):
+        assert (recipe.momentum, recipe.weight_decay, recipe.nesterov, recipe.factor) == (0.9, 1e-4, False, 0.1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Schedules, in the learning rates that an optimiser really had
+
+
+class Rates(pl.Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        rates = {group["lr"] for group in trainer.optimizers[0].param_groups}
+        (rate,) = rates  # all groups alike
+        self.seen.append(rate)
+
+
+def rates(**words: Any) -> list[float]:
+    """What the optimiser had at each step: 5 steps of 8 images an epoch."""
+    seen = Rates()
+    fit(Recipe(batch_size=8, **words), seen)
+    return seen.seen
+
+
+def test_constant() -> None:
+    assert rates(epochs=2, lr=0.03, schedule="constant") == [0.03] * 10
+
+
+def test_steps_are_cut_where_epochs_begin() -> None:
+    seen = rates(epochs=5, lr=0.2, schedule="step", milestones=[1, 3, 4], factor=0.5)
+    assert seen == pytest.approx([0.2] * 5 + [0.1] * 10 + [0.05] * 5 + [0.025] * 5)
+
+
+def test_cosine_goes_from_the_whole_rate_to_zero() -> None:
+    seen = rates(epochs=4, lr=0.2, schedule="cosine")
+    assert seen == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 20)) for step in range(20)])
+    assert seen[0] == 0.2
+    assert seen[10] == pytest.approx(0.1)
+    assert lr_factor(Recipe(schedule="cosine"), 20, 20) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+def test_warm_up_then_the_schedule_where_it_would_have_been(schedule: str) -> None:
+    words: dict[str, Any] = {"epochs": 2, "lr": 0.2, "schedule": schedule, "milestones": [1]}
+    assert rates(**words, warmup_steps=7, warmup_lr=0.01) == pytest.approx([0.01] * 7 + rates(**words)[7:])
+
+
+@pytest.mark.parametrize("batches", [1, 7, 352])
+@pytest.mark.parametrize("epochs", [1, 7, 182, 270])
+def test_epochs_begin_where_they_begin(batches: int, epochs: int) -> None:
+    """No rounding moves a cut by a step."""
+    for cut in {1, epochs // 2, epochs - 1} - {0}:
+        recipe = Recipe(epochs=epochs, schedule="step", milestones=[cut])
+        assert lr_factor(recipe, cut * batches - 1, epochs * batches) == 1
+        assert lr_factor(recipe, cut * batches, epochs * batches) == pytest.approx(0.1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Loss
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_the_training_loss(smoothing: float) -> None:
+    """Cross entropy against (1 - s) · one-hot + s / K; without smoothing in validation."""
+    module = SENet("resnet8", None, classes=7, channels=1, recipe=Recipe(label_smoothing=smoothing)).eval()
+    x, y = torch.randn(9, 1, 8, 8), torch.arange(9) % 7
+    loss = module.training_step((x, y), 0)
+    module.validation_step((x, y), 0)
+    logits = module(x).detach().numpy().astype(np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    targets = (1 - smoothing) * np.eye(7)[y.numpy()] + smoothing / 7
+    assert loss.item() == pytest.approx(-(targets * log_p).sum(1).mean(), rel=1e-5)
+    assert module.means("val")["val_loss"] == pytest.approx(-log_p[np.arange(9), y.numpy()].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 4, 5, 9])
+def test_errors_over_uneven_batches(classes: int) -> None:
+    """Sums over a split, not means of means; with five classes or fewer nobody misses the first five."""
+    module = SENet("resnet8", None, classes=classes, channels=1)
+    logits = torch.randn(50, classes)
+    y = torch.randint(classes, (50,))
+    for rows in torch.split(torch.arange(50), [17, 32, 1]):
+        module.add("val", torch.nn.functional.cross_entropy(logits[rows], y[rows]), logits[rows], y[rows])
+    ranks = (logits > logits[torch.arange(50), y][:, None]).sum(1)
+    means = module.means("val")
+    assert means["val_error"] == pytest.approx(100 * (ranks > 0).double().mean().item())
+    assert means["val_top5_error"] == pytest.approx(100 * (ranks > 4).double().mean().item())
+    assert means["val_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, y).item(), rel=1e-5)
+    assert module.sums == {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Optimiser
+
+
+def descend(recipe: Recipe, rates: list[float], se: SE | None) -> dict[str, Tensor]:
+    """The same training written out: batch by batch, gradient by gradient."""
+    net = models.create("resnet8", se, 10, in_channels=1, seed=0).train()
+    feed = load(DIGITS).train
+    velocity: dict[str, Tensor] = {}
+    step = 0
+    for epoch in range(recipe.epochs):
+        for x, y in feed.batches(recipe.batch_size, 0, epoch):
+            log_p = net(x).log_softmax(1)
+            loss = -log_p[torch.arange(len(y)), y].mean()
+            gradients = torch.autograd.grad(loss, list(net.parameters()))
+            with torch.no_grad():
+                for (name, weights), gradient in zip(net.named_parameters(), gradients, strict=True):
+                    if recipe.decay_norm or "conv" in name or name.endswith(("fc.weight", "fc1.weight", "fc2.weight")):
+                        gradient = gradient + recipe.weight_decay * weights
+                    velocity[name] = recipe.momentum * velocity.get(name, torch.zeros(())) + gradient
+                    nesterov = gradient + recipe.momentum * velocity[name]
+                    weights -= rates[step] * (nesterov if recipe.nesterov else velocity[name])
+            step += 1
+    return net.state_dict()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"momentum": 0.0, "weight_decay": 0.0},
+        {"momentum": 0.9, "weight_decay": 0.0},
+        {"momentum": 0.9, "weight_decay": 0.1},
+        {"momentum": 0.9, "weight_decay": 0.1, "decay_norm": False},
+        {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
+    ],
+    ids=str,
+)
+def test_the_optimiser_step_by_step(words: dict[str, Any]) -> None:
+    recipe = Recipe(epochs=2, batch_size=16, lr=0.05, **words)
+    se = SE(reduction=4)
+    seen = Rates()
+    ours = fit(recipe, seen, se=se).net.state_dict()
+    expected = descend(recipe, seen.seen, se)
+    assert ours.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            ours[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_decay_norm_spares_norms_and_biases_and_nothing_else() -> None:
+    """With a rate of weight decay that no gradient of these few steps reaches, what shrank is told at a glance."""
+    for decay_norm in (True, False):
+        recipe = Recipe(epochs=1, batch_size=20, lr=1e-3, momentum=0, weight_decay=300.0, decay_norm=decay_norm)
+        net = fit(recipe, se=SE(bias=True)).net
+        before = models.create("resnet8", SE(bias=True), 10, in_channels=1, seed=0)
+        for (name, new), (_, old) in zip(net.named_parameters(), before.named_parameters(), strict=True):
+            if old.any():
+                shrunk = bool(new.norm() < 0.8 * old.norm())
+                assert shrunk == (decay_norm or old.ndim > 1), name
