@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from senet_lab.config import RunError, UserError
 
@@ -18,6 +18,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (python -m senet_lab --help shows the commands)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Words may also stand behind options, where argparse leaves them over."""
+        found, rest = super().parse_known_args(args, namespace)
+        if hasattr(found, "words"):
+            found.words = [*found.words, *(word for word in rest if not word.startswith("-"))]
+            rest = [word for word in rest if word.startswith("-")]
+        return found, rest
 
 
 def parser() -> Parser:
@@ -29,7 +37,10 @@ def parser() -> Parser:
         "  python -m senet_lab table ratio                      from the store, as the study was run by default\n"
         "  python -m senet_lab table ratio data=cifar10 seeds=5 from the store, for these settings\n"
         "  python -m senet_lab table results/digits/resnet8-quick/ratio/trials.csv\n"
-        "  python -m senet_lab publish digits/resnet8-quick/ratio\n",
+        "  python -m senet_lab cost backbone=resnet50 se.reduction=8\n"
+        "  python -m senet_lab publish digits/resnet8-quick/ratio\n"
+        "  python -m senet_lab excitation 0123456789abcdef      the gates of a trial trained with training.keep=last\n"
+        "  python -m senet_lab excitation NET.ckpt data=cifar10 data.root=DIR --classes cat dog ship truck\n",
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     table = commands.add_parser("table", help="write and show a study's table again, without training")
@@ -41,6 +52,20 @@ def parser() -> Parser:
     publish.add_argument("--results", default="results/local", type=Path, help="where studies were run (%(default)s)")
     publish.add_argument("--to", default="results", type=Path, help="where tables are committed (%(default)s)")
     publish.set_defaults(run=publish_tables)
+    cost = commands.add_parser("cost", help="parameters and multiply-adds of a network by stage, without training")
+    cost.add_argument("words", nargs="*", help="the network (backbone=… se.reduction=… data.size=…)")
+    cost.set_defaults(run=show_cost)
+    excitation = commands.add_parser("excitation", help="the gates of a trained network, class by class")
+    excitation.add_argument("what", help="a checkpoint, or the id of a trial that was trained with training.keep=last")
+    excitation.add_argument("words", nargs="*", help="its data set, where no record tells (data=NAME data.root=DIR …)")
+    excitation.add_argument("--classes", nargs="+", help="names or labels (the paper's four, else four spread evenly)")
+    excitation.add_argument("--images", default=50, type=int, help="test images of each of them (%(default)s)")
+    excitation.add_argument("--every-block", action="store_true", help="not only the last SE block of each stage")
+    excitation.add_argument("--data-root", type=Path, help="where the data set lies now")
+    excitation.add_argument("--results", type=Path, help="where it was trained (results/local)")
+    excitation.add_argument("--storage", help="database URL of the records (that of --results)")
+    excitation.add_argument("--to", type=Path, help="where to write to (results/local/excitation/<name>)")
+    excitation.set_defaults(run=draw_excitation)
     store = commands.add_parser("store", help="delete single records, so that their trials are trained again")
     store.add_argument("action", choices=["forget"])
     store.add_argument("trial_ids", nargs="+", metavar="trial_id")
@@ -105,6 +130,21 @@ def publish_tables(arguments: argparse.Namespace) -> None:
         runs = root / name / "runs.csv"
         if runs.is_file():
             (arguments.to / name / "runs.csv").write_bytes(runs.read_bytes())
+
+
+def draw_excitation(arguments: argparse.Namespace) -> None:
+    from senet_lab.studies.excitation import draw  # torch comes with it
+
+    draw(arguments)
+
+
+def show_cost(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from senet_lab.compose import compose
+    from senet_lab.studies import costing  # torch comes with it
+
+    costing.show(compose(arguments.words), arguments.words, Console())
 
 
 def forget_records(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,187 @@
+"""The role of excitation: the paper's section 7.2, its figures 6 and 7, and its three observations in numbers.
+
+Made from the measured gates alone (a table with one line a block, channel and class), without the network:
+
+- `gates_by_class`: the mean gate of up to 50 evenly spaced channels for a few classes and for all of them (figure 6);
+- `gates_within_class`: mean ± standard deviation over the images of one class, for the first two (figure 7);
+- `blocks.csv`: for each block how class-specific it is, how saturated, and what removing its stage's SE would save.
+
+What is drawn is what `gates.csv` holds, so that the same file gives the same bytes. Classes are told apart by their
+line's dashes, markers and lightness, not only by its colour.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from senet_lab.reports import files
+from senet_lab.reports.gate_figures import ALL, BOUNDED, render
+
+
+def summarise(gates: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
+    """The three observations, one line a block.
+
+    Args:
+        gates: one line a block, channel and class, as `gates.csv` has it. The lines for `ALL` have, over the images of
+            all classes, the shares `high` and `low` and the variances `within` and `between` classes.
+        blocks: one line a block, with its stage, squeeze, excitation, stage_se_params and params.
+
+    Returns:
+        `blocks` with channels, images, mean (of all gates), within and between (variances, means over the channels),
+        specificity (between over within; 0 where sampling alone explains the classes' differences, infinite where
+        gates differ between classes only, NaN where images or classes are too few), high and low (shares of the gates
+        above 0.95 and below 0.05), and saved_percent (the stage's SE in percent of the network's weights).
+    """
+    every = gates[gates["class"] == ALL].groupby("block", sort=False)
+    found = blocks.set_index("block").assign(
+        channels=every.size(),
+        images=every["images"].first(),
+        **{name: every[name].mean() for name in ("mean", "within", "between", "high", "low")},
+    )
+    found["specificity"] = [_ratio(b, w) for b, w in zip(found["between"], found["within"], strict=True)]
+    found["saved_percent"] = 100 * found["stage_se_params"] / found["params"]
+    return found.reset_index()
+
+
+def _ratio(between: float, within: float) -> float:
+    if math.isnan(between) or math.isnan(within):
+        return math.nan
+    between = max(between, 0.0)
+    return between / within if within > 0 else math.inf if between > 0 else 0.0
+
+
+def observations(summary: pd.DataFrame) -> list[str]:
+    """What the numbers say, a sentence for each of the paper's observations, and what to keep in mind."""
+    first, last = summary.iloc[0], summary.iloc[-1]
+    known = summary[summary["specificity"].notna()]
+    said = []
+    if len(known) == 0:
+        said.append("Class-specific: not to be told from so few images or classes.")
+    elif len(summary) == 1:
+        said.append(
+            f"Class-specific: between-class over within-class variance is {_number(first['specificity'])} "
+            f"in {first['block']}."
+        )
+    else:
+        values = summary["specificity"].to_numpy()
+        most = known.iloc[int(known["specificity"].argmax())]
+        course = (
+            "it rises from block to block, as in the paper"
+            if (np.diff(values) > 0).all()
+            else f"it does not rise from block to block; most in {most['block']}, {_number(most['specificity'])}"
+        )
+        said.append(
+            f"Class-specific: between-class over within-class variance is {_number(first['specificity'])} in "
+            f"{first['block']} and {_number(last['specificity'])} in {last['block']}; {course}."
+        )
+    saturated = summary["high"] + summary["low"]
+    most = summary.iloc[int(saturated.argmax())]
+    said.append(
+        f"Saturated{', most of all' * (len(summary) > 1)}: of the gates of {most['block']}, "
+        f"{_percent(most['high'])} are above 0.95 and {_percent(most['low'])} below 0.05."
+    )
+    where = f"stage {last['stage']}" if pd.notna(last["stage"]) else str(last["block"])
+    said.append(
+        f"Cost: without SE in {where}, the last with any, the network would have {last['stage_se_params']:,} "
+        f"parameters fewer, {last['saved_percent']:.2f}% of its {last['params']:,}."
+    )
+    return said + notes(summary)
+
+
+def notes(summary: pd.DataFrame) -> list[str]:
+    """What a reader must know about these gates."""
+    kinds = sorted(set(summary["excitation"]) - set(BOUNDED))
+    said = []
+    if kinds:
+        range_of = {
+            "softmax": "sum to 1 over the channels",
+            "tanh": "lie between -1 and 1",
+            "relu": "have no upper end",
+        }
+        words = ", ".join(f"{kind} gates {range_of.get(kind, 'have another range')}" for kind in kinds)
+        said.append(f"0.95 and 0.05 are meant for a sigmoid: {words}.")
+    still = summary[(summary["within"] == 0) & (summary["between"] == 0)]["block"]
+    if len(still):
+        said.append(f"The same for every image: the gates of {', '.join(still)}, whose hidden layer may be dead.")
+    if "none" in set(summary["squeeze"]):
+        said.append("Nothing is squeezed: a gate is a map over H × W, and its mean stands for it here.")
+    return said
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Files and terminal
+
+
+def write(folder: str | Path, gates: pd.DataFrame, blocks: pd.DataFrame, title: str) -> list[Path]:
+    """Write `gates.csv`, `blocks.csv` and both figures (svg, png, pdf) into a folder, all or none.
+
+    Args:
+        folder: made if missing.
+        gates: see `summarise`.
+        blocks: see `summarise`.
+        title: what network on what images.
+    """
+    text = gates.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    gates = read(io.StringIO(text))
+    summary = summarise(gates, blocks)
+    contents = {
+        "gates.csv": text.encode(),
+        "blocks.csv": summary.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode(),
+        **render(gates, summary, title),
+    }
+    return files.replace_all(folder, contents)
+
+
+def read(source: Any) -> pd.DataFrame:
+    """The gates in a `gates.csv`."""
+    kinds: dict[Any, Any] = {"class": str, "block": str, "stage": "Int64"}
+    return pd.read_csv(
+        source,
+        dtype=kinds,
+        keep_default_na=False,
+        na_values={name: [""] for name in ("stage", "mean", "sd", "within", "between")},
+    )
+
+
+def terminal(summary: pd.DataFrame, console: Console) -> None:
+    """The observations on the terminal: a table and its reading, no wider than 80 columns."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("\nblock")
+    for head in ("\nchannels", "mean\ngate", "between /\nwithin", "gates\n> 0.95", "gates\n< 0.05"):
+        table.add_column(head, justify="right")
+    table.add_column("SE of the\nstage", justify="right")
+    table.add_column("of the\nnetwork", justify="right")
+    for _, row in summary.iterrows():
+        name = str(row["block"])
+        table.add_row(
+            Text(name if len(name) <= 20 else "…" + name[-19:]),
+            f"{row['channels']:,}",
+            f"{row['mean']:.3g}",
+            _number(row["specificity"]),
+            _percent(row["high"]),
+            _percent(row["low"]),
+            f"{row['stage_se_params']:,}",
+            f"{row['saved_percent']:.2f}%",
+        )
+    console.print(table)
+    for sentence in observations(summary):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=False)

@@ -1,0 +1,192 @@
+"""Figures 6 and 7 of the paper (section 7.2), from the table of measured gates.
+
+Classes are told apart by their line's dashes, markers and lightness, not only by its colour. The same table gives the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from senet_lab.reports.figures import FORMATS, LABEL_SIZE, SETTINGS
+
+ALL = "all classes"  # in place of a class's name: the images of all of them
+CHANNELS = 50  # drawn of each block
+FIGURES = ("gates_by_class", "gates_within_class")
+BOUNDED = ("sigmoid",)  # excitations whose gates lie between 0 and 1 and are drawn on that scale
+PANEL = (3.4, 2.2)  # inches
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a class is drawn."""
+
+    colour: str
+    dashes: Any
+    width: float
+    marker: str
+
+
+EVERY = Style("black", "solid", 1.8, "")
+STYLES = (
+    Style("#0072B2", "solid", 0.9, "o"),
+    Style("#E69F00", "solid", 1.1, "x"),
+    Style("#D55E00", (0, (4, 1.5)), 1.0, "^"),
+    Style("#56B4E9", (0, (1, 1)), 1.3, "s"),
+    Style("#CC79A7", (0, (6, 1.5, 1, 1.5)), 1.0, "v"),
+    Style("#009E73", (0, (2, 2)), 1.0, "D"),
+)
+MOST = len(STYLES)  # classes that one figure can tell apart
+
+
+def render(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> dict[str, bytes]:
+    """Both figures' files by name."""
+    contents = {}
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(SETTINGS)
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class may be called in any script
+        for name, draw in zip(FIGURES, (by_class, within_class), strict=True):
+            figure = draw(gates, summary, title)
+            for form, options in FORMATS.items():
+                suffix = form.rpartition(".")[2]
+                content = io.BytesIO()
+                figure.savefig(content, format=suffix, **options)
+                contents[f"{name}.{suffix}"] = content.getvalue()
+    return contents
+
+
+def by_class(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> Figure:
+    """Figure 6: for each block the mean gate of its channels, a line a class, and one for all classes."""
+    classes = classes_of(gates)
+
+    def lines(axes: Axes, block: pd.DataFrame) -> None:
+        for name, style in [(ALL, EVERY), *zip(classes, STYLES, strict=False)]:
+            one = block[block["class"] == name]
+            axes.plot(
+                one["channel"],
+                one["mean"],
+                color=style.colour,
+                linestyle=style.dashes,
+                linewidth=style.width,
+                marker=style.marker,
+                markersize=2.2,
+                label=name,
+                zorder=2 if name == ALL else 3,
+            )
+
+    counts = gates.groupby("class", sort=False)["images"].first()
+    images = f"{_range(counts[classes])} images a class, {counts[ALL]:,} in all"
+    return _panels(gates, summary, ("Mean gate by class", f"{title}: {images}"), "mean gate", lines)
+
+
+def within_class(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> Figure:
+    """Figure 7: for each block mean ± standard deviation of its channels' gates over the images of one class."""
+    classes = classes_of(gates)[:2]
+    looks = ((STYLES[0], 0.30, None), (Style("#D55E00", (0, (4, 1.5)), 1.1, "^"), 0.0, "//////"))
+
+    def bands(axes: Axes, block: pd.DataFrame) -> None:
+        for name, (style, alpha, hatch) in zip(classes, looks, strict=False):
+            one = block[block["class"] == name]
+            low, high = one["mean"] - one["sd"].fillna(0), one["mean"] + one["sd"].fillna(0)
+            axes.fill_between(
+                one["channel"],
+                low,
+                high,
+                facecolor=mpl.colors.to_rgba(style.colour, alpha),
+                edgecolor=mpl.colors.to_rgba(style.colour, 0.4),
+                hatch=hatch,
+                linewidth=0.4,
+            )
+            axes.plot(
+                one["channel"],
+                one["mean"],
+                color=style.colour,
+                linestyle=style.dashes,
+                linewidth=style.width,
+                label=name,
+            )
+
+    counts = gates.groupby("class", sort=False)["images"].first()
+    images = f"{_range(counts[classes])} images a class"
+    heading = ("Gates within a class, mean ± standard deviation", f"{title}: {images}")
+    return _panels(gates, summary, heading, "gate", bands)
+
+
+def classes_of(gates: pd.DataFrame) -> list[str]:
+    """The classes that are listed one by one, in their order."""
+    return [name for name in gates["class"].unique() if name != ALL]
+
+
+def drawn_channels(channels: int) -> list[int]:
+    """Up to 50 channels, evenly spaced from the first to the last."""
+    places = np.linspace(0, channels - 1, min(CHANNELS, channels)).round().astype(int)
+    return [int(place) for place in np.unique(places)]
+
+
+def _panels(
+    gates: pd.DataFrame,
+    summary: pd.DataFrame,
+    heading: tuple[str, str],
+    what: str,
+    draw: Callable[[Axes, pd.DataFrame], None],
+) -> Figure:
+    """A panel a block, filled in by `draw` with the channels that are shown of it."""
+    columns = min(len(summary), 2 if len(summary) == 4 else 3)
+    rows = -(-len(summary) // columns)
+    width = max(PANEL[0] * columns, 5.0)
+    figure = Figure(figsize=(width, PANEL[1] * rows + 0.9), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # type: ignore[union-attr,call-arg]
+    room = int(13 * width)  # letters that fit into a line
+    figure.suptitle("\n".join(_short(line, room) for line in heading), fontsize=9.5)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(summary):
+            axes.set_axis_off()
+            continue
+        row = summary.iloc[place]
+        block = gates[gates["block"] == row["block"]]
+        channels = drawn_channels(int(row["channels"]))
+        draw(axes, block[block["channel"].isin(channels)])
+        count = f"{len(channels)} of {row['channels']:,}" if len(channels) < row["channels"] else f"{row['channels']}"
+        axes.set_title(f"{_short(str(row['block']), 30)}: {count} channels")
+        axes.set_xlabel("channel")
+        axes.set_ylabel(what)
+        axes.margins(x=0.02)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if row["excitation"] in BOUNDED:
+            axes.set_ylim(-0.02, 1.02)
+        axes.grid(axis="y", color="0.92")
+        axes.set_axisbelow(True)
+    handles, names = grid.flat[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        [_short(name, 24) for name in names],
+        loc="outside lower center",
+        title="class",
+        title_fontsize=LABEL_SIZE,
+        ncols=min(len(names), 7 if columns == 3 else 5 if columns == 2 else 3),
+        frameon=False,
+        fontsize=LABEL_SIZE,
+        handlelength=3,
+    )
+    return figure
+
+
+def _range(counts: pd.Series[int]) -> str:
+    few, many = counts.min(), counts.max()
+    return f"{few}" if few == many else f"{few}–{many}"
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

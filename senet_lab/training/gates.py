@@ -1,0 +1,303 @@
+"""The gates of a trained network, class by class: what figures 6 and 7 of the paper (section 7.2) are drawn from.
+
+The network is run over test images as it is, and every SE block shown is asked for the gates that it applies to them;
+nothing of the network is changed. Means and variances are summed up as the images go by, so that neither the number of
+images nor that of classes is bounded by memory.
+
+A gate is one number per image and channel. Where nothing is squeezed (section 7.1) it is a map, B × C × H × W; its mean
+over H × W stands for it.
+
+Shapes: B batch, N images, C channels of a block, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from senet_lab.config import RunError
+from senet_lab.models.insert import stage_of
+from senet_lab.models.se import SEBlock
+from senet_lab.training.classes import ALL
+
+Array = np.ndarray[Any, Any]
+
+HIGH, LOW = 0.95, 0.05  # a gate beyond these is saturated: its channel is as good as always on, or off
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One SE block whose gates are measured.
+
+    Attributes:
+        name: as the paper has it, SE_stage_block; the path of a block that is in no stage.
+        path: of the module.
+        stage: in the paper's numbering; None outside the stages.
+        block: the module.
+        stage_params: weights of all SE blocks of its stage; of this one if it is in none.
+    """
+
+    name: str
+    path: str
+    stage: int | None
+    block: SEBlock
+    stage_params: int
+
+
+def blocks_of(net: nn.Module, every: bool = False) -> list[Shown]:
+    """The last SE block of each stage, and those that are in no stage, in the network's order; with `every`, all."""
+    by_stage: dict[int | str, list[tuple[str, SEBlock]]] = {}
+    for path, part in net.named_modules():
+        if isinstance(part, SEBlock):
+            stage = stage_of(path)
+            by_stage.setdefault(path if stage is None else stage, []).append((path, part))
+    found = []
+    for key, members in by_stage.items():
+        params = sum(weight.numel() for _, part in members for weight in part.parameters() if weight.requires_grad)
+        for number, (path, part) in enumerate(members, start=1):
+            name, stage = (f"SE_{key}_{number}", key) if isinstance(key, int) else (key, None)
+            if every or number == len(members):
+                found.append(Shown(name, path, stage, part, params))
+    return found
+
+
+@contextmanager
+def watched(blocks: Iterable[Shown]) -> Iterator[dict[str, Tensor]]:
+    """Inside, the latest gates of each block by its name, B × C; the network is as it was afterwards."""
+    latest: dict[str, Tensor] = {}
+
+    def watch(shown: Shown) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def before(block: nn.Module, given: tuple[Tensor, ...]) -> None:
+            latest[shown.name] = shown.block.gate(given[0]).mean((2, 3))
+
+        return before
+
+    hooks = []
+    try:
+        for shown in blocks:
+            hooks.append(shown.block.register_forward_pre_hook(watch(shown)))
+        yield latest
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Inside, the network is in evaluation mode; every part of it is in its own mode again afterwards."""
+    modes = [(part, part.training) for part in net.modules()]
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+class Tally:
+    """Sums over images from which the moments of each class and channel follow. They are taken relative to the first
+    image, so that gates which never change have a variance of exactly 0."""
+
+    def __init__(self, classes: int, channels: int) -> None:
+        self.images_K = torch.zeros(classes, dtype=torch.float64)
+        self.sums_KC, self.squares_KC, self.high_KC, self.low_KC = torch.zeros(
+            4, classes, channels, dtype=torch.float64
+        )
+        self.first_C: Tensor | None = None
+
+    def add(self, gates_BC: Tensor, labels_B: Tensor) -> None:
+        """Add a batch; labels count from 0."""
+        if not len(labels_B):
+            return
+        gates_BC = gates_BC.double().cpu()
+        if self.first_C is None:
+            self.first_C = gates_BC[0].clone()
+        shifted_BC = gates_BC - self.first_C
+        self.images_K.index_add_(0, labels_B, torch.ones(len(labels_B), dtype=torch.float64))
+        for sums_KC, values_BC in (
+            (self.sums_KC, shifted_BC),
+            (self.squares_KC, shifted_BC**2),
+            (self.high_KC, (gates_BC > HIGH).double()),
+            (self.low_KC, (gates_BC < LOW).double()),
+        ):
+            sums_KC.index_add_(0, labels_B, values_BC)
+
+    def frame(self, names: Sequence[str]) -> pd.DataFrame:
+        """One line a class and channel: mean, standard deviation over images, and the shares that are saturated."""
+        means_KC, squares_KC = self.moments()
+        images_K1 = self.images_K.numpy()[:, None]
+        return self.lines(
+            names,
+            mean=means_KC,
+            sd=np.sqrt(divided(squares_KC, images_K1 - 1)),
+            images=np.broadcast_to(images_K1, means_KC.shape),
+            high=divided(self.high_KC.numpy(), images_K1),
+            low=divided(self.low_KC.numpy(), images_K1),
+        )
+
+    def together(self) -> pd.DataFrame:
+        """One line a channel, over the images of all classes; and the two variances that they come from."""
+        present = self.images_K.numpy() > 0
+        images_K = self.images_K.numpy()[present]
+        means_KC, squares_KC = (moment[present] for moment in self.moments())
+        within_C, between_C = components(images_K, means_KC, squares_KC)
+        total = images_K.sum()
+        mean_C = images_K @ means_KC / total
+        squares_C = squares_KC.sum(0) + images_K @ (means_KC - mean_C) ** 2
+        values = {
+            "mean": mean_C,
+            "sd": np.sqrt(divided(squares_C, np.full_like(mean_C, total - 1))),
+            "images": np.full_like(mean_C, total),
+            "high": self.high_KC.numpy().sum(0) / total,
+            "low": self.low_KC.numpy().sum(0) / total,
+            "within": within_C,
+            "between": between_C,
+        }
+        return self.lines([ALL], **{name: value[None] for name, value in values.items()})
+
+    def moments(self) -> tuple[Array, Array]:
+        """Means, and sums of squared deviations from them, K × C."""
+        assert self.first_C is not None, "nothing was tallied"
+        sums_KC, images_K1 = self.sums_KC.numpy(), self.images_K.numpy()[:, None]
+        offsets_KC = divided(sums_KC, images_K1)
+        squares_KC = np.maximum(self.squares_KC.numpy() - offsets_KC * sums_KC, 0)  # rounding may go below
+        return self.first_C.numpy() + offsets_KC, squares_KC
+
+    def lines(self, names: Sequence[str], **values_KC: Array) -> pd.DataFrame:
+        classes, channels = next(iter(values_KC.values())).shape
+        frame = pd.DataFrame(
+            {"channel": np.tile(np.arange(channels), classes), "class": np.repeat(np.array(names, object), channels)}
+        )
+        return frame.assign(**{name: value.ravel() for name, value in values_KC.items()})
+
+
+def divided(above: Array, below: Array) -> Array:
+    """The quotient; NaN where the divisor is not positive."""
+    below = np.broadcast_to(below, above.shape)
+    quotient: Array = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    return quotient
+
+
+def components(images_K: Array, means_KC: Array, squares_KC: Array) -> tuple[Array, Array]:
+    """Variance within classes and variance between classes, C each, by the analysis of variance of one factor.
+
+    The first is the mean square within. The second is what is left of the variance of the class means once the share
+    that the first alone gives them is taken off, so that without any difference between classes it is 0 on average
+    (and may be negative): (mean square between - mean square within) / n₀, n₀ being the images a class.
+
+    Args:
+        images_K: images of each class, all above 0.
+        means_KC: of each class.
+        squares_KC: sums of squared deviations from them.
+
+    Returns:
+        NaN where there are too few images, or for the second too few classes.
+    """
+    total, classes = images_K.sum(), len(images_K)
+    shape = means_KC.shape[1:]
+    within_C = squares_KC.sum(0) / (total - classes) if total > classes else np.full(shape, np.nan)
+    if classes < 2:
+        return within_C, np.full(shape, np.nan)
+    deviations_KC = means_KC - images_K @ means_KC / total
+    between_C = images_K @ deviations_KC**2 / (classes - 1)
+    typical = (total - (images_K**2).sum() / total) / (classes - 1)
+    return within_C, (between_C - within_C) / typical
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The gates of a network.
+
+    Attributes:
+        gates: one line a block, channel and class (or ALL): block, stage, channel, class, mean, sd, images, high and
+            low (shares of the images whose gate is above 0.95, below 0.05); for ALL also within and between
+            (variances, see `components`).
+        blocks: one line a block: block, stage, module (its path), squeeze, excitation, stage_se_params (weights of the
+            SE of its stage), params (weights of the network).
+    """
+
+    gates: pd.DataFrame
+    blocks: pd.DataFrame
+
+
+def measure(
+    net: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    names: Sequence[str],
+    figure: Sequence[int],
+    *,
+    images_a_class: int = 50,
+    every: bool = False,
+    report: Callable[[int], None] = lambda images: None,
+) -> Measured:
+    """Run the network over images, and measure the gates of its SE blocks.
+
+    Args:
+        net: with SE blocks; on any device.
+        batches: images (B, C, H, W) and labels.
+        names: of all classes.
+        figure: labels of the classes that are listed one by one, from their first `images_a_class` images each; the
+            lines for ALL are made from every image.
+        images_a_class: see `figure`.
+        every: whether to measure every block, not only the last of each stage.
+        report: called with the number of images after each batch.
+
+    Raises:
+        RunError: the network cannot take the images, or its gates are not numbers.
+    """
+    blocks = blocks_of(net, every)
+    device = next(net.parameters()).device
+    listed = {shown.name: Tally(len(figure), shown.block.channels) for shown in blocks}
+    tallies = {shown.name: Tally(len(names), shown.block.channels) for shown in blocks}
+    missing = dict.fromkeys(figure, images_a_class)
+    done = 0
+    with evaluating(net), watched(blocks) as latest:
+        for x_BCHW, y_B in batches:
+            try:
+                net(x_BCHW.to(device))
+            except RuntimeError as error:
+                size = " × ".join(map(str, x_BCHW.shape[1:]))
+                raise RunError(f"the network failed on images of {size}: {str(error).splitlines()[0]}") from error
+            rows, places = [], []  # of the batch that are among the first of their class, and that class's place
+            for place, label in enumerate(figure):
+                taken = torch.nonzero(y_B == label).flatten()[: missing[label]]
+                missing[label] -= len(taken)
+                rows.append(taken)
+                places.append(torch.full_like(taken, place))
+            for shown in blocks:
+                if shown.name not in latest:
+                    raise RunError(f"{shown.name} ({shown.path}) has no part in what the network computes")
+                gates_BC = latest[shown.name]
+                if not gates_BC.isfinite().all():
+                    raise RunError(f"the gates of {shown.name} are not all numbers: the training must have diverged")
+                tallies[shown.name].add(gates_BC, y_B)
+                listed[shown.name].add(gates_BC[torch.cat(rows)], torch.cat(places))
+            done += len(y_B)
+            report(done)
+    chosen = [names[label] for label in figure]
+    frames = []
+    for shown in blocks:
+        both = [listed[shown.name].frame(chosen), tallies[shown.name].together()]
+        frames.append(pd.concat(both, ignore_index=True).assign(block=shown.name, stage=shown.stage))
+    gates = pd.concat(frames, ignore_index=True).astype({"images": int, "stage": "Int64"})
+    first = ["block", "stage", "channel", "class", "mean", "sd", "images"]
+    facts = pd.DataFrame(
+        {
+            "block": [shown.name for shown in blocks],
+            "stage": pd.array([shown.stage for shown in blocks], dtype="Int64"),
+            "module": [shown.path for shown in blocks],
+            "squeeze": [shown.block.squeeze for shown in blocks],
+            "excitation": [shown.block.excitation for shown in blocks],
+            "stage_se_params": [shown.stage_params for shown in blocks],
+            "params": sum(weight.numel() for weight in net.parameters() if weight.requires_grad),
+        }
+    )
+    return Measured(gates[first + [name for name in gates if name not in first]], facts)
