@@ -89,7 +89,11 @@ class Data:
         test: name of the test tree below `root` (`folder` only; ImageNet calls it val).
         size: height and width of the images that the network sees, in pixels.
         resize: short side that test images are resized to before the centre crop, in pixels (`folder` only); 0 takes
-            size × 256 / 224.
+            the paper's 256 for 224 and 352 for 299, else size × 256 / 224.
+        crops: what is cut out of a test image: 1 (the centre) or 10 (corners and centre, and their mirror images), over
+            which predicted probabilities are averaged (`folder` only). Validation sees the centre.
+        scales: short sides in pixels that test images are resized to, one after the other, averaged over likewise
+            (`folder` only); empty takes `resize`.
         augment: `none`, `crop` (pad an eighth, crop), `cifar` (flip, pad 4 of 32, crop) or `imagenet` (random resized
             crop, flip; `folder` only).
         validation: share of the training images held out for validation, the same images for every row and seed.
@@ -106,6 +110,8 @@ class Data:
     test: str = "val"
     size: int = 8
     resize: int = 0
+    crops: int = 1
+    scales: list[int] = field(default_factory=list)
     augment: str = "none"
     validation: float = 0.1
     subset: int | None = None

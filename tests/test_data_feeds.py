@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +20,19 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from senet_lab.config import Data, RunError
+from senet_lab.config import Data, RunError, UserError
 from senet_lab.training.data import load
-from senet_lab.training.feeds import AUGMENTS, STATISTICS, DecodedImages, TensorFeed, crop, flip, image_transform, mixed
+from senet_lab.training.feeds import (
+    AUGMENTS,
+    STATISTICS,
+    DecodedImages,
+    ManyViews,
+    TensorFeed,
+    crop,
+    flip,
+    image_transform,
+    mixed,
+)
 
 DIGITS = Data(augment="crop", validation=0.2)
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
@@ -234,11 +247,48 @@ def test_the_test_transform_by_hand() -> None:
     np.testing.assert_allclose(x.transpose(1, 2, 0), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "resize", "expected"), [(224, 0, 256), (224, 256, 256), (299, 352, 352), (64, 0, 73)])
+@pytest.mark.parametrize(("size", "resize", "expected"), [(224, 0, 256), (224, 288, 288), (299, 0, 352), (64, 0, 73)])
 def test_the_short_side_of_test_images(size: int, resize: int, expected: int) -> None:
     steps = image_transform(Data(name="folder", size=size, resize=resize), training=False).transforms
     assert steps[0].size == [expected]
     assert steps[1].size == (size, size)
+
+
+def test_ten_crops_by_hand() -> None:
+    """Corners and centre of a picture that need not be interpolated, and their mirror images."""
+    image = picture(1, width=24, height=18)
+    x_VCHW = ManyViews(Data(name="folder", size=16, resize=18, crops=10))(image).numpy()
+    mean, std = STATISTICS["folder"]
+    pixels = (np.asarray(image) / 255 - mean) / std
+    five = [pixels[top : top + 16, left : left + 16] for top, left in ((0, 0), (0, 8), (2, 0), (2, 8), (1, 4))]
+    mirrored = [five[corner][:, ::-1] for corner in (1, 0, 3, 2, 4)]  # left is right in a mirror
+    expected = np.stack(five + mirrored)
+    np.testing.assert_allclose(x_VCHW.transpose(0, 2, 3, 1), expected, atol=1e-6)
+
+
+def test_views_at_several_scales(tree: Data) -> None:
+    """The centre at each scale is what the plain test sees when it resizes to that scale."""
+    feed = load(replace(tree, scales=[18, 24])).test
+    x_BVCHW = torch.cat([x for x, _ in feed.test_batches(4)])
+    assert x_BVCHW.shape[:2] == (7, 2)
+    for view, side in enumerate((18, 24)):
+        plain = torch.cat([x for x, _ in load(replace(tree, resize=side)).test.test_batches(4)])
+        assert torch.equal(x_BVCHW[:, view], plain)
+    both = load(replace(tree, scales=[18, 24], crops=10)).test
+    assert next(iter(both.test_batches(20)))[0].shape == (1, 20, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"crops": 5}, "data.crops: 5 is neither 1 nor 10"),
+        ({"scales": [20, 8]}, "data.scales: 8 is less than data.size=16"),
+        ({"name": "digits", "size": 8, "augment": "none", "crops": 10}, "these are for folder"),
+    ],
+)
+def test_views_that_cannot_be(tree: Data, fields: dict[str, Any], word: str) -> None:
+    with pytest.raises(UserError, match=re.escape(word)):
+        load(replace(tree, **fields))
 
 
 def test_the_training_transform_is_the_papers() -> None:

@@ -219,3 +219,14 @@ def test_decay_norm_spares_norms_and_biases_and_nothing_else() -> None:
             if old.any():
                 shrunk = bool(new.norm() < 0.8 * old.norm())
                 assert shrunk == (decay_norm or old.ndim > 1), name
+
+
+def test_views_are_averaged_over_probabilities() -> None:
+    """The test's logits over views, against the mean of the softmax of each view by itself."""
+    module = SENet("resnet8", SE(), seed=0).eval()
+    x_BVCHW = torch.randn(3, 10, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = torch.stack([module(x_BVCHW[:, view]).softmax(1) for view in range(10)]).mean(0)
+        torch.testing.assert_close(module.over_views(x_BVCHW).exp(), expected)
+        module.test_step((x_BVCHW, expected.argmax(1)), 0)
+    assert module.means("test")["test_error"] == 0

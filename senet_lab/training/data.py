@@ -158,6 +158,12 @@ def check(data: Data) -> None:
         raise UserError(f"data.augment: {data.name} has no augmentation '{data.augment}'; it has {', '.join(augments)}")
     if data.size != SIZES.get(data.name, data.size):
         raise UserError(f"data.size={data.size}: the images of {data.name} have {SIZES[data.name]} pixels a side")
+    if data.crops not in (1, 10):
+        raise UserError(f"data.crops: {data.crops} is neither 1 nor 10")
+    if data.name != "folder" and (data.crops != 1 or data.scales):
+        raise UserError(f"data.crops, data.scales: the images of {data.name} are tested whole; these are for folder")
+    if data.scales and min(data.scales) < data.size:
+        raise UserError(f"data.scales: {min(data.scales)} is less than data.size={data.size}, which is cut out of it")
     if data.name == "folder" and 0 < data.resize < data.size:
         raise UserError(f"data.resize={data.resize} is less than data.size={data.size}, which is cut out of it")
     if not 0 < data.validation < 1:

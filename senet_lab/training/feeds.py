@@ -61,6 +61,10 @@ class TensorFeed:
 
         return Batches(make, -(-fed(len(self), batch_size, seed) // batch_size))
 
+    def test_batches(self, batch_size: int) -> Batches:
+        """The split in its own order."""
+        return self.batches(batch_size)
+
 
 class FolderFeed:
     """A split that lies on disk as one image a file; every image is decoded and augmented by itself."""
@@ -74,11 +78,23 @@ class FolderFeed:
 
     def batches(self, batch_size: int, seed: int | None = None, epoch: int = 0) -> Batches:
         """The split in its own order, or, with a seed, shuffled and augmented as that epoch wants it."""
+        transform = image_transform(self.data, training=seed is not None)
+        return self.decoded(transform, batch_size, seed, epoch)
+
+    def test_batches(self, batch_size: int) -> Batches:
+        """The split in its own order; where the test wants several views of an image, x is (B, V, C, H, W)."""
+        if self.data.crops == 1 and not self.data.scales:
+            return self.batches(batch_size)
+        views = self.data.crops * max(1, len(self.data.scales))
+        return self.decoded(ManyViews(self.data), max(1, batch_size // views))
+
+    def decoded(self, transform: Any, batch_size: int, seed: int | None = None, epoch: int = 0) -> Batches:
+        """Batches of the images as a transform makes them."""
         from torch.utils.data import DataLoader
 
         generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
         order = order_of(len(self), batch_size, seed, generator)
-        images = DecodedImages(self.files, image_transform(self.data, training=seed is not None), seed, epoch)
+        images = DecodedImages(self.files, transform, seed, epoch)
         loader: DataLoader[Any] = DataLoader(
             images,
             batch_size=batch_size,
@@ -187,6 +203,9 @@ AUGMENTS: dict[str, tuple[Callable[[Tensor, torch.Generator], Tensor], ...]] = {
 }
 
 
+PAPER_RESIZE = {224: 256, 299: 352}  # crop → short side, in pixels (section 5.1)
+
+
 def image_transform(data: Data, training: bool) -> Any:
     """From a PIL image to a normalised (C, H, W) tensor: the paper's section 5.1.
 
@@ -195,9 +214,35 @@ def image_transform(data: Data, training: bool) -> Any:
     """
     from torchvision.transforms import v2
 
-    mean, std = STATISTICS["folder"]
-    resize = data.resize or round(data.size * 256 / 224)
-    pixels = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
     if training and data.augment == "imagenet":
-        return v2.Compose([v2.RandomResizedCrop(data.size, antialias=True), v2.RandomHorizontalFlip(), pixels])
-    return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(data.size), pixels])
+        return v2.Compose([v2.RandomResizedCrop(data.size, antialias=True), v2.RandomHorizontalFlip(), pixels()])
+    return v2.Compose([v2.Resize(short_side(data), antialias=True), v2.CenterCrop(data.size), pixels()])
+
+
+class ManyViews:
+    """From a PIL image to its normalised views, (V, C, H, W): `data.crops` crops at each of `data.scales`."""
+
+    def __init__(self, data: Data) -> None:
+        from torchvision.transforms import v2
+
+        self.resized = [v2.Resize(side, antialias=True) for side in data.scales or [short_side(data)]]
+        self.cut = v2.TenCrop(data.size) if data.crops == 10 else v2.CenterCrop(data.size)
+        self.crops = data.crops
+        self.pixels = pixels()
+
+    def __call__(self, image: Any) -> Tensor:
+        scaled = [self.cut(resize(image)) for resize in self.resized]
+        views = scaled if self.crops == 1 else [view for ten in scaled for view in ten]
+        return torch.stack([self.pixels(view) for view in views])
+
+
+def short_side(data: Data) -> int:
+    """What the short side of a test image is resized to, in pixels."""
+    return data.resize or PAPER_RESIZE.get(data.size, round(data.size * 256 / 224))
+
+
+def pixels() -> Any:
+    """From a PIL image to a normalised tensor."""
+    from torchvision.transforms import v2
+
+    return v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*STATISTICS["folder"])])

@@ -81,9 +81,14 @@ class SENet(pl.LightningModule):
         self.add("val", F.cross_entropy(logits_BK, y_B), logits_BK, y_B)
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        x_BCHW, y_B = batch
-        logits_BK = self(x_BCHW)
+        x, y_B = batch
+        logits_BK = self(x) if x.ndim == 4 else self.over_views(x)
         self.add("test", F.cross_entropy(logits_BK, y_B), logits_BK, y_B)
+
+    def over_views(self, x_BVCHW: Tensor) -> Tensor:
+        """Log of the mean predicted probabilities over the views of each image (ten crops, several scales)."""
+        logits_BVK: Tensor = self(x_BVCHW.flatten(0, 1)).unflatten(0, x_BVCHW.shape[:2])
+        return logits_BVK.log_softmax(2).logsumexp(1) - math.log(x_BVCHW.shape[1])
 
     # ------------------------------------------------------------------------------------------------- sums of a split
 

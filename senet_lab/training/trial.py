@@ -46,14 +46,14 @@ class Feeding(pl.LightningDataModule):
         return self.splits.train.batches(self.batch_size, self.seed, self.trainer.current_epoch)
 
     def val_dataloader(self) -> Any:
-        return self.evaluated(self.splits.validation)
+        return self.splits.validation.batches(self.evaluated(self.splits.validation))
 
     def test_dataloader(self) -> Any:
-        return self.evaluated(self.splits.test)
+        return self.splits.test.test_batches(self.evaluated(self.splits.test))
 
-    def evaluated(self, feed: TensorFeed | FolderFeed) -> Any:
+    def evaluated(self, feed: TensorFeed | FolderFeed) -> int:
         """Larger batches where images are small; otherwise no more of them in memory at once than training has."""
-        return feed.batches(self.batch_size if isinstance(feed, FolderFeed) else 4 * self.batch_size)
+        return self.batch_size if isinstance(feed, FolderFeed) else 4 * self.batch_size
 
 
 class Epochs(pl.Callback):
