@@ -1,24 +1,46 @@
 """Weights & Biases: a run for every trial, and one for the study that holds its table and figure.
 
-A trial's run id is its trial id, so that nothing is uploaded twice. Offline (the default), a run is written once, from
-its record, when the trial has ended: in a temporary folder, then renamed, so that a folder that is there is whole
-(W&B cannot go on with an offline run that was cut off). Online, curves are live.
+A trial's run id is its trial id, in whichever study it appears, so that nothing is there twice. Offline (the default),
+a run is written once, from its record, when the trial has ended: in a temporary folder, then renamed, so that a run
+that is there is whole (W&B cannot go on with an offline run that was cut off); `wandb sync` uploads these folders.
+Online, curves are live, and a run that was cut off is resumed.
+
+Tracking is never in the way of training: a thread of its own does it, and what it could not write is said at the end.
+The same command, given again, writes what is missing.
+
+The configuration says whether (`tracking`) and where on disk (`results`); WANDB_PROJECT, WANDB_ENTITY, WANDB_BASE_URL
+and WANDB_API_KEY mean what W&B says they mean.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import tempfile
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
 from senet_lab.config import RunError, UserError
-from senet_lab.studies.plan import Cell
+
+if TYPE_CHECKING:
+    from senet_lab.studies.plan import Cell
 
 PROJECT = "senet_lab"
-MODES = ("offline", "online", "off")
+LONGEST = 128  # characters that W&B takes in a name, group or job type
+INIT_SECONDS, FINISH_SECONDS = 30, 60  # patience with a server
+ROOM_BYTES = 4 * 2**20  # more than a run takes on disk
+FAILED = (
+    "-failed"  # ends the folder or mark of a trial that failed, so that its success, when it is retried, is another
+)
+MEASURED = ("commit", "dirty", "host", "device_name", "versions")  # of a record, shown beside the configuration
+
+Record = dict[str, Any]
+Fill = Callable[[Any], int | None]  # puts into a run what it holds; its exit code, 0 if there is none
 
 
 class Tracker:
@@ -26,125 +48,261 @@ class Tracker:
 
     Args:
         mode: `offline`, `online` or `off`.
-        folder: keeps `offline-run-*` as `wandb sync` takes them, and marks of what was uploaded online.
+        folder: named `wandb`, as W&B has it; keeps `offline-run-*` as `wandb sync` takes them, and below `online/` a
+            mark of each run that was uploaded live.
         study: what the runs are grouped by.
 
     Raises:
-        UserError: for another mode.
+        UserError: online without a key.
+        RunError: online, and the server cannot be reached or refuses the key.
     """
 
     def __init__(self, mode: str, folder: Path, study: str) -> None:
-        if mode not in MODES:
-            raise UserError(f"tracking: there is no mode '{mode}'; there are {', '.join(MODES)}")
         self.mode = mode
         self.folder = folder
         self.study = study
-        self.live: dict[str, Any] = {}  # trial id → its open run, online
+        self.live: dict[str, tuple[Any, IO[str]]] = {}  # run id → its open run and the mark that it will leave; online
+        self.missed: dict[str, str] = {}  # run id → why it is not there
+        self.thread = ThreadPoolExecutor(1, "tracking")
+        self.tasks: list[tuple[str, Future[None]]] = []
+        self.there: set[str] = set()  # runs that need not be written
+        if mode == "off":
+            return
+        # W&B's service, started with the first run, inherits these. Its files would lie in the user's home; its reports
+        # of its own errors would, without a network, fill the terminal and hold up the end.
+        for place in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+            os.environ.setdefault(place, str(folder.absolute() / ".client"))
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        if mode == "online":
+            log_in()
+        self.there = self.look()
 
     def epoch(self, cell: Cell, entry: dict[str, float]) -> None:
         """Show an epoch of a trial that is running; online only."""
         if self.mode == "online":
-            if cell.trial_id not in self.live:
-                self.live[cell.trial_id] = self.start(cell.trial_id, self.folder, **self.about(cell))
-            log(self.live[cell.trial_id], entry)
+            self.later(cell.trial_id, lambda: self.show(cell, entry))
 
-    def trial(self, cell: Cell, record: dict[str, Any]) -> None:
-        """Write the run of a trial that has ended, unless it is written."""
-        if self.mode == "off" or self.written(cell.trial_id):
+    def trial(self, cell: Cell, record: Record) -> None:
+        """Write the run of a trial that has ended, unless it is there."""
+        if self.mode == "off":
             return
-
-        def fill(run: Any) -> None:
-            for entry in record.get("epochs", []):
-                log(run, entry)
-            run.summary.update({f"final/{name}": value for name, value in record.get("metrics", {}).items()})
-            run.summary.update({"state": record["state"], "seconds": record.get("seconds")})
-            run.summary.update({"params": cell.row.cost.params, "GFLOPs": cell.row.cost.macs / 1e9})
-            if "reason" in record:
-                run.summary["reason"] = record["reason"]
-
-        self.write(cell.trial_id, fill, **self.about(cell))
+        outcome = cell.trial_id if record["state"] == "done" else cell.trial_id + FAILED
+        if outcome not in self.there:
+            self.later(cell.trial_id, lambda: self.write(cell.trial_id, lambda run: fill(run, cell, record), cell))
 
     def table(self, table: Path, figure: Path) -> None:
-        """Write the study's own run: its table (a CSV) and its figure. Another table is another run."""
-        identity = f"study-{hashlib.sha256(self.study.encode() + table.read_bytes()).hexdigest()[:16]}"
-        if self.mode == "off" or self.written(identity):
+        """Write the study's own run: its table (a CSV) and its figure. Another table is another run.
+
+        Raises:
+            RunError: runs of the study are not there; which, and why.
+        """
+        if self.mode == "off":
             return
-
-        def fill(run: Any) -> None:
-            import wandb
-
-            frame = pd.read_csv(table, dtype=str, keep_default_na=False)
-            run.log({"table": wandb.Table(dataframe=frame), "figure": wandb.Image(str(figure))})
-
-        self.write(identity, fill, name=f"{self.study}: table", job_type="study", config={"study": self.study})
-
-    # ------------------------------------------------------------------------------------------------------- writing
-
-    def about(self, cell: Cell) -> dict[str, Any]:
-        """What a trial's run is called and filed under."""
-        config = {**cell.spec.config(), "row": cell.row.label, "study": self.study, "trial_id": cell.trial_id}
-        config["se"] = config["se"] or "none"  # W&B drops a null, and a plain network should be found
-        return {"name": f"{cell.row.label}, seed {cell.seed}", "job_type": cell.row.label, "config": text_keys(config)}
-
-    def written(self, run_id: str) -> bool:
-        pattern = f"offline-run-*-{run_id}" if self.mode == "offline" else f"online/{run_id}"
-        return any(self.folder.glob(pattern))
-
-    def write(self, run_id: str, fill: Any, **about: Any) -> None:
-        """Write a whole run: offline by a rename, online by finishing it and leaving a mark."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if self.mode == "online":
-                run = self.live.pop(run_id, None) or self.start(run_id, self.folder, **about)
-                fill(run)
-                run.finish()
-                (self.folder / "online").mkdir(exist_ok=True)
-                (self.folder / "online" / run_id).touch()
-                return
-            with tempfile.TemporaryDirectory(prefix=".writing-", dir=self.folder) as temporary:
-                run = self.start(run_id, Path(temporary), **about)
-                fill(run)
-                run.finish()
-                (written,) = Path(temporary).glob("wandb/offline-run-*")
-                written.rename(self.folder / written.name)
-        except OSError as error:
-            raise RunError(f"the W&B run cannot be written to {self.folder}: {error}") from error
-
-    def start(self, run_id: str, folder: Path, **about: Any) -> Any:
-        """Open a W&B run in `folder`."""
-        import wandb
-
-        try:
-            return wandb.init(
-                project=PROJECT,
-                id=run_id,
-                dir=folder,
-                mode="online" if self.mode == "online" else "offline",
-                group=self.study,
-                resume="allow" if self.mode == "online" else None,
-                reinit="create_new",  # several trials run at a time
-                settings=wandb.Settings(
-                    silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True
-                ),
-                **about,
+        run_id = f"study-{hashlib.sha256(self.study.encode() + table.read_bytes()).hexdigest()[:16]}"
+        if self.mode == "online" and self.missed:
+            self.missed[run_id] = "left out"
+        elif run_id not in self.there:
+            self.attempt(run_id, lambda: self.write(run_id, lambda run: fill_table(run, table, figure)))
+        if self.missed:
+            why = next(iter(self.missed.values()))
+            raise RunError(
+                f"tracking={self.mode}: {len(self.missed)} of the study's W&B runs could not be written ({why}); "
+                "the study is complete, and the same command writes them"
             )
-        except wandb.errors.Error as error:
-            raise RunError(f"tracking={self.mode}: W&B: {str(error).strip().splitlines()[0]}") from error
+
+    # -------------------------------------------------------------------------------------------------------- thread
 
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        """Leave runs that are still live to whoever goes on with them."""
-        for run in self.live.values():
-            run.finish(exit_code=1)
-        self.live.clear()
+    def __exit__(self, exc_type: object, *exc_info: object) -> None:
+        """Finish what has begun; when the study is interrupted, leave the rest to the next time."""
+        if exc_type or (self.mode == "online" and self.missed):  # every further one would wait as long, in vain
+            for run_id, task in self.tasks:
+                if task.cancel():
+                    self.missed.setdefault(run_id, "left out")
+        self.thread.submit(self.leave)
+        self.thread.shutdown()
+
+    def leave(self) -> None:
+        """Let go of runs that are still live; they count as failed until they are resumed."""
+        for run, _ in self.live.values():
+            if run is not None:
+                run.finish(exit_code=1)
+
+    def later(self, run_id: str, task: Callable[[], None]) -> None:
+        """Have the thread do it, after all that it was given before."""
+        self.tasks = [(other, waiting) for other, waiting in self.tasks if not waiting.done()]
+        self.tasks.append((run_id, self.thread.submit(self.attempt, run_id, task)))
+
+    def attempt(self, run_id: str, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except Exception as error:  # whatever the client makes of a network that is gone or a disk that is full
+            self.missed[run_id] = (str(error).strip() or type(error).__name__).splitlines()[0]
+
+    # ------------------------------------------------------------------------------------------------------- writing
+
+    def look(self) -> set[str]:
+        """Ids of the runs that are there."""
+        if self.mode == "online":
+            return {mark.name for mark in self.folder.glob("online/*") if mark.stat().st_size}
+        return {path.name.split("-", 3)[3] for path in self.folder.glob("offline-run-*-*")}
+
+    def write(self, run_id: str, fill: Fill, cell: Cell | None = None) -> None:
+        """Write a whole run, or what a live one lacks."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.mode == "online":
+            self.upload(run_id, fill, cell)
+        else:
+            self.save(run_id, fill, cell)
+        self.missed.pop(run_id, None)  # its curve may have been missed while it was live
+
+    def save(self, run_id: str, fill: Fill, cell: Cell | None) -> None:
+        """Write an offline run: one writer at a time, and a folder that is renamed when it is whole."""
+        temporary = self.folder / ".writing"
+        with (self.folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a writer that is killed lets go of it
+            shutil.rmtree(temporary, ignore_errors=True)  # left by a writer that was killed
+            run = self.start(run_id, temporary, cell)
+            exit_code = fill(run)
+            run.finish(exit_code=exit_code)
+            (written,) = temporary.glob("wandb/offline-run-*")
+            outcome = run_id + FAILED if exit_code else run_id
+            if not {run_id, outcome} & self.look():  # another driver may have waited for the same trial, and be done
+                written.rename(self.folder / (written.name.removesuffix(run_id) + outcome))
+            shutil.rmtree(temporary)
+            if not exit_code:
+                for before in self.folder.glob(f"offline-run-*-{run_id}{FAILED}"):
+                    shutil.rmtree(before)
+
+    def upload(self, run_id: str, fill: Fill, cell: Cell | None) -> None:
+        """Finish an online run, and leave the mark that says so."""
+        run, mark = self.live.pop(run_id) if run_id in self.live else self.go_live(run_id, cell)
+        with mark:
+            if run is not None:
+                exit_code = fill(run)
+                run.finish(exit_code=exit_code)
+                if exit_code:
+                    Path(f"{mark.name}{FAILED}").write_text(f"{run.url}\n")
+                else:
+                    mark.write(f"{run.url}\n")
+
+    def show(self, cell: Cell, entry: dict[str, float]) -> None:
+        """Log an epoch of a live run, if it is the next one. If epochs before it never reached the server, a step back
+        would be refused later: then the record brings them all when the trial has ended."""
+        run_id = cell.trial_id
+        if run_id in self.missed:
+            return
+        if run_id not in self.live:
+            self.live[run_id] = self.go_live(run_id, cell)
+        run, _ = self.live[run_id]
+        if run is not None and run.step <= entry["epoch"] <= run.step + 1:
+            run.log(entry, step=int(entry["epoch"]))
+
+    def go_live(self, run_id: str, cell: Cell | None) -> tuple[Any, IO[str]]:
+        """Open an online run, and its mark; None for the run if it is uploaded, or live in another driver."""
+        path = self.folder / "online" / run_id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mark = path.open("a")
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None, mark
+        return None if mark.tell() else self.start(run_id, self.folder.parent, cell), mark
+
+    def start(self, run_id: str, folder: Path, cell: Cell | None) -> Any:
+        """Open a W&B run, which writes to `folder`/wandb: a trial's, or without a cell the study's own."""
+        import wandb
+
+        check_room(folder)
+        online = self.mode == "online"
+        name, job_type, config = (f"{self.study}: table", "study", {}) if cell is None else describe(cell)
+        return wandb.init(
+            project=wandb.setup().settings.project or PROJECT,
+            id=run_id,
+            dir=folder,
+            mode="online" if online else "offline",
+            name=short(name),
+            group=short(self.study),
+            job_type=short(job_type),
+            config={**config, "study": self.study},
+            resume="allow" if online else None,
+            reinit="create_new",  # several trials are live at a time
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                symlink=False,
+                disable_git=True,
+                disable_code=True,
+                x_disable_stats=True,
+                x_save_requirements=False,
+                init_timeout=INIT_SECONDS,
+                finish_timeout=FINISH_SECONDS,
+                finish_timeout_raises=True,
+            ),
+        )
 
 
-def log(run: Any, entry: dict[str, float]) -> None:
-    """Log an epoch, unless the run has it: a run that is resumed knows its last step."""
-    if entry["epoch"] > run.step or run.step == 0:
-        run.log(entry, step=int(entry["epoch"]))
+def log_in() -> None:
+    """Make sure of key and server before anything trains; a server that does not answer is given ten seconds."""
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(mode="online", silent=True))
+    try:
+        known = wandb.login(prompt=False, verify=True)
+    except wandb.errors.Error as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"tracking=online: {reason}; tracking=offline needs no server") from error
+    if not known:
+        raise UserError(
+            "tracking=online: there is no W&B key; `wandb login` stores one, WANDB_API_KEY gives one; "
+            "tracking=offline needs none"
+        )
+
+
+def describe(cell: Cell) -> tuple[str, str, Record]:
+    """Name, job type and configuration of a trial's run."""
+    config = {**cell.spec.config(), "row": cell.row.label, "trial_id": cell.trial_id}
+    config["se"] = config["se"] or "none"  # W&B drops a null, and a plain network should be found
+    return f"{cell.row.label}, seed {cell.seed}", cell.row.label, text_keys(config)
+
+
+def check_room(folder: Path) -> None:
+    """An OSError if the disk (or the user's share of it) is full: W&B's client would leave half a run in silence."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".room"
+    try:
+        probe.write_bytes(bytes(ROOM_BYTES))
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def fill(run: Any, cell: Cell, record: Record) -> int:
+    """Put a trial's record into its run; one that is resumed, or was live, has the epochs before its step."""
+    for entry in record.get("epochs", []):
+        if entry["epoch"] >= run.step:
+            run.log(entry, step=int(entry["epoch"]))
+    run.config.update({name: record[name] for name in MEASURED if name in record}, allow_val_change=True)
+    run.summary.update({f"final/{name}": value for name, value in record.get("metrics", {}).items()})
+    run.summary.update({"params": cell.row.cost.params, "GFLOPs": cell.row.cost.macs / 1e9})
+    run.summary.update({name: record[name] for name in ("state", "seconds") if name in record})
+    if "reason" in record or run.resumed:  # a trial that failed may have been retried
+        run.summary["reason"] = record.get("reason", "")
+    return int(record["state"] != "done")
+
+
+def fill_table(run: Any, table: Path, figure: Path) -> None:
+    """Put a study's table and figure into its run."""
+    import wandb
+
+    frame = pd.read_csv(table, dtype={"row": str}, keep_default_na=False, na_values=[""]).astype(object)
+    run.log({"table": wandb.Table(dataframe=frame.where(frame.notna(), None)), "figure": wandb.Image(str(figure))})
+
+
+def short(text: str) -> str:
+    """Text that W&B takes as a name, still another one for another text."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 9]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def text_keys(value: Any) -> Any:

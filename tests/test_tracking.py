@@ -1,0 +1,449 @@
+"""W&B against its real client: offline runs are read back and synced, online runs go to a server on this machine."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wandb_server import Server
+
+from senet_lab.studies.tracking import LONGEST, Tracker, short
+
+ROOT = Path(__file__).parents[1]
+WANDB = Path(sys.executable).with_name("wandb")
+LONG = "a row whose label holds “quotes”, 100 %, a/slash, \\ and #?:" + 12 * " and more"
+STUDY = f"""\
+# @package _global_
+study:
+  name: NAME
+  title: Tiny
+  factor: se.reduction
+  baseline: r = 2
+  rows:
+    r = 2: {{se.reduction: 2}}
+    {json.dumps(LONG)}: {{se.reduction: 4}}
+    no SE: {{se: null}}
+"""
+FIGURE = "home/figure.png"
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+WORDS = ["data.subset=100", "seeds=1", "executor.workers=2"]
+USERS = {"WANDB_PROJECT": "my-project", "WANDB_ENTITY": "someone", "WANDB_MODE": "disabled", "WANDB_DIR": "elsewhere"}
+NOWHERE = "http://127.0.0.1:9"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A user's working directory and home, and nothing of the machine's own W&B settings."""
+
+    folder: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "XDG_"))}
+        return {**inherited, "HOME": str(self.folder / "home"), "PYTHONPATH": str(ROOT), **more}
+
+    def start(self, command: list[str], **more: str) -> subprocess.Popen[str]:
+        pipe, environment = subprocess.PIPE, self.environment(**more)
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        )
+
+    def run(self, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+        with self.start(command, **more) as process:
+            output, errors = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+    def study(self, name: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return self.run(study_command(name, *words), **more)
+
+    def script(self, text: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return self.run([sys.executable, "-c", text, *words], **more)
+
+    def runs(self) -> dict[str, Path]:
+        """Offline runs by id."""
+        return {path.name.split("-", 3)[3]: path for path in self.folder.glob("results/local/wandb/offline-run-*")}
+
+    def trials(self, name: str) -> list[dict[str, str]]:
+        (path,) = self.folder.glob(f"results/local/*/*/{name}/trials.csv")
+        with path.open() as lines:
+            return list(csv.DictReader(lines))
+
+
+def study_command(name: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", "senet_lab.run", f"+ablation={name}", *WORDS, *words]
+
+
+def place(folder: Path) -> Place:
+    (folder / "home").mkdir(parents=True)
+    (folder / FIGURE).write_bytes(base64.b64decode(PIXEL))
+    sweeps = folder / "sweeps" / "ablation"
+    sweeps.mkdir(parents=True)
+    (sweeps / "tiny.yaml").write_text(STUDY.replace("NAME", "tiny"))
+    (sweeps / "other.yaml").write_text(STUDY.replace("NAME", "other").replace("    no SE: {se: null}\n", ""))
+    return Place(folder)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Place:
+    return place(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, subprocess.CompletedProcess[str]]:
+    """A study of three trials, tracked offline, under an environment that a user may have."""
+    where = place(tmp_path_factory.mktemp("offline"))
+    return where, where.study("tiny", "recipe.epochs=2", **USERS)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as serving:
+        yield serving
+
+
+@functools.cache
+def inspect(run: Path) -> dict[str, Any]:
+    """A run as the client's own reader tells it; the keys of what is logged as media are dotted."""
+    lines = subprocess.run([WANDB, "leet", "inspect", "--json", run], capture_output=True, text=True, check=True)
+    records = [json.loads(line) for line in lines.stdout.splitlines()]
+    summary: dict[str, Any] = {}
+    for record in records:
+        if record["type"] == "summary":
+            summary.update(record["summary"]["update"])
+    (about,) = (record["run"] for record in records if record["type"] == "run")
+    config = dict(about["config"]["update"])
+    for record in records:
+        if record["type"] == "config":
+            config.update(record["config"]["update"])
+    history = [record["history"]["item"] for record in records if record["type"] == "history"]
+    return {"about": about, "config": config, "summary": summary, "history": history, "last": records[-1]}
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether a condition comes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+def services(driver: int) -> list[str]:
+    """Processes of the W&B service that belong to a driver."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if words[0].endswith("wandb-core") and str(driver) in words:
+            found.append(path.parent.name)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Offline
+
+
+def test_every_trial_is_one_offline_run(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
+    where, done = offline
+    assert done.returncode == 0, done.stderr
+    trials = where.trials("tiny")
+    runs = {run_id: path for run_id, path in where.runs().items() if not run_id.startswith("study-")}
+    assert sorted(runs) == sorted(trial["trial_id"] for trial in trials)
+    for trial in trials:
+        run = inspect(runs[trial["trial_id"]])
+        assert run["last"]["type"] == "exit"
+        assert run["about"]["run_id"] == trial["trial_id"]
+        assert run["about"]["run_group"].endswith("/tiny")
+        assert run["about"]["job_type"] == short(trial["row"])
+        assert len(run["about"]["job_type"]) <= LONGEST
+        assert len(run["about"]["display_name"]) <= LONGEST
+        config = run["config"]
+        assert (config["row"], config["seed"], config["trial_id"]) == (trial["row"], 0, trial["trial_id"])
+        assert config["recipe"]["epochs"] == 2
+        assert config["data"]["subset"] == 100
+        assert config["versions"]["torch"]
+        assert [line["epoch"] for line in run["history"]] == [line["_step"] for line in run["history"]] == [1, 2]
+        assert {"train_loss", "val_error"} <= run["history"][0].keys()
+        summary = run["summary"]
+        assert summary["final/test_error"] == pytest.approx(float(trial["test_error"]))
+        assert summary["params"] == int(trial["params"])
+        assert summary["GFLOPs"] == pytest.approx(int(trial["macs"]) / 1e9)
+        assert summary["state"] == "done"
+
+
+def test_design_is_in_the_configuration(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
+    where, _ = offline
+    designs = {trial["row"]: inspect(where.runs()[trial["trial_id"]])["config"]["se"] for trial in where.trials("tiny")}
+    assert designs["no SE"] == "none"
+    assert designs["r = 2"]["reduction"] == {"2": 2, "3": 2, "4": 2}
+    assert designs["r = 2"]["position"] == "standard"
+
+
+def test_study_ends_with_its_table_and_figure(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
+    where, _ = offline
+    (folder,) = (path for run_id, path in where.runs().items() if run_id.startswith("study-"))
+    run = inspect(folder)
+    assert run["about"]["job_type"] == "study"
+    assert run["about"]["run_group"].endswith("/tiny")
+    (results,) = where.folder.glob("results/local/*/*/tiny")
+    (line,) = run["history"]
+    assert (folder / "files" / line["figure.path"]).read_bytes() == (results / "figure.png").read_bytes()
+    logged = json.loads((folder / "files" / line["table.path"]).read_text())
+    with (results / "table.csv").open() as lines:
+        heading, *rows = csv.reader(lines)
+    assert logged["columns"] == heading
+    assert [row[heading.index("row")] for row in logged["data"]] == [row[heading.index("row")] for row in rows]
+    assert all(value is None or value == value for row in logged["data"] for value in row)  # no NaN
+
+
+def test_the_users_environment(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
+    """Project and entity are the user's; `tracking` decides the mode, `results` the place; the home stays clean."""
+    where, done = offline
+    assert {inspect(run)["about"]["project"] for run in where.runs().values()} == {"my-project"}
+    assert {inspect(run)["about"]["entity"] for run in where.runs().values()} == {"someone"}
+    assert sorted(path.name for path in where.folder.iterdir()) == ["home", "results", "sweeps"]
+    assert not [path for path in (where.folder / "home").rglob("*") if "wandb" in path.name]
+    assert "wandb" not in (done.stdout + done.stderr).lower()
+    assert done.stderr == ""
+
+
+def test_nothing_is_written_twice(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
+    """Not by another study that shares the trials; that adds its own table only. What was cut off is cleaned up."""
+    where, _ = offline
+    before = where.runs()
+    cut_off = where.folder / "results/local/wandb/.writing/wandb/offline-run-20260101_000000-cut"
+    cut_off.mkdir(parents=True)
+    done = where.study("other", "recipe.epochs=2", **USERS)
+    assert done.returncode == 0, done.stderr
+    after = where.runs()
+    assert before.items() <= after.items()
+    (added,) = after.keys() - before.keys()
+    assert added.startswith("study-")
+    assert inspect(after[added])["about"]["run_group"].endswith("/other")
+    assert not cut_off.exists()
+
+
+def test_sync_uploads_everything_once(
+    offline: tuple[Place, subprocess.CompletedProcess[str]], server: Server, tmp_path: Path
+) -> None:
+    where, _ = offline
+    runs = where.runs()
+    for again in ("--skip-synced", "--include-synced"):
+        done = where.run([str(WANDB), "sync", again, *map(str, runs.values())], **server.environment)
+        assert done.returncode == 0, done.stderr
+        assert server.runs.keys() == runs.keys()
+        for trial in where.trials("tiny"):
+            run = server.runs[trial["trial_id"]]
+            assert run.about["jobType"] == short(trial["row"])
+            assert run.about["groupName"].endswith("/tiny")
+            assert [line["epoch"] for line in run.history] == [1, 2]
+            assert run.summary["final/test_error"] == pytest.approx(float(trial["test_error"]))
+            assert run.config["row"] == trial["row"]
+            assert run.exit_code == 0
+        for run_id in runs.keys() - {trial["trial_id"] for trial in where.trials("tiny")}:
+            run = server.runs[run_id]
+            (line,) = run.history
+            assert run.files[line["figure"]["path"]].startswith(b"\x89PNG")
+            assert json.loads(run.files[line["table"]["path"]])["columns"][0] == "row"
+        assert json.loads(server.artifacts["table.table.json"])["columns"][0] == "row"  # W&B reads tables here
+
+
+WRITE = """
+import os, signal, sys
+from pathlib import Path
+from senet_lab.config import RunError, UserError
+from senet_lab.studies import tracking
+
+def curve(run):
+    for epoch in range(max(1, run.step), 6):
+        run.log({"epoch": epoch}, step=epoch)
+        if epoch == 3 and "kill" in sys.argv:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return int("fail" in sys.argv)
+
+tracking.INIT_SECONDS = tracking.FINISH_SECONDS = 2
+try:
+    tracker = tracking.Tracker(sys.argv[1], Path("results/local/wandb"), "study")
+    print(os.getpid(), flush=True)
+    if "wait" in sys.argv:
+        input()
+    with tracker:
+        if "stop" in sys.argv:
+            tracker.live["one"] = tracker.go_live("one", None)
+            curve(tracker.live["one"][0])
+            sys.exit("stopped")
+        for run_id in ("one", "two"):
+            if run_id not in tracker.there:
+                tracker.later(run_id, lambda run_id=run_id: tracker.write(run_id, curve))
+    print(sorted(tracker.missed))
+    Path("table.csv").write_text("row,a,b\\nNone,1,\\nx,,2\\n")
+    tracker.table(Path("table.csv"), Path(sys.argv[2]))
+except (RunError, UserError) as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_killed_in_the_middle_of_writing(fresh: Place) -> None:
+    """Never half a run: what is cut off is a temporary folder, and gone the next time. The service ends, too."""
+    killed = fresh.script(WRITE, "offline", FIGURE, "kill")
+    assert killed.returncode == -signal.SIGKILL
+    assert until(lambda: not services(int(killed.stdout.split()[0])), 10)
+    folder = fresh.folder / "results/local/wandb"
+    assert fresh.runs() == {}
+    assert list(folder.glob(".writing/wandb/offline-run-*-one"))
+    fresh.script(WRITE, "offline", FIGURE)
+    assert {"one", "two"} <= fresh.runs().keys()
+    assert [line["epoch"] for line in inspect(fresh.runs()["one"])["history"]] == [1, 2, 3, 4, 5]
+    assert not (folder / ".writing").exists()
+
+
+def test_two_drivers_write_a_run_once(fresh: Place) -> None:
+    """Both have waited for the same trial, and see its record at the same time."""
+    command = [sys.executable, "-c", WRITE, "offline", FIGURE]
+    drivers = [fresh.start(command) for _ in range(2)]
+    for driver in drivers:
+        driver.communicate(timeout=60)
+    found = sorted(path.name.split("-", 3)[3] for path in fresh.folder.glob("results/local/wandb/offline-run-*"))
+    assert [run_id for run_id in found if not run_id.startswith("study-")] == ["one", "two"]
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_trial_that_is_retried(fresh: Place, server: Server, mode: str) -> None:
+    """Its success replaces its failure, and needs no second run."""
+    assert fresh.script(WRITE, mode, FIGURE, "fail", **server.environment).returncode == 0
+    if mode == "offline":
+        assert {"one-failed", "two-failed"} <= fresh.runs().keys()
+        assert inspect(fresh.runs()["one-failed"])["about"]["run_id"] == "one"
+    else:
+        assert server.runs["one"].exit_code == 1
+    assert fresh.script(WRITE, mode, FIGURE, **server.environment).returncode == 0
+    if mode == "offline":
+        assert sorted(run_id for run_id in fresh.runs() if not run_id.startswith("study-")) == ["one", "two"]
+    else:
+        assert server.runs["one"].exit_code == 0
+        assert [line["epoch"] for line in server.runs["one"].history] == [1, 2, 3, 4, 5]
+
+
+def test_a_full_disk_is_said_at_the_end(fresh: Place) -> None:
+    """The limit on a file's size stands for it: the client itself would leave half a run, and not say so."""
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({2**20}, {2**20}))\n{WRITE}"
+    done = fresh.script(limited, "offline", FIGURE)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "['one', 'two']"
+    assert done.stderr.startswith("RunError: tracking=offline: 3 of the study's W&B runs could not be written (")
+    assert len(done.stderr.splitlines()) == 1
+    assert fresh.runs() == {}
+
+
+def test_off_writes_nothing(tmp_path: Path) -> None:
+    with Tracker("off", tmp_path / "wandb", "study") as tracker:
+        tracker.epoch(None, {"epoch": 1})  # type: ignore[arg-type]
+        tracker.trial(None, {})  # type: ignore[arg-type]
+    tracker.table(tmp_path / "table.csv", tmp_path / "figure.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_long_texts_stay_apart() -> None:
+    assert short("r = 2") == "r = 2"
+    assert len(short(LONG + "x" * 200)) == LONGEST
+    assert short("x" * 200 + "1") != short("x" * 200 + "2")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Online
+
+
+def test_live_curves_and_a_study_that_is_killed(fresh: Place, server: Server) -> None:
+    """Several trials at a time, epoch by epoch; after kill -9 the same runs go on, and no epoch is there twice."""
+    fast = {**server.environment, "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}
+    command = study_command("other", "recipe.epochs=300", "tracking=online")
+    live: list[list[str]] = [[]]
+
+    def two_are_live() -> bool:
+        live[0] = [run_id for run_id, run in server.runs.items() if len(run.lines) >= 5 and run.exit_code is None]
+        return len(live[0]) == 2
+
+    with fresh.start(command, **fast) as driver:
+        try:
+            assert until(lambda: two_are_live() or driver.poll() is not None, 90)
+            assert driver.poll() is None
+        finally:
+            driver.kill()
+        driver.communicate()
+        assert until(lambda: not services(driver.pid), 10)
+    assert all(len(run.lines) < 300 for run in server.runs.values())
+
+    done = fresh.run(command, **fast)
+    assert done.returncode == 0, done.stderr
+    assert "wandb" not in (done.stdout + done.stderr).lower()
+    trials = fresh.trials("other")
+    assert set(live[0]) <= {trial["trial_id"] for trial in trials}
+    for trial in trials:
+        run = server.runs[trial["trial_id"]]
+        assert [line["epoch"] for line in run.history] == list(range(1, 301))
+        assert [line["_step"] for line in run.history] == list(range(1, 301))
+        assert run.summary["final/test_error"] == pytest.approx(float(trial["test_error"]))
+        assert run.exit_code == 0
+    (table,) = (run for run_id, run in server.runs.items() if run_id.startswith("study-"))
+    assert any(name.startswith("media/images/figure") for name in table.files)
+    assert len(server.runs) == len(trials) + 1
+
+
+def test_a_study_that_is_interrupted_leaves_no_run_open(fresh: Place, server: Server) -> None:
+    done = fresh.script(WRITE, "online", FIGURE, "stop", **server.environment)
+    assert done.stderr == "stopped\n"
+    assert len(server.runs["one"].history) == 5
+    assert server.runs["one"].exit_code == 1
+
+
+def test_online_without_a_key_trains_nothing(fresh: Place) -> None:
+    done = fresh.study("tiny", "recipe.epochs=2", "tracking=online")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: tracking=online: there is no W&B key")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(fresh.folder.glob("results/local/checkpoints/*"))
+
+
+@pytest.mark.parametrize("key", ["short", 40 * "a"])
+def test_online_that_cannot_be(fresh: Place, key: str) -> None:
+    """A key that is none, and a server that does not answer: one line, within seconds."""
+    begun = time.monotonic()
+    short_of_time = {"WANDB_API_KEY": key, "WANDB_BASE_URL": NOWHERE, "WANDB_HTTP_TIMEOUT": "2"}
+    done = fresh.script(WRITE, "online", FIGURE, **USERS, **short_of_time)
+    assert time.monotonic() - begun < 30
+    assert done.returncode == 1
+    assert done.stderr.startswith("RunError: tracking=online: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_server_that_goes_away(fresh: Place, server: Server) -> None:
+    """Training goes on; what is missing is said at the end, and uploaded the next time."""
+    with fresh.start([sys.executable, "-c", WRITE, "online", FIGURE, "wait"], **server.environment) as driver:
+        assert driver.stdout is not None
+        driver.stdout.readline()
+        server.down = True
+        _, errors = driver.communicate("\n", timeout=60)
+    assert driver.returncode == 1
+    assert errors.startswith("RunError: tracking=online: 3 of the study's W&B runs could not be written (")
+    assert len(errors.splitlines()) == 1
+    server.down = False
+    for _ in range(2):
+        server.requests.clear()
+        assert fresh.script(WRITE, "online", FIGURE, **server.environment).returncode == 0
+        for run_id in ("one", "two"):
+            assert [line["epoch"] for line in server.runs[run_id].history] == [1, 2, 3, 4, 5]
+    assert "UpsertBucket" not in server.requests  # all was there
