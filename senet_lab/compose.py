@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import re
 import typing
 from collections.abc import Iterable
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -86,6 +88,9 @@ def compose(words: Iterable[str]) -> Composed:
     words = [f"+{word}" if word.split("=")[0] in STUDIES else word for word in words]
     check_words(words)
     made = composed(words)
+    asked = next((word for word in words if word.split("=")[0].lstrip("+") in STUDIES), "")
+    if asked and made.study is None:
+        raise UserError(f"{asked.lstrip('+')}: it says nothing of a study")
     chosen = [word for word in words if word.lstrip("+").split("=")[0] in (*GROUPS, *STUDIES)]
     return label(made, composed(chosen))
 
@@ -95,11 +100,11 @@ def composed(words: list[str]) -> Config:
     store.store("schema", node=Config)
     for group, node in (("data", fields.Data), ("recipe", fields.Recipe)):
         store.store(f"{group}_schema", node=node, group=group)
-    places = ",".join(f"file://{place}" for place in sweeps())
+    places = ",".join(QuotedString(f"file://{place}", Quote.single).with_quotes() for place in sweeps())
     try:
         with initialize_config_dir(str(PACKAGE / "conf"), version_base="1.3"):
             made = OmegaConf.to_object(hydra_compose("config", [*words, f"hydra.searchpath=[{places}]"]))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(plainly(error)) from error
     assert isinstance(made, Config)
     check_values(made)
@@ -109,6 +114,7 @@ def composed(words: list[str]) -> Config:
 def check_words(words: list[str]) -> None:
     """A UserError for the first word that is no override, names no key, or names no choice of its group."""
     seen: list[str] = []
+    keys: list[str] = []
     for word in words:
         if word in ("-m", "--multirun"):
             raise UserError("--multirun is not for this lab: a study runs rows × seeds by itself, see +ablation=…")
@@ -119,22 +125,27 @@ def check_words(words: list[str]) -> None:
         try:
             (override,) = OverridesParser.create().parse_overrides([word])
         except HydraException as error:
-            raise UserError(f"'{word}' cannot be read: {plainly(error)}") from error
+            key, _, value = word.partition("=")
+            raise UserError(f"'{word}' cannot be read; special characters want quotes: \"{key}='{value}'\"") from error
         key = override.key_or_group
+        if override.is_sweep_override():
+            raise UserError(f"'{word}': one value at a time; a list stands in brackets")
         if key in (*GROUPS, *STUDIES):
             check_choice(key, override)
             if key in STUDIES:
                 seen.append(str(override.value()))
         else:
             check_key(key)
+        keys.append(key)
     if len(seen) > 1:
         raise UserError(f"one study at a time: {' and '.join(seen)} were asked for")
+    alone = [key for key in keys if key.split(".")[0] == "study"]
+    if alone and not seen:
+        raise UserError(f"{alone[0]}: there is no study to change; +ablation=NAME chooses one")
 
 
 def check_choice(group: str, override: Override) -> None:
     value = override.value()
-    if isinstance(value, list):
-        raise UserError(f"{group}: one at a time: {' and '.join(map(str, value))} were asked for")
     if value not in choices(group):
         kind = "study" if group in STUDIES else group
         raise UserError(f"{group}: there is no {kind} '{value}'; there are {', '.join(choices(group))}")
@@ -167,40 +178,61 @@ def inner_dataclass(annotation: Any) -> Any:
 
 def check_values(config: Config) -> None:
     """A UserError for a value that no study can have. What needs torch to be judged is judged where it is used."""
+    training, recipe = config.training, config.recipe
     words = {
         "tracking": (config.tracking, ("offline", "online", "off")),
-        "training.keep": (config.training.keep, ("none", "last")),
-        "training.precision": (config.training.precision, ("32-true", "bf16-mixed", "16-mixed")),
-        "recipe.schedule": (config.recipe.schedule, ("constant", "cosine", "step")),
+        "training.keep": (training.keep, ("none", "last")),
+        "training.precision": (training.precision, ("32-true", "bf16-mixed", "16-mixed")),
+        "recipe.schedule": (recipe.schedule, ("constant", "cosine", "step")),
         "stride": (config.stride, ("paper", "torchvision")),
     }
     for key, (word, known) in words.items():
         if word not in known:
             raise UserError(f"{key}: there is no '{word}'; there are {', '.join(known)}")
-    least: dict[str, tuple[float, float]] = {
-        "seeds": (1 if config.seeds is None else config.seeds, 1),
-        "recipe.epochs": (config.recipe.epochs, 1),
-        "recipe.batch_size": (config.recipe.batch_size, 1),
-        "data.size": (config.data.size, 1),
-        "executor.threads": (config.executor.threads, 1),
-        "executor.workers": (config.executor.workers, 0),
-        "recipe.weight_decay": (config.recipe.weight_decay, 0),
-        "recipe.warmup_steps": (config.recipe.warmup_steps, 0),
+    tiny, endless = 1e-9, 1e9
+    bounds: dict[str, tuple[float, float, float]] = {
+        "seeds": (1 if config.seeds is None else config.seeds, 1, 10_000),
+        "data.size": (config.data.size, 1, 10_000),
+        "data.workers": (config.data.workers, 0, 1_000),
+        "executor.threads": (config.executor.threads, 1, 1_000),
+        "executor.workers": (config.executor.workers, 0, 1_000),
+        "recipe.epochs": (recipe.epochs, 1, endless),
+        "recipe.batch_size": (recipe.batch_size, 1, endless),
+        "recipe.lr": (recipe.lr, tiny, endless),
+        "recipe.momentum": (recipe.momentum, 0, 1),
+        "recipe.weight_decay": (recipe.weight_decay, 0, endless),
+        "recipe.factor": (recipe.factor, 0, 1),
+        "recipe.warmup_steps": (recipe.warmup_steps, 0, endless),
+        "recipe.warmup_lr": (recipe.warmup_lr, 0, endless),
+        "recipe.label_smoothing": (recipe.label_smoothing, 0, 1),
+        **{f"recipe.milestones[{at}]": (epoch, 1, endless) for at, epoch in enumerate(recipe.milestones)},
     }
-    for key, (value, bound) in least.items():
-        if value < bound:
-            raise UserError(f"{key}={value:g} is less than {bound:g}")
-    if config.recipe.lr <= 0:
-        raise UserError(f"recipe.lr={config.recipe.lr:g} is not above 0")
+    for key, (value, least, most) in bounds.items():
+        if not least <= value <= most:  # not so for nan
+            raise UserError(f"{key}={value} is not between {least:g} and {most:g}")
+    if recipe.nesterov and not recipe.momentum:
+        raise UserError("recipe.nesterov=true needs a recipe.momentum above 0")
+    for key, text in {"results": config.results, "recipe.name": recipe.name}.items():
+        if not text.strip():
+            raise UserError(f"{key} is empty")
+    study = config.study
+    if study is not None and (not study.name or study.name.startswith(".") or plain_name(study.name) != study.name):
+        raise UserError(f"study.name: '{study.name}' is not a word of letters, digits and -_.=+")
 
 
 def plainly(error: Exception) -> str:
-    """The first line of one of Hydra's or OmegaConf's errors, with the key that it is about."""
+    """What one of Hydra's, OmegaConf's or YAML's errors says, in a line, with the key or the file that it is about."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error.__cause__, OmegaConfBaseException):
         error = error.__cause__  # Hydra says "error merging"; the cause says what is wrong
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), "")
-    return f"{key}: {lines[0]}" if key and key not in lines[0] else lines[0]
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = next((line.split(":", 1)[1].strip() for line in rest if line.startswith("full_key:")), "")
+    if first.endswith("raised while composing config:"):  # In 'ablation/mine': ConfigKeyError raised …
+        first = f"{first.rpartition(':')[0].rpartition(':')[0]}: {rest[0]}"
+        if key in STUDIES:
+            first += "; its first line should be # @package _global_"
+    return f"{key}: {first}" if key and key not in first else first
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -217,35 +249,39 @@ def label(config: Config, base: Config) -> Composed:
     for key, value in different.items():
         if not key.startswith("study."):
             extra[key.startswith("data.")] += f"-{key.rpartition('.')[2]}={value}"
-    data = plain_name(config.data.name + extra[True])
+    tree = f"-{Path(config.data.root).resolve().name}" if config.data.name == "folder" else ""
+    data = plain_name(config.data.name + tree + extra[True])
     recipe = plain_name(config.recipe.name + extra[False])
     study = config.study.name if config.study else "network"
     return Composed(config, data, recipe, f"{data}/{plain_name(config.backbone)}-{recipe}/{plain_name(study)}")
 
 
-def flat(config: Config) -> dict[str, Any]:
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """The configuration as dotted key → value."""
     found: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        for field in dataclasses.fields(value):
-            inner = getattr(value, field.name)
-            if dataclasses.is_dataclass(inner):
-                walk(f"{prefix}{field.name}.", inner)
-            else:
-                found[f"{prefix}{field.name}"] = inner
-
-    walk("", config)
+    for field in dataclasses.fields(config):
+        key, value = f"{prefix}{field.name}", getattr(config, field.name)
+        found |= flat(value, f"{key}.") if dataclasses.is_dataclass(value) else {key: value}
     return found
 
 
 def plain_name(text: str) -> str:
-    """Text as the name of a folder."""
-    return re.sub(r"[^\w.=+-]+", "_", text)
+    """Text as the name of a folder; a long one is cut, and still another one for another text."""
+    name = re.sub(r"[^\w.=+-]+", "_", text)
+    return name if len(name) <= 100 else f"{name[:91]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Help
+
+
+def job_text(words: Iterable[str]) -> str:
+    """What `--cfg job` prints: the whole configuration that the other words ask for."""
+    rest = [word for word in words if word not in ("-c", "--cfg")]
+    if "job" not in rest:
+        raise UserError("--cfg takes the word job: it prints the configuration and runs nothing")
+    rest.remove("job")
+    return OmegaConf.to_yaml(OmegaConf.structured(compose(rest).config))
 
 
 def help_text() -> str:

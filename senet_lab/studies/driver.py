@@ -44,7 +44,7 @@ def train(
         progress: what the user sees.
         checkpoints: folder of the checkpoints of trials that have not ended.
         on_epoch: called with each epoch's metrics of a trial that trains here.
-        on_end: called with every record, once it is in the store.
+        on_end: called with the record of every trial that was trained here, once it is in the store.
 
     Returns:
         trial id → record, for all trials of the plan.
@@ -59,6 +59,11 @@ def train(
     commit = git_commit()
 
     def hand_out() -> None:
+        """Give free workers what no other driver has, or has had."""
+        if not workers.free:
+            return
+        for trial_id, record in store.read(waiting).items():
+            accept(waiting.pop(trial_id), record)
         for trial_id, cell in list(waiting.items()):
             if not workers.free:
                 return
@@ -118,16 +123,23 @@ def train(
         with beating(store):
             while waiting or running:
                 hand_out()
+                progress.refresh(elsewhere=len(waiting) if workers.free else 0)
                 for event in workers.events(POLL_SECONDS):
                     handle(event)
-                if waiting and workers.free:  # all that waits is another driver's
-                    for trial_id, record in store.read(waiting).items():
-                        accept(waiting.pop(trial_id), record)
-                progress.refresh(elsewhere=len(waiting) if workers.free else 0)
     finally:
-        for trial_id in running:
-            store.release(trial_id)
+        workers.stop()  # before anyone else may train what they were training
+        with suppress(RunError):  # a store that has failed; claims of a process that is gone are taken over
+            for trial_id in running:
+                store.release(trial_id)
     return records
+
+
+def clear(checkpoints: Path, trial_id: str, keep: bool) -> None:
+    """Delete what a trial that has ended leaves: its checkpoint, unless it is kept, and those cut off in writing."""
+    leftovers = [*checkpoints.glob(f"{trial_id}.*.tmp"), *([] if keep else [checkpoints / f"{trial_id}.ckpt"])]
+    for path in leftovers:
+        with suppress(OSError):  # it does no harm
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -150,14 +162,15 @@ def beating(store: Store) -> Iterator[None]:
 
 
 def git_commit() -> dict[str, Any]:
-    """The commit of this code, and whether it was changed since; empty where there is no git."""
-    folder = Path(__file__).parent
+    """The commit of this code, and whether it was changed since; empty where it is in no git repository."""
+    folder = Path(__file__).parents[1]
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
         return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "--", "__init__.py")  # an environment inside of someone else's repository
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.SubprocessError):
         return {"commit": "", "dirty": False}

@@ -13,14 +13,17 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import Queue
 from typing import Any, Literal
 
-from senet_lab.config import RunError
+from senet_lab.config import RunError, UserError
+from senet_lab.studies.store import first_line
 from senet_lab.training.spec import Spec
 
 Kind = Literal["epoch", "done", "failed", "halt", "lost"]
@@ -50,28 +53,19 @@ class Workers:
         self.threads = threads
         self.workers: list[Worker] = []
 
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for worker in self.workers:
-            worker.stop()
-        for worker in self.workers:
-            worker.process.join()
-        self.workers.clear()
-
     @property
-    def free(self) -> bool:
-        """Whether a trial that is submitted now is trained now."""
-        return len(self.workers) < self.count or any(worker.trial_id is None for worker in self.workers)
+    def free(self) -> int:
+        """How many trials that are submitted now are trained now."""
+        return self.count - sum(worker.trial_id is not None for worker in self.workers)
 
     def submit(self, spec: Spec, checkpoint: Path) -> None:
         """Train a trial on a free worker."""
         idle = [worker for worker in self.workers if worker.trial_id is None]
         if not idle:
-            assert len(self.workers) < self.count
-            idle = [Worker(self.threads, slot=len(self.workers))]
-            self.workers += idle
+            taken = {worker.slot for worker in self.workers}
+            with undisturbed():
+                idle = [Worker(self.threads, next(slot for slot in range(self.count) if slot not in taken))]
+                self.workers += idle
         idle[0].train(spec, checkpoint)
 
     def events(self, timeout: float) -> list[Event]:
@@ -79,48 +73,74 @@ class Workers:
         busy = {worker.pipe: worker for worker in self.workers if worker.trial_id is not None}
         if not busy:
             time.sleep(timeout)
-            return []
-        found = []
-        for pipe in wait(list(busy), timeout):
-            worker = busy[pipe]  # type: ignore[index]
-            trial_id = worker.trial_id
-            assert trial_id is not None
-            try:
-                kind, value = worker.pipe.recv()
-            except (EOFError, OSError):
-                worker.process.join()
-                self.workers.remove(worker)
-                kind, value = "lost", {"reason": f"its worker ended with exit code {worker.process.exitcode}"}
-            if kind != "epoch":
-                worker.trial_id = None
-            found.append(Event(kind, trial_id, value))
-        return found
+        return [self.event(busy[pipe]) for pipe in wait(list(busy), timeout) if isinstance(pipe, Connection)]
+
+    def event(self, worker: Worker) -> Event:
+        """The next word of a worker that has something to say, if only that it is dead."""
+        trial_id = worker.trial_id
+        assert trial_id is not None
+        try:
+            kind, value = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            self.workers.remove(worker)
+            kind, value = "lost", {"reason": f"its worker ended with exit code {worker.process.exitcode}"}
+        if kind != "epoch":
+            worker.trial_id = None
+        return Event(kind, trial_id, value)
+
+    def stop(self) -> None:
+        """End all workers, whatever they do."""
+        for worker in self.workers:
+            worker.process.kill()
+        for worker in self.workers:
+            worker.process.join()
+            worker.pipe.close()
+        self.workers.clear()
 
 
 class Worker:
-    """The driver's end of one worker process."""
+    """The driver's end of one worker process; `slot` numbers those that run side by side."""
 
     def __init__(self, threads: int, slot: int) -> None:
         context = mp.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, threads, slot), name=f"senet_lab worker {slot}")
-        self.process.start()
-        theirs.close()  # so that the pipe reads as closed when the worker dies
+        self.slot = slot
         self.trial_id: str | None = None
+        try:
+            self.process.start()
+        except OSError as error:
+            raise RunError(f"a worker process cannot be started: {error.strerror or error}") from error
+        theirs.close()  # so that the pipe reads as closed when the worker dies
 
     def train(self, spec: Spec, checkpoint: Path) -> None:
         self.trial_id = spec.trial_id
         with suppress(OSError):  # it died while idle; reading the pipe will tell so
             self.pipe.send((spec, checkpoint))
 
-    def stop(self) -> None:
-        self.pipe.close()
-        self.process.kill()
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the body is done, and are blocked for good in processes that are started in it:
+    Ctrl-C reaches the whole process group, and the driver decides what becomes of its workers."""
+    numbers, came = (signal.SIGINT, signal.SIGTERM), []
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    resource_tracker.ensure_running()  # its start would unblock them
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def work(pipe: Connection, threads: int, slot: int) -> None:
     """The worker process: train what comes over the pipe until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the driver decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     tasks: Queue[tuple[Spec, Path]] = Queue()
     threading.Thread(target=listen, args=(pipe, tasks), daemon=True).start()
 
@@ -134,14 +154,20 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
 
     quiet()
 
+    def send(kind: Kind, value: dict[str, Any]) -> None:
+        try:
+            pipe.send((kind, value))
+        except OSError:
+            os._exit(0)  # the driver has gone
+
     def attempt(spec: Spec, checkpoint: Path) -> tuple[Kind, dict[str, Any]]:
         try:
-            return "done", trial.run(spec, checkpoint, lambda epoch: pipe.send(("epoch", epoch)))
+            return "done", trial.run(spec, checkpoint, lambda epoch: send("epoch", epoch))
         except DivergedError as error:
             return "failed", {"reason": f"diverged: {error}"}
         except (MemoryError, torch.OutOfMemoryError) as error:
             return "failed", {"reason": f"out of memory: {first_line(error)}"}
-        except RunError as error:
+        except (RunError, UserError) as error:
             return "halt", {"reason": str(error)}
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
@@ -151,7 +177,7 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
             return "failed", {"reason": f"{type(error).__name__}: {first_line(error)}"}
 
     while True:
-        pipe.send(attempt(*tasks.get()))
+        send(*attempt(*tasks.get()))
 
 
 def listen(pipe: Connection, tasks: Queue[tuple[Spec, Path]]) -> None:
@@ -169,10 +195,6 @@ def quiet() -> None:
 
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def default_workers(device: str) -> int:

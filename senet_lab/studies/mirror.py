@@ -7,19 +7,21 @@ added the next time, and nothing is read back but which trials are here already.
 from __future__ import annotations
 
 import hashlib
+import time
 import warnings
-from typing import Any
 
 import optuna
-import sqlalchemy.exc
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from senet_lab.config import RunError
 from senet_lab.studies.plan import Cell, Plan
-from senet_lab.studies.store import DONE, Store, first_line
+from senet_lab.studies.store import DONE, FAILED, Record, Store, first_line
 
 OBJECTIVES = ("validation error (%)", "params", "multiply-adds")
+STATES = {DONE: TrialState.COMPLETE, FAILED: TrialState.FAIL}
+LOCK = "mirror"  # claimed like a trial by whoever writes to Optuna's tables
 
 
 class Mirror:
@@ -39,25 +41,35 @@ class Mirror:
         self.name = f"{name} ({short_hash(repr(self.labels))})"
         self.study: optuna.Study | None = None
 
-    def update(self, records: dict[str, dict[str, Any]]) -> None:
-        """Add the trials that the Optuna study lacks. A driver that finds another one doing so leaves it to that one.
+    def update(self, records: dict[str, Record], patience: float = 0.0) -> None:
+        """Add the trials that the Optuna study lacks, one driver at a time.
 
         Args:
             records: trial id → record, of the trials that have ended.
+            patience: seconds to wait for another driver that is adding; then it is left for the next time.
         """
-        lock = f"mirror {short_hash(self.name)}"
-        if not self.store.claim(lock):
-            return
+        until = time.monotonic() + patience
+        while not self.store.claim(LOCK):
+            if time.monotonic() > until:
+                return
+            time.sleep(0.1)
         try:
             self.study = self.study or self.open()
-            here = {(trial.params["row"], trial.params["seed"]) for trial in self.study.get_trials(deepcopy=False)}
+            # A trial that had failed and was trained again is there twice, as Optuna deletes none.
+            here = {
+                (trial.params.get("row"), trial.user_attrs.get("trial", {}).get("id"), trial.state)
+                for trial in self.study.get_trials(deepcopy=False)
+            }
             for cell in self.plan.cells:
-                if cell.trial_id in records and (cell.row.label, cell.seed) not in here:
-                    self.study.add_trial(self.frozen(cell, records[cell.trial_id]))
-        except sqlalchemy.exc.DatabaseError as error:
-            raise RunError(f"the store {self.store.url} failed: {first_line(error)}") from error
+                record = records.get(cell.trial_id)
+                if record and (cell.row.label, cell.trial_id, STATES[record["state"]]) not in here:
+                    self.study.add_trial(self.frozen(cell, record))
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+            # RuntimeError: tables of an Optuna that this one cannot read
+            reason = first_line(error.__cause__ or error)
+            raise RunError(f"the Optuna study in {self.store.name} cannot be written: {reason}") from error
         finally:
-            self.store.release(lock)
+            self.store.release(LOCK)
 
     def open(self) -> optuna.Study:
         """The Optuna study, made if there is none."""
@@ -72,12 +84,12 @@ class Mirror:
                 study.set_metric_names(list(OBJECTIVES))
         return study
 
-    def frozen(self, cell: Cell, record: dict[str, Any]) -> optuna.trial.FrozenTrial:
+    def frozen(self, cell: Cell, record: Record) -> optuna.trial.FrozenTrial:
         """A cell's trial; one user attribute holds all that a dashboard shows of it, since each costs a query."""
         done = record["state"] == DONE
         outcome = record["metrics"] if done else {"reason": record["reason"]}
         return create_trial(
-            state=TrialState.COMPLETE if done else TrialState.FAIL,
+            state=STATES[record["state"]],
             params={"row": cell.row.label, "seed": cell.seed},
             distributions={"row": CategoricalDistribution(self.labels), "seed": IntDistribution(0, 2**31 - 1)},
             values=[record["metrics"]["val_error"], cell.row.cost.params, cell.row.cost.macs] if done else None,

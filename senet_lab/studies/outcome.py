@@ -73,7 +73,7 @@ def run(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
         "seed": cell.seed,
         "seconds": round(record["seconds"], 2) if "seconds" in record else None,
         "resumed": record.get("resumed"),
-        "attempts": record["attempts"],
+        "attempts": record.get("attempts"),
         "peak_memory_mib": round(record["peak_memory_mib"]) if "peak_memory_mib" in record else None,
         "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat("T", "seconds")
         if started
@@ -81,6 +81,6 @@ def run(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
         "host": record.get("host"),
         "device_name": record.get("device_name"),
         "versions": " ".join(f"{name}={number}" for name, number in record.get("versions", {}).items()),
-        "commit": record["commit"],
-        "dirty": record["dirty"],
+        "commit": record.get("commit"),
+        "dirty": record.get("dirty"),
     }

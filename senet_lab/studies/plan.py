@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ from senet_lab.training.spec import Spec
 
 # A training step is the forward pass and about twice its work backward.
 PASSES_TRAINING, PASSES_FORWARD = 3, 1
+RECENT = 200  # records whose times are looked at; a store may hold many thousands
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def device_of(word: str) -> str:
 
 @dataclass(frozen=True)
 class Expectation:
-    """Seconds that a trial is expected to take, by trial id; `rough` if they are not from records of the same network."""
+    """Seconds that a trial is expected to take, by trial id; `rough` where no record of the same network tells."""
 
     seconds: dict[str, float]
     rough: bool
@@ -127,17 +129,17 @@ def expect(plan: Plan, store: Store) -> Expectation:
     """How long the trials still to run will take: from records of the same network, data and recipe on the same kind of
     device; else scaled by multiply-adds from a second of training here."""
     known: dict[str, list[float]] = {}
-    for record in store.all():
+    for record in [*plan.recorded.values(), *store.latest(RECENT)]:
         if record["state"] == "done" and not record["resumed"]:
             known.setdefault(pace_key(record["config"]), []).append(record["seconds"])
     seconds, rate = {}, None
     for cell in plan.todo:
         times = known.get(pace_key(cell.spec.config()))
         if times is None:
-            rate = rate or calibrate(plan.device)
+            rate = rate or calibrate(plan)
             guess = trial_macs(cell, plan.facts) / rate
         else:
-            guess = sorted(times)[len(times) // 2]
+            guess = statistics.median(times)
         seconds[cell.trial_id] = guess
     return Expectation(seconds, rough=rate is not None)
 
@@ -145,10 +147,10 @@ def expect(plan: Plan, store: Store) -> Expectation:
 def pace_key(config: dict[str, Any]) -> str:
     """Trainings with the same key take the same time: all that matters but the seed."""
     recipe, data = config["recipe"], config["data"]
-    return repr(
-        [config["network"], config["device"], config["precision"], recipe["epochs"], recipe["batch_size"]]
-        + [data["name"], data["size"], data["validation"], data["subset"], data["test_subset"], config["identity"]]
-    )
+    matters = [config[key] for key in ("network", "device", "precision", "identity")]
+    matters += [recipe[key] for key in ("epochs", "batch_size")]
+    matters += [data[key] for key in ("size", "validation", "subset", "test_subset")]
+    return repr(matters)
 
 
 def trial_macs(cell: Cell, facts: DataFacts) -> float:
@@ -158,21 +160,27 @@ def trial_macs(cell: Cell, facts: DataFacts) -> float:
     return float(cell.row.cost.macs * (images_trained + images_seen))
 
 
-def calibrate(device: str) -> float:
-    """Multiply-adds a second that training reaches here, from about a second of it with a small network."""
+def calibrate(plan: Plan) -> float:
+    """Multiply-adds a second that training reaches here, from about a second of it with a small network on images and
+    batches of the study's size: on tiny images it is the overhead of each step that counts."""
+    data, recipe = plan.config.data, plan.config.recipe
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker has it
+    torch.set_num_threads(plan.config.executor.threads)
     try:
-        net = models.create("resnet8", None, 10, seed=0).to(device)
-        x_BCHW = torch.zeros(64, 3, 32, 32, device=device)
-        y_B = torch.zeros(64, dtype=torch.long, device=device)
-        macs = PASSES_TRAINING * len(x_BCHW) * models.cost(net, (3, 32, 32)).macs
+        net = models.create("resnet8", None, 10, in_channels=plan.facts.channels, seed=0).to(plan.device)
+        batch = max(2, min(recipe.batch_size, 2**16 // data.size**2))
+        x_BCHW = torch.zeros(batch, plan.facts.channels, data.size, data.size, device=plan.device)
+        y_B = torch.zeros(batch, dtype=torch.long, device=plan.device)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9)
+        macs = PASSES_TRAINING * batch * models.cost(net, tuple(x_BCHW.shape[1:])).macs
         steps, begun = 0, time.perf_counter()
         while steps < 2 or time.perf_counter() - begun < 0.7:
             if steps == 1:
                 begun = time.perf_counter()  # the first step warms up
+            optimizer.zero_grad()
             F.cross_entropy(net(x_BCHW), y_B).backward()  # type: ignore[no-untyped-call]
-            if device == "cuda":
+            optimizer.step()
+            if plan.device == "cuda":
                 torch.cuda.synchronize()
             steps += 1
         return macs * (steps - 1) / (time.perf_counter() - begun)
@@ -186,13 +194,17 @@ def calibrate(device: str) -> float:
 
 def show(plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:
     """Print the plan."""
+
+    def say(text: str, style: str = "") -> None:
+        console.print(text, style=style, soft_wrap=not console.is_terminal)  # a log has lines of any length
+
     config = plan.config
-    title = config.study.title if config.study else "One network"
-    console.print(f"[bold]{title}[/]: {config.backbone} on {plan.data}, recipe {plan.recipe}", highlight=False)
+    title = config.study.title or config.study.name if config.study else "One network"
+    say(f"{title}: {config.backbone} on {plan.data}, recipe {plan.recipe}", "bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("row")
     for heading in ("params", "GFLOPs", "ResNet-50\nparams", "at 224\nGFLOPs", "to train"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in plan.rows:
         mine = [cell.trial_id for cell in plan.cells if cell.row is row]
         waiting = sum(trial_id not in plan.recorded for trial_id in mine)
@@ -206,26 +218,29 @@ def show(plan: Plan, expectation: Expectation, workers: int, console: Console) -
             f"{waiting} of {len(mine)}",
         )
     console.print(table)
-    console.print("GFLOPs are multiply-adds of one image.", style="dim")
+    say("GFLOPs are multiply-adds of one image.", "dim")
     for labels in study_rows.same_networks(plan.rows):
-        console.print(f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen.")
-    facts, recipe = plan.facts, config.recipe
-    console.print(
+        say(f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen.")
+    facts, epochs = plan.facts, config.recipe.epochs
+    say(
         f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
-        f"{recipe.epochs} epochs; {workers} worker{'s' * (workers > 1)} on {plan.device}"
+        f"{epochs} epoch{'s' * (epochs > 1)}; {workers} worker{'s' * (workers > 1)} on {plan.device}"
     )
+    failed = [record for record in plan.recorded.values() if record["state"] == "failed"]
+    if failed:
+        say(f"{len(failed)} of {len(plan.trials)} trials are recorded as failed; retry=true trains them again")
     if plan.todo:
         about = duration(expectation.total(workers))
         rough = " (rough: from a one-second calibration)" if expectation.rough else ""
-        console.print(f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
+        say(f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
     else:
-        console.print(f"all {len(plan.trials)} trials are recorded: nothing to train")
+        say(f"all {len(plan.trials)} trials are recorded: nothing to train")
 
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{max(seconds, 1):.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     if seconds < 48 * 3600:

@@ -15,6 +15,8 @@ from rich.table import Table
 
 from senet_lab.studies.plan import Cell, Expectation, Plan, duration
 
+BAR, FACTS = 20, 38  # columns of the terminal: a bar, and what stands beside it; the label has the rest
+
 
 class Progress:
     """The display of one study.
@@ -70,15 +72,13 @@ class Progress:
         else:
             outcome = f"failed: {record['reason']}"
         left = f", about {duration(self.left())} left" if self.done < self.total else ""
-        self.console.print(
-            f"[{self.done}/{self.total}] {cell.row.label}, seed {cell.seed}: {outcome}{left}",
-            markup=False,
-            highlight=False,
-        )
+        self.say(f"[{self.done}/{self.total}] {cell.row.label}, seed {cell.seed}: {outcome}{left}")
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """A line that stays, above the display."""
+        if self.live:
+            self.live.update(self.display())
+        self.console.print(text, soft_wrap=True)
 
     # ---------------------------------------------------------------------------------------------------------- time
 
@@ -91,11 +91,11 @@ class Progress:
                 expected += share * self.expected.get(cell.trial_id, 0.0)
                 taken += time.monotonic() - since
         pace = taken / expected if expected else 1.0
-        trained = sum(
-            self.expected.get(cell.trial_id, 0.0) * last.get("epoch", 0) / self.epochs
-            for cell, _, last in self.running.values()
-        )
-        return pace * (sum(self.expected.values()) - trained) / self.workers
+        rest = dict(self.expected)
+        for cell, _, last in self.running.values():
+            if cell.trial_id in rest:
+                rest[cell.trial_id] *= 1 - last.get("epoch", 0) / self.epochs
+        return pace * Expectation(rest, rough=True).total(self.workers)
 
     # ------------------------------------------------------------------------------------------------------- display
 
@@ -109,18 +109,21 @@ class Progress:
 
     def display(self) -> Table:
         table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(8, self.console.width - BAR - FACTS))
+        table.add_column()
+        table.add_column(no_wrap=True)
         table.add_row(
-            f"{self.done} of {self.total} trials",
-            ProgressBar(total=self.total, completed=self.done, width=24),
-            f"about {duration(self.left())} left",
+            f"{self.done} of {self.total} trials", bar(self.done, self.total), f"about {duration(self.left())} left"
         )
         for cell, _, last in self.running.values():
+            label = f"{cell.row.label}, seed {cell.seed}"
             if last:
-                accuracy = f"val accuracy {100 - last['val_error']:.1f}%"
-                bar = ProgressBar(total=self.epochs, completed=last["epoch"], width=24)
-                table.add_row(
-                    f"{cell.row.label}, seed {cell.seed}", bar, f"epoch {last['epoch']}/{self.epochs}, {accuracy}"
-                )
+                epoch = f"epoch {last['epoch']}/{self.epochs}, val accuracy {100 - last['val_error']:.1f}%"
+                table.add_row(label, bar(last["epoch"], self.epochs), epoch)
             else:
-                table.add_row(f"{cell.row.label}, seed {cell.seed}", "", "starting")
+                table.add_row(label, "", "starting")
         return table
+
+
+def bar(done: float, total: float) -> ProgressBar:
+    return ProgressBar(total=total, completed=done, width=BAR)

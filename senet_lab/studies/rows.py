@@ -16,14 +16,20 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from senet_lab import models
-from senet_lab.compose import flat
+from senet_lab.compose import check_key, check_values, flat, plainly
 from senet_lab.config import SE, Config, Study, UserError
 from senet_lab.models.cost import Cost
+from senet_lab.reports.trials import clean_text
+from senet_lab.studies.store import first_line
 from senet_lab.training.data import DataFacts
 from senet_lab.training.spec import Spec
 
 PAPER_NETWORK = "resnet50"  # the trunk of the paper's ablations (section 6)
 PAPER_INPUT = (3, 224, 224)
+
+# What a study may vary. All rows of a table share the data, the backbone and the epochs.
+FACTORS = ("se.", "recipe.", "stride")
+SHARED = ("recipe.name", "recipe.epochs")
 
 
 @dataclass(frozen=True)
@@ -78,48 +84,62 @@ def build(config: Config, facts: DataFacts) -> list[Row]:
     if config.study is None:
         return [row("network", "", config, facts)]
     study = config.study
+    check_study(study)
+    configs = {label: overridden(config, study, label) for label in study.rows}
+    check_one_factor(study, configs)
+    return [row(label, str(study.rows[label].get("paper", "")), changed, facts) for label, changed in configs.items()]
+
+
+def check_study(study: Study) -> None:
+    """A UserError for a study that says nothing, or varies what its one table could not hold."""
     if not study.rows:
         raise UserError(f"the study {study.name or '(without a name)'} is empty: study.rows has no row")
+    for label in study.rows:
+        if not label or clean_text(label) != label:
+            raise UserError(f"study.rows: {label!r} cannot be the label of a row; it is one line of printable text")
     if study.baseline not in study.rows:
         raise UserError(
             f"study.baseline: there is no row '{study.baseline}' in {study.name}; there are {', '.join(study.rows)}"
         )
-    configs = {label: overridden(config, study, label) for label in study.rows}
-    for label, changed in configs.items():
-        check_one_factor(study, label, changed, configs[study.baseline])
-    return [row(label, str(study.rows[label].get("paper", "")), changed, facts) for label, changed in configs.items()]
+    factors = [key for key in flat(Config()) if key.startswith(FACTORS) and key not in SHARED]
+    if study.factor not in factors:
+        raise UserError(f"study.factor: '{study.factor}' cannot be varied; what can: {', '.join(factors)}")
 
 
 def overridden(config: Config, study: Study, label: str) -> Config:
     """The configuration with a row's overrides."""
-    overrides = study.rows[label]
+    where, overrides = f"study.rows.{label}", study.rows[label]
     if not isinstance(overrides, dict):
-        raise UserError(f"study.rows.{label}: {overrides!r} is not a mapping such as {{se.reduction: 8}}")
-    typed = OmegaConf.structured(copy.deepcopy(config))
-    for key, value in overrides.items():
-        if key == "paper":
-            continue
-        try:
-            OmegaConf.update(typed, str(key), value, merge=False)
-        except (OmegaConfBaseException, AttributeError) as error:
-            raise UserError(f"study.rows.{label}: {key}: {value!r} cannot be: {str(error).splitlines()[0]}") from error
-    made = OmegaConf.to_object(typed)
-    assert isinstance(made, Config)
+        raise UserError(f"{where}: {overrides!r} is not a mapping such as {{se.reduction: 8}}")
+    changed = OmegaConf.structured(copy.deepcopy(config))
+    try:
+        for key, value in overrides.items():
+            if key != "paper":
+                check_key(str(key))
+                if str(key).startswith("se.") and changed.se is None:
+                    raise UserError(f"{key} cannot be set, because se is null")
+                OmegaConf.update(changed, str(key), value, merge=False)
+        made = OmegaConf.to_object(changed)
+        assert isinstance(made, Config)
+        check_values(made)
+    except (OmegaConfBaseException, UserError) as error:
+        raise UserError(f"{where}: {plainly(error)}") from error
     return made
 
 
-def check_one_factor(study: Study, label: str, config: Config, baseline: Config) -> None:
-    """A row may differ from the baseline in the study's factor, or in whether there is SE at all; in nothing else."""
-    was, now = flat(baseline), flat(config)
-    changed = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-    if config.se is None or baseline.se is None:
-        changed = [key for key in changed if key.split(".")[0] != "se"]
-    extra = [key for key in changed if key != study.factor and not key.startswith(f"{study.factor}.")]
-    if extra:
-        shown = "; ".join(f"{key}: {was.get(key)} → {now.get(key)}" for key in extra)
-        raise UserError(
-            f"row '{label}' of {study.name} changes more than {study.factor} against '{study.baseline}': {shown}"
-        )
+def check_one_factor(study: Study, configs: dict[str, Config]) -> None:
+    """Any two rows differ in the study's factor, or in whether there is SE at all; in nothing else."""
+    with_se = [label for label in (study.baseline, *configs) if configs[label].se is not None]
+    reference = with_se[0] if with_se else study.baseline
+    was = flat(configs[reference])
+    for label, config in configs.items():
+        now = flat(config)
+        changed = [key for key in {**was, **now} if was.get(key) != now.get(key) and key != study.factor]
+        if config.se is None:
+            changed = [key for key in changed if key.split(".")[0] != "se"]
+        if changed:
+            shown = "; ".join(f"{key}: {was.get(key)} → {now.get(key)}" for key in changed)
+            raise UserError(f"row '{label}' changes more than {study.factor}, compared with '{reference}': {shown}")
 
 
 def row(label: str, paper_row: str, config: Config, facts: DataFacts) -> Row:
@@ -136,9 +156,14 @@ def row(label: str, paper_row: str, config: Config, facts: DataFacts) -> Row:
         cost = models.cost(net, input_size)
         hidden = models.hidden_widths(net)
         network = models.fingerprint(net, input_size)
-    except ValueError as error:
+    except AssertionError:
+        raise  # of the lab's own
+    except Exception as error:  # whatever a network of the user's own, or one too deep for its images, makes of it
         where = f"row '{label}': " if config.study else ""
-        raise UserError(f"{where}{error}") from error
+        if isinstance(error, ValueError):
+            raise UserError(f"{where}{first_line(error)}") from error
+        what = f"{config.backbone} on images of {' × '.join(map(str, input_size))}"
+        raise UserError(f"{where}{what}: {type(error).__name__}: {first_line(error)}") from error
     se = None
     if ratios:
         assert config.se is not None

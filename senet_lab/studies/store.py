@@ -26,10 +26,13 @@ RUNNING, DONE, FAILED = "running", "done", "failed"
 STALE_SECONDS = 60.0  # a silent owner on another machine is taken to be dead after this
 HEARTBEAT_SECONDS = 10.0
 
-metadata = sa.MetaData()
+Record = dict[str, Any]
+# What a record must have to be one.
+REQUIRED = {DONE: ("config", "epochs", "metrics", "seconds", "resumed"), FAILED: ("config", "reason")}
+
 records = sa.Table(
     "records",
-    metadata,
+    sa.MetaData(),
     sa.Column("trial_id", sa.String(64), primary_key=True),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("owner", sa.String(255), nullable=False),
@@ -38,10 +41,18 @@ records = sa.Table(
 )
 
 
+def this_machine() -> str:
+    """This machine, and in it the container: process ids mean something within one namespace only."""
+    try:
+        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return platform.node()
+
+
 def this_process() -> str:
-    """This process as an owner: host, process id and start time (ids are used again)."""
+    """This process as an owner: machine, process id and start time (ids are used again)."""
     pid = os.getpid()
-    return f"{platform.node()}/{pid}/{start_ticks(pid)}"
+    return f"{this_machine()}/{pid}/{start_ticks(pid)}"
 
 
 def start_ticks(pid: int) -> str:
@@ -56,8 +67,9 @@ def start_ticks(pid: int) -> str:
 
 def is_dead(owner: str) -> bool:
     """Whether the owner is known to be gone: a process of this machine that has ended."""
-    host, pid, ticks = owner.split("/")
-    return host == platform.node() and ticks != "" and start_ticks(int(pid)) != ticks
+    machine, _, process = owner.partition("/")
+    pid, _, ticks = process.partition("/")
+    return machine == this_machine() and pid.isdecimal() and ticks != "" and start_ticks(int(pid)) != ticks
 
 
 class Store:
@@ -65,7 +77,8 @@ class Store:
 
     Args:
         url: e.g. `sqlite:///results/local/lab.db` or `postgresql+psycopg://user@host/lab`.
-        create: whether to make an SQLite file that is not there.
+        create: whether to make the database file, and the table in it, where there is none. Without, such a store
+            reads as empty and nothing is written.
 
     Raises:
         UserError: a URL that is none, or that cannot be reached, or a file that is not a database or is damaged.
@@ -74,32 +87,41 @@ class Store:
     def __init__(self, url: str, create: bool = True) -> None:
         self.url = url
         self.owner = this_process()
+        location = parse(url)
+        self.name = location.render_as_string()  # the password hidden
+        is_sqlite = location.get_backend_name() == "sqlite"
+        self.patience = {"timeout": 60} if is_sqlite else {}
+        in_memory = is_sqlite and location.database in (None, "", ":memory:")
+        if in_memory and create:
+            raise UserError(f"storage={url} keeps nothing: name a file, such as sqlite:///results/local/lab.db")
         try:
-            location = sa.make_url(url)
-            if not create and is_missing_file(location):
-                location = sa.make_url("sqlite://")  # nothing is recorded: an empty one in memory
-            if location.get_backend_name() == "sqlite" and location.database:
-                Path(location.database).parent.mkdir(parents=True, exist_ok=True)
-            self.patience = {"timeout": 60} if location.get_backend_name() == "sqlite" else {}
+            if is_sqlite and not in_memory:
+                path = Path(str(location.database))
+                if create:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                elif not path.exists():
+                    location = location.set(database=":memory:")
             self.engine = sa.create_engine(location, connect_args=self.patience)
             with self.engine.begin() as connection:
-                if location.get_backend_name() == "sqlite":
-                    verdict = connection.execute(sa.text("PRAGMA quick_check")).scalar()
-                    if verdict != "ok":
-                        raise UserError(f"storage={url}: the database is damaged ({str(verdict).splitlines()[-1]})")
-                metadata.create_all(connection)
-        except exc.ArgumentError as error:
-            raise UserError(f"storage={url} is not a database URL such as sqlite:///results/local/lab.db") from error
+                verdict = connection.execute(sa.text("PRAGMA quick_check")).scalar() if is_sqlite else "ok"
+                if verdict != "ok":
+                    raise UserError(f"storage={self.name}: the database is damaged ({str(verdict).splitlines()[-1]})")
+                if create:
+                    connection.execute(sa.schema.CreateTable(records, if_not_exists=True))
+                self.empty = not sa.inspect(connection).has_table(records.name)
         except exc.NoSuchModuleError as error:
-            raise UserError(f"storage={url}: SQLAlchemy knows no such database: {error}") from error
+            raise UserError(
+                f"storage={self.name}: there is no database '{location.drivername}' here; "
+                "there are sqlite, postgresql+psycopg and whatever else SQLAlchemy has a driver for"
+            ) from error
         except ModuleNotFoundError as error:
-            raise UserError(f"storage={url}: its driver is not installed ({error.name})") from error
+            raise UserError(f"storage={self.name}: its driver is not installed ({error.name})") from error
         except exc.OperationalError as error:
-            raise UserError(f"storage={url} cannot be opened: {first_line(error.orig)}") from error
-        except exc.DatabaseError as error:
-            raise UserError(f"storage={url} is damaged, or no database: {first_line(error.orig)}") from error
-        except OSError as error:
-            raise UserError(f"storage={url}: {error}") from error
+            raise UserError(f"storage={self.name} cannot be opened: {first_line(error.orig)}") from error
+        except exc.DBAPIError as error:
+            raise UserError(f"storage={self.name} is damaged, or no database: {first_line(error.orig)}") from error
+        except (OSError, TypeError, exc.SQLAlchemyError) as error:  # TypeError: an option that the driver lacks
+            raise UserError(f"storage={self.name}: {first_line(error)}") from error
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -109,27 +131,28 @@ class Store:
                 yield connection
         except exc.IntegrityError:
             raise
-        except exc.DatabaseError as error:
-            raise RunError(f"the store {self.url} failed: {first_line(error.orig)}") from error
+        except exc.DBAPIError as error:
+            raise RunError(f"the store {self.name} failed: {first_line(error.orig)}") from error
 
     # ------------------------------------------------------------------------------------------------------- claims
 
     def claim(self, trial_id: str) -> bool:
         """Make the trial ours. False if it has ended, or is somebody else's who is alive."""
         mine = {"state": RUNNING, "owner": self.owner, "heartbeat": time.time()}
-        try:
-            with self.transaction() as connection:
-                connection.execute(records.insert().values(trial_id=trial_id, record=None, **mine))
-            return True
-        except exc.IntegrityError:
-            pass  # somebody has, or had, it
+        look = sa.select(records.c.state, records.c.owner, records.c.heartbeat).where(records.c.trial_id == trial_id)
+        with self.transaction() as connection:  # a look first: what is another driver's costs no write
+            row = connection.execute(look).one_or_none()
+        if row is None:
+            try:
+                with self.transaction() as connection:
+                    connection.execute(records.insert().values(trial_id=trial_id, **mine))
+                return True
+            except exc.IntegrityError:
+                return False  # another driver was quicker
+        silent = row.heartbeat < time.time() - STALE_SECONDS
+        if row.state != RUNNING or not (silent or is_dead(row.owner)):
+            return False
         with self.transaction() as connection:
-            row = connection.execute(sa.select(records).where(records.c.trial_id == trial_id)).one_or_none()
-            if row is None:
-                return False  # given back this very moment; the next round gets it
-            abandoned = row.state == RUNNING and (is_dead(row.owner) or row.heartbeat < time.time() - STALE_SECONDS)
-            if not abandoned:
-                return False
             # Conditional on what was read: of two drivers that saw the same dead owner, one gets it.
             taken = connection.execute(
                 records.update()
@@ -159,13 +182,15 @@ class Store:
 
     def forget(self, trial_ids: Iterable[str], states: Sequence[str] = (FAILED,)) -> int:
         """Delete records, by default of failed trials only, so that they can be trained again; how many there were."""
-        chosen = records.c.trial_id.in_(list(trial_ids)) & records.c.state.in_(states)
+        if self.empty:
+            return 0
         with self.transaction() as connection:
-            return int(connection.execute(records.delete().where(chosen)).rowcount)
+            chosen = [records.delete().where(records.c.trial_id == name) for name in trial_ids]
+            return sum(connection.execute(each.where(records.c.state.in_(states))).rowcount for each in chosen)
 
     # ------------------------------------------------------------------------------------------------------ records
 
-    def finish(self, trial_id: str, state: str, record: dict[str, Any]) -> bool:
+    def finish(self, trial_id: str, state: str, record: Record) -> bool:
         """Record how our trial ended (`done` or `failed`), once. False if the claim was taken from us meanwhile."""
         text = json.dumps(record, sort_keys=True, allow_nan=False)
         with self.transaction() as connection:
@@ -176,7 +201,7 @@ class Store:
             )
             return bool(written.rowcount == 1)
 
-    def read(self, trial_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def read(self, trial_ids: Iterable[str]) -> dict[str, Record]:
         """The records of those of the trials that have ended, with their `trial_id` and `state`.
 
         Raises:
@@ -184,40 +209,48 @@ class Store:
         """
         wanted = list(trial_ids)
         found = {}
-        with self.transaction() as connection:
-            for start in range(0, len(wanted), 500):  # SQLite's limit on variables is 999 in old versions
-                chunk = wanted[start : start + 500]
-                query = sa.select(records).where(records.c.trial_id.in_(chunk), records.c.state.in_((DONE, FAILED)))
-                for row in connection.execute(query):
-                    found[row.trial_id] = self.parse(row)
+        for start in range(0, len(wanted), 500):  # SQLite's limit on variables is 999 in old versions
+            for record in self.ended(records.c.trial_id.in_(wanted[start : start + 500])):
+                found[record["trial_id"]] = record
         return {trial_id: found[trial_id] for trial_id in wanted if trial_id in found}
 
-    def all(self) -> list[dict[str, Any]]:
-        """Every record, ordered by trial id; raises as `read` does."""
+    def latest(self, count: int) -> list[Record]:
+        """The records of the trials that were finished last, the newest first; raises as `read` does."""
+        return self.ended(records.c.state == DONE, count)
+
+    def ended(self, which: sa.ColumnElement[bool], count: int | None = None) -> list[Record]:
+        """The records of trials that have ended, the newest first."""
+        if self.empty:
+            return []
+        query = sa.select(records).where(which, records.c.state.in_((DONE, FAILED)))
         with self.transaction() as connection:
-            rows = connection.execute(
-                sa.select(records).where(records.c.state.in_((DONE, FAILED))).order_by(records.c.trial_id)
-            ).all()
+            rows = connection.execute(query.order_by(records.c.heartbeat.desc()).limit(count)).all()
         return [self.parse(row) for row in rows]
 
-    def parse(self, row: Any) -> dict[str, Any]:
+    def parse(self, row: sa.Row[Any]) -> Record:
         try:
             record = json.loads(row.record)
-            if row.state == DONE:
-                record["metrics"]["test_error"], record["epochs"], record["seconds"]
-            else:
-                record["reason"]
-        except (TypeError, KeyError, ValueError) as error:
+            missing = [name for name in REQUIRED[row.state] if name not in record]
+            if row.state == DONE and not missing:
+                missing = [name for name in ("test_error", "val_error") if name not in record["metrics"]]
+            if missing:
+                raise ValueError(f"it lacks {', '.join(missing)}")
+            return {**record, "trial_id": row.trial_id, "state": row.state}
+        except (TypeError, ValueError) as error:
             raise UserError(
-                f"storage={self.url}: the record of trial {row.trial_id} is damaged ({error!r}); "
+                f"storage={self.name}: the record of trial {row.trial_id} is damaged ({first_line(error)}); "
                 f"delete it with: python -m senet_lab store forget {row.trial_id}"
             ) from error
-        return {**record, "trial_id": row.trial_id, "state": row.state}
 
 
-def is_missing_file(location: sa.URL) -> bool:
-    is_file = location.get_backend_name() == "sqlite" and location.database not in (None, "", ":memory:")
-    return is_file and not Path(str(location.database)).exists()
+def parse(url: str) -> sa.URL:
+    """The URL of a database; a UserError if it is none."""
+    try:
+        location = sa.make_url(url)
+        location.get_backend_name()
+        return location
+    except (exc.ArgumentError, ValueError) as error:  # ValueError: a port that is no number
+        raise UserError(f"storage={url} is not a database URL such as sqlite:///results/local/lab.db") from error
 
 
 def first_line(error: object) -> str:

@@ -1,0 +1,46 @@
+"""Fixtures that several files of tests share."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from launching import WORDS, Lab, ended
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """The tiny study, run once from beginning to end with tracking, in a folder of an awkward name, on a terminal of
+    80 columns (what was seen there: `screen`)."""
+    folder = tmp_path_factory.mktemp("finished") / "an awkward,(name)='x'[y] é%20"
+    folder.mkdir()
+    lab = Lab(folder)
+    ours, theirs = pty.openpty()
+    subprocess.run(["stty", "cols", "80", "rows", "40"], stdin=theirs, check=True)
+    process = lab.start(*WORDS, tracking="offline", stdout=theirs, stdin=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            read = os.read(ours, 65536)
+        except OSError:  # the terminal's other end is closed
+            break
+        if not read:
+            break
+        seen += read
+    os.close(ours)
+    done = ended(process)
+    assert (done.code, done.err) == (0, ""), done
+    (lab.folder / "screen").write_bytes(seen)
+    return lab
+
+
+@pytest.fixture
+def copy(finished: Lab, tmp_path: Path) -> Lab:
+    """A copy of the finished study, to be changed by a test."""
+    shutil.copytree(finished.folder / "results", tmp_path / "results")
+    return Lab(tmp_path)

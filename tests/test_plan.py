@@ -1,0 +1,165 @@
+"""The plan: what it says before anything trains, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from launching import TINY, WORDS, Lab
+from rich.console import Console
+
+from senet_lab.compose import compose
+from senet_lab.run import main
+from senet_lab.studies import plan
+from senet_lab.studies.plan import duration, expect, look_up, make, show
+from senet_lab.studies.progress import Progress
+from senet_lab.studies.store import Store
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def planned(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What plan=true prints; nothing is written."""
+    before = sorted(Path.cwd().rglob("*"))
+    assert main([*words, "plan=true"]) == 0
+    assert sorted(Path.cwd().rglob("*")) == before
+    seen = capsys.readouterr()
+    assert seen.err == ""
+    return seen.out
+
+
+def test_a_plan_shows_the_study_and_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = planned(capsys, "+ablation=ratio", "data.download=true", "retry=true")
+    lines = out.splitlines()
+    assert lines[0] == "Reduction ratio: resnet8 on digits, recipe quick"
+    assert [line.split()[:3] for line in lines if line.startswith("r = 16")] == [["r", "=", "16"]]
+    assert "75,674" in out
+    assert "28.07 M" in out
+    assert "718 training, 180 validation, 899 test images; 30 epochs" in out
+    assert "18 of 18 trials to train: about" in out
+    assert "(rough: from a one-second calibration)" in out
+    assert all(len(line) <= 80 for line in lines if "images" not in line)
+
+
+def test_the_plan_of_a_large_study_needs_no_data(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = planned(capsys, "+ablation=ratio", "backbone=resnet50", "data=cifar10", "data.download=true")
+    assert "before it can train: cifar10: there is no folder data/cifar-10-batches-py" in out
+    assert "45,000 training, 5,000 validation, 10,000 test images" in out
+    assert "18 of 18 trials to train: about" in out
+
+
+def test_a_plan_of_a_finished_study_has_nothing_to_do(
+    copy: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(copy.folder)
+    out = planned(capsys, *WORDS)
+    assert "0 of 2" in out
+    assert "all 6 trials are recorded: nothing to train" in out
+    assert "rough" not in out
+
+
+def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy.folder)
+    seconds = {record["trial_id"]: record["seconds"] for record in copy.records()}
+    store = Store("sqlite:///results/local/lab.db", create=False)
+    monkeypatch.setattr(plan, "calibrate", lambda _: 1.0)
+    more = look_up(make(compose([*WORDS, "seeds=3"])), store)
+    expectation = expect(more, store)
+    assert not expectation.rough
+    for cell in more.todo:
+        twins = [seconds[other.trial_id] for other in more.cells if other.row is cell.row and other.seed < 2]
+        assert expectation.seconds[cell.trial_id] == pytest.approx(sum(twins) / 2)
+    assert expectation.total(1) == pytest.approx(sum(expectation.seconds.values()))
+    assert expectation.total(100) == max(expectation.seconds.values())
+
+    other = look_up(make(compose([*WORDS, "recipe.epochs=9"])), store)
+    expectation = expect(other, store)
+    assert expectation.rough, "other epochs take another time"
+    cell = other.todo[0]
+    epochs = 3 * other.facts.train * 9 + other.facts.validation * 9 + other.facts.test
+    assert expectation.seconds[cell.trial_id] == cell.row.cost.macs * epochs
+
+
+def test_the_calibration_is_of_the_right_size(here: Path) -> None:
+    """Multiply-adds a second: more than a pocket calculator, less than any processor has."""
+    assert 1e6 < plan.calibrate(make(compose([]))) < 1e14
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "1 s"),
+        (0.4, "1 s"),
+        (12.4, "12 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (3600, "60 min"),
+        (7200, "2.0 h"),
+        (86400 * 3, "3.0 days"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+AWKWARD = "[red] a label that goes on and on, :smile: and on, wider than any terminal has been"
+
+
+@pytest.mark.parametrize("width", [120, 80, 70])
+def test_the_plan_and_the_progress_fit_the_terminal(here: Path, width: int) -> None:
+    (here / "sweeps/ablation").mkdir(parents=True)
+    (here / "sweeps/ablation/tiny.yaml").write_text(TINY.replace("r = 8", f'"{AWKWARD}"'))
+    study = make(compose(list(WORDS)))
+    output = io.StringIO()
+    console = Console(
+        file=output, width=width, force_terminal=True, color_system=None, markup=False, highlight=False, emoji=False
+    )
+    expectation = plan.Expectation({cell.trial_id: 60.0 for cell in study.todo}, rough=True)
+    show(study, expectation, 2, console)
+    if width >= 80:
+        assert AWKWARD[:20] in output.getvalue(), "a label is shown as it is"
+    progress = Progress(study, expectation, 2, console)
+    for cell in study.todo[:3]:
+        progress.start(cell)
+        progress.epoch(cell, {"epoch": 7, "val_error": 100 - 12.345})
+    console.print(progress.display())
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    shown = [line for line in lines if "epoch 7/8, val accuracy 12.3%" in line]
+    assert len(shown) == 3, "one line a trial"
+
+
+def test_the_time_left_is_honest(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six trials expected to take 80 s each, on two workers; a clock in our hands."""
+    (here / "sweeps/ablation").mkdir(parents=True)
+    (here / "sweeps/ablation/tiny.yaml").write_text(TINY)
+    study = make(compose(list(WORDS)))
+    clock = [0.0]
+    monkeypatch.setattr("senet_lab.studies.progress.time.monotonic", lambda: clock[0])
+    expectation = plan.Expectation({cell.trial_id: 80.0 for cell in study.todo}, rough=True)
+    progress = Progress(study, expectation, 2, Console(file=io.StringIO()))
+    assert progress.left() == pytest.approx(240)
+
+    first, second, *others = study.todo
+    progress.start(first)
+    progress.start(second)
+    assert progress.left() == pytest.approx(240)
+    clock[0] = 20.0  # half of the first in a quarter of the time, and the second had been half done before
+    for epoch in (1, 2, 3, 4):
+        progress.epoch(first, {"epoch": epoch, "val_error": 50.0})
+        progress.epoch(second, {"epoch": epoch + 4, "val_error": 50.0})
+    assert progress.left() == pytest.approx((4 * 80 + 40) / 2 * 40 / 80)
+
+    done = {"state": "done", "metrics": {"test_error": 1.0}}
+    progress.end(first, {**done, "seconds": 40.0, "resumed": False})
+    progress.end(second, {**done, "seconds": 20.0, "resumed": True})
+    assert progress.left() == pytest.approx(4 * 80 / 2 * 40 / 80), "what was resumed measures nothing"
+    for cell in others[:-1]:
+        progress.start(cell)
+        progress.end(cell, {"state": "failed", "reason": "diverged"})
+    assert progress.left() == pytest.approx(80 * 40 / 80), "one trial cannot be shared by two workers"

@@ -1,0 +1,195 @@
+"""The rows of a study: one factor, no null rows, the paper's costs; and every study that the lab brings."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from senet_lab import models
+from senet_lab.compose import choices, compose
+from senet_lab.config import Config, Study, UserError
+from senet_lab.studies import plan
+from senet_lab.studies.rows import Row, build, same_networks
+from senet_lab.training.data import DataFacts, facts
+from senet_lab.training.lit import SENet
+
+DIGITS = facts(compose([]).config.data)
+BASE = compose([]).config
+
+
+def study_of(rows: dict[str, Any], factor: str = "se.reduction", baseline: str = "a", **changes: Any) -> Config:
+    """A configuration with a study of these rows."""
+    config = copy.deepcopy(BASE)
+    config.study = Study(name="made", factor=factor, baseline=baseline, rows=rows)
+    for key, value in changes.items():
+        setattr(config, key, value)
+    return config
+
+
+def rows_of(*args: Any, facts: DataFacts = DIGITS, **kwargs: Any) -> list[Row]:
+    return build(study_of(*args, **kwargs), facts)
+
+
+def refusal(*args: Any, **kwargs: Any) -> str:
+    """What a study is refused with."""
+    with pytest.raises(UserError) as caught:
+        rows_of(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------------------- one factor
+
+
+def test_rows_change_the_factor_and_nothing_else() -> None:
+    rows = rows_of({"a": {"se.reduction": 2}, "b": {"se.reduction": {2: 4, 3: 8}}, "off": {"se": None}})
+    assert [row.label for row in rows] == ["a", "b", "off"]
+    assert [row.se.reduction if row.se else None for row in rows] == [{2: 2, 3: 2, 4: 2}, {2: 4, 3: 8}, None]
+    assert {row.config.recipe.lr for row in rows} == {BASE.recipe.lr}
+    assert BASE.se is not None
+    assert BASE.se.reduction == 16, "the base is left as it was"
+
+
+def test_a_second_factor_is_shown() -> None:
+    text = refusal({"a": {"se.reduction": 2}, "b": {"se.reduction": 4, "se.position": "pre"}})
+    assert text == "row 'b' changes more than se.reduction, compared with 'a': se.position: standard → pre"
+    text = refusal({"a": {"se.reduction": 2}, "b": {"se": None, "recipe.lr": 0.5}})
+    assert "row 'b' changes more" in text
+    assert "recipe.lr: 0.05 → 0.5" in text
+
+
+def test_rows_with_se_are_compared_with_each_other_where_the_baseline_has_none() -> None:
+    text = refusal({"a": {"se": None}, "b": {"se.reduction": 4}, "c": {"se.reduction": 8, "se.excitation": "tanh"}})
+    assert text == "row 'c' changes more than se.reduction, compared with 'b': se.excitation: sigmoid → tanh"
+
+
+def test_a_change_that_all_rows_share_is_no_second_factor() -> None:
+    rows = rows_of({"a": {"se.reduction": 2, "recipe.lr": 0.2}, "b": {"se.reduction": 4, "recipe.lr": 0.2}})
+    assert {row.config.recipe.lr for row in rows} == {0.2}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"b": {"se.foo": 1}}, ("study.rows.b: there is no key 'se.foo'", "reduction, squeeze")),
+        ({"b": {"se.reductoin": 1}}, ("did you mean reduction?",)),
+        ({"b": {"recipe.lr": "much"}}, ("study.rows.b: recipe.lr: Value 'much'",)),
+        ({"b": {"recipe.lr": -1}}, ("study.rows.b: recipe.lr=-1.0 is not between",)),
+        ({"b": {"se.reduction": 0}}, ("row 'b': se.reduction: 0 is not a whole number",)),
+        ({"b": {"se.reduction": "4"}}, ("row 'b': se.reduction: '4' is not a whole number",)),
+        ({"b": {"se.reduction": {7: 4}}}, ("row 'b'", "no stage 7; it has 2, 3, 4")),
+        ({"b": {"se": None, "se.reduction": 4}}, ("study.rows.b: se.reduction cannot be set, because se is null",)),
+        ({"b": 3}, ("study.rows.b: 3 is not a mapping",)),
+        ({"b": None}, ("study.rows.b: None is not a mapping",)),
+        ({" ": {}}, ("' ' cannot be the label of a row",)),
+        ({"two\nlines": {}}, ("cannot be the label of a row",)),
+    ],
+)
+def test_a_row_that_cannot_be_is_named(rows: dict[str, Any], words: tuple[str, ...]) -> None:
+    text = refusal({"a": {"se.reduction": 2}, **rows})
+    assert all(word in text for word in words), text
+
+
+def test_a_study_that_says_nothing_is_refused() -> None:
+    assert refusal({}) == "the study made is empty: study.rows has no row"
+    assert "there is no row 'x' in made; there are a, b" in refusal({"a": {}, "b": {}}, baseline="x")
+    for factor in ("", "se", "foo", "backbone", "data.size", "recipe.epochs", "seeds"):
+        text = refusal({"a": {}}, factor=factor)
+        assert f"study.factor: '{factor}' cannot be varied; what can: stride, se.reduction" in text
+
+
+def test_se_may_be_off_for_all_rows() -> None:
+    rows = rows_of({"a": {"recipe.lr": 0.1}, "b": {"recipe.lr": 0.2}}, factor="recipe.lr", se=None)
+    assert [(row.se, row.config.recipe.lr) for row in rows] == [(None, 0.1), (None, 0.2)]
+    assert "because se is null" in refusal({"a": {"se.reduction": 2}}, se=None)
+
+
+# ------------------------------------------------------------------------------------------------------ same networks
+
+
+def test_rows_that_build_the_same_network_are_pointed_out_and_share_their_trials() -> None:
+    """16 channels in stage 2: r = 16 and r = 32 both leave one hidden unit."""
+    config = compose(["+ablation=ratio", "se.stages=[2]", "seeds=2"])
+    made = plan.make(config)
+    assert same_networks(made.rows) == [["r = 16", "r = 32"]]
+    ids = {row.label: [cell.trial_id for cell in made.cells if cell.row is row] for row in made.rows}
+    assert ids["r = 16"] == ids["r = 32"]
+    assert len(made.cells) == 12
+    assert len(made.trials) == len(made.todo) == 10
+
+
+def test_rows_that_differ_share_nothing() -> None:
+    made = plan.make(compose(["+ablation=ratio"]))
+    assert same_networks(made.rows) == []
+    assert len(made.trials) == len(made.cells) == 18
+
+
+def test_only_the_gates_are_new(tmp_path: Path) -> None:
+    """Every row starts from the same backbone weights, given the same seed."""
+    made = plan.make(compose(["+ablation=ratio", "seeds=1"]))
+    plain: dict[str, torch.Tensor] = {}
+    for cell in reversed(made.cells):  # the row without SE comes last
+        spec = cell.spec
+        net = SENet(spec.backbone, spec.se, spec.classes, spec.channels, spec.stride, spec.recipe, spec.seed).net
+        weights = {key.replace(".body", ""): value for key, value in net.state_dict().items() if ".se." not in key}
+        plain = plain or weights
+        assert weights.keys() == plain.keys()
+        assert all(torch.equal(weights[key], plain[key]) for key in plain)
+
+
+# -------------------------------------------------------------------------------------------------------------- costs
+
+
+def test_the_ratio_study_costs_what_the_paper_says() -> None:
+    rows = build(compose(["+ablation=ratio"]).config, DIGITS)
+    costs = [row.paper_cost for row in rows]
+    assert [cost.params for cost in costs if cost] == [
+        45_676_584,
+        35_616_808,
+        30_586_920,
+        28_071_976,
+        26_814_504,
+        25_557_032,
+    ]
+    assert [f"{cost.macs / 1e9:.3f}" for cost in costs[3:6:2] if cost] == ["3.872", "3.858"]
+
+
+def test_costs_are_those_of_the_network_that_is_trained() -> None:
+    (row,) = build(compose(["backbone=resnet20", "se.reduction=4"]).config, DIGITS)
+    net = models.create("resnet20", row.se, 10, in_channels=1)
+    assert row.cost.params == sum(weight.numel() for weight in net.parameters())
+    assert row.hidden == {2: (4, 4, 4), 3: (8, 8, 8), 4: (16, 16, 16)}
+
+
+def test_a_design_that_the_papers_network_lacks_has_no_cost_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = build(compose(["se.reduction={2:4}"]).config, DIGITS)
+    assert row.paper_cost is not None
+    monkeypatch.setattr("senet_lab.studies.rows.PAPER_NETWORK", "resnet20")
+    (row,) = build(compose(["backbone=resnet50", "se.stages=[5]"]).config, DIGITS)
+    assert row.paper_cost is None
+
+
+# ------------------------------------------------------------------------------------------------------- every study
+
+
+@pytest.mark.parametrize("name", choices("ablation"))
+def test_every_study_of_the_lab_composes_and_builds(name: str) -> None:
+    made = plan.make(compose([f"+ablation={name}"]))
+    study = made.config.study
+    assert study is not None
+    assert study.name == name
+    assert study.title
+    assert [row.label for row in made.rows] == list(study.rows)
+    assert all(row.paper_cost for row in made.rows)
+    assert same_networks(made.rows) == []
+
+
+@pytest.mark.parametrize("data", choices("data"))
+@pytest.mark.parametrize("recipe", choices("recipe"))
+def test_every_choice_composes(data: str, recipe: str) -> None:
+    made = compose([f"data={data}", f"recipe={recipe}"])
+    assert (made.config.data.name, made.config.recipe.name) == (data, recipe)
