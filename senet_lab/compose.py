@@ -33,6 +33,7 @@ from senet_lab.config import Config, UserError
 PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe")  # chosen by name from conf/
 STUDIES = ("ablation",)  # chosen by name from sweeps/
+EVERY_STUDY = "ablation=all"
 
 # Fields that change no result, so that tables are not filed apart by them.
 IDLE = re.compile(
@@ -93,6 +94,17 @@ def compose(words: Iterable[str]) -> Composed:
         raise UserError(f"{asked.lstrip('+')}: it says nothing of a study")
     chosen = [word for word in words if word.lstrip("+").split("=")[0] in (*GROUPS, *STUDIES)]
     return label(made, composed(chosen))
+
+
+def compose_all(words: Iterable[str]) -> list[Composed]:
+    """As `compose`; `+ablation=all` is every study there is, in the order of the paper's tables."""
+    words = list(words)
+    if not any(word.removeprefix("+") == EVERY_STUDY for word in words):
+        return [compose(words)]
+    others = [word for word in words if word.removeprefix("+") != EVERY_STUDY]
+    check_words([*others, "+ablation=ratio"])  # a word that is wrong is not to be blamed on one of the studies
+    studies = [compose([f"+ablation={name}", *others]) for name in choices("ablation")]
+    return sorted(studies, key=lambda study: (study.config.study.paper or "~") if study.config.study else "~")
 
 
 def composed(words: list[str]) -> Config:

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def answer(words: list[str]) -> int:
     """Do what the words say; the exit code."""
-    from senet_lab.compose import compose, help_text, job_text
+    from senet_lab.compose import compose_all, help_text, job_text
 
     if {"-h", "--help"} & set(words):
         print(help_text(), flush=True)
@@ -50,10 +50,10 @@ def answer(words: list[str]) -> int:
     if {"-c", "--cfg"} & set(words):
         print(job_text(words), flush=True)
         return 0
-    composed = compose(words)
+    studies = compose_all(words)
     from senet_lab.studies.study import run  # torch comes with it
 
-    return run(composed)
+    return run(studies)
 
 
 def interrupt(number: int, frame: object) -> None:

@@ -31,7 +31,7 @@ def trial(plan: Plan, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
     metrics = record.get("metrics", {})
     return {
         "study": study.name if study else "network",
-        "title": study.title if study else "One network",
+        "title": plan.title,
         "paper_table": study.paper if study else "",
         "row": row.label,
         "paper_row": row.paper_row,

@@ -41,6 +41,7 @@ class Plan:
         cells: rows × seeds in the order of training: all rows of a seed before the next seed, so that a study that is
             stopped early has whole pairs.
         recorded: trial id → record, of the trials that have ended already.
+        left_out: labels of rows for stages that this network lacks.
     """
 
     config: Config
@@ -51,6 +52,16 @@ class Plan:
     device: str
     cells: list[Cell]
     recorded: dict[str, dict[str, Any]]
+    left_out: list[str]
+
+    @property
+    def title(self) -> str:
+        """What the table is headed, and which rows this network cannot have."""
+        study = self.config.study
+        if study is None:
+            return "One network"
+        missing = f" ({', '.join(self.left_out)}: not in this network)" if self.left_out else ""
+        return f"{study.title or study.name}{missing}"
 
     @property
     def trials(self) -> dict[str, Cell]:
@@ -90,12 +101,26 @@ def make(composed: Composed) -> Plan:
         for row in rows:
             spec = row.spec(facts, seed, device)
             cells.append(Cell(row, seed, spec, spec.trial_id))
-    return Plan(config, composed.data, composed.recipe, facts, rows, device, cells, {})
+    missing = study_rows.left_out(config, facts)
+    return Plan(config, composed.data, composed.recipe, facts, rows, device, cells, {}, missing)
 
 
 def look_up(plan: Plan, store: Store) -> Plan:
     """The plan with the records that the store has of it."""
     return replace(plan, recorded=store.read(plan.trials))
+
+
+def together(plans: list[Plan]) -> Plan:
+    """Several studies of the same data and recipe as one: rows that they share are trained once."""
+    first, *others = plans
+    if not others:
+        return first
+    return replace(
+        first,
+        rows=[row for plan in plans for row in plan.rows],
+        cells=sorted((cell for plan in plans for cell in plan.cells), key=lambda cell: cell.seed),
+        recorded={trial_id: record for plan in plans for trial_id, record in plan.recorded.items()},
+    )
 
 
 def device_of(word: str) -> str:
@@ -192,15 +217,9 @@ def calibrate(plan: Plan) -> float:
 # Shown
 
 
-def show(plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:
-    """Print the plan."""
-
-    def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, soft_wrap=not console.is_terminal)  # a log has lines of any length
-
-    config = plan.config
-    title = config.study.title or config.study.name if config.study else "One network"
-    say(f"{title}: {config.backbone} on {plan.data}, recipe {plan.recipe}", "bold")
+def show(plan: Plan, console: Console) -> None:
+    """Print the rows of a study: what they cost and how many trials they lack."""
+    say(console, f"{plan.title}: {plan.config.backbone} on {plan.data}, recipe {plan.recipe}", "bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("row")
     for heading in ("params", "GFLOPs", "ResNet-50\nparams", "at 224\nGFLOPs", "to train"):
@@ -212,29 +231,38 @@ def show(plan: Plan, expectation: Expectation, workers: int, console: Console) -
         table.add_row(
             row.label,
             f"{row.cost.params:,}",
-            f"{row.cost.macs / 1e9:.3g}" if row.cost.macs < 1e8 else f"{row.cost.macs / 1e9:.3f}",
+            f"{row.cost.macs / 1e9:#.3g}" if row.cost.macs < 1e8 else f"{row.cost.macs / 1e9:.3f}",
             f"{paper.params / 1e6:.2f} M" if paper else "–",
             f"{paper.macs / 1e9:.3f}" if paper else "–",
             f"{waiting} of {len(mine)}",
         )
     console.print(table)
-    say("GFLOPs are multiply-adds of one image.", "dim")
     for labels in study_rows.same_networks(plan.rows):
-        say(f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen.")
-    facts, epochs = plan.facts, config.recipe.epochs
+        say(console, f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen.")
+
+
+def show_total(plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:
+    """Print what there is to train in all, and for how long."""
+    say(console, "GFLOPs are multiply-adds of one image.", "dim")
+    facts, epochs = plan.facts, plan.config.recipe.epochs
     say(
+        console,
         f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
-        f"{epochs} epoch{'s' * (epochs > 1)}; {workers} worker{'s' * (workers > 1)} on {plan.device}"
+        f"{epochs} epoch{'s' * (epochs > 1)}; {workers} worker{'s' * (workers > 1)} on {plan.device}",
     )
     failed = [record for record in plan.recorded.values() if record["state"] == "failed"]
     if failed:
-        say(f"{len(failed)} of {len(plan.trials)} trials are recorded as failed; retry=true trains them again")
+        say(console, f"{len(failed)} of {len(plan.trials)} trials are recorded as failed; retry=true trains them again")
     if plan.todo:
         about = duration(expectation.total(workers))
         rough = " (rough: from a one-second calibration)" if expectation.rough else ""
-        say(f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
+        say(console, f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
     else:
-        say(f"all {len(plan.trials)} trials are recorded: nothing to train")
+        say(console, f"all {len(plan.trials)} trials are recorded: nothing to train")
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    console.print(text, style=style, soft_wrap=not console.is_terminal)  # a log has lines of any length
 
 
 def duration(seconds: float) -> str:

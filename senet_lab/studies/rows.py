@@ -30,6 +30,7 @@ PAPER_INPUT = (3, 224, 224)
 # What a study may vary. All rows of a table share the data, the backbone and the epochs.
 FACTORS = ("se.", "recipe.", "stride")
 SHARED = ("recipe.name", "recipe.epochs")
+ROW_WORDS = ("paper", "if_present")  # what a row says of itself, beside its overrides
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,28 @@ def build(config: Config, facts: DataFacts) -> list[Row]:
     check_study(study)
     configs = {label: overridden(config, study, label) for label in study.rows}
     check_one_factor(study, configs)
-    return [row(label, str(study.rows[label].get("paper", "")), changed, facts) for label, changed in configs.items()]
+    missing = left_out(config, facts)
+    rows = [
+        row(label, str(study.rows[label].get("paper", "")), changed, facts)
+        for label, changed in configs.items()
+        if label not in missing
+    ]
+    check_same_backbone(study, rows)
+    return rows
+
+
+def left_out(config: Config, facts: DataFacts) -> list[str]:
+    """Labels of the rows that are there only where the network has their stages (`if_present`), and here are not."""
+    study = config.study
+    if study is None or not any(isinstance(row, dict) and row.get("if_present") for row in study.rows.values()):
+        return []
+    available = models.stages_of(plain(config, facts))
+    configs = {label: overridden(config, study, label) for label, row in study.rows.items() if row.get("if_present")}
+    return [
+        label
+        for label, changed in configs.items()
+        if changed.se is not None and isinstance(changed.se.stages, list) and set(changed.se.stages) - set(available)
+    ]
 
 
 def check_study(study: Study) -> None:
@@ -114,7 +136,7 @@ def overridden(config: Config, study: Study, label: str) -> Config:
     changed = OmegaConf.structured(copy.deepcopy(config))
     try:
         for key, value in overrides.items():
-            if key != "paper":
+            if key not in ROW_WORDS:
                 check_key(str(key))
                 if str(key).startswith("se.") and changed.se is None:
                     raise UserError(f"{key} cannot be set, because se is null")
@@ -142,17 +164,41 @@ def check_one_factor(study: Study, configs: dict[str, Config]) -> None:
             raise UserError(f"row '{label}' changes more than {study.factor}, compared with '{reference}': {shown}")
 
 
+def check_same_backbone(study: Study, rows: list[Row]) -> None:
+    """Where SE is what is varied, all rows are the same network but for SE: in parameters and multiply-adds, stage by
+    stage. A network of the user's own might be another one each time that it is built."""
+    if not study.factor.startswith("se."):
+        return
+    reference = next(row for row in rows if row.label == study.baseline)
+    for row in rows:
+        parts = {"": (reference.cost, row.cost)}
+        parts |= {f" in stage {n}": (part, row.cost.stages[n]) for n, part in reference.cost.stages.items()}
+        for where, (was, now) in parts.items():
+            plain_was = (was.params - was.se_params, was.backbone_macs)
+            plain_now = (now.params - now.se_params, now.backbone_macs)
+            if plain_was != plain_now:
+                raise UserError(
+                    f"row '{row.label}' changes more than {study.factor}: without SE its network has {plain_now[0]:,} "
+                    f"parameters and {plain_now[1]:,} multiply-adds{where}, that of '{study.baseline}' has "
+                    f"{plain_was[0]:,} and {plain_was[1]:,}"
+                )
+
+
+def plain(config: Config, facts: DataFacts) -> torch.nn.Module:
+    """The network without SE, on the meta device: no weights."""
+    with torch.device("meta"):
+        return models.create(
+            config.backbone, None, len(facts.classes), in_channels=facts.channels, stride=config.stride, seed=0
+        )
+
+
 def row(label: str, paper_row: str, config: Config, facts: DataFacts) -> Row:
     """Build the row's network on the meta device (no weights), cost it, and bring its design to one form."""
     input_size = (facts.channels, config.data.size, config.data.size)
     try:
-        with torch.device("meta"):
-            net = models.create(
-                config.backbone, None, len(facts.classes), in_channels=facts.channels, stride=config.stride, seed=0
-            )
-            ratios = {} if config.se is None else config.se.by_stage(models.stages_of(net))
-            if config.se is not None:
-                models.add_se(net, config.se)
+        net = plain(config, facts)
+        ratios = {} if config.se is None else config.se.by_stage(models.stages_of(net))
+        models.add_se(net, config.se)
         cost = models.cost(net, input_size)
         hidden = models.hidden_widths(net)
         network = models.fingerprint(net, input_size)

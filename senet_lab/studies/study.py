@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,59 +22,78 @@ from senet_lab.studies.tracking import Tracker
 from senet_lab.training import data as images
 
 
-def run(composed: Composed) -> int:
-    """Train what the study lacks and write its table; the exit code.
+def run(studies: list[Composed]) -> int:
+    """Train what the studies lack, as one plan, and write their tables; the exit code.
 
     Raises:
         UserError: for what is wrong with the configuration, before anything is written.
-        RunError: for what stopped the study; what has ended is recorded.
+        RunError: for what stopped the studies; what has ended is recorded.
     """
-    config = composed.config
+    config = studies[0].config
     console = Console(markup=False, highlight=False, emoji=False)  # labels and paths are shown as they are
-    study = plan.make(composed)
+    plans = [plan.make(study) for study in studies]
     missing = absence(config)
     if missing and not config.plan:
         raise missing
     if not config.plan:
         check_writable(Path(config.results))
     store = Store(config.storage, create=not config.plan)
-    study = plan.look_up(study, store)
     if config.retry and not config.plan:
-        store.forget(trial_id for trial_id, record in study.recorded.items() if record["state"] == FAILED)
-        study = plan.look_up(study, store)
-    workers = min(config.executor.workers or default_workers(study.device), max(1, len(study.todo)))
-    expectation = plan.expect(study, store)
-    plan.show(study, expectation, workers, console)
+        recorded = [plan.look_up(each, store).recorded for each in plans]
+        store.forget(trial_id for records in recorded for trial_id in records if records[trial_id]["state"] == FAILED)
+    plans = [plan.look_up(each, store) for each in plans]
+    whole = plan.together(plans)
+    workers = min(config.executor.workers or default_workers(whole.device), max(1, len(whole.todo)))
+    expectation = plan.expect(whole, store)
+    for each in plans:
+        plan.show(each, console)
+    plan.show_total(whole, expectation, workers, console)
     if config.plan:
         if missing:
             console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
         return 0
-    train(composed, study, store, Progress(study, expectation, workers, console))
+    train(studies, plans, whole, store, Progress(whole, expectation, workers, console))
     return 0
 
 
-def train(composed: Composed, study: plan.Plan, store: Store, progress: Progress) -> None:
-    """Train what is not recorded, and report."""
-    config = composed.config
+def train(studies: list[Composed], plans: list[plan.Plan], whole: plan.Plan, store: Store, progress: Progress) -> None:
+    """Train what is not recorded, and report it to each study that it belongs to."""
+    config = studies[0].config
     results = Path(config.results)
-    mirror = Mirror(study, composed.folder, store)
-    tracker = Tracker(config.tracking, results / "wandb", composed.folder)
-    records = dict(study.recorded)
+    mirrors = [Mirror(each, study.folder, store) for study, each in zip(studies, plans, strict=True)]
+    trackers = [Tracker(config.tracking, results / "wandb", study.folder) for study in studies]
+    records = dict(whole.recorded)
+
+    def cells(trial_id: str) -> Iterator[tuple[int, plan.Cell]]:
+        """Number of a study and its cell, for each study that the trial belongs to."""
+        for number, each in enumerate(plans):
+            if trial_id in each.trials:
+                yield number, each.trials[trial_id]
+
+    def epoch(cell: plan.Cell, entry: Record) -> None:
+        number, own = next(cells(cell.trial_id))
+        trackers[number].epoch(own, entry)
 
     def ended(cell: plan.Cell, record: Record) -> None:
         records[cell.trial_id] = record
-        mirror.update(records)
-        tracker.trial(cell, record)
+        for number, own in cells(cell.trial_id):
+            mirrors[number].update(records)
+            trackers[number].trial(own, record)
 
-    with tracker:
-        for trial_id, record in study.recorded.items():  # by a run that was cut off before its tracking
-            tracker.trial(study.trials[trial_id], record)
+    with ExitStack() as stack:
+        for tracker in trackers:
+            stack.enter_context(tracker)
+        for trial_id, record in whole.recorded.items():  # by a run that was cut off before its tracking
+            for number, own in cells(trial_id):
+                trackers[number].trial(own, record)
         pool = Workers(progress.workers, config.executor.threads)
         with progress:
-            records = driver.train(study, store, pool, progress, results / "checkpoints", tracker.epoch, ended)
-        mirror.update(records, patience=30)
-    folder = write(composed, study, records, progress.console)
-    tracker.table(folder / "table.csv", folder / "figure.png")
+            records = driver.train(whole, store, pool, progress, results / "checkpoints", epoch, ended)
+        for mirror in mirrors:
+            mirror.update(records, patience=30)
+    for study, each, tracker in zip(studies, plans, trackers, strict=True):
+        folder = write(study, each, records, progress.console)
+        tracker.table(folder / "table.csv", folder / "figure.png")
 
 
 def write(composed: Composed, study: plan.Plan, records: dict[str, Record], console: Console) -> Path:
