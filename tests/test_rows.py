@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from senet_lab import models
-from senet_lab.compose import choices, compose
+from senet_lab.compose import choices, compose, compose_all
 from senet_lab.config import Config, Study, UserError
+from senet_lab.reports import paper
 from senet_lab.studies import plan
 from senet_lab.studies.rows import Row, build, same_networks
 from senet_lab.training.data import DataFacts, facts
@@ -183,9 +184,61 @@ def test_every_study_of_the_lab_composes_and_builds(name: str) -> None:
     assert study is not None
     assert study.name == name
     assert study.title
-    assert [row.label for row in made.rows] == list(study.rows)
+    assert [row.label for row in made.rows] + made.left_out == sorted(
+        study.rows, key=lambda label: (label in made.left_out, list(study.rows).index(label))
+    )
     assert all(row.paper_cost for row in made.rows)
     assert same_networks(made.rows) == []
+
+
+@pytest.mark.parametrize("name", choices("ablation"))
+def test_rows_are_those_of_the_papers_table(name: str) -> None:
+    """Every row of the paper's table is there, under the name that the table has."""
+    study = compose([f"+ablation={name}"]).config.study
+    assert study is not None
+    printed = set(paper.load().table(study.paper).rows)
+    assert {row["paper"] for row in study.rows.values() if "paper" in row} == printed
+
+
+def test_stages_are_those_that_the_network_has() -> None:
+    three, four = (plan.make(compose(["+ablation=stages", f"backbone={name}"])) for name in ("resnet8", "resnet18"))
+    assert three.left_out == ["stage 5"]
+    assert three.title == "Stages (stage 5: not in this network)"
+    assert (four.left_out, four.title) == ([], "Stages")
+    hidden = {row.label: list(row.hidden) for row in four.rows}
+    assert (hidden["stage 5"], hidden["all but the last"], hidden["all"]) == ([5], [2, 3, 4], [2, 3, 4, 5])
+    assert {row.label: list(row.hidden) for row in three.rows}["all but the last"] == [2, 3]
+    assert "no stage 7" in refusal({"a": {"se.stages": [2]}, "b": {"se.stages": [7]}}, factor="se.stages")
+
+
+def test_a_builder_that_changes_its_mind_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The words differ in one factor, the networks in more."""
+    (tmp_path / "moody.py").write_text(
+        "import itertools\n"
+        "from senet_lab.models import cifar\n"
+        "depths = itertools.cycle([8, 8, 8, 14])\n"
+        "def net(num_classes, in_channels):\n"
+        "    return cifar.resnet(next(depths), num_classes, in_channels)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = {"a": {"se.reduction": 2}, "b": {"se.reduction": 4}, "c": {"se.reduction": 8}, "d": {"se.reduction": 16}}
+    text = refusal(rows, backbone="moody:net")
+    assert text.startswith("row 'd' changes more than se.reduction: without SE its network has ")
+
+
+def test_all_studies_are_one_plan() -> None:
+    studies = compose_all(["+ablation=all", "seeds=2"])
+    names = [study.config.study.name for study in studies if study.config.study]
+    assert names == ["ratio", "squeeze", "excitation", "stages", "position", "conv3x3", "nosqueeze"]
+    plans = [plan.make(study) for study in studies]
+    whole = plan.together(plans)
+    assert len(whole.cells) == 2 * sum(len(each.rows) for each in plans) == 2 * 27
+    # r = 16, avg, sigmoid, all stages, standard are the same network in seven tables, no SE in three.
+    assert len(whole.trials) == len(whole.todo) == 2 * (27 - 6 - 2)
+    seeds = [cell.seed for cell in whole.todo]
+    assert seeds == sorted(seeds)
+    with pytest.raises(UserError, match=r"no key 'recipe\.epoch'"):
+        compose_all(["+ablation=all", "recipe.epoch=1"])
 
 
 @pytest.mark.parametrize("data", choices("data"))

@@ -17,12 +17,11 @@ from senet_lab.config import RunError
 from senet_lab.studies.executors import Event, Workers
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.progress import Progress
-from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Store
+from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Record, Store
 
 ATTEMPTS = 3  # a trial whose worker was killed so often is recorded as failed
 POLL_SECONDS = 0.5
 
-Record = dict[str, Any]
 Heard = Callable[[Cell, Record], None]
 
 
@@ -44,7 +43,8 @@ def train(
         progress: what the user sees.
         checkpoints: folder of the checkpoints of trials that have not ended.
         on_epoch: called with each epoch's metrics of a trial that trains here.
-        on_end: called with the record of every trial that was trained here, once it is in the store.
+        on_end: called with every record, once it is in the store; also with those of another driver, which may have
+            been killed before it could do more with them.
 
     Returns:
         trial id → record, for all trials of the plan.
@@ -90,11 +90,10 @@ def train(
             waiting[cell.trial_id] = cell  # taken over while we were silent; the other driver's record will do
             return
         hand_out()  # the worker that has just become free need not wait for what follows
-        if state == FAILED or plan.config.training.keep == "none":
-            (checkpoints / f"{cell.trial_id}.ckpt").unlink(missing_ok=True)
+        clear(checkpoints, cell.trial_id, keep=state == DONE and plan.config.training.keep == "last")
         accept(cell, store.read([cell.trial_id])[cell.trial_id])
 
-    def accept(cell: Cell, record: dict[str, Any]) -> None:
+    def accept(cell: Cell, record: Record) -> None:
         records[cell.trial_id] = record
         progress.end(cell, record)
         on_end(cell, record)

@@ -172,7 +172,11 @@ def check_same_backbone(study: Study, rows: list[Row]) -> None:
     reference = next(row for row in rows if row.label == study.baseline)
     for row in rows:
         parts = {"": (reference.cost, row.cost)}
-        parts |= {f" in stage {n}": (part, row.cost.stages[n]) for n, part in reference.cost.stages.items()}
+        parts |= {
+            f" in stage {n}": (part, row.cost.stages[n])
+            for n, part in reference.cost.stages.items()
+            if n in row.cost.stages
+        }
         for where, (was, now) in parts.items():
             plain_was = (was.params - was.se_params, was.backbone_macs)
             plain_now = (now.params - now.se_params, now.backbone_macs)
