@@ -57,10 +57,11 @@ class SE:
             wanted = [stage_number(stage) for stage in self.stages]
         else:
             raise ValueError(f"se.stages: {self.stages!r} is not all, all_but_last or a list such as [3,4]")
-        for stage in [*wanted, *ratios]:
-            if stage not in available:
-                has = ", ".join(map(str, available))
-                raise ValueError(f"se.stages: the network has no stage {stage}; it has {has}")
+        for key, stages in (("reduction", ratios), ("stages", wanted)):
+            for stage in stages:
+                if stage not in available:
+                    has = ", ".join(map(str, available))
+                    raise ValueError(f"se.{key}: the network has no stage {stage}; it has {has}")
         return {stage: ratios[stage] for stage in sorted(set(wanted)) if stage in ratios}
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from senet_lab.compose import compose
 from senet_lab.run import main
 from senet_lab.studies import plan
-from senet_lab.studies.plan import duration, expect, look_up, make, show
+from senet_lab.studies.plan import duration, expect, look_up, make, show, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import Store
 
@@ -120,7 +120,8 @@ def test_the_plan_and_the_progress_fit_the_terminal(here: Path, width: int) -> N
         file=output, width=width, force_terminal=True, color_system=None, markup=False, highlight=False, emoji=False
     )
     expectation = plan.Expectation({cell.trial_id: 60.0 for cell in study.todo}, rough=True)
-    show(study, expectation, 2, console)
+    show(study, console)
+    show_total(study, expectation, 2, console)
     if width >= 80:
         assert AWKWARD[:20] in output.getvalue(), "a label is shown as it is"
     progress = Progress(study, expectation, 2, console)

@@ -125,8 +125,9 @@ def imported(name: str) -> Callable[..., Any]:
         raise ValueError(f"backbone: cannot import {module_name} for {name!r}: {error}") from error
     build: Callable[..., Any] | None = getattr(module, function_name, None)
     if not callable(build):
-        has = ", ".join(word for word, value in vars(module).items() if callable(value) and not word.startswith("_"))
-        raise ValueError(f"backbone: {module_name} has no function {function_name!r}; it has {has or 'none'}")
+        has = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
+        some = ", ".join(has[:10]) + (", …" if len(has) > 10 else "")
+        raise ValueError(f"backbone: {module_name} has no function {function_name!r}; it has {some or 'none'}")
     signature = inspect.signature(build)
     if "in_channels" in signature.parameters:
         return build

@@ -90,7 +90,9 @@ def train(
             waiting[cell.trial_id] = cell  # taken over while we were silent; the other driver's record will do
             return
         hand_out()  # the worker that has just become free need not wait for what follows
-        clear(checkpoints, cell.trial_id, keep=state == DONE and plan.config.training.keep == "last")
+        if state == FAILED or plan.config.training.keep == "none":
+            with suppress(OSError):  # left there, it does no harm
+                (checkpoints / f"{cell.trial_id}.ckpt").unlink(missing_ok=True)
         accept(cell, store.read([cell.trial_id])[cell.trial_id])
 
     def accept(cell: Cell, record: Record) -> None:
@@ -131,14 +133,6 @@ def train(
             for trial_id in running:
                 store.release(trial_id)
     return records
-
-
-def clear(checkpoints: Path, trial_id: str, keep: bool) -> None:
-    """Delete what a trial that has ended leaves: its checkpoint, unless it is kept, and those cut off in writing."""
-    leftovers = [*checkpoints.glob(f"{trial_id}.*.tmp"), *([] if keep else [checkpoints / f"{trial_id}.ckpt"])]
-    for path in leftovers:
-        with suppress(OSError):  # it does no harm
-            path.unlink(missing_ok=True)
 
 
 @contextmanager
