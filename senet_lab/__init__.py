@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from senet_lab.config import SE
 
 if TYPE_CHECKING:
-    from senet_lab import models
+    import senet_lab.models as models
     from senet_lab.models.insert import add_se
 
 __all__ = ["SE", "add_se", "models"]
