@@ -74,8 +74,8 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     se_blocks = paths_of_se(net)
     stages: dict[int, list[str]] = {}
     for path, _ in net.named_modules():
-        stage = stage_of(path)
-        if stage is not None and stage_of(path.rpartition(".")[0]) is None:
+        stage = stage_of(net, path)
+        if stage is not None and stage_of(net, path.rpartition(".")[0]) is None:
             stages.setdefault(stage, []).append(path)
 
     def within(roots: list[str], parts: dict[int, Cost]) -> Cost:
@@ -141,7 +141,7 @@ def hidden_widths(net: nn.Module) -> dict[int, tuple[int, ...]]:
     """Stage → the hidden width of each of its SE blocks, in order; stages without SE are left out."""
     widths: dict[int, tuple[int, ...]] = {}
     for path, module in net.named_modules():
-        stage = stage_of(path)
+        stage = stage_of(net, path)
         if isinstance(module, SEBlock) and stage is not None:
             widths[stage] = (*widths.get(stage, ()), module.hidden)
     return dict(sorted(widths.items()))

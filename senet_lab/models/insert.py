@@ -11,7 +11,7 @@ import dataclasses
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -157,7 +157,7 @@ def blocks_of(model: nn.Module) -> dict[int, list[str]]:
         if isinstance(module, (Gated, SEBlock)):
             raise ValueError(f"the model has SE already: {path or 'the model'} is a {type(module).__name__}")
         if type(module) in BLOCKS:
-            stage = stage_of(path)
+            stage = stage_of(model, path)
             if stage is None:
                 raise ValueError(f"{path or 'the model'} is a {type(module).__name__} outside layer1, layer2, …")
             blocks.setdefault(stage, []).append(path)
@@ -175,10 +175,18 @@ def stages_of(model: nn.Module) -> tuple[int, ...]:
     return tuple(blocks_of(model))
 
 
-def stage_of(path: str) -> int | None:
-    """The stage that a module or parameter is in, in the paper's numbering: layer1 is 2; None outside the stages."""
-    found = re.search(r"(?:^|\.)layer(\d+)(?:\.|$)", path)
-    return int(found[1]) + 1 if found else None
+def stage_of(model: nn.Module, path: str) -> int | None:
+    """The stage that a module or parameter of `model` is in, in the paper's numbering; None outside the stages.
+
+    A network may say itself what its stages are, by an attribute `stage_roots`: stage → paths of the modules that make
+    it up. Otherwise names tell: layer1 (torchvision's, and ours) and stages.0 (timm's) are stage 2.
+    """
+    roots: Mapping[int, Sequence[str]] | None = getattr(model, "stage_roots", None)
+    if roots is not None:
+        inside = (stage for stage, paths in roots.items() if any(f"{path}.".startswith(f"{root}.") for root in paths))
+        return next(inside, None)
+    found = re.search(r"(?:^|\.)(layer|stages\.)(\d+)(?:\.|$)", path)
+    return None if found is None else int(found[2]) + (1 if found[1] == "layer" else 2)
 
 
 def wrap(model: nn.Module, path: str, design: SE, stage: int, reduction: int, seed: int) -> tuple[Inserted, Gated]:

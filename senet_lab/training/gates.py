@@ -56,7 +56,7 @@ def blocks_of(net: nn.Module, every: bool = False) -> list[Shown]:
     by_stage: dict[int | str, list[tuple[str, SEBlock]]] = {}
     for path, part in net.named_modules():
         if isinstance(part, SEBlock):
-            stage = stage_of(path)
+            stage = stage_of(net, path)
             by_stage.setdefault(path if stage is None else stage, []).append((path, part))
     found = []
     for key, members in by_stage.items():
