@@ -12,13 +12,14 @@ import torchvision
 from torch import Tensor, nn
 
 from senet_lab import SE
-from senet_lab.models import BACKBONES, create
+from senet_lab.models import BACKBONES, cost, create
 from senet_lab.models.cifar import PadShortcut, preact_resnet, resnet, wide_resnet
 from senet_lab.models.insert import POSITIONS
 from senet_lab.models.se import EXCITATIONS, SQUEEZES
 
-IMAGENET = [name for name in BACKBONES if name.startswith("resnext") or name in dir(torchvision.models)]
-CIFAR = [name for name in BACKBONES if name not in IMAGENET]
+CIFAR = ["resnet8", "resnet20", "resnet32", "resnet56", "resnet110"]
+CIFAR += [name for name in BACKBONES if name.startswith(("preresnet", "wrn"))]
+IMAGENET = [name for name in BACKBONES if name.startswith(("resnet", "resnext")) and name not in CIFAR]
 
 
 def params(net: nn.Module) -> int:
@@ -90,6 +91,83 @@ def test_stride_changes_no_weight() -> None:
         create("resnet50", None, 2, stride=stride, seed=0).state_dict() for stride in ("paper", "torchvision")
     )
     assert all(torch.equal(paper[name], theirs[name]) for name in paper)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# SENet-154 and the released models' pool.
+
+
+def test_senet154_is_the_appendixs() -> None:
+    net = plain_on_meta("senet154", 1000)
+    stem = [(conv.kernel_size, conv.out_channels, conv.stride) for conv in net.conv1 if isinstance(conv, nn.Conv2d)]
+    assert stem == [((3, 3), 64, (2, 2)), ((3, 3), 64, (1, 1)), ((3, 3), 128, (1, 1))]
+    stages = [(net.layer1, 3, 128), (net.layer2, 8, 256), (net.layer3, 36, 512), (net.layer4, 3, 1024)]
+    for number, (stage, blocks, width) in enumerate(stages):
+        stride = (1, 1) if number == 0 else (2, 2)
+        assert len(stage) == blocks
+        for block in stage:
+            assert (block.conv1.kernel_size, block.conv1.out_channels, block.conv1.stride) == ((1, 1), width, (1, 1))
+            assert (block.conv2.kernel_size, block.conv2.out_channels, block.conv2.groups) == ((3, 3), 2 * width, 64)
+            assert (block.conv3.kernel_size, block.conv3.out_channels, block.conv3.stride) == (
+                (1, 1),
+                2 * width,
+                (1, 1),
+            )
+        assert [block.conv2.stride for block in stage] == [stride] + [(1, 1)] * (blocks - 1)
+        projection, *others = [block.downsample for block in stage]
+        assert (projection[0].kernel_size, projection[0].stride) == (((1, 1) if number == 0 else (3, 3)), stride)
+        assert others == [None] * (blocks - 1)
+
+
+def test_senet154_costs_what_the_paper_says() -> None:
+    with torch.device("meta"):
+        free, released = cost(create("senet154")), cost(create("senet154", SE(bias=True)))
+    gates = 2 * (3 * 256**2 + 8 * 512**2 + 36 * 1024**2 + 3 * 2048**2) // 16
+    assert (free.params, free.se_params) == (108_459_944 + gates, gates)
+    biases = sum(n * (c + c // 16) for n, c in [(3, 256), (8, 512), (36, 1024), (3, 2048)])
+    assert released.params == free.params + biases == 115_088_984
+    assert round(free.macs / 1e9, 1) == 20.7
+
+
+def test_senet154_drops_a_fifth_of_the_features_in_training_only() -> None:
+    with torch.device("meta"):
+        net = create("senet154", None, 10)
+    ones_BCHW = torch.ones(8, 2048, 2, 2)
+    kept, counts = net.forward_head(ones_BCHW, pre_logits=True).unique(return_counts=True)
+    torch.testing.assert_close(kept, torch.tensor([0, 1 / 0.8]))
+    assert counts[0].item() / counts.sum().item() == pytest.approx(0.2, abs=5 * math.sqrt(0.2 * 0.8 / 8 / 2048))
+    assert torch.equal(net.eval().forward_head(ones_BCHW, pre_logits=True), torch.ones(8, 2048))
+
+
+def test_senet154_starts_with_every_norm_at_1() -> None:
+    for path, weight in create("senet154", None, 10, seed=0).named_parameters():
+        if weight.ndim == 1 and path != "fc.bias":
+            assert torch.equal(weight, torch.ones_like(weight) if path.endswith("weight") else torch.zeros_like(weight))
+
+
+def test_ceil_pool_starts_at_the_corner_and_runs_over_the_edge() -> None:
+    row = torch.arange(8.0).repeat(1, 1, 8, 1)
+    for pool, starts in [("padded", [-1, 1, 3, 5]), ("ceil", [0, 2, 4, 6])]:
+        with torch.device("meta"):
+            net = create("resnet18", pool=pool)
+        assert net.maxpool(row)[0, 0, 0].tolist() == [min(start + 2, 7) for start in starts]
+
+
+@pytest.mark.parametrize("name", [*IMAGENET, "senet154"])
+def test_pools_differ_in_nothing_but_the_pool(name: str) -> None:
+    padded, ceil = (str(plain_on_meta(name, pool=pool)) for pool in ("padded", "ceil"))
+    assert padded == str(plain_on_meta(name))
+    assert (
+        padded
+        != ceil
+        == padded.replace(
+            "stride=2, padding=1, dilation=1, ceil_mode=False", "stride=2, padding=0, dilation=1, ceil_mode=True"
+        )
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# CIFAR networks' parts.
 
 
 def test_pad_shortcut_is_the_identity_of_option_a() -> None:
@@ -196,7 +274,7 @@ def test_without_a_seed_the_global_generator_decides() -> None:
     assert not torch.equal(create("resnet8").conv1.weight, create("resnet8").conv1.weight)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "wrn16_4", "preresnet110", "resnet18"])
+@pytest.mark.parametrize("name", ["resnet20", "wrn16_4", "preresnet110", "resnet18", "senet154"])
 def test_convolutions_are_drawn_after_he_by_fan_out(name: str) -> None:
     for path, conv in create(name, None, 10, seed=0).named_modules():
         if isinstance(conv, nn.Conv2d):
@@ -280,6 +358,10 @@ def test_mistaken_names_are_named(name: str, words: list[str]) -> None:
 def test_mistaken_options_are_named() -> None:
     with pytest.raises(ValueError, match="stride: '3x3' is not one of paper, torchvision"):
         create("resnet50", stride="3x3")
+    with pytest.raises(ValueError, match="pool: 'caffe' is not one of padded, ceil"):
+        create("resnet50", pool="caffe")
+    with pytest.raises(ValueError, match="pool: resnet8 has no maximum in its stem that could be ceil"):
+        create("resnet8", pool="ceil")
     with pytest.raises(ValueError, match=r"se.squeeze: 'men' is not one of avg, max, none"):
         create("resnet8", {"squeeze": "men"})
     with pytest.raises(ValueError, match="depth: 9 is not 6n"):

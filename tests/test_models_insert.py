@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
+import timm.models.resnet
 import torch
 import torch.nn.functional as F
 from test_models_se import reference
@@ -30,11 +31,19 @@ def downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
+TimmBottleneck = timm.models.resnet.Bottleneck
+
+
+def timm_projected() -> nn.Module:
+    return TimmBottleneck(8, 4, 2, downsample(8, 16, 2))
+
+
 # kind → (class, block with a plain shortcut, block whose shortcut changes width and resolution)
 MADE = {
     "basic": (BasicBlock, lambda: BasicBlock(8, 8), lambda: BasicBlock(8, 12, 2, downsample(8, 12, 2))),
     "basic, option A": (BasicBlock, lambda: BasicBlock(8, 8), lambda: BasicBlock(8, 12, 2, PadShortcut(4, 2))),
     "bottleneck": (Bottleneck, lambda: Bottleneck(16, 4), lambda: Bottleneck(8, 4, 2, downsample(8, 16, 2))),
+    "timm's bottleneck": (TimmBottleneck, lambda: TimmBottleneck(16, 4), timm_projected),
     "preact basic": (PreactBasic, lambda: PreactBasic(8, 8, 1), lambda: PreactBasic(8, 12, 2)),
     "preact bottleneck": (PreactBottleneck, lambda: PreactBottleneck(16, 16, 1), lambda: PreactBottleneck(8, 16, 2)),
 }
@@ -97,6 +106,7 @@ def preact_bottleneck(x: Tensor, w: dict[str, Tensor], g: Gates, stride: int) ->
 WRITTEN_OUT = {
     BasicBlock: basic,
     Bottleneck: bottleneck,
+    TimmBottleneck: bottleneck,
     PreactBasic: preact_basic,
     PreactBottleneck: preact_bottleneck,
 }

@@ -5,8 +5,10 @@ from __future__ import annotations
 from senet_lab.config import SE
 from senet_lab.models.backbones import BACKBONES, create
 from senet_lab.models.cost import Cost, cost, fingerprint, hidden_widths
+from senet_lab.models.detection import faster_rcnn
 from senet_lab.models.insert import add_se, stages_of
 from senet_lab.models.se import SEBlock
+from senet_lab.models.weights import load_weights, pretrained, timm_state_dict
 
 __all__ = [
     "BACKBONES",
@@ -16,7 +18,11 @@ __all__ = [
     "add_se",
     "cost",
     "create",
+    "faster_rcnn",
     "fingerprint",
     "hidden_widths",
+    "load_weights",
+    "pretrained",
     "stages_of",
+    "timm_state_dict",
 ]

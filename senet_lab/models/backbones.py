@@ -1,7 +1,8 @@
 """The plain networks by name, with or without SE.
 
-CIFAR networks are our own (`cifar.py`); ImageNet networks are torchvision's, without pretrained weights. Convolutions
-are initialised after He et al. (normal, fan-out), norms with 1 and 0, classifiers as torch does.
+CIFAR networks are our own (`cifar.py`); ImageNet networks are torchvision's, SENet-154 is made of timm's parts, all
+without pretrained weights (`weights.py` brings those). Convolutions are initialised after He et al. (normal, fan-out),
+norms with 1 and 0, classifiers as torch does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import timm.models.resnet
 import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -36,6 +38,30 @@ def imagenet(
 
 resnext = partial(imagenet, groups=32, width_per_group=4)  # 32×4d
 
+
+def senet154(num_classes: int, in_channels: int = 3) -> nn.Module:
+    """SENet-154 without its SE (paper, appendix): ResNeXt-152 64×4d, and four changes that timm has arguments for.
+
+    They are a stem of three 3×3 convolutions, first 1×1 convolutions of half the width, 3×3 projections where a stage
+    halves the resolution, and dropout of 0.2 before the classifier. That makes 108,459,944 weights for 1000 classes;
+    SE at r = 16 adds 6.58 M, and 0.05 M if it has biases, as the released model's has.
+    """
+    net: nn.Module = timm.models.resnet.ResNet(
+        timm.models.resnet.Bottleneck,  # type: ignore[arg-type]  # annotated as an instance, meant as a class
+        (3, 8, 36, 3),
+        num_classes=num_classes,
+        in_chans=in_channels,
+        cardinality=64,
+        base_width=4,
+        stem_type="deep",
+        block_reduce_first=2,
+        down_kernel_size=3,
+        drop_rate=0.2,
+        zero_init_last=False,
+    )
+    return net
+
+
 # Name → builder, called with num_classes and in_channels.
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet8": partial(cifar.resnet, 8),
@@ -54,12 +80,14 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet152": partial(imagenet, Bottleneck, (3, 8, 36, 3)),
     "resnext50": partial(resnext, Bottleneck, (3, 4, 6, 3)),
     "resnext101": partial(resnext, Bottleneck, (3, 4, 23, 3)),
+    "senet154": senet154,
 }
 
 STRIDES = ("paper", "torchvision")
 # Where the two differ. The paper's ResNeXts have the stride on the 3×3, too: their printed multiply-adds (4.24 G; it
 # would be 3.77 on the 1×1) leave no other reading. Blocks without a bottleneck have one place for it only.
 STRIDE_ON_FIRST_1X1 = ("resnet50", "resnet101", "resnet152")
+POOLS = ("padded", "ceil")
 
 
 def create(
@@ -69,6 +97,7 @@ def create(
     *,
     in_channels: int = 3,
     stride: str = "paper",
+    pool: str = "padded",
     seed: int | None = None,
 ) -> nn.Module:
     """Build a network by name, with SE put into it.
@@ -85,13 +114,16 @@ def create(
         in_channels: channels of the images.
         stride: `paper` halves the resolution of ResNet-50, -101 and -152 on the first 1×1 of a stage, `torchvision` on
             its 3×3. It makes no difference to other networks.
+        pool: how the stem's 3×3 maximum meets the border: `padded` by one pixel as in torchvision, or `ceil`, without
+            padding but one window over the edge, as in Caffe and so in the released models.
         seed: what all weights are drawn from; None draws the plain network's from the global generator.
 
     Raises:
-        ValueError: for an unknown name (the message lists the known ones), stride or design, and for a builder that is
-            not there or returns something else than a module.
+        ValueError: for an unknown name (the message lists the known ones), stride, pool or design, for a network that
+            has no pool to change, and for a builder that is not there or returns something else than a module.
     """
     check_known("stride", stride, STRIDES)
+    check_known("pool", pool, POOLS)
     build = imported(name) if ":" in name else registered(name)
     device = torch.get_default_device()
     with torch.device("meta" if device.type == "meta" else "cpu"), drawn_from(seed):
@@ -100,6 +132,10 @@ def create(
         raise ValueError(f"backbone: {name} returned a {type(net).__name__}, not a torch.nn.Module")
     if stride == "paper" and name in STRIDE_ON_FIRST_1X1:
         move_stride(net)
+    if pool == "ceil":
+        if not isinstance(getattr(net, "maxpool", None), nn.MaxPool2d):
+            raise ValueError(f"pool: {name} has no maximum in its stem that could be ceil")
+        net.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
     add_se(net, se, seed=torch.initial_seed() if seed is None else seed)
     return net.to(device)
 

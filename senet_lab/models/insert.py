@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import timm.models.resnet
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -46,6 +47,7 @@ PREACT_BOTTLENECK = BOTTLENECK | {"standard": Slot("conv3", "after"), "pre": Slo
 BLOCKS: dict[type[nn.Module], dict[str, Slot]] = {
     BasicBlock: BASIC,
     Bottleneck: BOTTLENECK,
+    timm.models.resnet.Bottleneck: BOTTLENECK,
     PreactBasic: PREACT_BASIC,
     PreactBottleneck: PREACT_BOTTLENECK,
 }

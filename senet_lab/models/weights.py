@@ -1,0 +1,295 @@
+"""Weights of torchvision and timm in our networks, and ours under timm's names.
+
+torchvision's ResNets have our names. timm's SE-ResNets have them too, but keep the gate beside the norm that it follows
+(`layer1.0.se`; ours is in its wrapper, `layer1.0.bn3.se`). timm's `legacy_` networks are the paper's released models:
+they have Caffe's names, stride and stem pool, and in their basic blocks a ReLU between the last norm and the gate. All
+of timm's gates have biases, which the paper's section 6, and so our default, leaves out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+import torchvision.models
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from senet_lab.config import SE
+from senet_lab.models.backbones import create
+from senet_lab.models.insert import add_se
+from senet_lab.models.se import SEBlock, check_known
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a network of timm or torchvision is, in our words.
+
+    Attributes:
+        backbone: its plain network, a key of `BACKBONES`.
+        reduction: r of its SE, one number or by stage; None for a plain network.
+        legacy: whether it has the names, the stride and the stem pool of the released models.
+    """
+
+    backbone: str
+    reduction: int | Mapping[int, int] | None = None
+    legacy: bool = False
+
+
+PLAIN = {name: name for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
+PLAIN |= {"resnext50_32x4d": "resnext50", "resnext101_32x4d": "resnext101"}
+# timm rounds hidden widths to multiples of 8, which here matters to 64 channels only: 8 hidden units instead of 4.
+ROUNDED = {2: 8, 3: 16, 4: 16, 5: 16}
+
+# Name in timm, and for plain networks in torchvision → what it is.
+SOURCES = {name: Source(ours) for name, ours in PLAIN.items()}
+SOURCES |= {f"se{name}": Source(ours, 16) for name, ours in PLAIN.items()}
+SOURCES |= {f"se{name}": Source(name, ROUNDED) for name in ("resnet18", "resnet34")}
+SOURCES |= {"senet154": Source("senet154", 16)}
+SOURCES |= {f"legacy_se{name}": Source(ours, 16, legacy=True) for name, ours in PLAIN.items()}
+SOURCES |= {"legacy_senet154": Source("senet154", 16, legacy=True)}
+
+LIBRARIES = {
+    "timm": list(SOURCES),
+    "torchvision": [name for name in PLAIN if name in torchvision.models.list_models()],
+}
+
+# Beginnings of our keys → of the released models' keys, which number the stem's layers from 1.
+LEGACY_STEM = {"conv1.": "layer0.conv1.", "bn1.": "layer0.bn1."}
+LEGACY_DEEP_STEM = {
+    "conv1.0.": "layer0.conv1.",
+    "conv1.1.": "layer0.bn1.",
+    "conv1.3.": "layer0.conv2.",
+    "conv1.4.": "layer0.bn2.",
+    "conv1.6.": "layer0.conv3.",
+    "bn1.": "layer0.bn3.",
+}
+
+
+def pretrained(
+    name: str,
+    weights: Mapping[str, Any] | str | Path | None = None,
+    *,
+    library: str = "timm",
+    num_classes: int = 1000,
+    classifier: bool = True,
+    seed: int | None = None,
+) -> nn.Module:
+    """Our network that computes what timm's or torchvision's network of that name does, with its weights.
+
+    In training, SENet-154 has the paper's dropout of 0.2, which timm's has on request, and no other network has any.
+
+    Args:
+        name: a key of `SOURCES`; timm's may be followed by a tag, as in `seresnet50.ra2_in1k`.
+        weights: a state dict or a file of one, as `load_weights` takes; None lets the library fetch its own.
+        library: whose they are, `timm` or `torchvision`. It matters only if they are to be fetched.
+        num_classes: width of the classifier.
+        classifier: whether the classifier's weights are taken over, too; if not, they are drawn, for fine-tuning.
+        seed: what they are drawn from; None takes the global generator.
+
+    Raises:
+        ValueError: for an unknown library or name, where there are no weights to fetch, and as `load_weights`.
+    """
+    check_known("library", library, LIBRARIES)
+    base = name.partition(".")[0] if library == "timm" else name
+    check_known("weights", base, LIBRARIES[library])
+    if weights is None:
+        weights = fetched(name, library)
+    net = build(base, num_classes=num_classes, seed=seed)
+    load_weights(net, weights, classifier=classifier)
+    return net
+
+
+def build(
+    name: str, num_classes: int = 1000, in_channels: int = 3, *, bias: bool = True, seed: int | None = None
+) -> nn.Module:
+    """Our network with the structure of `SOURCES[name]`; without `bias` its gates have none, unlike timm's."""
+    source = SOURCES[name]
+    stride, pool = ("paper", "ceil") if source.legacy else ("torchvision", "padded")
+    net = create(source.backbone, None, num_classes, in_channels=in_channels, stride=stride, pool=pool, seed=seed)
+    if source.legacy:
+        for block in net.modules():
+            if isinstance(block, BasicBlock):  # the ReLU of the released models between this norm and the gate
+                block.bn2 = BatchNormAct2d(block.bn2.num_features)
+    if source.reduction is not None:
+        add_se(net, SE(source.reduction, bias=bias))
+    return net
+
+
+def fetched(name: str, library: str) -> Mapping[str, Tensor]:
+    """The library's own weights, from its cache or the network.
+
+    Raises:
+        ValueError: if it has none of that name.
+    """
+    if library == "torchvision":
+        state: Mapping[str, Tensor] = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True)
+        return state
+    if not timm.is_model_pretrained(name):
+        raise ValueError(f"weights: timm has none for {name}; give a state dict or a file of one")
+    return timm.create_model(name, pretrained=True).state_dict()
+
+
+def load_weights(net: nn.Module, weights: Mapping[str, Any] | str | Path, *, classifier: bool = True) -> None:
+    """Put weights under our names, torchvision's or timm's into `net`; their keys say which these are.
+
+    Keys and shapes say neither where the stride is nor how the stem's pool meets the border: torchvision's ResNet-50
+    fits `create("resnet50", None)`, and computes something else there. `pretrained` builds what belongs to a name.
+
+    Args:
+        net: any network of ours, plain or with SE.
+        weights: a state dict; or a checkpoint's dict with one under `state_dict`; or a file of either, written by
+            `torch.save` or in safetensors' format. Nothing in a file is executed. One prefix that all keys share (as
+            `net.` in our checkpoints) is taken off.
+        classifier: whether the weights of the classifier, the network's last linear layer, are taken over. If not,
+            those in `net` stay, and those in `weights` may be absent or of another shape.
+
+    Raises:
+        ValueError: if keys are missing or left over or shapes differ (the message counts and names them), or there is
+            no such file, or it holds something else. `net` is then unchanged.
+    """
+    given = without_prefix(state_dict_in(weights), net)
+    own = net.state_dict()
+    names = max(namings(own), key=lambda names: len(given.keys() & names.values()))
+    if not classifier:
+        head, _ = classifier_of(net)
+        left_out = {theirs for ours, theirs in names.items() if ours.rpartition(".")[0] == head}
+        names = {ours: theirs for ours, theirs in names.items() if theirs not in left_out}
+        given = {key: tensor for key, tensor in given.items() if key not in left_out}
+    # Files from before torch 0.4.1 do not count batches, and no norm of ours uses the count.
+    counts = {ours for ours, theirs in names.items() if ours.endswith(".num_batches_tracked") and theirs not in given}
+    names = {ours: theirs for ours, theirs in names.items() if ours not in counts}
+    shapes = {
+        theirs: f"{theirs} ({tuple(given[theirs].shape)} for {tuple(own[ours].shape)})"
+        for ours, theirs in names.items()
+        if theirs in given and given[theirs].shape != own[ours].shape
+    }
+    faults = [
+        counted("missing", [theirs for theirs in names.values() if theirs not in given]),
+        counted("left over", given.keys() - names.values()),
+        counted("of another shape", shapes.values()),
+    ]
+    if any(faults):
+        raise ValueError(f"weights: they do not fit the network: {'; '.join(filter(None, faults))}")
+    net.load_state_dict({ours: given[theirs] for ours, theirs in names.items()}, strict=False)
+
+
+def counted(fault: str, keys: Iterable[str]) -> str:
+    """`3 missing: a, b, …`, with the first two in the alphabet; empty if there are none."""
+    first = sorted(keys)
+    return f"{len(first)} {fault}: {', '.join(first[:2])}{', …' if len(first) > 2 else ''}" if first else ""
+
+
+def timm_state_dict(net: nn.Module, name: str) -> dict[str, Tensor]:
+    """The weights of `net` under the names that timm's network `name` has for them, to be loaded there strictly.
+
+    timm's gates have biases; where ours have none, zeros are written.
+
+    Raises:
+        ValueError: for an unknown name, and for a network that computes something else than timm's of that name: the
+            message names the first module that differs (a stride, a pool, a hidden width, the place of a gate, …).
+    """
+    check_known("weights", name, SOURCES)
+    source = SOURCES[name]
+    gates = {path: module for path, module in net.named_modules() if isinstance(module, SEBlock)}
+    bias = all(gate.fc1.bias is not None for gate in gates.values())
+    num_classes = classifier_of(net)[1].out_features
+    in_channels = next((module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d)), 3)
+    with torch.device("meta"):
+        expected = parts(build(name, num_classes, in_channels, bias=bias))
+    found = parts(net)
+    for path in {**expected, **found}:
+        has, wanted = found.get(path, "not there"), expected.get(path, "not there")
+        if has != wanted:
+            raise ValueError(f"weights: the network is not timm's {name}: {path or 'it'} is {has}, not {wanted}")
+    state = dict(net.state_dict())
+    if not bias:
+        for path, gate in gates.items():
+            for fc in ("fc1", "fc2"):
+                weight = getattr(gate, fc).weight
+                state[f"{path}.{fc}.bias"] = weight.new_zeros(len(weight))
+    _, timms, released = namings(state)
+    names = released if source.legacy else timms
+    return {names[ours]: tensor for ours, tensor in state.items()}
+
+
+def parts(net: nn.Module) -> dict[str, str]:
+    """Path → kind and settings of every module."""
+    return {path: f"{type(module).__name__}({module.extra_repr()})" for path, module in net.named_modules()}
+
+
+def classifier_of(net: nn.Module) -> tuple[str, nn.Linear]:
+    """The path of the classifier, which is the last linear layer, and itself; a ValueError if there is none."""
+    linears = [(path, module) for path, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise ValueError(f"weights: the {type(net).__name__} has no linear layer to classify with")
+    return linears[-1]
+
+
+def namings(keys: Iterable[str]) -> list[dict[str, str]]:
+    """Our keys → ours, timm's (torchvision's, too) and the released models'.
+
+    Only gates at the standard position have a name of timm's; others keep ours, which no file of timm's has.
+    """
+    ours = list(keys)
+    stem = LEGACY_DEEP_STEM if "conv1.0.weight" in ours else LEGACY_STEM
+    timms = {key: re.sub(r"\.bn[23]\.se\.", ".se.", re.sub(r"\.(bn[23])\.body\.", r".\1.", key)) for key in ours}
+    released = {}
+    for key, name in timms.items():
+        name = name.replace(".se.", ".se_module.")
+        for beginning, theirs in {**stem, "fc.": "last_linear."}.items():
+            if name.startswith(beginning):
+                name = theirs + name.removeprefix(beginning)
+                break
+        released[key] = name
+    return [{key: key for key in ours}, timms, released]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where weights come from.
+
+
+def without_prefix(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Without the first word of all keys, if they share it and it is no child of the network."""
+    firsts = {key.partition(".")[0] for key in given}
+    if len(firsts) == 1 and not firsts & dict(net.named_children()).keys():
+        return {key.partition(".")[2]: tensor for key, tensor in given.items()}
+    return dict(given)
+
+
+def state_dict_in(weights: Mapping[str, Any] | str | Path) -> Mapping[str, Tensor]:
+    """The state dict that `weights` is, holds under `state_dict`, or names the file of.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    what = "what was given" if isinstance(weights, Mapping) else str(weights)
+    held = weights if isinstance(weights, Mapping) else read(Path(weights))
+    if isinstance(held, Mapping) and isinstance(held.get("state_dict"), Mapping):
+        held = held["state_dict"]
+    if not isinstance(held, Mapping) or not held or not all(isinstance(tensor, Tensor) for tensor in held.values()):
+        raise ValueError(f"weights: {what} is no state dict (keys and tensors)")
+    return held
+
+
+def read(path: Path) -> Any:
+    """What a file of weights holds, on the CPU. Nothing in it is executed.
+
+    Raises:
+        ValueError: if it is not there, cannot be read, or holds more than weights.
+    """
+    if not path.is_file():
+        raise ValueError(f"weights: there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what another kind of file makes of the readers has no common class
+        raise ValueError(f"weights: {path} is no file of weights, is damaged, or holds more than weights") from error
