@@ -266,3 +266,20 @@ def test_weights_and_device_change_no_fingerprint() -> None:
     nets = [create("resnet8", SE(4), 10, seed=seed) for seed in (0, 1)]
     assert {fingerprint(net, (3, 8, 8)) for net in nets} == {print_of(SE(4))}
     assert len(print_of()) == 16
+
+
+@pytest.mark.parametrize("excitation", EXCITATIONS)
+@pytest.mark.parametrize("squeeze", SQUEEZES)
+@pytest.mark.parametrize("position", POSITIONS)
+def test_operators_of_the_plain_network_do_not_depend_on_se(position: str, squeeze: str, excitation: str) -> None:
+    plain = cost_of("resnet8", None, num_classes=10)
+    gated = cost_of("resnet8", SE(position=position, squeeze=squeeze, excitation=excitation), num_classes=10)
+    assert gated.operations == plain.operations
+    assert {stage: part.operations for stage, part in gated.stages.items()} == {
+        stage: part.operations for stage, part in plain.stages.items()
+    }
+    # a stage of one basic block: two convolutions, two norms, two ReLUs, one sum
+    assert plain.stages[2].operations["aten.convolution.default"] == 2
+    assert plain.stages[2].operations["aten.relu_.default"] == 2
+    assert plain.stages[2].operations["aten.add_.Tensor"] == 1
+    assert plain.operations["aten.convolution.default"] == 7

@@ -226,6 +226,26 @@ def test_a_builder_that_changes_its_mind_is_refused(monkeypatch: pytest.MonkeyPa
     assert text.startswith("row 'd' changes more than se.reduction: without SE its network has ")
 
 
+def test_another_activation_is_another_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It has neither parameters nor multiply-adds; the operators of its stage tell."""
+    (tmp_path / "swapped.py").write_text(
+        "import itertools\n"
+        "from torch import nn\n"
+        "from senet_lab.models import cifar\n"
+        "activations = itertools.cycle([nn.ReLU, nn.ReLU, nn.SiLU])\n"
+        "def net(num_classes, in_channels):\n"
+        "    made = cifar.resnet(8, num_classes, in_channels)\n"
+        "    made.layer2[0].relu = next(activations)(inplace=True)\n"
+        "    return made\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = {"a": {"se.reduction": 2}, "b": {"se.reduction": 4}, "c": {"se.reduction": 8}}
+    assert refusal(rows, backbone="swapped:net") == (
+        "row 'c' changes more than se.reduction: without SE its network runs aten.relu_.default 0 times in stage 3, "
+        "that of 'a' 2 times"
+    )
+
+
 def test_all_studies_are_one_plan() -> None:
     studies = compose_all(["+ablation=all", "seeds=2"])
     names = [study.config.study.name for study in studies if study.config.study]

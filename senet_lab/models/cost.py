@@ -14,13 +14,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from senet_lab.models.insert import stage_of
 from senet_lab.models.se import SEBlock
@@ -41,6 +44,7 @@ class Cost:
         fc_macs: multiply-adds of SE's two layers.
         pooling_macs: additions (or comparisons) of SE's squeeze.
         scaling_macs: multiplications of channels by their gates.
+        operations: how often the plain network runs each of PyTorch's operators (`aten.convolution.default` …).
         stages: the same for each stage, in the paper's numbering; stem and classifier are in none. Empty in a stage.
     """
 
@@ -50,6 +54,7 @@ class Cost:
     fc_macs: int
     pooling_macs: int
     scaling_macs: int
+    operations: dict[str, int] = field(default_factory=dict)
     stages: dict[int, Cost] = field(default_factory=dict)
 
     @property
@@ -70,7 +75,7 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
         net: a network on any device, the meta device included.
         input_size: C, H, W of the image.
     """
-    macs = macs_by_module(net, input_size)
+    macs, operations = counts_by_module(net, input_size)
     se_blocks = paths_of_se(net)
     stages: dict[int, list[str]] = {}
     for path, _ in net.named_modules():
@@ -83,6 +88,7 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
         gates = [path for path in se_blocks if is_in(path, roots)]
         weights = {path: w.numel() for path, w in net.named_parameters() if w.requires_grad and is_in(path, roots)}
         fc_macs = sum(layers(macs[path]) for path in gates)
+        ran = sum((operations[root] for root in roots), Counter()) - sum((operations[p] for p in gates), Counter())
         return Cost(
             params=sum(weights.values()),
             se_params=sum(n for path, n in weights.items() if is_in(path, gates)),
@@ -90,14 +96,31 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
             fc_macs=fc_macs,
             pooling_macs=sum(macs[path].get(op, 0) for path in gates for op in POOLING),
             scaling_macs=sum(macs[path].get(op, 0) for path in gates for op in SCALING),
+            operations=dict(ran),
             stages=parts,
         )
 
     return within([""], {stage: within(roots, {}) for stage, roots in sorted(stages.items())})
 
 
-def macs_by_module(net: nn.Module, input_size: Sequence[int]) -> dict[str, dict[Any, int]]:
-    """Module path → operator → multiply-adds, submodules included; the network itself has the path `""`.
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that run inside, for each module that they run in."""
+
+    def __init__(self, tracker: ModuleTracker) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tracker = tracker
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for module in self.tracker.parents:
+            self.counts[module][str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def counts_by_module(
+    net: nn.Module, input_size: Sequence[int]
+) -> tuple[dict[str, dict[Any, int]], dict[str, Counter[str]]]:
+    """Module path → operator → multiply-adds, and → how often it runs; submodules included, the network itself is `""`.
 
     torch's counter sees convolutions and linear layers, two operations a multiply-add. Pooling and scaling are counted
     wherever their operators run; only what runs in SE blocks is of interest.
@@ -113,14 +136,18 @@ def macs_by_module(net: nn.Module, input_size: Sequence[int]) -> dict[str, dict[
     image = torch.empty(1, *input_size, dtype=dtype, device="meta")
     twice: dict[Any, Any] = {op: lambda x, *_, out_shape, **__: 2 * math.prod(x) for op in POOLING}
     twice |= {op: lambda *_, out_shape, **__: 2 * math.prod(out_shape) for op in SCALING}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=twice) as counter:
+    with (
+        torch.no_grad(),
+        ModuleTracker() as tracker,
+        Operators(tracker) as operators,
+        FlopCounterMode(display=False, custom_mapping=twice) as counter,
+    ):
         shadow(image)
     root = type(net).__name__
-    counts = counter.get_flop_counts()
-    return {
-        path: {op: n // 2 for op, n in counts.get(f"{root}.{path}" if path else root, {}).items()}
-        for path, _ in net.named_modules()
-    }
+    called = {path: f"{root}.{path}" if path else root for path, _ in net.named_modules()}
+    flops = counter.get_flop_counts()
+    macs = {path: {op: n // 2 for op, n in flops.get(name, {}).items()} for path, name in called.items()}
+    return macs, {path: operators.counts[name] for path, name in called.items()}
 
 
 def layers(macs: dict[Any, int]) -> int:

@@ -165,18 +165,18 @@ def check_one_factor(study: Study, configs: dict[str, Config]) -> None:
 
 
 def check_same_backbone(study: Study, rows: list[Row]) -> None:
-    """Where SE is what is varied, all rows are the same network but for SE: in parameters and multiply-adds, stage by
-    stage. A network of the user's own might be another one each time that it is built."""
+    """Where SE is what is varied, all rows are the same network but for SE: in parameters, multiply-adds and operators,
+    stage by stage. A network of the user's own might be another one each time that it is built."""
     if not study.factor.startswith("se."):
         return
     reference = next(row for row in rows if row.label == study.baseline)
     for row in rows:
-        parts = {"": (reference.cost, row.cost)}
-        parts |= {
+        parts = {
             f" in stage {n}": (part, row.cost.stages[n])
             for n, part in reference.cost.stages.items()
             if n in row.cost.stages
         }
+        parts[""] = (reference.cost, row.cost)  # after the stages, which say where the difference is
         for where, (was, now) in parts.items():
             plain_was = (was.params - was.se_params, was.backbone_macs)
             plain_now = (now.params - now.se_params, now.backbone_macs)
@@ -186,6 +186,13 @@ def check_same_backbone(study: Study, rows: list[Row]) -> None:
                     f"parameters and {plain_now[1]:,} multiply-adds{where}, that of '{study.baseline}' has "
                     f"{plain_was[0]:,} and {plain_was[1]:,}"
                 )
+            for operator in sorted({*was.operations, *now.operations}):
+                often_was, often_now = was.operations.get(operator, 0), now.operations.get(operator, 0)
+                if often_was != often_now:
+                    raise UserError(
+                        f"row '{row.label}' changes more than {study.factor}: without SE its network runs {operator} "
+                        f"{often_now} times{where}, that of '{study.baseline}' {often_was} times"
+                    )
 
 
 def plain(config: Config, facts: DataFacts) -> torch.nn.Module:
