@@ -10,10 +10,12 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from senet_lab.config import RunError, UserError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+GOES_ON = "interrupted: what has ended is recorded; the same command goes on from there"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,8 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    on_signals(leave)
     try:
         return answer(words)
     except UserError as error:
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: what has ended is recorded; the same command goes on from there", file=sys.stderr)
+        print(GOES_ON, file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # whoever read the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,13 +54,26 @@ def answer(words: list[str]) -> int:
     studies = compose_all(words)
     from senet_lab.studies.study import run  # torch comes with it
 
+    on_signals(interrupt)
     return run(studies)
+
+
+def on_signals(handler: Callable[[int, object], None]) -> None:
+    """Call the handler from now on when the user, or the system, asks for an end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def leave(number: int, frame: object) -> None:
+    """End while modules are imported: nothing has begun yet, and an exception might be lost, because Python ignores
+    those that meet it in the importer's own callbacks."""
+    os.write(2, f"{GOES_ON}\n".encode())
+    os._exit(INTERRUPTED)
 
 
 def interrupt(number: int, frame: object) -> None:
     """End in good order; a second signal ends at once, which loses nothing either."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, end_at_once)
+    on_signals(end_at_once)
     raise KeyboardInterrupt
 
 
