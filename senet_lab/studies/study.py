@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -94,6 +95,27 @@ def train(studies: list[Composed], plans: list[plan.Plan], whole: plan.Plan, sto
     for study, each, tracker in zip(studies, plans, trackers, strict=True):
         folder = write(study, each, records, progress.console)
         tracker.table(folder / "table.csv", folder / "figure.png")
+    if config.training.keep == "last":
+        say_weights(whole, records, results / "checkpoints", store, progress.console)
+
+
+def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, store: Store, console: Console) -> None:
+    """Print which trials have weights in the folder. A trial that was recorded without them is not trained again for
+    them unasked: print how to ask."""
+    without = []
+    for trial_id, cell in whole.trials.items():
+        if (folder / f"{trial_id}.ckpt").is_file():
+            console.print(
+                f"weights kept: {folder}/{trial_id}.ckpt ({cell.row.label}, seed {cell.seed})", soft_wrap=True
+            )
+        elif records[trial_id]["state"] == DONE:
+            without.append(trial_id)
+    if without:
+        console.print(
+            f"recorded without weights: {len(without)} trial{'s' * (len(without) > 1)}; to train again and keep them: "
+            f"python -m senet_lab store forget {' '.join(without)} --storage {shlex.quote(store.name)}, and this again",
+            soft_wrap=True,
+        )
 
 
 def write(composed: Composed, study: plan.Plan, records: dict[str, Record], console: Console) -> Path:
