@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from senet_lab import SE, add_se
-from senet_lab.models import BACKBONES, create, stages_of
+from senet_lab.models import BACKBONES, cost, create, hidden_widths, stages_of
 from senet_lab.models.cifar import PadShortcut, PreactBasic, PreactBottleneck, preact_resnet, resnet, wide_resnet
 from senet_lab.models.insert import BLOCKS, POSITIONS, Gated, Inserted
 from senet_lab.models.se import EXCITATIONS, SQUEEZES, SEBlock
@@ -389,3 +389,32 @@ def test_what_is_no_design_is_refused() -> None:
         add_se(on_meta("resnet8"), 16)
     with pytest.raises(ValueError, match="se: None is not a design"):
         add_se(on_meta("resnet8"), None, reduction=4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages.
+
+
+def four_blocks(names: str) -> nn.Module:
+    """Two stages of two blocks, called as timm's or in a way that tells nothing."""
+    pairs = [nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8)) for _ in range(2)]
+    if names == "stages":
+        return nn.Sequential(OrderedDict(stages=nn.Sequential(*pairs)))
+    return nn.Sequential(OrderedDict(first=pairs[0], second=pairs[1]))
+
+
+def test_stages_are_known_by_timms_names_or_by_what_the_network_says() -> None:
+    assert stages_of(four_blocks("stages")) == (2, 3)
+    with pytest.raises(ValueError, match=r"first\.0 is a BasicBlock outside"):
+        stages_of(four_blocks("mute"))
+    said = four_blocks("mute")
+    said.stage_roots = {3: ["first"], 5: ["second.0", "second.1"]}
+    assert [(done.name, done.stage) for done in add_se(copy.deepcopy(said), stages=[5])] == [
+        ("second.0.bn2", 5),
+        ("second.1.bn2", 5),
+    ]
+    add_se(said)
+    assert hidden_widths(said) == {3: (1, 1), 5: (1, 1)}
+    found = cost(said, (8, 4, 4))
+    assert {stage: part.se_params for stage, part in found.stages.items()} == {3: 32, 5: 32}
+    assert found.se_params == 64

@@ -211,39 +211,38 @@ def test_stages_are_those_that_the_network_has() -> None:
     assert "no stage 7" in refusal({"a": {"se.stages": [2]}, "b": {"se.stages": [7]}}, factor="se.stages")
 
 
-def test_a_builder_that_changes_its_mind_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("cifar.resnet([8, 8, 8, 14][time], num_classes, in_channels)", "without SE its network has "),
+        (
+            "activated(cifar.resnet(8, num_classes, in_channels), [nn.ReLU, nn.ReLU, nn.ReLU, nn.SiLU][time])",
+            "without SE its network runs aten.relu_.default 0 times in stage 3, that of 'a' 2 times",
+        ),
+    ],
+    ids=["depth", "an activation, which has neither parameters nor multiply-adds"],
+)
+def test_a_builder_that_changes_its_mind_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str, words: str
+) -> None:
     """The words differ in one factor, the networks in more."""
-    (tmp_path / "moody.py").write_text(
-        "import itertools\n"
-        "from senet_lab.models import cifar\n"
-        "depths = itertools.cycle([8, 8, 8, 14])\n"
-        "def net(num_classes, in_channels):\n"
-        "    return cifar.resnet(next(depths), num_classes, in_channels)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    rows = {"a": {"se.reduction": 2}, "b": {"se.reduction": 4}, "c": {"se.reduction": 8}, "d": {"se.reduction": 16}}
-    text = refusal(rows, backbone="moody:net")
-    assert text.startswith("row 'd' changes more than se.reduction: without SE its network has ")
-
-
-def test_another_activation_is_another_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It has neither parameters nor multiply-adds; the operators of its stage tell."""
-    (tmp_path / "swapped.py").write_text(
+    name = f"moody{len(body)}"  # modules are imported once
+    (tmp_path / f"{name}.py").write_text(
         "import itertools\n"
         "from torch import nn\n"
         "from senet_lab.models import cifar\n"
-        "activations = itertools.cycle([nn.ReLU, nn.ReLU, nn.SiLU])\n"
-        "def net(num_classes, in_channels):\n"
-        "    made = cifar.resnet(8, num_classes, in_channels)\n"
-        "    made.layer2[0].relu = next(activations)(inplace=True)\n"
+        "times = itertools.cycle(range(4))\n"
+        "def activated(made, activation):\n"
+        "    made.layer2[0].relu = activation(inplace=True)\n"
         "    return made\n"
+        "def net(num_classes, in_channels):\n"
+        "    time = next(times)\n"
+        f"    return {body}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    rows = {"a": {"se.reduction": 2}, "b": {"se.reduction": 4}, "c": {"se.reduction": 8}}
-    assert refusal(rows, backbone="swapped:net") == (
-        "row 'c' changes more than se.reduction: without SE its network runs aten.relu_.default 0 times in stage 3, "
-        "that of 'a' 2 times"
-    )
+    rows = {"a": {"se.reduction": 2}, "b": {"se.reduction": 4}, "c": {"se.reduction": 8}, "d": {"se.reduction": 16}}
+    text = refusal(rows, backbone=f"{name}:net")
+    assert text.startswith(f"row 'd' changes more than se.reduction: {words}")
 
 
 def test_all_studies_are_one_plan() -> None:
