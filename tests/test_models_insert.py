@@ -20,6 +20,7 @@ from senet_lab.models import BACKBONES, cost, create, hidden_widths, stages_of
 from senet_lab.models.cifar import PadShortcut, PreactBasic, PreactBottleneck, preact_resnet, resnet, wide_resnet
 from senet_lab.models.insert import BLOCKS, POSITIONS, Gated, Inserted
 from senet_lab.models.se import EXCITATIONS, SQUEEZES, SEBlock
+from senet_lab.models.shake import ShakeBlock
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One block, every variant, against a functional forward that takes nothing but the weights.
@@ -113,7 +114,7 @@ WRITTEN_OUT = {
 
 
 def test_every_kind_of_block_is_tried() -> None:
-    assert set(BLOCKS) == set(WRITTEN_OUT) == {kind for kind, *_ in MADE.values()}
+    assert set(BLOCKS) - {ShakeBlock} == set(WRITTEN_OUT) == {kind for kind, *_ in MADE.values()}  # test_models_shake
 
 
 @pytest.mark.parametrize("excitation", EXCITATIONS)

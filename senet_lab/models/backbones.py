@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from senet_lab.config import SE
-from senet_lab.models import cifar
+from senet_lab.models import cifar, shake
 from senet_lab.models.insert import STANDARD, add_se
 from senet_lab.models.se import check_known
 
@@ -73,6 +73,8 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "preresnet164": partial(cifar.preact_resnet, 164, bottleneck=True),
     "wrn16_4": partial(cifar.wide_resnet, 16, 4),
     "wrn16_8": partial(cifar.wide_resnet, 16, 8),
+    "shake26_2x96d": partial(shake.shake26, 96),
+    "shake29_2x4x64d": partial(shake.shake29, 4),
     "resnet18": partial(imagenet, BasicBlock, (2, 2, 2, 2)),
     "resnet34": partial(imagenet, BasicBlock, (3, 4, 6, 3)),
     "resnet50": partial(imagenet, Bottleneck, (3, 4, 6, 3)),

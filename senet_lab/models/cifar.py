@@ -69,10 +69,10 @@ def preact(block: Block, n: int, widths: tuple[int, int, int], num_classes: int,
     return assemble(stem, three_stages(block, n, widths), tail, widths[-1], num_classes)
 
 
-def three_stages(block: Block, n: int, widths: tuple[int, int, int]) -> Named:
-    """layer1 to layer3, n blocks each; the first block of each changes the width, of the last two the resolution."""
+def three_stages(block: Block, n: int, widths: tuple[int, int, int], before: int = 16) -> Named:
+    """layer1 to layer3, n blocks each; the first block of each changes the width, of the last two the resolution.
+    `before` is the stem's width."""
     stages: Named = []
-    before = 16
     for number, (width, stride) in enumerate(zip(widths, (1, 2, 2), strict=True), start=1):
         first = block(before, width, stride)
         stages.append((f"layer{number}", nn.Sequential(first, *(block(width, width, 1) for _ in range(n - 1)))))

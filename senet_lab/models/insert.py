@@ -22,6 +22,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from senet_lab.config import SE
 from senet_lab.models.cifar import PreactBasic, PreactBottleneck
 from senet_lab.models.se import SEBlock, check_known
+from senet_lab.models.shake import Branches, ShakeBlock
 
 
 class Slot(NamedTuple):
@@ -41,6 +42,12 @@ BASIC = {
 BOTTLENECK = BASIC | {"standard": Slot("bn3", "after"), "conv3x3": Slot("conv3", "before")}
 PREACT_BASIC = BASIC | {"standard": Slot("conv2", "after"), "pre": Slot("bn1", "before")}
 PREACT_BOTTLENECK = BOTTLENECK | {"standard": Slot("conv3", "after"), "pre": Slot("bn1", "before")}
+SHAKE = {  # gates the mix of the branches; there are two 3×3 convolutions side by side, so no place after one of them
+    "standard": Slot("branch", "after"),
+    "pre": Slot("branch", "before"),
+    "post": Slot("", "after"),
+    "identity": Slot("downsample", "after"),
+}
 
 # The kinds of block that SE can go into. Exactly these classes: a subclass may compute something else.
 # Give a block of your own a line here if its children are called and used as torchvision's are.
@@ -50,6 +57,7 @@ BLOCKS: dict[type[nn.Module], dict[str, Slot]] = {
     timm.models.resnet.Bottleneck: BOTTLENECK,
     PreactBasic: PREACT_BASIC,
     PreactBottleneck: PREACT_BOTTLENECK,
+    ShakeBlock: SHAKE,
 }
 POSITIONS = tuple(BASIC)
 STANDARD = SE()  # the paper's block, where nothing else is asked for
@@ -195,6 +203,9 @@ def wrap(model: nn.Module, path: str, design: SE, stage: int, reduction: int, se
     """The gated replacement for what fills the design's slot in the block at `path`; changes nothing yet."""
     block = model.get_submodule(path)
     slots = slots_of(block)
+    if design.position not in slots:
+        kind = type(block).__name__
+        raise ValueError(f"se.position: a {kind} has no place for {design.position}; it has {', '.join(slots)}")
     slot = slots[design.position]
     body = getattr(block, slot.child) if slot.child else block
     if body is None:  # torchvision's shortcut without projection
@@ -221,12 +232,12 @@ def slots_of(block: nn.Module) -> dict[str, Slot]:
 
 def channels_in(layer: nn.Module) -> int:
     """The width that a convolution or norm takes."""
-    assert isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)), f"no width is known of {layer}"
-    return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.num_features
+    assert isinstance(layer, (nn.Conv2d, Branches, nn.BatchNorm2d)), f"no width is known of {layer}"
+    return layer.num_features if isinstance(layer, nn.BatchNorm2d) else layer.in_channels
 
 
 def channels_out(block: nn.Module, slots: Mapping[str, Slot]) -> int:
     """The width of a block's output: that of the layer that ends its branch."""
     layer = getattr(block, slots["standard"].child)
-    assert isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)), f"no width is known of {layer}"
-    return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.num_features
+    assert isinstance(layer, (nn.Conv2d, Branches, nn.BatchNorm2d)), f"no width is known of {layer}"
+    return layer.num_features if isinstance(layer, nn.BatchNorm2d) else layer.out_channels
