@@ -196,6 +196,7 @@ def check_values(config: Config) -> None:
         "training.keep": (training.keep, ("none", "last")),
         "training.precision": (training.precision, ("32-true", "bf16-mixed", "16-mixed")),
         "recipe.schedule": (recipe.schedule, ("constant", "cosine", "step")),
+        "recipe.sampling": (recipe.sampling, ("uniform", "balanced")),
         "stride": (config.stride, ("paper", "torchvision")),
     }
     for key, (word, known) in words.items():
@@ -217,6 +218,7 @@ def check_values(config: Config) -> None:
         "recipe.warmup_steps": (recipe.warmup_steps, 0, endless),
         "recipe.warmup_lr": (recipe.warmup_lr, 0, endless),
         "recipe.label_smoothing": (recipe.label_smoothing, 0, 1),
+        "recipe.ema": (recipe.ema, 0, 0.999999),  # 1 would never leave the initial weights
         **{f"recipe.milestones[{at}]": (epoch, 1, endless) for at, epoch in enumerate(recipe.milestones)},
     }
     for key, (value, least, most) in bounds.items():

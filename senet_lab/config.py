@@ -97,6 +97,8 @@ class Data:
             (`folder` only); empty takes `resize`.
         augment: `none`, `crop` (pad an eighth, crop), `cifar` (flip, pad 4 of 32, crop) or `imagenet` (random resized
             crop, flip; `folder` only).
+        cutout: side of the square that is blanked in each training image after its augmentation (DeVries and Taylor
+            2017), in pixels; 16 is for CIFAR-10, 8 for CIFAR-100, 0 is none.
         validation: share of the training images held out for validation, the same images for every row and seed.
         subset: train on at most this many images, balanced over classes, and validate on fewer in proportion; null
             takes all.
@@ -114,6 +116,7 @@ class Data:
     crops: int = 1
     scales: list[int] = field(default_factory=list)
     augment: str = "none"
+    cutout: int = 0
     validation: float = 0.1
     subset: int | None = None
     test_subset: int | None = None
@@ -140,6 +143,10 @@ class Recipe:
         warmup_steps: optimiser steps at `warmup_lr` before the schedule begins.
         warmup_lr: learning rate of the warm-up.
         label_smoothing: weight of the uniform distribution in the training targets.
+        sampling: `uniform` shows every image once an epoch; `balanced` as many, but every class equally often, as the
+            paper's first versions did (after Shen et al. 2016).
+        ema: decay of an exponential moving average of the weights, which is validated, tested and kept in place of the
+            last ones; 0 is none.
     """
 
     name: str = "custom"
@@ -156,6 +163,8 @@ class Recipe:
     warmup_steps: int = 0
     warmup_lr: float = 0.01
     label_smoothing: float = 0.0
+    sampling: str = "uniform"
+    ema: float = 0.0
 
 
 @dataclass

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from senet_lab.training.feeds import (
     ManyViews,
     TensorFeed,
     crop,
+    cut_out,
     flip,
     image_transform,
     mixed,
@@ -202,6 +205,149 @@ def test_evaluation_is_never_augmented() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Cutout
+
+
+@pytest.mark.parametrize(("size", "side"), [(8, 1), (8, 3), (8, 4), (8, 8), (32, 16), (32, 8)])
+def test_cutout_image_by_image(size: int, side: int) -> None:
+    """The square around a centre that is anywhere in the image, less what is outside; exactly side² pixels if nothing
+    is; all else as it was."""
+    x = torch.rand(200, 3, size, size) + 1
+    found = cut_out(x, side, torch.Generator().manual_seed(4))
+    generator = torch.Generator().manual_seed(4)
+    centres = torch.stack([torch.randint(size, (200, 1), generator=generator)[:, 0] for _ in "yx"], 1).tolist()
+    inside = 0
+    for image, (y, x0) in enumerate(centres):
+        top, left = y - side // 2, x0 - side // 2
+        blank = torch.zeros(size, size, dtype=torch.bool)
+        for row in range(max(0, top), min(size, top + side)):
+            for column in range(max(0, left), min(size, left + side)):
+                blank[row, column] = True
+        assert torch.equal(found[image] == 0, blank.expand(3, size, size))
+        assert torch.equal(found[image][:, ~blank], x[image][:, ~blank])
+        if top >= 0 and left >= 0 and max(top, left) + side <= size:
+            inside += 1
+            assert blank.sum() == side**2
+    assert inside > 0 or side == size  # which fits in one place only
+
+
+@pytest.mark.parametrize(("size", "side"), [(8, 4), (32, 16)])
+def test_how_often_cutout_takes_a_pixel(size: int, side: int) -> None:
+    """A pixel goes with the share of centres whose square reaches it: (side / size)² in the middle, about a quarter of
+    it in the corners."""
+    count, reach = 20_000, range(-(side // 2), side - side // 2)
+    taken = cut_out(torch.ones(count, 1, size, size), side, torch.Generator().manual_seed(0))[:, 0] == 0
+    along = torch.tensor([sum(0 <= pixel - step < size for step in reach) / size for pixel in range(size)])
+    expected = along[:, None] * along[None]
+    assert expected.max() == pytest.approx((side / size) ** 2)
+    spread = (expected * (1 - expected) / count).sqrt()
+    assert ((taken.double().mean(0) - expected).abs() < 5 * spread).all()
+
+
+def test_cutout_comes_last_and_in_training_only() -> None:
+    """Blank is 0 once normalised; the other augmentation is that of the same numbers."""
+    plain, cut = (load(dataclasses.replace(DIGITS, cutout=cutout)) for cutout in (0, 4))
+    (x, y), *_ = fed(plain.train, 64, 3, 5)
+    (x_cut, y_cut), *_ = fed(cut.train, 64, 3, 5)
+    assert torch.equal(y, y_cut)
+    assert torch.equal(x_cut[x_cut != 0], x[x_cut != 0])
+    assert 4 <= (x_cut == 0).flatten(1).sum(1).min() <= (x_cut == 0).flatten(1).sum(1).max() == 16
+    assert same(fed(cut.train, 64, 3, 5), fed(cut.train, 64, 3, 5))
+    assert not same(fed(cut.train, 64, 3, 5), fed(cut.train, 64, 3, 6))
+    for split in ("validation", "test"):
+        assert same(fed(getattr(plain, split), 64), fed(getattr(cut, split), 64))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Class-balanced sampling
+
+
+COUNTS = {0: 3, 1: 50, 3: 7, 4: 140}  # class 2 is not there
+
+
+def lopsided() -> TensorFeed:
+    """A training split with so many images of each class; every pixel of an image is its number."""
+    labels = [label for label, count in COUNTS.items() for _ in range(count)]
+    images = torch.arange(200, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    return TensorFeed(images, torch.tensor(labels), Data())
+
+
+def drawn(seed: int, epoch: int, batch_size: int = 16) -> list[tuple[int, int]]:
+    """(number, label) of each image of a balanced epoch, in order."""
+    feed = lopsided()
+    batches = list(feed.batches(batch_size, seed, epoch, "balanced"))
+    numbers = torch.cat([x[:, 0, 0, 0] for x, _ in batches]) * feed.std.item() + feed.mean.item()
+    return list(zip(numbers.round().int().tolist(), torch.cat([y for _, y in batches]).tolist(), strict=True))
+
+
+def test_a_balanced_epoch_shows_every_class_equally_often() -> None:
+    """50 images of each of the four classes, of the largest 50 different ones; no class waits for long."""
+    images = drawn(0, 0)
+    assert len(images) == 200
+    assert all(lopsided().labels_N[number] == label for number, label in images)
+    for label, count in COUNTS.items():
+        times = Counter(number for number, other in images if other == label)
+        assert sum(times.values()) == 50
+        assert len(times) == min(count, 50)
+        assert max(times.values()) - min(times.values()) <= (50 % count > 0 and count < 50)
+    labels = [label for _, label in images]
+    assert all(sorted(labels[at : at + 4]) == sorted(COUNTS) for at in range(0, 200, 4))
+    assert len({tuple(labels[at : at + 4]) for at in range(0, 200, 4)}) > 10  # in ever new orders
+
+
+def test_over_epochs_every_image_of_a_class_is_drawn_equally_often() -> None:
+    epochs = 300
+    times = Counter(number for epoch in range(epochs) for number, label in drawn(1, epoch) if label == 4)
+    share = 50 / 140
+    assert len(times) == 140
+    spread = (epochs * share * (1 - share)) ** 0.5
+    assert all(abs(times[number] - epochs * share) < 5 * spread for number in times)
+
+
+def test_balanced_sampling_depends_on_seed_and_epoch_alone() -> None:
+    torch.manual_seed(1)
+    first, before = drawn(3, 5), torch.get_rng_state()
+    assert drawn(3, 5) == first
+    assert torch.equal(before, torch.get_rng_state())
+    assert drawn(3, 6) != first
+    assert drawn(4, 5) != first
+    assert drawn(3, 5, batch_size=7) == first
+    assert drawn(3, 5, batch_size=199) == first[:199]  # never a last batch of one image
+
+
+def test_a_folder_is_sampled_likewise(tmp_path: Path) -> None:
+    feed = load(make_tree(tmp_path, {"ant": 4, "bee": 20, "cat": 8})).train  # less a quarter of each: 3, 15 and 6
+    labels = torch.cat([y for _, y in feed.batches(4, 0, 0, "balanced")])
+    assert labels.bincount().tolist() == [8, 8, 8]
+    assert same(fed(feed, 4, 0, 0, "balanced"), fed(feed, 4, 0, 0, "balanced"))  # type: ignore[arg-type]
+
+
+def test_cutout_in_a_folder(tree: Data) -> None:
+    """Blanked last, from the image's own numbers; nothing else changes, and testing sees all."""
+    plain, cut = load(tree), load(replace(tree, cutout=6))
+    for (x, y), (x_cut, y_cut) in zip(fed(plain.train, 4, 1, 2), fed(cut.train, 4, 1, 2), strict=True):
+        blank = (x_cut == 0).all(1)
+        assert torch.equal(y, y_cut)
+        assert torch.equal(x_cut, x.masked_fill(blank[:, None], 0))
+        assert 9 <= blank.flatten(1).sum(1).min() <= blank.flatten(1).sum(1).max() <= 36
+    assert same(fed(plain.test, 4), fed(cut.test, 4))
+
+
+def test_without_either_batches_are_what_they_always_were() -> None:
+    """To the last bit, as published results need it."""
+    pixels = torch.arange(300 * 3 * 32 * 32).mul(2654435761).remainder(256).to(torch.uint8).reshape(300, 3, 32, 32)
+    cifar = TensorFeed(pixels, torch.arange(300) % 10, Data(name="cifar10", size=32, augment="cifar"))
+    for feed, words, expected in (
+        (load(DIGITS).train, (32, 3, 5), "ff69bf5b1e3c8b6f"),
+        (cifar, (128, 0, 1), "976c853d2fdfaae1"),
+    ):
+        digest = hashlib.sha256()
+        for x, y in feed.batches(*words):
+            digest.update(x.numpy().tobytes() + y.numpy().tobytes())
+        assert digest.hexdigest()[:16] == expected
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # From a folder
 
 
@@ -281,12 +427,14 @@ def test_views_at_several_scales(tree: Data) -> None:
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
+        ({"cutout": -1}, "data.cutout=-1 is not between 0 and data.size=16"),
+        ({"cutout": 17}, "data.cutout=17 is not between 0 and data.size=16"),
         ({"crops": 5}, "data.crops: 5 is neither 1 nor 10"),
         ({"scales": [20, 8]}, "data.scales: 8 is less than data.size=16"),
         ({"name": "digits", "size": 8, "augment": "none", "crops": 10}, "these are for folder"),
     ],
 )
-def test_views_that_cannot_be(tree: Data, fields: dict[str, Any], word: str) -> None:
+def test_views_and_cutouts_that_cannot_be(tree: Data, fields: dict[str, Any], word: str) -> None:
     with pytest.raises(UserError, match=re.escape(word)):
         load(replace(tree, **fields))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from senet_lab import models
 from senet_lab.compose import choices, compose
-from senet_lab.config import SE, Data, Recipe
+from senet_lab.config import SE, Data, Recipe, UserError
 from senet_lab.training.data import load
 from senet_lab.training.lit import SCHEDULES, SENet, lr_factor
 from senet_lab.training.trial import Feeding
@@ -69,6 +69,49 @@ def test_the_recipes_are_the_papers() -> None:
         assert epochs * steps == pytest.approx(thousands * 1000, abs=steps)
     for recipe in (main, ablation, cifar):
         assert (recipe.momentum, recipe.weight_decay, recipe.nesterov, recipe.factor) == (0.9, 1e-4, False, 0.1)
+    assert named["places365"] == dataclasses.replace(main, name="places365", sampling="balanced")
+    assert {name for name, recipe in named.items() if recipe.ema or recipe.sampling != "uniform"} == {"places365"}
+
+
+# recipe → (batch, weight decay, Nesterov, {epoch: learning rate in it or at its start}), written down by hand.
+RATES: dict[str, tuple[int, float, bool, dict[int, float]]] = {
+    "imagenet": (1024, 1e-4, False, {0: 0.6, 29: 0.6, 30: 0.06, 59: 0.06, 60: 6e-3, 90: 6e-4, 99: 6e-4}),
+    "imagenet_ablation": (256, 1e-4, False, {0: 0.1, 124: 0.1, 125: 0.01, 200: 1e-3, 249: 1e-3, 250: 1e-4, 269: 1e-4}),
+    "cifar": (128, 1e-4, False, {0: 0.01, 1: 0.01, 2: 0.1, 90: 0.1, 91: 0.01, 135: 0.01, 136: 1e-3, 181: 1e-3}),
+    "mobile": (256, 4e-5, False, {0: 0.1, 184: 0.1, 185: 0.01, 295: 0.01, 296: 1e-3, 370: 1e-4, 399: 1e-4}),
+    "wrn": (128, 5e-4, True, {0: 0.1, 59: 0.1, 60: 0.02, 119: 0.02, 120: 4e-3, 159: 4e-3, 160: 8e-4, 199: 8e-4}),
+    "shake_cifar10": (128, 1e-4, True, {0: 0.2, 600: 0.15, 900: 0.1, 1200: 0.05, 1800: 0.0}),
+    "shake_cifar100": (32, 5e-4, True, {0: 0.025, 600: 0.01875, 900: 0.0125, 1200: 0.00625, 1800: 0.0}),
+    "places365": (1024, 1e-4, False, {0: 0.6, 29: 0.6, 30: 0.06, 60: 6e-3, 90: 6e-4, 99: 6e-4}),
+    "quick": (32, 5e-4, False, {0: 0.05, 10: 0.0375, 15: 0.025, 20: 0.0125, 30: 0.0}),
+}
+
+
+@pytest.mark.parametrize("name", choices("recipe"))
+def test_learning_rates_by_hand(name: str) -> None:
+    """352 steps an epoch, those of 45,000 images in batches of 128."""
+    batch_size, weight_decay, nesterov, rates = RATES[name]
+    recipe = compose([f"recipe={name}"]).config.recipe
+    assert (recipe.batch_size, recipe.weight_decay, recipe.nesterov) == (batch_size, weight_decay, nesterov)
+    assert recipe.epochs == max(rates) + (recipe.schedule == "step")
+    for epoch, rate in rates.items():
+        factor = lr_factor(recipe, 352 * epoch, 352 * recipe.epochs)
+        assert recipe.lr * factor == pytest.approx(rate, rel=1e-6, abs=1e-12), epoch
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("recipe.sampling=even", "recipe.sampling: there is no 'even'; there are uniform, balanced"),
+        ("recipe.ema=1", "recipe.ema=1.0 is not between 0 and 0.999999"),
+        ("recipe.ema=-0.1", "recipe.ema=-0.1 is not between 0 and 0.999999"),
+        ("recipe.ema=nan", "recipe.ema=nan is not between 0 and 0.999999"),
+    ],
+)
+def test_values_that_cannot_be(word: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose([word])
+    assert str(caught.value) == message
 
 
 # ---------------------------------------------------------------------------------------------------------------------

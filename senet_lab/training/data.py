@@ -158,6 +158,8 @@ def check(data: Data) -> None:
         raise UserError(f"data.augment: {data.name} has no augmentation '{data.augment}'; it has {', '.join(augments)}")
     if data.size != SIZES.get(data.name, data.size):
         raise UserError(f"data.size={data.size}: the images of {data.name} have {SIZES[data.name]} pixels a side")
+    if not 0 <= data.cutout <= data.size:
+        raise UserError(f"data.cutout={data.cutout} is not between 0 and data.size={data.size}")
     if data.crops not in (1, 10):
         raise UserError(f"data.crops: {data.crops} is neither 1 nor 10")
     if data.name != "folder" and (data.crops != 1 or data.scales):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,20 +45,24 @@ class TensorFeed:
         self.mean = torch.tensor(mean).view(1, -1, 1, 1) * 255
         self.std = torch.tensor(std).view(1, -1, 1, 1) * 255
         self.augment = data.augment
+        self.cutout = data.cutout
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
-    def batches(self, batch_size: int, seed: int | None = None, epoch: int = 0) -> Batches:
-        """The split in its own order, or, with a seed, shuffled and augmented as that epoch wants it."""
+    def batches(self, batch_size: int, seed: int | None = None, epoch: int = 0, sampling: str = "uniform") -> Batches:
+        """The split in its own order, or, with a seed, sampled and augmented as that epoch wants it."""
 
         def make() -> Iterator[tuple[Tensor, Tensor]]:
             generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
-            for index_B in torch.split(order_of(len(self), batch_size, seed, generator), batch_size):
+            for index_B in torch.split(order_of(self.labels_N, batch_size, seed, generator, sampling), batch_size):
                 x_BCHW = self.images_NCHW[index_B]
                 for change in AUGMENTS[self.augment] if seed is not None else ():
                     x_BCHW = change(x_BCHW, generator)
-                yield (x_BCHW - self.mean) / self.std, self.labels_N[index_B]
+                x_BCHW = (x_BCHW - self.mean) / self.std
+                if self.cutout and seed is not None:
+                    x_BCHW = cut_out(x_BCHW, self.cutout, generator)
+                yield x_BCHW, self.labels_N[index_B]
 
         return Batches(make, -(-fed(len(self), batch_size, seed) // batch_size))
 
@@ -76,10 +81,10 @@ class FolderFeed:
     def __len__(self) -> int:
         return len(self.files)
 
-    def batches(self, batch_size: int, seed: int | None = None, epoch: int = 0) -> Batches:
-        """The split in its own order, or, with a seed, shuffled and augmented as that epoch wants it."""
+    def batches(self, batch_size: int, seed: int | None = None, epoch: int = 0, sampling: str = "uniform") -> Batches:
+        """The split in its own order, or, with a seed, sampled and augmented as that epoch wants it."""
         transform = image_transform(self.data, training=seed is not None)
-        return self.decoded(transform, batch_size, seed, epoch)
+        return self.decoded(transform, batch_size, seed, epoch, sampling)
 
     def test_batches(self, batch_size: int) -> Batches:
         """The split in its own order; where the test wants several views of an image, x is (B, V, C, H, W)."""
@@ -88,12 +93,15 @@ class FolderFeed:
         views = self.data.crops * max(1, len(self.data.scales))
         return self.decoded(ManyViews(self.data), max(1, batch_size // views))
 
-    def decoded(self, transform: Any, batch_size: int, seed: int | None = None, epoch: int = 0) -> Batches:
+    def decoded(
+        self, transform: Any, batch_size: int, seed: int | None = None, epoch: int = 0, sampling: str = "uniform"
+    ) -> Batches:
         """Batches of the images as a transform makes them."""
         from torch.utils.data import DataLoader
 
         generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
-        order = order_of(len(self), batch_size, seed, generator)
+        labels_N = torch.tensor([label for _, label in self.files])
+        order = order_of(labels_N, batch_size, seed, generator, sampling)
         images = DecodedImages(self.files, transform, seed, epoch)
         loader: DataLoader[Any] = DataLoader(
             images,
@@ -113,10 +121,38 @@ class FolderFeed:
         return Batches(make, len(loader))
 
 
-def order_of(count: int, batch_size: int, seed: int | None, generator: torch.Generator) -> Tensor:
+def order_of(labels_N: Tensor, batch_size: int, seed: int | None, generator: torch.Generator, sampling: str) -> Tensor:
     """Indices of a split's images in the order in which they are fed: their own, or, with a seed, a random one."""
-    order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator)
-    return order[: fed(count, batch_size, seed)]
+    count = len(labels_N)
+    if seed is None:
+        order_N = torch.arange(count)
+    elif sampling == "balanced":
+        order_N = class_aware(labels_N, generator)
+    else:
+        order_N = torch.randperm(count, generator=generator)
+    return order_N[: fed(count, batch_size, seed)]
+
+
+def class_aware(labels_N: Tensor, generator: torch.Generator) -> Tensor:
+    """As many indices as there are images, every class equally often (Shen et al. 2016, arXiv 1512.05830).
+
+    They go through a list of classes, and for each class through a list of its images; a list that is at its end is
+    shuffled. Here all lists begin anew with each epoch, so that an epoch does not depend on those before.
+    """
+    count = len(labels_N)
+    members = [(labels_N == label).nonzero()[:, 0] for label in sorted(set(labels_N.tolist()))]
+    class_N = rounds(torch.arange(len(members)), count, generator)
+    order_N = torch.empty(count, dtype=torch.long)
+    for position, images in enumerate(members):
+        turns = (class_N == position).nonzero()[:, 0]
+        order_N[turns] = rounds(images, len(turns), generator)
+    return order_N
+
+
+def rounds(items: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """The first `count` of the items, shuffled, shuffled again, and so on."""
+    shuffled = [items[torch.randperm(len(items), generator=generator)] for _ in range(-(-count // len(items)))]
+    return torch.cat([items[:0], *shuffled])[:count]
 
 
 def fed(count: int, batch_size: int, seed: int | None) -> int:
@@ -195,6 +231,23 @@ def crop(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
     return cut_BCHW.clone(memory_format=torch.contiguous_format)  # with C = 1 it passes for channels-last otherwise
 
 
+def cut_out(x_BCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Blank a square in every normalised image, `side` pixels wide; its centre is anywhere, so that part of it may lie
+    outside (DeVries and Taylor 2017, arXiv 1708.04552). Blank is 0, the mean of the training images."""
+    B, _, H, W = x_BCHW.shape
+    top_B1 = torch.randint(H, (B, 1), generator=generator) - side // 2
+    left_B1 = torch.randint(W, (B, 1), generator=generator) - side // 2
+    y_H, x_W = torch.arange(H), torch.arange(W)
+    rows_BH = (top_B1 <= y_H) & (y_H < top_B1 + side)
+    columns_BW = (left_B1 <= x_W) & (x_W < left_B1 + side)
+    return x_BCHW.masked_fill(rows_BH[:, None, :, None] & columns_BW[:, None, None, :], 0.0)
+
+
+def cut_out_of_one(x_CHW: Tensor, side: int) -> Tensor:
+    """`cut_out` for a single image, from the global generator as torchvision's transforms do."""
+    return cut_out(x_CHW[None], side, torch.default_generator)[0]
+
+
 # Name → what is done, in order, to a batch that lies in memory.
 AUGMENTS: dict[str, tuple[Callable[[Tensor, torch.Generator], Tensor], ...]] = {
     "none": (),
@@ -210,13 +263,16 @@ def image_transform(data: Data, training: bool) -> Any:
     """From a PIL image to a normalised (C, H, W) tensor: the paper's section 5.1.
 
     Training crops a random part (8-100% of the area, aspect 3/4 to 4/3) to `size` and flips; testing resizes the short
-    side to `data.resize` (224 from 256, 299 from 352) and takes the centre.
+    side to `data.resize` (224 from 256, 299 from 352) and takes the centre. Cutout is last, in training only.
     """
     from torchvision.transforms import v2
 
     if training and data.augment == "imagenet":
-        return v2.Compose([v2.RandomResizedCrop(data.size, antialias=True), v2.RandomHorizontalFlip(), pixels()])
-    return v2.Compose([v2.Resize(short_side(data), antialias=True), v2.CenterCrop(data.size), pixels()])
+        steps = [v2.RandomResizedCrop(data.size, antialias=True), v2.RandomHorizontalFlip(), pixels()]
+    else:
+        steps = [v2.Resize(short_side(data), antialias=True), v2.CenterCrop(data.size), pixels()]
+    cut = [partial(cut_out_of_one, side=data.cutout)] if training and data.cutout else []
+    return v2.Compose([*steps, *cut])
 
 
 class ManyViews:

@@ -23,6 +23,7 @@ import torch
 
 from senet_lab.config import RunError, UserError
 from senet_lab.training import data as images
+from senet_lab.training.average import Average
 from senet_lab.training.feeds import FolderFeed, TensorFeed, mixed
 from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Spec
@@ -35,15 +36,16 @@ VERSIONS = ("torch", "torchvision", "pytorch-lightning", "numpy", "optuna", "wan
 class Feeding(pl.LightningDataModule):
     """The splits of a data set, every epoch's order and augmentation decided by (seed, epoch)."""
 
-    def __init__(self, splits: images.Splits, batch_size: int, seed: int) -> None:
+    def __init__(self, splits: images.Splits, batch_size: int, seed: int, sampling: str = "uniform") -> None:
         super().__init__()
         self.splits = splits
         self.batch_size = batch_size
         self.seed = seed
+        self.sampling = sampling
 
     def train_dataloader(self) -> Any:
         assert self.trainer is not None
-        return self.splits.train.batches(self.batch_size, self.seed, self.trainer.current_epoch)
+        return self.splits.train.batches(self.batch_size, self.seed, self.trainer.current_epoch, self.sampling)
 
     def val_dataloader(self) -> Any:
         return self.splits.validation.batches(self.evaluated(self.splits.validation))
@@ -151,7 +153,8 @@ def run(spec: Spec, checkpoint: Path, report: Report) -> dict[str, Any]:
         module = SENet(
             spec.backbone, spec.se, spec.classes, spec.channels, spec.stride, recipe=spec.recipe, seed=spec.seed
         )
-        feeding = Feeding(splits_of(spec), spec.recipe.batch_size, spec.seed)
+        feeding = Feeding(splits_of(spec), spec.recipe.batch_size, spec.seed, spec.recipe.sampling)
+        averaging = [Average(spec.recipe.ema)] if spec.recipe.ema else []
         trainer = pl.Trainer(
             max_epochs=spec.recipe.epochs,
             accelerator="gpu" if spec.device == "cuda" else "cpu",
@@ -166,7 +169,7 @@ def run(spec: Spec, checkpoint: Path, report: Report) -> dict[str, Any]:
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
-            callbacks=[Epochs(spec.seed, checkpoint, report)],
+            callbacks=[*averaging, Epochs(spec.seed, checkpoint, report)],
         )
         resumed = readable(checkpoint, module, report)
         trainer.fit(module, datamodule=feeding, ckpt_path=checkpoint if resumed else None, weights_only=True)
