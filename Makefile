@@ -49,7 +49,7 @@ check: $(READY)  ## ruff, mypy, import-linter
 	@$(VENV)/bin/lint-imports --no-cache
 
 lock: $(READY)  ## resolve pyproject.toml anew into requirements.lock
-	@uv="$$(command -v uv || echo $(RUN) -m uv)"; $$uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --group dev pyproject.toml -o requirements.lock --quiet
+	@uv="$$(command -v uv || echo $(RUN) -m uv)"; $$uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev pyproject.toml -o requirements.lock --quiet
 
 clean:  ## remove the environment; results and records stay
 	@rm -rf $(VENV)
