@@ -61,7 +61,10 @@ class Place:
 
     def run(self, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
         with self.start(command, **more) as process:
-            output, errors = process.communicate(timeout=240)
+            try:
+                output, errors = process.communicate(timeout=240)
+            finally:
+                process.kill()  # if it hangs: leaving `with` would wait for it without a limit
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
     def study(self, name: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -432,6 +435,33 @@ def test_online_that_cannot_be(fresh: Place, key: str) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("RunError: tracking=online: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+STUCK = """
+import os, signal, sys
+from pathlib import Path
+from senet_lab.studies import service, tracking
+
+service.LEAVE_SECONDS = 2
+tracker = tracking.Tracker("offline", Path("results/local/wandb"), "study")
+with tracker:
+    tracker.later("one", lambda: tracker.write("one", lambda run: None))
+for path in Path("/proc").glob("[0-9]*/cmdline"):
+    words = path.read_bytes().decode(errors="replace").split(chr(0))
+    if words[0].endswith("wandb-core") and str(os.getpid()) in words:
+        print(path.parent.name, flush=True)
+        os.kill(int(path.parent.name), signal.SIGSTOP)
+sys.exit(7)
+"""
+
+
+def test_a_service_that_never_ends_is_not_waited_for(fresh: Place) -> None:
+    """W&B itself would wait for it for ever; what was written is there, and the exit code is the command's."""
+    done = fresh.script(STUCK, "offline")
+    assert (done.returncode, done.stderr) == (7, "")
+    (service,) = done.stdout.split()
+    assert until(lambda: not Path(f"/proc/{service}").exists(), 10)
+    assert fresh.runs().keys() == {"one"}
 
 
 def test_a_server_that_goes_away(fresh: Place, server: Server) -> None:

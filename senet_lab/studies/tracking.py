@@ -25,7 +25,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
-from senet_lab.config import RunError, UserError
+from senet_lab.config import RunError
+from senet_lab.studies.service import leave_in_time, log_in
 
 if TYPE_CHECKING:
     from senet_lab.studies.plan import Cell
@@ -218,47 +219,33 @@ class Tracker:
         check_room(folder)
         online = self.mode == "online"
         name, job_type, config = (f"{self.study}: table", "study", {}) if cell is None else describe(cell)
-        return wandb.init(
-            project=wandb.setup().settings.project or PROJECT,
-            id=run_id,
-            dir=folder,
-            mode="online" if online else "offline",
-            name=short(name),
-            group=short(self.study),
-            job_type=short(job_type),
-            config={**config, "study": self.study},
-            resume="allow" if online else None,
-            reinit="create_new",  # several trials are live at a time
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                symlink=False,
-                disable_git=True,
-                disable_code=True,
-                x_disable_stats=True,
-                x_save_requirements=False,
-                init_timeout=INIT_SECONDS,
-                finish_timeout=FINISH_SECONDS,
-                finish_timeout_raises=True,
-            ),
-        )
-
-
-def log_in() -> None:
-    """Make sure of key and server before anything trains; a server that does not answer is given ten seconds."""
-    import wandb
-
-    wandb.setup(settings=wandb.Settings(mode="online", silent=True))
-    try:
-        known = wandb.login(prompt=False, verify=True)
-    except wandb.errors.Error as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(f"tracking=online: {reason}; tracking=offline needs no server") from error
-    if not known:
-        raise UserError(
-            "tracking=online: there is no W&B key; `wandb login` stores one, WANDB_API_KEY gives one; "
-            "tracking=offline needs none"
-        )
+        try:
+            return wandb.init(
+                project=wandb.setup().settings.project or PROJECT,
+                id=run_id,
+                dir=folder,
+                mode="online" if online else "offline",
+                name=short(name),
+                group=short(self.study),
+                job_type=short(job_type),
+                config={**config, "study": self.study},
+                resume="allow" if online else None,
+                reinit="create_new",  # several trials are live at a time
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    symlink=False,
+                    disable_git=True,
+                    disable_code=True,
+                    x_disable_stats=True,
+                    x_save_requirements=False,
+                    init_timeout=INIT_SECONDS,
+                    finish_timeout=FINISH_SECONDS,
+                    finish_timeout_raises=True,
+                ),
+            )
+        finally:
+            leave_in_time()
 
 
 def describe(cell: Cell) -> tuple[str, str, Record]:
