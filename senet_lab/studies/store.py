@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,11 @@ class Store:
                 verdict = connection.execute(sa.text("PRAGMA quick_check")).scalar() if is_sqlite else "ok"
                 if verdict != "ok":
                     raise UserError(f"storage={self.name}: the database is damaged ({str(verdict).splitlines()[-1]})")
-                if create:
+            if create:
+                # Of two drivers that find no table at the same moment, PostgreSQL refuses one, `if_not_exists` or not.
+                with suppress(exc.IntegrityError), self.engine.begin() as connection:
                     connection.execute(sa.schema.CreateTable(records, if_not_exists=True))
+            with self.engine.begin() as connection:
                 self.empty = not sa.inspect(connection).has_table(records.name)
         except exc.NoSuchModuleError as error:
             raise UserError(

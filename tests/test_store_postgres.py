@@ -1,0 +1,149 @@
+"""The store on a real PostgreSQL server, started for these tests on a port and in a folder of its own."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from launching import TRIALS, WORDS, Lab, ended
+from test_store import FAILURE, RECORD, another, claim_all, dead_owner
+
+from senet_lab.config import RunError, UserError
+from senet_lab.studies.store import DONE, FAILED, Store
+
+BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian puts them
+pytestmark = pytest.mark.skipif(not BINARIES, reason="there is no PostgreSQL here")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of the server, up to the name of a database."""
+    folder = tmp_path_factory.mktemp("postgres")
+    user = "postgres" if os.getuid() == 0 else None  # it refuses to run as root
+    if user:
+        for place in (folder, *folder.parents[:2]):
+            place.chmod(0o755)
+        shutil.chown(folder, user)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quiet = {"user": user, "cwd": folder, "check": True, "stdout": subprocess.DEVNULL, "timeout": 60}
+    initdb, postgres = (str(BINARIES[-1] / name) for name in ("initdb", "postgres"))
+    subprocess.run([initdb, "-D", "data", "-U", "lab", "--auth=trust", "--no-sync"], **quiet)  # type: ignore[call-overload]
+    words = ["-D", "data", "-p", str(port), "-k", str(folder), "-h", "127.0.0.1", "-F"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([postgres, *words], user=user, cwd=folder, stdout=log, stderr=log)
+    try:
+        url = f"postgresql+psycopg://lab@127.0.0.1:{port}"
+        for _ in range(100):
+            try:
+                sa.create_engine(f"{url}/postgres", poolclass=sa.NullPool).connect().close()
+                break
+            except sa.exc.OperationalError:
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(autouse=True)
+def closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections are closed after each use, and not by the collector, which warns."""
+    create = sa.create_engine
+    monkeypatch.setattr(sa, "create_engine", lambda *words, **how: create(*words, poolclass=sa.NullPool, **how))
+
+
+@pytest.fixture
+def url(server: str, request: pytest.FixtureRequest) -> str:
+    """URL of an empty database."""
+    name = f"lab_{abs(hash(request.node.nodeid))}"
+    engine = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{server}/{name}"
+
+
+def test_a_trial_is_claimed_once_and_recorded_once(url: str) -> None:
+    store = Store(url)
+    assert store.claim("a")
+    assert not store.claim("a")
+    assert not another(store).claim("a")
+    assert store.finish("a", DONE, RECORD)
+    assert not store.finish("a", DONE, RECORD)
+    assert store.claim("b")
+    assert store.finish("b", FAILED, FAILURE)
+    assert store.read(["b", "a", "c"]) == {
+        "b": {**FAILURE, "trial_id": "b", "state": FAILED},
+        "a": {**RECORD, "trial_id": "a", "state": DONE},
+    }
+    assert [record["trial_id"] for record in store.latest(5)] == ["a"]
+    assert store.forget(["a", "b"]) == 1
+
+
+@pytest.mark.parametrize("abandoned", [False, True])
+def test_of_processes_that_race_one_gets_each_trial(url: str, abandoned: bool) -> None:
+    """They race for the table, too, where there is none."""
+    names = [f"trial {number}" for number in range(40)]
+    if abandoned:
+        gone = another(Store(url), dead_owner())
+        assert all(gone.claim(name) for name in names)
+    context = mp.get_context("spawn")
+    begin, won = context.Barrier(4), context.Queue()
+    racers = [context.Process(target=claim_all, args=(url, names, begin, won)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    results = []
+    while results.count(None) < len(racers):
+        results.append(won.get(timeout=60))
+    for racer in racers:
+        racer.join(30)
+        assert racer.exitcode == 0
+    assert Counter(result[0] for result in results if result) == Counter(names)
+    assert len(Store(url).read(names)) == len(names)
+
+
+@pytest.mark.slow
+def test_two_drivers_share_a_study(url: str, finished: Lab, tmp_path: Path) -> None:
+    """It ends with the bytes that it ends with on SQLite."""
+    lab = Lab(tmp_path)
+    drivers = [lab.start(*WORDS[:-1], "executor.workers=1", f"storage={url}") for _ in range(2)]
+    results = [ended(driver) for driver in drivers]
+    assert [(done.code, done.err) for done in results] == [(0, ""), (0, "")], results
+    assert lab.bytes() == finished.bytes()
+    assert not (tmp_path / "results/local/lab.db").exists()
+    with sa.create_engine(url).connect() as connection:
+        counts = connection.execute(sa.text("SELECT state, count(*) FROM records GROUP BY state")).all()
+        mirrored = connection.execute(sa.text("SELECT count(*) FROM trials")).scalar()
+    assert [tuple(row) for row in counts] == [("done", TRIALS)]
+    assert mirrored == TRIALS
+    again = lab.run(*WORDS, f"storage={url}")
+    assert (again.code, again.err) == (0, "")
+    assert "nothing to train" in again.out
+
+
+def test_a_server_that_is_not_there_or_has_no_such_database(server: str) -> None:
+    for wrong in (f"{server}/nowhere", "postgresql+psycopg://lab@127.0.0.1:1/lab"):
+        with pytest.raises(UserError, match=r"^storage=.* cannot be opened: ") as caught:
+            Store(wrong)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_fails_in_the_middle_is_one_line(url: str) -> None:
+    store = Store(url)
+    with sa.create_engine(url).begin() as connection:
+        connection.execute(sa.text("DROP TABLE records"))
+    with pytest.raises(RunError, match=r"^the store postgresql.* failed: ") as caught:
+        store.claim("a")
+    assert "\n" not in str(caught.value)
