@@ -74,8 +74,18 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     Args:
         net: a network on any device, the meta device included.
         input_size: C, H, W of the image.
+
+    Raises:
+        ValueError: for an image that is too small for the network; the message says how large it must be.
     """
-    macs, operations = counts_by_module(net, input_size)
+    try:
+        macs, operations = counts_by_module(net, input_size)
+    except RuntimeError as error:  # torch's words for a map that has become smaller than its kernel, among others
+        least = smallest_side(net, input_size)
+        if least is None:
+            raise
+        size, takes = (" × ".join(map(str, sides)) for sides in (input_size[1:], (least, least)))
+        raise ValueError(f"images of {size} pixels are too small: the network takes {takes} and larger") from error
     se_blocks = paths_of_se(net)
     stages: dict[int, list[str]] = {}
     for path, _ in net.named_modules():
@@ -125,15 +135,7 @@ def counts_by_module(
     torch's counter sees convolutions and linear layers, two operations a multiply-add. Pooling and scaling are counted
     wherever their operators run; only what runs in SE blocks is of interest.
     """
-    on_meta: dict[int, Any] = {
-        id(tensor): nn.Parameter(tensor.to("meta"), tensor.requires_grad)
-        if isinstance(tensor, nn.Parameter)
-        else tensor.to("meta")
-        for tensor in [*net.parameters(), *net.buffers()]
-    }
-    shadow = copy.deepcopy(net, on_meta).eval()  # a copy without weights: deepcopy takes what its memo holds already
-    dtype = next((w.dtype for w in net.parameters() if w.is_floating_point()), None)
-    image = torch.empty(1, *input_size, dtype=dtype, device="meta")
+    shadow, image = on_meta(net, input_size)
     twice: dict[Any, Any] = {op: lambda x, *_, out_shape, **__: 2 * math.prod(x) for op in POOLING}
     twice |= {op: lambda *_, out_shape, **__: 2 * math.prod(out_shape) for op in SCALING}
     with (
@@ -148,6 +150,44 @@ def counts_by_module(
     flops = counter.get_flop_counts()
     macs = {path: {op: n // 2 for op, n in flops.get(name, {}).items()} for path, name in called.items()}
     return macs, {path: operators.counts[name] for path, name in called.items()}
+
+
+def on_meta(net: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, torch.Tensor]:
+    """A copy of the network without weights, in evaluation mode, and an image of that size for it."""
+    weightless: dict[int, Any] = {
+        id(tensor): nn.Parameter(tensor.to("meta"), tensor.requires_grad)
+        if isinstance(tensor, nn.Parameter)
+        else tensor.to("meta")
+        for tensor in [*net.parameters(), *net.buffers()]
+    }
+    shadow = copy.deepcopy(net, weightless).eval()  # deepcopy takes what its memo holds already
+    dtype = next((w.dtype for w in net.parameters() if w.is_floating_point()), None)
+    return shadow, torch.empty(1, *input_size, dtype=dtype, device="meta")
+
+
+def smallest_side(net: nn.Module, input_size: Sequence[int], largest: int = 1024) -> int | None:
+    """The side of the smallest square image that a network takes which does not take one of `input_size`; None if it is
+    not the size that it minds, as far as images of up to `largest` pixels tell."""
+    shadow, image = on_meta(net, input_size)
+
+    def runs(side: int) -> bool:
+        try:
+            with torch.no_grad():
+                shadow(image.new_empty(1, input_size[0], side, side))
+        except RuntimeError:
+            return False
+        return True
+
+    refused = min(input_size[1:])
+    taken = 2 * refused
+    while not runs(taken):
+        refused, taken = taken, 2 * taken
+        if taken > largest:
+            return None
+    while taken - refused > 1:
+        middle = (refused + taken) // 2
+        refused, taken = (refused, middle) if runs(middle) else (middle, taken)
+    return taken if not runs(min(input_size[1:])) and runs(2 * taken) else None
 
 
 def layers(macs: dict[Any, int]) -> int:
