@@ -37,6 +37,7 @@ def parser() -> Parser:
         "  python -m senet_lab table ratio                      from the store, as the study was run by default\n"
         "  python -m senet_lab table ratio data=cifar10 seeds=5 from the store, for these settings\n"
         "  python -m senet_lab table results/digits/resnet8-quick/ratio/trials.csv\n"
+        "  python -m senet_lab cost                             the paper's costs, printed and recomputed\n"
         "  python -m senet_lab cost backbone=resnet50 se.reduction=8\n"
         "  python -m senet_lab publish digits/resnet8-quick/ratio\n"
         "  python -m senet_lab excitation 0123456789abcdef      the gates of a trial trained with training.keep=last\n"
@@ -53,7 +54,12 @@ def parser() -> Parser:
     publish.add_argument("--to", default="results", type=Path, help="where tables are committed (%(default)s)")
     publish.set_defaults(run=publish_tables)
     cost = commands.add_parser("cost", help="parameters and multiply-adds of a network by stage, without training")
-    cost.add_argument("words", nargs="*", help="the network (backbone=… se.reduction=… data.size=…)")
+    cost.add_argument(
+        "words",
+        nargs="*",
+        help="the network (backbone=… se.reduction=… data.size=…); without any, all that the paper prints of cost "
+        "(tables 2, 3, 10, 13, 15 and 16) beside what is counted here",
+    )
     cost.set_defaults(run=show_cost)
     excitation = commands.add_parser("excitation", help="the gates of a trained network, class by class")
     excitation.add_argument("what", help="a checkpoint, or the id of a trial that was trained with training.keep=last")
@@ -141,6 +147,11 @@ def draw_excitation(arguments: argparse.Namespace) -> None:
 def show_cost(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
+    if not arguments.words:
+        from senet_lab.studies import printed  # torch comes with it
+
+        printed.show(Console())
+        return
     from senet_lab.compose import compose
     from senet_lab.studies import costing  # torch comes with it
 

@@ -22,7 +22,8 @@ class SE:
         excitation: the gate's non-linearity: `sigmoid`, `softmax`, `tanh` or `relu` (6.3).
         position: where in the residual unit: `standard`, `pre`, `post`, `identity` or `conv3x3` (6.5).
         stages: `all`, `all_but_last`, or a list in the paper's numbering, 2 to 5 (torchvision's layer1 to layer4; 6.4).
-            Networks with three stages have 2 to 4. An empty list is the plain network.
+            Networks with three stages have 2 to 4; VGG, Inception and mobile networks number theirs by resolution. An
+            empty list is the plain network.
         bias: whether the two fully connected layers have biases. The paper's section 6 leaves them out.
     """
 

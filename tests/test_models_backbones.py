@@ -193,7 +193,7 @@ def test_wide_resnet_of_width_1_is_the_preactivation_resnet_of_basic_blocks() ->
 def test_every_backbone_runs_on_meta_with_se(name: str) -> None:
     with torch.device("meta"):
         net = create(name, SE(), 7, in_channels=1, seed=0).eval()
-        assert net(torch.empty(2, 1, 64, 64)).shape == (2, 7)
+        assert net(torch.empty(2, 1, 96, 96)).shape == (2, 7)
     assert all(tensor.is_meta for tensor in net.state_dict().values())
 
 
@@ -274,7 +274,7 @@ def test_without_a_seed_the_global_generator_decides() -> None:
     assert not torch.equal(create("resnet8").conv1.weight, create("resnet8").conv1.weight)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "wrn16_4", "preresnet110", "resnet18", "senet154"])
+@pytest.mark.parametrize("name", ["resnet20", "wrn16_4", "preresnet110", "resnet18", "senet154", "bn_inception"])
 def test_convolutions_are_drawn_after_he_by_fan_out(name: str) -> None:
     for path, conv in create(name, None, 10, seed=0).named_modules():
         if isinstance(conv, nn.Conv2d):

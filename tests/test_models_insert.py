@@ -247,7 +247,8 @@ def test_shared_norm_moves_pre_behind_it() -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_stages_are_numbered_as_in_the_paper(name: str) -> None:
     net = on_meta(name)
-    assert stages_of(net) == ((2, 3, 4, 5) if hasattr(net, "layer4") else (2, 3, 4))
+    by_resolution = hasattr(net, "se_places")  # test_models_networks has those
+    assert by_resolution or stages_of(net) == ((2, 3, 4, 5) if hasattr(net, "layer4") else (2, 3, 4))
 
 
 def test_reduction_by_stage_and_stages() -> None:
@@ -419,3 +420,54 @@ def test_stages_are_known_by_timms_names_or_by_what_the_network_says() -> None:
     found = cost(said, (8, 4, 4))
     assert {stage: part.se_params for stage, part in found.stages.items()} == {3: 32, 5: 32}
     assert found.se_params == 64
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks that say themselves where their gates go.
+
+
+def two_layers() -> nn.Module:
+    """No block that is known, a stage of one convolution and one of two; the last is to have no gate."""
+    net = nn.Sequential(OrderedDict(a=nn.Conv2d(3, 8, 1), b=nn.ReLU(True), c=nn.Conv2d(8, 6, 1), d=nn.Flatten()))
+    net.stage_roots = {1: ["a", "b"], 4: ["c"]}
+    net.se_places = {"b": 8, "c": 6}
+    return net
+
+
+@pytest.mark.parametrize("again", [lambda net: net, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_network_says_itself_where_its_gates_go(again: Callable[[nn.Module], nn.Module]) -> None:
+    net = again(two_layers())
+    assert stages_of(net) == (1, 4)
+    x_BCHW = torch.randn(2, 3, 4, 4)
+    plain = copy.deepcopy(net)
+    done = add_se(net, reduction={1: 4, 4: 2})
+    assert done == [Inserted("b", "after", 1, 8, 2), Inserted("c", "after", 4, 6, 3)]
+    expected = reference(plain.c(reference(plain.b(plain.a(x_BCHW)), net.b.se)), net.c.se).flatten(1)
+    torch.testing.assert_close(net(x_BCHW), expected)
+    assert hidden_widths(net) == {1: (2,), 4: (3,)}
+    assert {stage: part.se_params for stage, part in cost(net, (3, 4, 4)).stages.items()} == {1: 32, 4: 36}
+
+
+def test_such_a_gate_depends_on_the_seed_and_its_modules_path() -> None:
+    nets = [two_layers() for _ in range(3)]
+    for net, seed, stages in zip(nets, (7, 7, 8), ("all", [4], "all"), strict=True):
+        add_se(net, stages=stages, seed=seed)
+    every, one, other = (net.c.se.fc1.weight for net in nets)
+    assert torch.equal(every, one)
+    assert not torch.equal(every, other)
+
+
+def test_what_such_a_network_lacks_is_named() -> None:
+    net = two_layers()
+    before = str(net)
+    with pytest.raises(ValueError, match=r"se.position: the network has no place for pre; it has standard"):
+        add_se(net, position="pre")
+    with pytest.raises(ValueError, match="no stage 2; it has 1, 4"):
+        add_se(net, stages=[2])
+    net.se_places["e"] = 3
+    with pytest.raises(ValueError, match="se_places: the model has no module e"):
+        add_se(net)
+    net.se_places = {"d": 3}
+    with pytest.raises(ValueError, match="d is a Flatten outside"):
+        add_se(net)
+    assert str(net) == before

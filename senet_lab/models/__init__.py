@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from senet_lab.config import SE
 from senet_lab.models.backbones import BACKBONES, create
-from senet_lab.models.cost import Cost, cost, fingerprint, hidden_widths
+from senet_lab.models.cost import Cost, cost, counted, fingerprint, hidden_widths
 from senet_lab.models.detection import faster_rcnn
 from senet_lab.models.insert import add_se, stages_of
 from senet_lab.models.se import SEBlock
@@ -17,6 +17,7 @@ __all__ = [
     "SEBlock",
     "add_se",
     "cost",
+    "counted",
     "create",
     "faster_rcnn",
     "fingerprint",

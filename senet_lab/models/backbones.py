@@ -1,8 +1,14 @@
 """The plain networks by name, with or without SE.
 
-CIFAR networks are our own (`cifar.py`); ImageNet networks are torchvision's, SENet-154 is made of timm's parts, all
-without pretrained weights (`weights.py` brings those). Convolutions are initialised after He et al. (normal, fan-out),
-norms with 1 and 0, classifiers as torch does.
+Networks for small images are our own (`cifar.py`, `shake.py`), and so are BN-Inception and ShuffleNet; the others are
+torchvision's or timm's, SENet-154 is made of timm's parts, all without pretrained weights (`weights.py` brings those).
+Convolutions are initialised after He et al. (normal, fan-out; ShuffleNet's by fan-in), norms with 1 and 0, classifiers
+as the library does that they come from.
+
+Stages are numbered as in the paper's ResNets: stage s has maps 2^s times smaller than the image (networks for small
+images, which halve it later, have the same three stages 2 to 4). By that VGG, which starts at full resolution, has the
+stages 0 to 4, MobileNet 1 to 5, and those with a stem of stride 8 have 3 to 5. A block that lowers the resolution
+belongs to the stage that it opens.
 """
 
 from __future__ import annotations
@@ -14,15 +20,19 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import timm
 import timm.models.resnet
 import torch
+import torchvision.models
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from senet_lab.config import SE
 from senet_lab.models import cifar, shake
-from senet_lab.models.insert import STANDARD, add_se
+from senet_lab.models.inception import bn_inception
+from senet_lab.models.insert import STANDARD, add_se, saying
 from senet_lab.models.se import check_known
+from senet_lab.models.shufflenet import shufflenet
 
 
 def imagenet(
@@ -62,6 +72,73 @@ def senet154(num_classes: int, in_channels: int = 3) -> nn.Module:
     return net
 
 
+def vgg16(num_classes: int, in_channels: int = 3) -> nn.Module:
+    """VGG-16 with batch norm, torchvision's: the paper adds norms to train it from scratch (section 5.1).
+
+    SE follows the ReLU behind each of the 13 convolutions (section 3.3). That gives the printed 15.47 G and 15.48 G.
+    """
+    net = torchvision.models.vgg16_bn(num_classes=num_classes)
+    if in_channels != 3:
+        net.features[0] = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1)
+        he_normal(net.features[0])
+    stages: dict[int, list[str]] = {}
+    places: dict[str, int] = {}
+    stage, channels = 0, 0
+    for number, layer in enumerate(net.features):
+        path = f"features.{number}"
+        if isinstance(layer, nn.MaxPool2d):  # belongs to the stage it opens; there is none behind the last
+            stage += 1
+            continue
+        stages.setdefault(stage, []).append(path)
+        channels = layer.out_channels if isinstance(layer, nn.Conv2d) else channels
+        if isinstance(layer, nn.ReLU):
+            places[path] = channels
+    return saying(net, stages, places)
+
+
+def inception_resnet_v2(num_classes: int, in_channels: int = 3) -> nn.Module:
+    """Inception-ResNet-v2, timm's, which is the network that its authors released; for images of 299 pixels.
+
+    SE gates the residual branch of its 40 residual units, before it is scaled and added; the paper speaks of "similar
+    schemes" only (section 3.3). Its numbers do not decide whether the three modules between the units have SE, too: the
+    gates' layers add the printed 0.01 G either way. The printed 11.75 G of the plain network are those of no version we
+    know: this one has 13.16 G, the smaller one in the figures of its article (arXiv 1602.07261) 9.3 G.
+    """
+    net = timm.create_model("inception_resnet_v2", num_classes=num_classes, in_chans=in_channels)
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            he_normal(layer)
+    stages = {3: ["mixed_5b", "repeat"], 4: ["mixed_6a", "repeat_1"], 5: ["mixed_7a", "repeat_2", "block8"]}
+    places = {
+        f"{path}.conv2d": unit.conv2d.out_channels
+        for path, unit in net.named_modules()
+        if isinstance(getattr(unit, "conv2d", None), nn.Conv2d)
+    }
+    return saying(net, stages, places)
+
+
+def mobilenet(num_classes: int, in_channels: int = 3) -> nn.Module:
+    """MobileNet 1.0 (arXiv 1704.04861), timm's, with the ReLU6 of its authors' code.
+
+    SE follows the norm and ReLU of each of the 13 pointwise convolutions: with 4.71 M parameters (4.69 M without norms)
+    and 571.9 M multiply-adds that is the printed network of 4.7 M and 572 M. Behind the depthwise convolutions it would
+    have 4.58 M parameters.
+    """
+    net = timm.create_model("mobilenetv1_100", num_classes=num_classes, in_chans=in_channels)
+    stages = {number + 1: [f"blocks.{number}"] for number in range(5)}
+    places = {
+        f"{path}.bn2": block.conv_pw.out_channels for path, block in net.named_modules() if hasattr(block, "conv_pw")
+    }
+    return saying(net, stages, places)
+
+
+def he_normal(conv: nn.Conv2d) -> None:
+    """Draw a convolution after He et al. (normal, fan-out); its bias is 0."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
 # Name → builder, called with num_classes and in_channels.
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet8": partial(cifar.resnet, 8),
@@ -83,6 +160,11 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnext50": partial(resnext, Bottleneck, (3, 4, 6, 3)),
     "resnext101": partial(resnext, Bottleneck, (3, 4, 23, 3)),
     "senet154": senet154,
+    "vgg16": vgg16,
+    "bn_inception": bn_inception,
+    "inception_resnet_v2": inception_resnet_v2,
+    "mobilenet": mobilenet,
+    "shufflenet": shufflenet,
 }
 
 STRIDES = ("paper", "torchvision")

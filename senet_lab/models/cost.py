@@ -7,6 +7,7 @@ Conventions, because the printed digits hang on them:
 - SE adds its two layers (2 C K), its pooling (one addition for each value pooled; a maximum counts the same) and its
   scaling (one multiplication for each value scaled). With all three ResNet-50's 3.858 G become 3.872 G, which the paper
   prints as 3.86 and 3.87.
+- Not all of the paper's rows are counted so. `TERMS` names the parts that another convention may be the sum of.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import copy
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +27,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
 from senet_lab.models.insert import stage_of
-from senet_lab.models.se import SEBlock
+from senet_lab.models.se import SEBlock, check_known
 
 aten = torch.ops.aten
 POOLING = (aten.mean, aten.amax)
 SCALING = (aten.mul,)
+SUMS = (aten.add, aten.add_)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Cost:
         scaling_macs: multiplications of channels by their gates.
         operations: how often the plain network runs each of PyTorch's operators (`aten.convolution.default` …).
         stages: the same for each stage, in the paper's numbering; stem and classifier are in none. Empty in a stage.
+        sum_macs: additions of one map to another, as in shortcuts; no part of `macs`.
+        norm_params: scales and shifts of norms, among `params`.
+        se_biases: biases of SE, among `params` and `se_params`.
+        statistics: running means and variances of norms, which are no part of `params`.
     """
 
     params: int
@@ -56,6 +63,10 @@ class Cost:
     scaling_macs: int
     operations: dict[str, int] = field(default_factory=dict)
     stages: dict[int, Cost] = field(default_factory=dict)
+    sum_macs: int = 0
+    norm_params: int = 0
+    se_biases: int = 0
+    statistics: int = 0
 
     @property
     def se_macs(self) -> int:
@@ -68,15 +79,54 @@ class Cost:
         return self.backbone_macs + self.se_macs
 
 
+# What may be counted. A convention is some of these, as in "layers, pool"; of multiply-adds, then of parameters.
+TERMS: dict[str, Callable[[Cost], int]] = {
+    "layers": lambda cost: cost.backbone_macs + cost.fc_macs,
+    "pool": lambda cost: cost.pooling_macs,
+    "scale": lambda cost: cost.scaling_macs,
+    "sums": lambda cost: cost.sum_macs,
+    "weights": lambda cost: cost.params - cost.norm_params - cost.se_biases,
+    "biases": lambda cost: cost.se_biases,
+    "norms": lambda cost: cost.norm_params,
+    "stats": lambda cost: cost.statistics,
+}
+
+
+def counted(cost: Cost, convention: str) -> int:
+    """What the cost comes to by a convention: the sum of its terms.
+
+    Raises:
+        ValueError: for a word that is not in `TERMS`.
+    """
+    terms = convention.split(", ")
+    for term in terms:
+        check_known("convention", term, TERMS)
+    return sum(TERMS[term](cost) for term in terms)
+
+
 def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     """Parameters and multiply-adds of `net` for one image. Computes on the meta device and leaves `net` untouched.
 
     Args:
         net: a network on any device, the meta device included.
         input_size: C, H, W of the image.
+
+    Raises:
+        ValueError: for an image that is too small for the network; the message says how large it must be.
     """
-    macs, operations = counts_by_module(net, input_size)
+    try:
+        macs, operations = counts_by_module(net, input_size)
+    except RuntimeError as error:  # torch's words for a map that has become smaller than its kernel, among others
+        least = smallest_side(net, input_size)
+        if least is None:
+            raise
+        size, takes = (" × ".join(map(str, sides)) for sides in (input_size[1:], (least, least)))
+        raise ValueError(f"images of {size} pixels are too small: the network takes {takes} and larger") from error
     se_blocks = paths_of_se(net)
+    norms = {path for path, module in net.named_modules() if isinstance(module, NORMS)}
+    statistics = {
+        path: n.numel() for path, n in net.named_buffers() if path.endswith((".running_mean", ".running_var"))
+    }
     stages: dict[int, list[str]] = {}
     for path, _ in net.named_modules():
         stage = stage_of(net, path)
@@ -87,17 +137,22 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
         """The cost of everything in the modules at `roots`."""
         gates = [path for path in se_blocks if is_in(path, roots)]
         weights = {path: w.numel() for path, w in net.named_parameters() if w.requires_grad and is_in(path, roots)}
+        of_se = {path: n for path, n in weights.items() if is_in(path, gates)}
         fc_macs = sum(layers(macs[path]) for path in gates)
         ran = sum((operations[root] for root in roots), Counter()) - sum((operations[p] for p in gates), Counter())
         return Cost(
             params=sum(weights.values()),
-            se_params=sum(n for path, n in weights.items() if is_in(path, gates)),
+            se_params=sum(of_se.values()),
             backbone_macs=sum(layers(macs[root]) for root in roots) - fc_macs,
             fc_macs=fc_macs,
             pooling_macs=sum(macs[path].get(op, 0) for path in gates for op in POOLING),
             scaling_macs=sum(macs[path].get(op, 0) for path in gates for op in SCALING),
             operations=dict(ran),
             stages=parts,
+            sum_macs=sum(macs[root].get(op, 0) for root in roots for op in SUMS),
+            norm_params=sum(n for path, n in weights.items() if path.rpartition(".")[0] in norms),
+            se_biases=sum(n for path, n in of_se.items() if path.endswith(".bias")),
+            statistics=sum(n for path, n in statistics.items() if is_in(path, roots)),
         )
 
     return within([""], {stage: within(roots, {}) for stage, roots in sorted(stages.items())})
@@ -123,19 +178,12 @@ def counts_by_module(
     """Module path → operator → multiply-adds, and → how often it runs; submodules included, the network itself is `""`.
 
     torch's counter sees convolutions and linear layers, two operations a multiply-add. Pooling and scaling are counted
-    wherever their operators run; only what runs in SE blocks is of interest.
+    wherever their operators run; only what runs in SE blocks is of interest. So are sums of two maps of one shape.
     """
-    on_meta: dict[int, Any] = {
-        id(tensor): nn.Parameter(tensor.to("meta"), tensor.requires_grad)
-        if isinstance(tensor, nn.Parameter)
-        else tensor.to("meta")
-        for tensor in [*net.parameters(), *net.buffers()]
-    }
-    shadow = copy.deepcopy(net, on_meta).eval()  # a copy without weights: deepcopy takes what its memo holds already
-    dtype = next((w.dtype for w in net.parameters() if w.is_floating_point()), None)
-    image = torch.empty(1, *input_size, dtype=dtype, device="meta")
+    shadow, image = on_meta(net, input_size)
     twice: dict[Any, Any] = {op: lambda x, *_, out_shape, **__: 2 * math.prod(x) for op in POOLING}
     twice |= {op: lambda *_, out_shape, **__: 2 * math.prod(out_shape) for op in SCALING}
+    twice |= {op: lambda x, y, *_, out_shape, **__: 2 * math.prod(x) if x == y else 0 for op in SUMS}
     with (
         torch.no_grad(),
         ModuleTracker() as tracker,
@@ -150,9 +198,47 @@ def counts_by_module(
     return macs, {path: operators.counts[name] for path, name in called.items()}
 
 
+def on_meta(net: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, torch.Tensor]:
+    """A copy of the network without weights, in evaluation mode, and an image of that size for it."""
+    weightless: dict[int, Any] = {
+        id(tensor): nn.Parameter(tensor.to("meta"), tensor.requires_grad)
+        if isinstance(tensor, nn.Parameter)
+        else tensor.to("meta")
+        for tensor in [*net.parameters(), *net.buffers()]
+    }
+    shadow = copy.deepcopy(net, weightless).eval()  # deepcopy takes what its memo holds already
+    dtype = next((w.dtype for w in net.parameters() if w.is_floating_point()), None)
+    return shadow, torch.empty(1, *input_size, dtype=dtype, device="meta")
+
+
+def smallest_side(net: nn.Module, input_size: Sequence[int], largest: int = 1024) -> int | None:
+    """The side of the smallest square image that a network takes which does not take one of `input_size`; None if it is
+    not the size that it minds, as far as images of up to `largest` pixels tell."""
+    shadow, image = on_meta(net, input_size)
+
+    def runs(side: int) -> bool:
+        try:
+            with torch.no_grad():
+                shadow(image.new_empty(1, input_size[0], side, side))
+        except RuntimeError:
+            return False
+        return True
+
+    refused = min(input_size[1:])
+    taken = 2 * refused
+    while not runs(taken):
+        refused, taken = taken, 2 * taken
+        if taken > largest:
+            return None
+    while taken - refused > 1:
+        middle = (refused + taken) // 2
+        refused, taken = (refused, middle) if runs(middle) else (middle, taken)
+    return taken if not runs(min(input_size[1:])) and runs(2 * taken) else None
+
+
 def layers(macs: dict[Any, int]) -> int:
     """Multiply-adds of convolutions, linear layers and whatever else torch's counter knows."""
-    return sum(n for op, n in macs.items() if op not in POOLING + SCALING)
+    return sum(n for op, n in macs.items() if op not in POOLING + SCALING + SUMS)
 
 
 def is_in(path: str, roots: Sequence[str]) -> bool:

@@ -1,5 +1,7 @@
 """Puts SE into a finished plain network by wrapping children of its residual blocks (paper, sections 3.3 and 6.5).
 
+A network without such blocks says itself where its gates go (`se_places`), at the standard position only.
+
 Wrapping is what makes a study fair: every row starts from the same network with the same initial weights, and only the
 gates are new. Deleting `.body` from the keys of a state dict gives the plain network's keys, and with its gates at 1
 the network computes the plain one's outputs and gradients bit for bit. There are no hooks: copies and exports keep SE.
@@ -30,6 +32,24 @@ class Slot(NamedTuple):
 
     child: str
     side: str  # "before" or "after"
+
+
+class Place(NamedTuple):
+    """Where one gate goes, however it was found.
+
+    Attributes:
+        path: of the module that is wrapped.
+        side: whether the gate is `before` or `after` it.
+        stage: in the paper's numbering.
+        channels: how many are gated.
+        block: path of the block that it belongs to, which its weights are drawn from; `path` where there is no block.
+    """
+
+    path: str
+    side: str
+    stage: int
+    channels: int
+    block: str
 
 
 BASIC = {
@@ -109,7 +129,8 @@ def add_se(
     gate from the same numbers, and neither touches the global generators nor the plain network's weights.
 
     Args:
-        model: a network of the blocks in `BLOCKS`, within stages called layer1, layer2, … at any depth.
+        model: a network of the blocks in `BLOCKS`, within stages called layer1, layer2, … at any depth; or one that
+            says itself where its gates go.
         se: the design, or a mapping of its fields; what is left out has the defaults of `SE`. None leaves it plain.
         seed: what the weights of the gates are drawn from.
         fields: single fields of the design, on top of `se`: `add_se(model, reduction=8)`.
@@ -131,11 +152,9 @@ def add_se(
         raise ValueError(
             f"se.stages: {design.stages!r} and the stages of se.reduction {design.reduction!r} have none in common"
         )
-    wraps = [  # all are made before the first is put in place, so that a mistake leaves the model as it was
-        wrap(model, path, design, stage, reduction, seed)
-        for stage, reduction in ratios.items()
-        for path in blocks[stage]
-    ]
+    places = [place_of(model, path, stage, design.position) for stage in ratios for path in blocks[stage]]
+    # All are made before the first is put in place, so that a mistake leaves the model as it was.
+    wraps = [wrap(model, place, design, ratios[place.stage], seed) for place in places]
     for done, gated in wraps:
         parent, _, child = done.name.rpartition(".")
         setattr(model.get_submodule(parent), child, gated)
@@ -157,20 +176,25 @@ def as_design(se: SE | Mapping[str, Any] | None, fields: Mapping[str, Any]) -> S
 
 
 def blocks_of(model: nn.Module) -> dict[int, list[str]]:
-    """Stage → paths of its blocks, for the stages of a plain network that have blocks of `BLOCKS`.
+    """Stage → paths of what takes one gate each, in the network's order: the modules of `se_places` where the network
+    has that, otherwise its blocks of `BLOCKS`.
 
     Raises:
         ValueError: if there is SE already, or no such block, or one outside any stage.
     """
     blocks: dict[int, list[str]] = {}
+    said = said_places(model)
     for path, module in model.named_modules():
         if isinstance(module, (Gated, SEBlock)):
             raise ValueError(f"the model has SE already: {path or 'the model'} is a {type(module).__name__}")
-        if type(module) in BLOCKS:
+        if path in said if said is not None else type(module) in BLOCKS:
             stage = stage_of(model, path)
             if stage is None:
                 raise ValueError(f"{path or 'the model'} is a {type(module).__name__} outside layer1, layer2, …")
             blocks.setdefault(stage, []).append(path)
+    gone = [path for path in said or () if not any(path in paths for paths in blocks.values())]
+    if gone:
+        raise ValueError(f"se_places: the model has no module {', '.join(gone)}")
     if not blocks:
         kinds = ", ".join(
             kind for kind, _ in Counter(type(module).__name__ for module in model.modules()).most_common(8)
@@ -178,6 +202,19 @@ def blocks_of(model: nn.Module) -> dict[int, list[str]]:
         known = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in BLOCKS)
         raise ValueError(f"found nowhere to put SE: the model is made of {kinds}; SE goes into {known}")
     return dict(sorted(blocks.items()))
+
+
+def saying(net: nn.Module, stage_roots: Mapping[int, Sequence[str]], se_places: Mapping[str, int]) -> nn.Module:
+    """`net`, which from now on says itself what its stages are (`stage_of`) and where its gates go (`said_places`)."""
+    vars(net).update(stage_roots=dict(stage_roots), se_places=dict(se_places))
+    return net
+
+
+def said_places(model: nn.Module) -> Mapping[str, int] | None:
+    """Where a network says itself that its gates go, by an attribute `se_places`: path of the module after which a gate
+    is → how many channels that gate has. None for a network that says nothing. The stages of these modules are what
+    `stage_of` says."""
+    return getattr(model, "se_places", None)
 
 
 def stages_of(model: nn.Module) -> tuple[int, ...]:
@@ -199,27 +236,42 @@ def stage_of(model: nn.Module, path: str) -> int | None:
     return None if found is None else int(found[2]) + (1 if found[1] == "layer" else 2)
 
 
-def wrap(model: nn.Module, path: str, design: SE, stage: int, reduction: int, seed: int) -> tuple[Inserted, Gated]:
-    """The gated replacement for what fills the design's slot in the block at `path`; changes nothing yet."""
+def place_of(model: nn.Module, path: str, stage: int, position: str) -> Place:
+    """The place of the gate of what `blocks_of` found at `path`.
+
+    Raises:
+        ValueError: if it has none for that position.
+    """
+    said = said_places(model)
+    if said is not None:
+        if position != "standard":
+            raise ValueError(f"se.position: the network has no place for {position}; it has standard")
+        return Place(path, "after", stage, said[path], path)
     block = model.get_submodule(path)
     slots = slots_of(block)
-    if design.position not in slots:
+    if position not in slots:
         kind = type(block).__name__
-        raise ValueError(f"se.position: a {kind} has no place for {design.position}; it has {', '.join(slots)}")
-    slot = slots[design.position]
-    body = getattr(block, slot.child) if slot.child else block
+        raise ValueError(f"se.position: a {kind} has no place for {position}; it has {', '.join(slots)}")
+    slot = slots[position]
+    gated = getattr(block, slot.child) if slot.child else block
+    channels = channels_in(gated) if slot.side == "before" else channels_out(block, slots)
+    return Place(f"{path}.{slot.child}" if slot.child else path, slot.side, stage, channels, path)
+
+
+def wrap(model: nn.Module, place: Place, design: SE, reduction: int, seed: int) -> tuple[Inserted, Gated]:
+    """The gated replacement for the module at a place; changes nothing yet."""
+    parent, _, child = place.path.rpartition(".")
+    body = getattr(model.get_submodule(parent), child)
     if body is None:  # torchvision's shortcut without projection
-        body = nn.Identity().train(block.training)
-    channels = channels_in(body) if slot.side == "before" else channels_out(block, slots)
-    weight = next(block.parameters())
+        body = nn.Identity().train(model.get_submodule(parent).training)
+    weight = next(model.get_submodule(place.block).parameters(), next(model.parameters()))
     # On the CPU whatever the default device, so that the seed gives the same gates everywhere; and the generator that
     # building a layer draws from is put back, because the network's owner did not ask for it to move on.
     with torch.device("meta" if weight.is_meta else "cpu"), torch.random.fork_rng(devices=[]):
-        own = torch.Generator("cpu").manual_seed(zlib.crc32(f"{seed} {path}".encode()))
-        se = SEBlock(channels, reduction, design.squeeze, design.excitation, design.bias, generator=own)
+        own = torch.Generator("cpu").manual_seed(zlib.crc32(f"{seed} {place.block}".encode()))
+        se = SEBlock(place.channels, reduction, design.squeeze, design.excitation, design.bias, generator=own)
     se.to(weight.device, weight.dtype)
-    name = f"{path}.{slot.child}" if slot.child else path
-    return Inserted(name, slot.side, stage, channels, se.hidden), Gated(body, se, slot.side)
+    return Inserted(place.path, place.side, place.stage, place.channels, se.hidden), Gated(body, se, place.side)
 
 
 def slots_of(block: nn.Module) -> dict[str, Slot]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from senet_lab.reports.paper import gflops_digits
 from senet_lab.reports.rows import Row, Table
 
 MINUS = "−"
@@ -43,6 +44,11 @@ def fixed(digits: int) -> Callable[[float], str]:
 def scaled(unit: float, digits: int) -> Callable[[float], str]:
     """Counts in units of `unit`."""
     return lambda value: f"{value / unit:.{digits}f}"
+
+
+def printed_gflops(value: float) -> str:
+    """The paper's GFLOPs, as precise as it prints them."""
+    return f"{value:.{gflops_digits(value)}f}"
 
 
 def significant(value: float) -> str:
@@ -113,7 +119,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("paper_top1_percent", "paper top-1 %", pick("printed", "top1"), fixed(2), drop=3),
     Column("paper_top5_percent", "paper top-5 %", pick("printed", "top5"), fixed(2), drop=8),
     Column("paper_delta_points", "", pick("printed_delta"), fixed(2)),
-    Column("paper_gflops", "paper GFLOPs", pick("printed", "gflops"), fixed(2), drop=9),
+    Column("paper_gflops", "paper GFLOPs", pick("printed", "gflops"), printed_gflops, drop=9),
     Column("paper_params_million", "paper params M", pick("printed", "params_m"), fixed(1), drop=7),
     Column("", "recomputed GFLOPs", pick("paper_macs"), scaled(1e9, 3), drop=11),
     Column("recomputed_macs", "", pick("paper_macs")),

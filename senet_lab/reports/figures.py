@@ -108,7 +108,7 @@ def _figure(table: Table) -> Figure:
     axes = figure.subplots(1, panels, squeeze=False)[0]
     f = table.facts
     titles = [_short(f"here: {f['data']}, {f['backbone']}, {_seeds(table)}", 60)]
-    titles += ["paper: ImageNet-1k, ResNet-50, single runs"] * (panels - 1)
+    titles += [f"paper: {table.printed.setting}"] * (panels - 1) if table.printed else []
     pending = []
     for panel, title, points in zip(axes, titles, (ours, theirs), strict=False):
         panel.set_title(title)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from senet_lab.reports import paper, statistics
+from senet_lab.reports.paper import gflops_digits
 from senet_lab.reports.rows import Row, Table
 
 FAILURES_SHOWN = 20  # in full; the others are counted
@@ -119,19 +120,20 @@ def _comparison(table: Table) -> list[str]:
 
 
 def _paper(table: Table) -> list[str]:
-    texts = paper.load()
-    out = []
-    if table.printed is not None:
-        out.append(f"Paper: table {table.printed.number} of arXiv 1709.01507. {table.printed.note}".strip())
-        out.append(texts.about.strip())
+    printed, out = table.printed, []
+    if printed is not None:
+        out.append(f"Paper: table {printed.number} of arXiv 1709.01507. {printed.note}".strip())
+        out.append(printed.about)
     if any(row.paper_macs for row in table.rows) or any(row.printed and row.printed.gflops for row in table.rows):
-        out.append(texts.gflops.strip())
+        out.append((printed or paper.load()).gflops)
     params = _differing(
-        table.rows, lambda r: r.printed.params_m if r.printed else None, lambda r: r.paper_params, 1e6, 1
+        table.rows, lambda r: r.printed.params_m if r.printed else None, lambda r: r.paper_params, 1e6, lambda _: 1
     )
-    if params:
-        out.append(f"Parameters recomputed and printed differ for {listed(params)}. {texts.params.strip()}")
-    gflops = _differing(table.rows, lambda r: r.printed.gflops if r.printed else None, lambda r: r.paper_macs, 1e9, 2)
+    if params and printed is not None:
+        out.append(f"Parameters recomputed and printed differ for {listed(params)}. {printed.params}")
+    gflops = _differing(
+        table.rows, lambda r: r.printed.gflops if r.printed else None, lambda r: r.paper_macs, 1e9, gflops_digits
+    )
     if gflops:
         out.append(f"GFLOPs recomputed and printed differ for {listed(gflops)}.")
     return out
@@ -142,12 +144,15 @@ def _differing(
     printed: Callable[[Row], float | None],
     computed: Callable[[Row], int | None],
     unit: float,
-    digits: int,
+    precision: Callable[[float], int],
 ) -> list[str]:
     """Rows whose recomputed number rounds to another figure than the printed one: "r = 4 (35.617, printed 35.7)"."""
     out = []
     for row in rows:
         theirs, ours = printed(row), computed(row)
-        if theirs is not None and ours is not None and f"{ours / unit:.{digits}f}" != f"{theirs:.{digits}f}":
+        if theirs is None or ours is None:
+            continue
+        digits = precision(theirs)
+        if f"{ours / unit:.{digits}f}" != f"{theirs:.{digits}f}":
             out.append(f"{row.label} ({ours / unit:.{digits + 2}f}, printed {theirs:.{digits}f})")
     return out

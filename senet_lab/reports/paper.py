@@ -1,7 +1,8 @@
-"""The paper's ablation tables (10 to 16 of arXiv 1709.01507) as data, read from `paper.yaml` beside this file."""
+"""The paper's tables (2 to 6 and 10 to 16 of arXiv 1709.01507) as data, read from `paper.yaml` beside this file."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,17 +17,22 @@ class PaperRow:
 
     Attributes:
         name: the row's name in the paper.
-        top1: top-1 error on ImageNet-1k's validation images, percent.
+        top1: top-1 error, percent.
         top5: top-5 error, percent.
         gflops: 10^9 multiply-adds of one image.
         params_m: parameters in millions.
+        size: height and width of that image, in pixels.
+        original_top1, original_top5: errors that the network's own paper had printed, beside the re-implementation's.
     """
 
     name: str
     top1: float
-    top5: float
+    top5: float | None = None
     gflops: float | None = None
     params_m: float | None = None
+    size: int = 224
+    original_top1: float | None = None
+    original_top5: float | None = None
 
 
 @dataclass(frozen=True)
@@ -34,16 +40,28 @@ class PaperTable:
     """One table of the paper, its caption in our own words.
 
     Attributes:
-        id: `table10` … `table16`.
+        id: `table2` … `table6`, `table10` … `table16`.
         caption: what the table varies.
         rows: the lines by name, in the paper's order.
+        setting: the data set, and the network if it is one, in a few words.
+        trunk: backbone of the one network that the table varies; empty where each row is a network of its own.
+        classes: of the data set.
         note: what is particular about this table; empty if nothing is.
+        about: what its errors stand for.
+        gflops: which operations are counted.
+        params: why recomputed parameters differ from the printed ones.
     """
 
     id: str
     caption: str
     rows: dict[str, PaperRow]
-    note: str = ""
+    setting: str
+    trunk: str
+    classes: int
+    note: str
+    about: str
+    gflops: str
+    params: str
 
     @property
     def number(self) -> str:
@@ -59,18 +77,9 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Paper:
-    """All tables, and the three texts that stand under every one of ours.
+    """All tables, by id, and what stands under one that is not the paper's: which operations are counted."""
 
-    Attributes:
-        about: what the paper's errors stand for.
-        gflops: which operations are counted.
-        params: why recomputed parameters differ from the printed ones.
-        tables: by id.
-    """
-
-    about: str
     gflops: str
-    params: str
     tables: dict[str, PaperTable]
 
     def table(self, name: str) -> PaperTable:
@@ -80,18 +89,41 @@ class Paper:
         return self.tables[name]
 
 
+def gflops_digits(gflops: float) -> int:
+    """Digits behind the point that the paper prints: hundredths of a G, and whole M for networks that have less."""
+    return 2 if gflops >= 1 else 3
+
+
 @cache
 def load() -> Paper:
     """The package's `paper.yaml`, read once."""
     text = resources.files("senet_lab.reports").joinpath("paper.yaml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
-    tables = {
-        name: PaperTable(
-            id=name,
-            caption=entry["caption"],
-            rows={label: PaperRow(label, **numbers) for label, numbers in entry["rows"].items()},
-            note=entry.get("note", ""),
-        )
-        for name, entry in document["tables"].items()
-    }
-    return Paper(document["about"], document["gflops"], document["params"], tables)
+    tables = {name: _table(name, entry, document) for name, entry in document["tables"].items()}
+    return Paper(_gflops(document, ()), tables)
+
+
+def _table(name: str, entry: dict[str, Any], document: dict[str, Any]) -> PaperTable:
+    size = {"size": entry["size"]} if "size" in entry else {}
+    rows = {label: PaperRow(label, **(size | numbers)) for label, numbers in entry["rows"].items()}
+    return PaperTable(
+        id=name,
+        caption=entry["caption"],
+        rows=rows,
+        setting=entry["setting"],
+        trunk=entry.get("trunk", ""),
+        classes=entry.get("classes", 1000),
+        note=entry.get("note", "").strip(),
+        about=entry.get("about", document["about"]).strip(),
+        gflops=_gflops(document, rows.values()),
+        params=entry.get("params", document["params"]).strip(),
+    )
+
+
+def _gflops(document: dict[str, Any], rows: Collection[PaperRow]) -> str:
+    """The text with the size of the image in it: the first row's, and the rows that have another."""
+    size = next((row.size for row in rows), PaperRow.size)
+    others = [f"{row.name}: {row.size} × {row.size}" for row in rows if row.size != size]
+    image = f"{size} × {size}" + (f" ({', '.join(others)})" if others else "")
+    text: str = document["gflops"]
+    return text.strip().replace("{image}", image)
