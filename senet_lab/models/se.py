@@ -37,16 +37,10 @@ EXCITATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # Tanh and ReLU are 0 at 0, which nothing can scale to 1: they are moved, to 1 + tanh(y) (0 to 2) and ReLU(1 + y).
 FROM_ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": lambda y_BCHW: torch.sigmoid(y_BCHW) / 0.5,
-    "softmax": lambda y_BCHW: softmax_from_one(y_BCHW),
+    "softmax": lambda y_BCHW: y_BCHW.softmax(1) / torch.zeros_like(y_BCHW).softmax(1),
     "tanh": lambda y_BCHW: 1 + torch.tanh(y_BCHW),
     "relu": lambda y_BCHW: torch.relu(1 + y_BCHW),
 }
-
-
-def softmax_from_one(y_BCHW: Tensor) -> Tensor:
-    """C softmax(y), as e / (sum(e) / C): C times 1 / C need not be 1 in floating point."""
-    e_BCHW = torch.exp(y_BCHW - y_BCHW.amax(1, keepdim=True).detach())
-    return e_BCHW / (e_BCHW.sum(1, keepdim=True) / y_BCHW.shape[1])
 
 
 class SEBlock(nn.Module):
