@@ -391,8 +391,8 @@ TRAPS: list[tuple[Callable[[], nn.Module], str, list[str]]] = [
     (Scales, "standard", ["Scales (layer1.0) has no place for standard; it has pre, post"]),
     (Activates, "standard", ["no place for standard"]),
     (CallsTwice, "standard", ["no place for standard"]),
-    (TakesWeights, "pre", ["layer1.0, a TakesWeights", "cannot be tried", "where="]),
-    (InPlace, "pre", ["layer1.0, a InPlace", "computes something else", "even a gate of 1"]),
+    (TakesWeights, "pre", ["layer1.0 (TakesWeights)", "cannot be tried", "where="]),
+    (InPlace, "pre", ["layer1.0 (InPlace)", "computes something else", "even a gate of 1"]),
     (Functional, "middle", ["se.position"]),
     (lambda: nn.Sequential(Sometimes(True), Sometimes(False)), "standard", ["layer1.0.0 is", "layer1.0.1", "where="]),
 ]

@@ -357,7 +357,7 @@ def place_of(model: nn.Module, target: Target, position: str) -> Place:
             channels = checked_width(target.residual.block, target.residual.sites[position], target.residual.width)
         except ValueError as error:
             raise ValueError(
-                f"{path or 'the model'}, a {kind}, looks like a residual block, but {error}: name modules by where="
+                f"{path or 'the model'} ({kind}) looks like a residual block, but {error}: name modules by where="
             ) from error
     else:
         gated = getattr(block, slot.child) if slot.child else block

@@ -93,17 +93,17 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
             found[path] = residual(shadow.get_submodule(path))
         except NoBlockError as error:
             refused[path] = error
-    inner = {path for path in found if not any(other != path and is_inside(other, path) for other in found)}
-    for kind in {type(found[path].block) for path in inner}:
-        others = [path for path in refused if type(shadow.get_submodule(path)) is kind]
-        if others:
-            one = next(path for path in inner if type(found[path].block) is kind)
+    inner = {path: each for path, each in found.items() if not any(is_inside(other, path) for other in found)}
+    for one, each in inner.items():
+        kind = type(each.block)
+        other = next((path for path in refused if type(shadow.get_submodule(path)) is kind), None)
+        if other is not None:
             raise ValueError(
-                f"{one} is a residual block and {others[0]}, a {kind.__name__} as well, is none "
-                f"({refused[others[0]]}): name what takes a gate by where="
+                f"{one} is a residual block and {other}, of the same class {kind.__name__}, is none ({refused[other]}): "
+                "name what takes a gate by where="
             )
     reasons = {type(shadow.get_submodule(path)).__name__: str(why) for path, why in refused.items() if why.adds}
-    return {path: each for path, each in found.items() if path in inner}, reasons
+    return inner, reasons
 
 
 def residual(block: nn.Module) -> Residual:
