@@ -25,6 +25,9 @@ class SE:
             Networks with three stages have 2 to 4; VGG, Inception and mobile networks number theirs by resolution. An
             empty list is the plain network.
         bias: whether the two fully connected layers have biases. The paper's section 6 leaves them out.
+        identity_start: whether every gate starts at exactly 1, so that a pretrained network gives at first what it gave
+            without SE: for fine-tuning. The gates then reach from 0 to 2 (sigmoid, tanh), to C (softmax; they sum to C)
+            or without bound (ReLU).
     """
 
     reduction: Any = 16
@@ -33,6 +36,7 @@ class SE:
     position: str = "standard"
     stages: Any = "all"
     bias: bool = False
+    identity_start: bool = False
 
     def by_stage(self, available: Sequence[int]) -> dict[int, int]:
         """The one form that every spelling comes down to: stage → reduction, for the stages that get SE.

@@ -351,7 +351,10 @@ def test_inserting_leaves_the_global_generator_alone() -> None:
 
 
 class Own(BasicBlock):
-    """A subclass, which may compute anything."""
+    """A subclass that computes something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.bn1(self.conv1(x))], 1)
 
 
 @pytest.mark.parametrize(
@@ -359,9 +362,15 @@ class Own(BasicBlock):
     [
         (lambda: on_meta("resnet8", SE()), {}, ["has SE already", "layer1.0.bn2", "Gated"]),
         (lambda: SEBlock(8), {}, ["has SE already", "SEBlock"]),
-        (lambda: nn.Sequential(nn.Conv2d(3, 3, 1)), {}, ["nowhere", "Conv2d", "Sequential", "BasicBlock", "PreactB"]),
+        (
+            lambda: nn.Sequential(nn.Conv2d(3, 3, 1)),
+            {},
+            ["nowhere", "residual blocks", "Conv2d", "Sequential", "where="],
+        ),
         (lambda: nn.ModuleDict({"layer1": Own(8, 8)}), {}, ["nowhere", "Own"]),
-        (lambda: nn.Sequential(BasicBlock(8, 8)), {}, ["0 is a BasicBlock outside layer1"]),
+        (lambda: nn.Sequential(BasicBlock(8, 8)), {"reduction": {2: 4}}, ["se.reduction", "stage of 0", "stage_roots"]),
+        (lambda: nn.Sequential(BasicBlock(8, 8)), {"stages": [2]}, ["se.stages", "stage of 0", "layer1"]),
+        (lambda: BasicBlock(8, 8), {"position": "post"}, ["the model is a BasicBlock itself"]),
         (lambda: on_meta("resnet8"), {"position": "middle"}, ["se.position", "'middle'", ", ".join(POSITIONS)]),
         (lambda: on_meta("resnet8"), {"squeeze": "min"}, ["se.squeeze", "'min'", "avg, max, none"]),
         (lambda: on_meta("resnet8"), {"stages": [5]}, ["no stage 5", "2, 3, 4"]),
@@ -370,7 +379,7 @@ class Own(BasicBlock):
         (
             lambda: on_meta("resnet8"),
             {"ratio": 4},
-            ["'ratio'", "reduction, squeeze, excitation, position, stages, bias"],
+            ["'ratio'", "reduction, squeeze, excitation, position, stages, bias, identity_start"],
         ),
     ],
 )

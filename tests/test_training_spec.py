@@ -111,6 +111,7 @@ def test_every_field_changes_the_id_but_for_the_idle_ones(part: str, idle: set[s
                 ("position", "pre"),
                 ("stages", [2, 3]),
                 ("bias", True),
+                ("identity_start", True),
             )
         ]
         assert len(specs) == len(names)

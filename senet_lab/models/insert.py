@@ -1,6 +1,8 @@
 """Puts SE into a finished plain network by wrapping children of its residual blocks (paper, sections 3.3 and 6.5).
 
-A network without such blocks says itself where its gates go (`se_places`), at the standard position only.
+Blocks of torchvision, timm and our own are known by their classes (`BLOCKS`), others by what they compute
+(`structure.py`). A network without such blocks says itself where its gates go (`se_places`), or its user does
+(`where=`, `named.py`), at the standard position only.
 
 Wrapping is what makes a study fair: every row starts from the same network with the same initial weights, and only the
 gates are new. Deleting `.body` from the keys of a state dict gives the plain network's keys, and with its gates at 1
@@ -21,17 +23,29 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from senet_lab.config import SE
+from senet_lab.config import SE, reduction_number
 from senet_lab.models.cifar import PreactBasic, PreactBottleneck
+from senet_lab.models.named import matches, widths_of
 from senet_lab.models.se import SEBlock, check_known
 from senet_lab.models.shake import Branches, ShakeBlock
+from senet_lab.models.structure import Residual, residual_blocks
+from senet_lab.models.trying import Slot, checked_width
 
 
-class Slot(NamedTuple):
-    """A place for a gate: which child of the block is wrapped (`""` is the block itself), and on which side of it."""
+class Target(NamedTuple):
+    """What takes one gate: a block of `BLOCKS`, one that was found by structure, or a module that is named.
 
-    child: str
-    side: str  # "before" or "after"
+    Attributes:
+        path: of the block or module.
+        stage: in the paper's numbering; None where nothing tells.
+        residual: what was found, of a block found by structure.
+        width: channels that a gate after it has, of a module that is named.
+    """
+
+    path: str
+    stage: int | None
+    residual: Residual | None = None
+    width: int | None = None
 
 
 class Place(NamedTuple):
@@ -40,14 +54,14 @@ class Place(NamedTuple):
     Attributes:
         path: of the module that is wrapped.
         side: whether the gate is `before` or `after` it.
-        stage: in the paper's numbering.
+        stage: in the paper's numbering; None where nothing tells.
         channels: how many are gated.
         block: path of the block that it belongs to, which its weights are drawn from; `path` where there is no block.
     """
 
     path: str
     side: str
-    stage: int
+    stage: int | None
     channels: int
     block: str
 
@@ -69,8 +83,8 @@ SHAKE = {  # gates the mix of the branches; there are two 3×3 convolutions side
     "identity": Slot("downsample", "after"),
 }
 
-# The kinds of block that SE can go into. Exactly these classes: a subclass may compute something else.
-# Give a block of your own a line here if its children are called and used as torchvision's are.
+# The kinds of block whose slots are known. Exactly these classes: a subclass may compute something else, and is looked
+# into as any other block is.
 BLOCKS: dict[type[nn.Module], dict[str, Slot]] = {
     BasicBlock: BASIC,
     Bottleneck: BOTTLENECK,
@@ -81,6 +95,9 @@ BLOCKS: dict[type[nn.Module], dict[str, Slot]] = {
 }
 POSITIONS = tuple(BASIC)
 STANDARD = SE()  # the paper's block, where nothing else is asked for
+
+# What SE is called elsewhere: SEModule, EffectiveSEModule and SqueezeExcite in timm, SqueezeExcitation in torchvision.
+FOREIGN_SE = re.compile(r"Squeeze\w*Excit|(^|[a-z])SE(Module|Layer|Block|Gate|Unit|WithNorm)?\d*$")
 
 
 class Gated(nn.Module):
@@ -108,57 +125,93 @@ class Inserted:
     Attributes:
         name: path of the module that was wrapped, e.g. `layer1.0.bn3`.
         side: whether the gate is `before` or `after` it.
-        stage: in the paper's numbering.
+        stage: in the paper's numbering; None where nothing tells.
         channels: how many are gated.
         hidden: width between the two fully connected layers.
     """
 
     name: str
     side: str
-    stage: int
+    stage: int | None
     channels: int
     hidden: int
 
 
 def add_se(
-    model: nn.Module, se: SE | Mapping[str, Any] | None = STANDARD, *, seed: int = 0, **fields: Any
+    model: nn.Module,
+    se: SE | Mapping[str, Any] | None = STANDARD,
+    *,
+    where: str | Sequence[str] | None = None,
+    seed: int = 0,
+    **fields: Any,
 ) -> list[Inserted]:
     """Put SE into `model`, in place.
 
     The weights of a gate depend on `seed` and on the block's path alone: two designs that both gate a block draw its
     gate from the same numbers, and neither touches the global generators nor the plain network's weights.
 
+    Stages are known where the network names them (`stage_of`). Elsewhere all gates have one reduction, and designs that
+    tell stages apart are refused.
+
     Args:
-        model: a network of the blocks in `BLOCKS`, within stages called layer1, layer2, … at any depth; or one that
-            says itself where its gates go.
+        model: any CNN, on any device. Without `where` gates go into its residual blocks, which are found by what they
+            compute (`structure.py`): torchvision's ResNet, ResNeXt and Wide ResNet, timm's resnet*, resnext* and
+            resnetv2* (whose shortcut has no place for `identity` where it is plain), and blocks of your own; or after
+            the modules that the network itself names.
         se: the design, or a mapping of its fields; what is left out has the defaults of `SE`. None leaves it plain.
+        where: patterns of the paths of the modules after each of which a gate goes, in any network: `features.*.conv`.
+            A `*` stands for anything within one name, `**` for any number of names.
         seed: what the weights of the gates are drawn from.
-        fields: single fields of the design, on top of `se`: `add_se(model, reduction=8)`.
+        fields: single fields of the design, on top of `se`: `add_se(model, reduction=8, identity_start=True)`.
 
     Returns:
         What was wrapped where, in the network's order. Empty for None and for a design without stages.
 
     Raises:
-        ValueError: if the model has SE already, has no block that SE can go into, or lacks a stage; for unknown words.
-            The model is then unchanged.
+        ValueError: if the model has SE already (ours, timm's, torchvision's or another that is called so), has no block
+            that SE can go into or no module that `where` names, or lacks a stage; if a gate would change anything but
+            what it should; for unknown words. The model is then unchanged.
     """
     if se is None and not fields:
         return []
     design = as_design(se, fields)
     check_known("se.position", design.position, POSITIONS)
-    blocks = blocks_of(model)
-    ratios = design.by_stage(tuple(blocks))
-    if not ratios and design.stages and design.reduction != {}:
-        raise ValueError(
-            f"se.stages: {design.stages!r} and the stages of se.reduction {design.reduction!r} have none in common"
-        )
-    places = [place_of(model, path, stage, design.position) for stage in ratios for path in blocks[stage]]
+    targets = targets_of(model, where)
+    ratios = ratios_of(design, targets)
     # All are made before the first is put in place, so that a mistake leaves the model as it was.
-    wraps = [wrap(model, place, design, ratios[place.stage], seed) for place in places]
+    wraps = [
+        wrap(model, place_of(model, target, design.position), design, ratios[target.path], seed)
+        for target in targets
+        if target.path in ratios
+    ]
     for done, gated in wraps:
         parent, _, child = done.name.rpartition(".")
         setattr(model.get_submodule(parent), child, gated)
     return [done for done, _ in wraps]
+
+
+def ratios_of(design: SE, targets: Sequence[Target]) -> dict[str, int]:
+    """Path → reduction, of those that get a gate.
+
+    Raises:
+        ValueError: for stages that the network lacks or does not tell, and as `SE.by_stage`.
+    """
+    mute = [target.path for target in targets if target.stage is None]
+    if mute and design.stages in ("all", [], ()) and not isinstance(design.reduction, Mapping):
+        reduction = reduction_number(design.reduction)
+        return {target.path: reduction for target in targets} if design.stages else {}
+    if mute:
+        raise ValueError(
+            f"se.{'reduction' if design.stages == 'all' else 'stages'}: nothing tells the stage of "
+            f"{mute[0] or 'the model'}; call the stages layer1, layer2, …, or name them in an attribute stage_roots of "
+            "the network, or take one reduction for all"
+        )
+    ratios = design.by_stage(sorted({target.stage for target in targets if target.stage is not None}))
+    if not ratios and design.stages and design.reduction != {}:
+        raise ValueError(
+            f"se.stages: {design.stages!r} and the stages of se.reduction {design.reduction!r} have none in common"
+        )
+    return {target.path: ratios[target.stage] for target in targets if target.stage in ratios}
 
 
 def as_design(se: SE | Mapping[str, Any] | None, fields: Mapping[str, Any]) -> SE:
@@ -175,33 +228,71 @@ def as_design(se: SE | Mapping[str, Any] | None, fields: Mapping[str, Any]) -> S
     return SE(**given)
 
 
-def blocks_of(model: nn.Module) -> dict[int, list[str]]:
-    """Stage → paths of what takes one gate each, in the network's order: the modules of `se_places` where the network
-    has that, otherwise its blocks of `BLOCKS`.
+def targets_of(model: nn.Module, where: str | Sequence[str] | None = None) -> list[Target]:
+    """What takes one gate each, by stage and in the network's order: the modules that `where` names, or else those of
+    `se_places` where the network has that, or else its residual blocks.
 
     Raises:
-        ValueError: if there is SE already, or no such block, or one outside any stage.
+        ValueError: if there is SE already, or nothing that takes a gate.
     """
-    blocks: dict[int, list[str]] = {}
+    check_plain(model)
     said = said_places(model)
+    if where is not None:
+        paths = matches(model, where)
+        widths = widths_of(model, paths)
+        targets = [Target(path, stage_of(model, path), width=widths[path]) for path in paths]
+    elif said is not None:
+        there = [path for path, _ in model.named_modules() if path in said]
+        gone = [path for path in said if path not in there]
+        if gone:
+            raise ValueError(f"se_places: the model has no module {', '.join(gone)}")
+        targets = [Target(path, stage_of(model, path), width=said[path]) for path in there]
+        check_stages(model, targets)
+    else:
+        found, reasons = residual_blocks(model, lambda module: type(module) in BLOCKS)
+        targets = [
+            Target(path, stage_of(model, path), found.get(path))
+            for path, module in model.named_modules()
+            if type(module) in BLOCKS or path in found
+        ]
+        if not targets:
+            raise ValueError(nowhere(model, reasons))
+    stages = [target.stage for target in targets]
+    return targets if None in stages else sorted(targets, key=lambda target: target.stage or 0)
+
+
+def check_plain(model: nn.Module) -> None:
+    """A ValueError that says where a model has SE already."""
+    there: dict[str, str] = {}
     for path, module in model.named_modules():
-        if isinstance(module, (Gated, SEBlock)):
-            raise ValueError(f"the model has SE already: {path or 'the model'} is a {type(module).__name__}")
-        if path in said if said is not None else type(module) in BLOCKS:
-            stage = stage_of(model, path)
-            if stage is None:
-                raise ValueError(f"{path or 'the model'} is a {type(module).__name__} outside layer1, layer2, …")
-            blocks.setdefault(stage, []).append(path)
-    gone = [path for path in said or () if not any(path in paths for paths in blocks.values())]
-    if gone:
-        raise ValueError(f"se_places: the model has no module {', '.join(gone)}")
-    if not blocks:
-        kinds = ", ".join(
-            kind for kind, _ in Counter(type(module).__name__ for module in model.modules()).most_common(8)
-        )
-        known = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in BLOCKS)
-        raise ValueError(f"found nowhere to put SE: the model is made of {kinds}; SE goes into {known}")
-    return dict(sorted(blocks.items()))
+        is_se = isinstance(module, (Gated, SEBlock)) or FOREIGN_SE.search(type(module).__name__)
+        if is_se and not any(f"{path}.".startswith(f"{outer}.") for outer in there):
+            there[path] = f"{path or 'the model'} is a {type(module).__name__}"
+    if there:
+        more = f", …: {len(there)} in all" if len(there) > 2 else ""
+        raise ValueError(f"the model has SE already: {', '.join(list(there.values())[:2])}{more}")
+
+
+def check_stages(model: nn.Module, targets: Sequence[Target]) -> None:
+    """A ValueError that names what is in no stage."""
+    for target in targets:
+        if target.stage is None:
+            kind = type(model.get_submodule(target.path)).__name__
+            raise ValueError(
+                f"{target.path or 'the model'} is a {kind} outside layer1, layer2, … and any stages that the network "
+                "names in stage_roots"
+            )
+
+
+def nowhere(model: nn.Module, reasons: Mapping[str, str]) -> str:
+    """What to say of a model in which nothing takes a gate; `reasons` why a class that might be a block is none."""
+    kinds = ", ".join(kind for kind, _ in Counter(type(module).__name__ for module in model.modules()).most_common(8))
+    nearly = "".join(f"; {kind} is none: {why}" for kind, why in list(reasons.items())[:2])
+    return (
+        "found nowhere to put SE: looked for residual blocks, modules that compute shortcut(x) + branch(x) with "
+        f"convolutions on the branch; the model is made of {kinds}{nearly}. Name the modules that a gate goes after: "
+        "add_se(model, where='features.*')"
+    )
 
 
 def saying(net: nn.Module, stage_roots: Mapping[int, Sequence[str]], se_places: Mapping[str, int]) -> nn.Module:
@@ -218,8 +309,11 @@ def said_places(model: nn.Module) -> Mapping[str, int] | None:
 
 
 def stages_of(model: nn.Module) -> tuple[int, ...]:
-    """The stages of a plain network that SE can go into, in the paper's numbering; errors as of `blocks_of`."""
-    return tuple(blocks_of(model))
+    """The stages of a plain network that SE can go into, in the paper's numbering; errors as of `targets_of`, and for
+    what is in no stage."""
+    targets = targets_of(model)
+    check_stages(model, targets)
+    return tuple(sorted({target.stage for target in targets if target.stage is not None}))
 
 
 def stage_of(model: nn.Module, path: str) -> int | None:
@@ -236,26 +330,39 @@ def stage_of(model: nn.Module, path: str) -> int | None:
     return None if found is None else int(found[2]) + (1 if found[1] == "layer" else 2)
 
 
-def place_of(model: nn.Module, path: str, stage: int, position: str) -> Place:
-    """The place of the gate of what `blocks_of` found at `path`.
+def place_of(model: nn.Module, target: Target, position: str) -> Place:
+    """The place of the gate of a target.
 
     Raises:
-        ValueError: if it has none for that position.
+        ValueError: if it has none for that position, or not surely.
     """
-    said = said_places(model)
-    if said is not None:
+    path, stage = target.path, target.stage
+    if target.width is not None:
         if position != "standard":
-            raise ValueError(f"se.position: the network has no place for {position}; it has standard")
-        return Place(path, "after", stage, said[path], path)
+            raise ValueError(f"se.position: the network has no place for {position}; it has standard, after {path}")
+        return Place(path, "after", stage, target.width, path)
     block = model.get_submodule(path)
-    slots = slots_of(block)
+    slots = {at: site.slot for at, site in target.residual.sites.items()} if target.residual else slots_of(block)
+    kind = type(block).__name__
     if position not in slots:
-        kind = type(block).__name__
-        raise ValueError(f"se.position: a {kind} has no place for {position}; it has {', '.join(slots)}")
+        named = f" ({path})" if target.residual else ""
+        raise ValueError(f"se.position: a {kind}{named} has no place for {position}; it has {', '.join(slots)}")
     slot = slots[position]
-    gated = getattr(block, slot.child) if slot.child else block
-    channels = channels_in(gated) if slot.side == "before" else channels_out(block, slots)
-    return Place(f"{path}.{slot.child}" if slot.child else path, slot.side, stage, channels, path)
+    if not path and not slot.child:
+        raise ValueError(
+            f"se.position: the model is a {kind} itself, and nothing holds it that could hold a gate as well"
+        )
+    if target.residual:
+        try:
+            channels = checked_width(target.residual.block, target.residual.sites[position], target.residual.width)
+        except ValueError as error:
+            raise ValueError(
+                f"{path or 'the model'} ({kind}) looks like a residual block, but {error}: name modules by where="
+            ) from error
+    else:
+        gated = getattr(block, slot.child) if slot.child else block
+        channels = channels_in(gated) if slot.side == "before" else channels_out(block, slots)
+    return Place(".".join(filter(None, (path, slot.child))), slot.side, stage, channels, path)
 
 
 def wrap(model: nn.Module, place: Place, design: SE, reduction: int, seed: int) -> tuple[Inserted, Gated]:
@@ -264,12 +371,22 @@ def wrap(model: nn.Module, place: Place, design: SE, reduction: int, seed: int) 
     body = getattr(model.get_submodule(parent), child)
     if body is None:  # torchvision's shortcut without projection
         body = nn.Identity().train(model.get_submodule(parent).training)
+    if sum(child is body for module in model.modules() for child in module._modules.values()) > 1:
+        raise ValueError(f"{place.path} is in the model under another name, too, where it would be without its gate")
     weight = next(model.get_submodule(place.block).parameters(), next(model.parameters()))
     # On the CPU whatever the default device, so that the seed gives the same gates everywhere; and the generator that
     # building a layer draws from is put back, because the network's owner did not ask for it to move on.
     with torch.device("meta" if weight.is_meta else "cpu"), torch.random.fork_rng(devices=[]):
         own = torch.Generator("cpu").manual_seed(zlib.crc32(f"{seed} {place.block}".encode()))
-        se = SEBlock(place.channels, reduction, design.squeeze, design.excitation, design.bias, generator=own)
+        se = SEBlock(
+            place.channels,
+            reduction,
+            design.squeeze,
+            design.excitation,
+            design.bias,
+            design.identity_start,
+            generator=own,
+        )
     se.to(weight.device, weight.dtype)
     return Inserted(place.path, place.side, place.stage, place.channels, se.hidden), Gated(body, se, place.side)
 

@@ -31,6 +31,17 @@ EXCITATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
 }
 
+# The same non-linearities where a gate is to start at 1, whatever the image: y, what the second layer gives, is 0 then.
+# All are exactly 1 at y = 0 in floating point, and none is flat there, so that the gate can learn to leave 1. Sigmoid
+# and softmax are f(y) / f(0): a sigmoid of twice the height (0 to 2), and C times the softmax (the gates sum to C).
+# Tanh and ReLU are 0 at 0, which nothing can scale to 1: they are moved, to 1 + tanh(y) (0 to 2) and ReLU(1 + y).
+FROM_ONE: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": lambda y_BCHW: torch.sigmoid(y_BCHW) / 0.5,
+    "softmax": lambda y_BCHW: y_BCHW.softmax(1) / torch.zeros_like(y_BCHW).softmax(1),
+    "tanh": lambda y_BCHW: 1 + torch.tanh(y_BCHW),
+    "relu": lambda y_BCHW: torch.relu(1 + y_BCHW),
+}
+
 
 class SEBlock(nn.Module):
     """Squeeze, excite, scale: each channel of x times its gate (paper, equations 2 to 4).
@@ -47,10 +58,14 @@ class SEBlock(nn.Module):
         squeeze: a key of `SQUEEZES`.
         excitation: a key of `EXCITATIONS`.
         bias: whether the two layers have biases; the paper's section 6 leaves them out.
+        identity_start: whether the gates start at exactly 1 and so leave x as it is: the second layer begins with
+            zeros, and the non-linearity is that of `FROM_ONE`. The block's state dict then has an entry
+            `identity_start`, so that its weights do not fit a block of another gate.
         generator: what the weights are drawn from; the global one if none is given.
 
     Raises:
-        ValueError: for a reduction below 1, or a name that is not in its dictionary (the message lists those that are).
+        ValueError: for a reduction below 1, a name that is not in its dictionary (the message lists those that are), or
+            an excitation that has no form which starts at 1.
     """
 
     def __init__(
@@ -60,16 +75,22 @@ class SEBlock(nn.Module):
         squeeze: str = "avg",
         excitation: str = "sigmoid",
         bias: bool = False,
+        identity_start: bool = False,
         *,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_known("se.squeeze", squeeze, SQUEEZES)
         check_known("se.excitation", excitation, EXCITATIONS)
+        if identity_start:
+            check_known("se.excitation with se.identity_start", excitation, FROM_ONE)
         self.channels = channels
         self.hidden = max(1, channels // reduction_number(reduction))
         self.squeeze = squeeze
         self.excitation = excitation
+        self.from_one = identity_start
+        if identity_start:
+            self.register_buffer("identity_start", torch.ones(()))
         self.fc1 = nn.Conv2d(channels, self.hidden, kernel_size=1, bias=bias)
         self.fc2 = nn.Conv2d(self.hidden, channels, kernel_size=1, bias=bias)
         self.reset_parameters(generator)
@@ -84,18 +105,22 @@ class SEBlock(nn.Module):
             nn.init.kaiming_normal_(fc.weight, mode="fan_in", nonlinearity="relu", generator=generator)
             if fc.bias is not None:
                 nn.init.zeros_(fc.bias)
+        if self.from_one:
+            nn.init.zeros_(self.fc2.weight)
 
     def gate(self, x_BCHW: Tensor) -> Tensor:
         """What each channel of x is multiplied by: B × C × 1 × 1, or B × C × H × W if nothing is squeezed."""
         z_BC11 = SQUEEZES[self.squeeze](x_BCHW)  # equation 2
         h_BK11 = F.relu(self.fc1(z_BC11))  # equation 3: δ(W₁ z)
-        return EXCITATIONS[self.excitation](self.fc2(h_BK11))  # equation 3: σ(W₂ h)
+        sigma = (FROM_ONE if self.from_one else EXCITATIONS)[self.excitation]
+        return sigma(self.fc2(h_BK11))  # equation 3: σ(W₂ h)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return x_BCHW * self.gate(x_BCHW)  # equation 4
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, hidden={self.hidden}, squeeze={self.squeeze}, excitation={self.excitation}"
+        start = ", identity_start=True" if self.from_one else ""
+        return f"{self.channels}, hidden={self.hidden}, squeeze={self.squeeze}, excitation={self.excitation}{start}"
 
 
 def check_known(field: str, word: object, choices: Iterable[str]) -> None:

@@ -27,6 +27,7 @@ def closed_form(gates: list[Inserted], se: SE, available: tuple[int, ...]) -> di
     ratios = se.by_stage(available)
     sums: dict[int, Fraction] = defaultdict(Fraction)
     for gate in gates:
+        assert gate.stage is not None, gate  # stages_of refuses a network that does not tell
         sums[gate.stage] += Fraction(2 * gate.channels**2, ratios[gate.stage])
     return dict(sums)
 

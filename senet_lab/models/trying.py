@@ -1,0 +1,128 @@
+"""Tries a residual block with gates in it, on random weights: until then nothing read off its forward is believed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+PIXELS = 8  # side of the image that a block is tried on
+
+
+class Slot(NamedTuple):
+    """A place for a gate: which child of the block is wrapped (`""` is the block itself), and on which side of it."""
+
+    child: str
+    side: str  # "before" or "after"
+
+
+class Site(NamedTuple):
+    """A slot, and what a gate in it multiplies: the value of `source` on its way into `user`."""
+
+    slot: Slot
+    source: fx.Node
+    user: fx.Node
+
+
+def copied(module: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy of a module with other tensors: deepcopy takes what its memo holds already, so nothing is copied twice."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(tensor(p.detach()), p.requires_grad) for p in module.parameters()}
+    memo |= {id(buffer): tensor(buffer) for buffer in module.buffers()}
+    return copy.deepcopy(module, memo)
+
+
+class Scaled(nn.Module):
+    """A module with given gates before or after it."""
+
+    def __init__(self, body: nn.Module, side: str, gate_BC11: Tensor) -> None:
+        super().__init__()
+        self.body = body
+        self.side = side
+        self.gate_BC11 = gate_BC11
+
+    def forward(self, x_BCHW: Tensor) -> Any:
+        return self.body(x_BCHW * self.gate_BC11) if self.side == "before" else self.body(x_BCHW) * self.gate_BC11
+
+
+class Formula(fx.Interpreter):
+    """Runs a traced block with random gates at a site; they are kept as `gate_BC11`."""
+
+    def __init__(self, block: nn.Module, site: Site, dice: torch.Generator) -> None:
+        super().__init__(block, graph=site.user.graph)
+        self.site = site
+        self.dice = dice
+        self.gate_BC11: Tensor | None = None
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        if n is not self.site.user:
+            return super().fetch_args_kwargs_from_env(n)
+
+        def value(node: fx.Node) -> Any:
+            if node is not self.site.source:
+                return self.env[node]
+            x_BCHW = self.env[node]
+            self.gate_BC11 = torch.rand(*x_BCHW.shape[:2], 1, 1, generator=self.dice, dtype=x_BCHW.dtype) + 0.5
+            return x_BCHW * self.gate_BC11
+
+        return fx.node.map_arg(n.args, value), fx.node.map_arg(n.kwargs, value)
+
+
+def checked_width(block: nn.Module, site: Site, width: int) -> int:
+    """How many channels a gate at a site of a block has, once it is certain that it would be where it should be.
+
+    Args:
+        block: the block; its weights do not matter, and may be none.
+        site: of a trace of it.
+        width: channels of its input.
+
+    Raises:
+        ValueError: if the gated block computes something else; the message completes "it …".
+    """
+    dice = torch.Generator("cpu").manual_seed(0)
+    with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            twin = copied(block, lambda tensor: drawn(tensor, dice)).eval()
+            x_BCHW = torch.randn(1, width, PIXELS, PIXELS, generator=dice, dtype=torch.float64)
+            plain = twin(x_BCHW.clone())
+            formula = Formula(twin, site, dice)
+            expected = formula.run(x_BCHW.clone())
+            gate_BC11 = formula.gate_BC11
+            assert gate_BC11 is not None
+            ones = gated(twin, site.slot, torch.ones_like(gate_BC11))(x_BCHW.clone())
+            ours = gated(twin, site.slot, gate_BC11)(x_BCHW.clone())
+            untouched = torch.equal(ones, plain)
+            right = torch.allclose(ours, expected, rtol=1e-9, atol=1e-9) and not torch.allclose(ours, plain)
+        except Exception as error:  # whatever a block makes of an image of this size, or of a child that is wrapped
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"cannot be tried: {line}") from error
+    if not untouched:
+        raise ValueError("computes something else once a gate is in it, even a gate of 1")
+    if not right:
+        raise ValueError("does not compute with a gate what its formula says")
+    return gate_BC11.shape[1]
+
+
+def gated(block: nn.Module, slot: Slot, gate_BC11: Tensor) -> nn.Module:
+    """A copy of a block, of the same weights, with given gates in a slot."""
+    twin = copied(block, lambda tensor: tensor)
+    if not slot.child:
+        return Scaled(twin, slot.side, gate_BC11)
+    parent, _, name = slot.child.rpartition(".")
+    body = getattr(twin.get_submodule(parent), name)
+    setattr(twin.get_submodule(parent), name, Scaled(nn.Identity() if body is None else body, slot.side, gate_BC11))
+    return twin
+
+
+def drawn(tensor: Tensor, dice: torch.Generator) -> Tensor:
+    """Random values for a tensor without any: about 1 in a vector, so that norms have positive variances and no branch
+    is 0; scaled by their number in a filter. Whole numbers become 0."""
+    if not tensor.is_floating_point():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    if tensor.dim() < 2:
+        return torch.rand(tensor.shape, generator=dice, dtype=torch.float64) + 0.5
+    values = torch.randn(tensor.shape, generator=dice, dtype=torch.float64)
+    scale: float = max(1, tensor[0].numel()) ** 0.5
+    return values / scale
