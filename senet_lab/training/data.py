@@ -24,7 +24,8 @@ from senet_lab.training.feeds import AUGMENTS, FolderFeed, TensorFeed
 from senet_lab.training.transforms import FILE_AUGMENTS, channels_of
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]  # (N,) integers
-Arrays = tuple[np.ndarray[Any, np.dtype[np.uint8]], Labels]  # images (N, C, H, W), labels (N,)
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (N, C, H, W)
+Arrays = tuple[Pixels, Labels]
 Files = list[tuple[str, int]]  # image file, label; strings, because a million paths would take a gigabyte
 
 CIFAR = {"cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}
