@@ -270,6 +270,12 @@ def label(config: Config, base: Config) -> Composed:
     return Composed(config, data, recipe, f"{data}/{plain_name(config.backbone)}-{recipe}/{plain_name(study)}")
 
 
+def quoted(text: str) -> str:
+    """Text as the value of a word: in quotes where Hydra's grammar would not take it as it is."""
+    plain = re.fullmatch(r"[A-Za-z/._][\w/.-]*", text, re.ASCII)
+    return text if plain else QuotedString(text, Quote.single).with_quotes()
+
+
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """The configuration as dotted key → value."""
     found: dict[str, Any] = {}

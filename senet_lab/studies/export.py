@@ -15,13 +15,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from senet_lab.config import RunError, UserError
 from senet_lab.studies.trained import Trained, composed, trained
@@ -41,13 +42,14 @@ def write(arguments: argparse.Namespace) -> None:
         UserError: a file that is there already, a library that is missing, and as `trained`.
         RunError: if the model cannot be made or written, or answers something else than the network.
     """
+    for name in LIBRARIES:
+        check_library(name)
     chosen = composed(arguments.words, "export")
     network = trained(arguments, arguments.words, chosen)
     path = arguments.to or (arguments.results or Path("results/local")) / "export" / f"{network.path.stem}.onnx"
     if path.exists() and not arguments.overwrite:
         raise UserError(f"{path} is there already; --overwrite replaces it")
-    for name in LIBRARIES:
-        check_library(name)
+    samples = samples_of(network)
     say = sys.stderr.isatty()
     if say:
         print(
@@ -57,7 +59,7 @@ def write(arguments: argparse.Namespace) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(network, temporary)
-        difference = compare(network, temporary)
+        difference = compare(samples, temporary)
         temporary.replace(path)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -140,9 +142,27 @@ def metadata(network: Trained) -> dict[str, str]:
     return said
 
 
-def compare(network: Trained, path: Path) -> float:
-    """The largest difference between the file's logits and the network's on random images, relative to the largest
-    logit where that is above 1 (float32 keeps no more than seven digits of it).
+def samples_of(network: Trained) -> list[tuple[Tensor, Tensor]]:
+    """Random images in batches of several sizes, and the network's logits.
+
+    Raises:
+        RunError: if these are not all numbers.
+    """
+    generator = torch.Generator().manual_seed(0)
+    reading = network.description.reading
+    samples = []
+    with evaluating(network.module.net):
+        for batch in BATCHES:
+            x_BCHW = torch.randn(batch, channels_of(reading), reading.size, reading.size, generator=generator)
+            samples.append((x_BCHW, network.module.net(x_BCHW)))
+    if not all(logits_BK.isfinite().all() for _, logits_BK in samples):
+        raise RunError(f"the outputs of {network.path} are not all numbers: the training must have diverged")
+    return samples
+
+
+def compare(samples: Sequence[tuple[Tensor, Tensor]], path: Path) -> float:
+    """The largest difference of the file's logits, relative to the largest logit where that is above 1 (float32 keeps
+    no more than seven digits of it).
 
     Raises:
         RunError: if it is more than `TOLERANCE`.
@@ -152,18 +172,11 @@ def compare(network: Trained, path: Path) -> float:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    generator = torch.Generator().manual_seed(0)
-    reading = network.description.reading
     largest = 0.0
-    for batch in BATCHES:
-        x_BCHW = torch.randn(batch, channels_of(reading), reading.size, reading.size, generator=generator)
-        with evaluating(network.module.net):
-            ours_BK = network.module.net(x_BCHW)
+    for x_BCHW, ours_BK in samples:
         theirs_BK = torch.from_numpy(session.run(["logits"], {"images": x_BCHW.numpy()})[0])
-        if theirs_BK.shape != ours_BK.shape or not ours_BK.isfinite().all():
-            raise RunError(f"the network of {network.path} answers with no finite logits of one shape: nothing is kept")
         largest = max(largest, ((ours_BK - theirs_BK).abs().max() / ours_BK.abs().max().clamp(min=1)).item())
-    if not largest <= TOLERANCE:
+    if not largest <= TOLERANCE:  # not so for nan
         raise RunError(f"the ONNX model differs from the network by {largest:.1e}, more than {TOLERANCE:g}: not kept")
     return largest
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from senet_lab.compose import compose
+from senet_lab.compose import compose, quoted
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.studies.progress import counting
 from senet_lab.training import classes
@@ -46,6 +46,7 @@ def write(arguments: argparse.Namespace) -> None:
     splits = splits_of(data)
     known = images.facts(data)
     names = folders(known.classes if data.name == "folder" else classes.names_of(data, known))
+    check_classes(data, splits[0], names)
     report = counting(sum(len(split.places) for split in splits), "images")
     temporary = to.with_name(f"{to.name}.{os.getpid()}.tmp")
     try:
@@ -156,6 +157,14 @@ def folders(names: Sequence[str]) -> list[str]:
     return [f"{label:0{digits}d}_{name}" for label, name in enumerate(names)]
 
 
+def check_classes(data: Data, train: Split, names: Sequence[str]) -> None:
+    """A UserError if a class would have no training images: `data=folder` takes no such tree."""
+    counts_K = np.bincount(train.labels[train.places], minlength=len(names))
+    if not counts_K.all():
+        reason = f": data.subset={data.subset} is too small" if data.subset else ""
+        raise UserError(f"class '{names[int(counts_K.argmin())]}' would have no training images{reason}")
+
+
 def save(splits: Sequence[Split], names: Sequence[str], folder: Path, report: Callable[[int], None]) -> None:
     """Write every image; `report` is told how many there are so far."""
     done = 0
@@ -176,4 +185,4 @@ def words(data: Data, to: str | Path) -> list[str]:
     fields = ("size", "resize", "crops", "scales", "mean", "std", "augment", "cutout", "validation")
     different = {name: getattr(same, name) for name in fields if getattr(same, name) != getattr(usual, name)}
     said = [f"data.{name}={str(value).replace(' ', '')}" for name, value in different.items()]
-    return ["data=folder", *(shlex.quote(word) for word in (f"data.root={to}", *said))]
+    return ["data=folder", *(shlex.quote(word) for word in (f"data.root={quoted(str(to))}", *said))]
