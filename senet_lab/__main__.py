@@ -94,7 +94,7 @@ def add_networks(commands: Any) -> None:
         "metadata.",
     )
     for command in (predict, export):
-        command.add_argument("what", help="a checkpoint, or the id of a trial trained with training.keep=last")
+        command.add_argument("what", metavar="checkpoint", help="a file, or the id of a trial of training.keep=last")
         command.add_argument("--results", type=Path, help="where it was trained (results/local)")
         command.add_argument("--storage", help="database URL of the records (that of --results)")
     about = "words (data=NAME data.root=DIR …) for checkpoints that do not say what they were trained on"
@@ -115,7 +115,7 @@ def add_networks(commands: Any) -> None:
         "reads them to the same tensors: data.size and data.resize of the images' own size, so that nothing is "
         "resized, their data.mean and data.std (one number each reads grey images), and data.augment=cifar or crop.",
     )
-    images.add_argument("what", help="the data set, by its name")
+    images.add_argument("what", metavar="name", help="of the data set: digits, cifar10, cifar100, folder")
     images.add_argument("words", nargs="*", metavar="word", help="data.root=DIR, data.download=true, data.subset=… …")
     images.add_argument("--to", required=True, help="a new or empty folder", metavar="DIR")
     images.add_argument("--root", help="the folder that holds the data set (as data.root=…)", metavar="DIR")
