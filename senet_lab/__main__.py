@@ -41,7 +41,10 @@ def parser() -> Parser:
         "  python -m senet_lab cost backbone=resnet50 se.reduction=8\n"
         "  python -m senet_lab publish digits/resnet8-quick/ratio\n"
         "  python -m senet_lab excitation 0123456789abcdef      the gates of a trial trained with training.keep=last\n"
-        "  python -m senet_lab excitation NET.ckpt data=cifar10 data.root=DIR --classes cat dog ship truck\n",
+        "  python -m senet_lab excitation NET.ckpt data=cifar10 data.root=DIR --classes cat dog ship truck\n"
+        "  python -m senet_lab predict NET.ckpt photo.jpg FOLDER --json\n"
+        "  python -m senet_lab export NET.ckpt --to net.onnx\n"
+        "  python -m senet_lab images cifar10 --root DIR --to cifar10-png\n",
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     table = commands.add_parser("table", help="write and show a study's table again, without training")
@@ -72,12 +75,57 @@ def parser() -> Parser:
     excitation.add_argument("--storage", help="database URL of the records (that of --results)")
     excitation.add_argument("--to", type=Path, help="where to write to (results/local/excitation/<name>)")
     excitation.set_defaults(run=draw_excitation)
+    add_networks(commands)
     store = commands.add_parser("store", help="delete single records, so that their trials are trained again")
     store.add_argument("action", choices=["forget"])
     store.add_argument("trial_ids", nargs="+", metavar="trial_id")
     store.add_argument("--storage", default="sqlite:///results/local/lab.db", help="database URL (%(default)s)")
     store.set_defaults(run=forget_records)
     return made
+
+
+def add_networks(commands: Any) -> None:
+    """What is done with a trained network, and with the images of a data set."""
+    predict = commands.add_parser(
+        "predict",
+        help="what a trained network takes images for",
+        description="Prints the likeliest classes of each image with their probabilities. Images are resized, cut and "
+        "normalised as in the test of the network's training.",
+    )
+    export = commands.add_parser(
+        "export",
+        help="a trained network as ONNX",
+        description="Writes a trained network as ONNX, compared with the original by onnxruntime on random images. It "
+        "takes normalised images and answers with logits; how to normalise, and the classes' names, are in its "
+        "metadata.",
+    )
+    for command in (predict, export):
+        command.add_argument("what", metavar="checkpoint", help="a file, or the id of a trial of training.keep=last")
+        command.add_argument("--results", type=Path, help="where it was trained (results/local)")
+        command.add_argument("--storage", help="database URL of the records (that of --results)")
+    about = "words (data=NAME data.root=DIR …) for checkpoints that do not say what they were trained on"
+    predict.add_argument(
+        "words", nargs="*", metavar="image", help=f"files; of a folder all images in it, at any depth; {about}"
+    )
+    predict.add_argument("--top", default=5, type=int, help="classes to show of each image (%(default)s)")
+    predict.add_argument("--json", action="store_true", help="print a list of objects: image, top (class, label, …)")
+    predict.set_defaults(run=predict_images)
+    export.add_argument("words", nargs="*", metavar="word", help=about)
+    export.add_argument("--to", type=Path, help="file to write to (results/local/export/<name>.onnx)")
+    export.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    export.set_defaults(run=export_network)
+    images = commands.add_parser(
+        "images",
+        help="a data set as a tree of PNGs, which data=folder reads",
+        description="Writes <DIR>/train/<class>/*.png and <DIR>/val/<class>/*.png, and says by which words data=folder "
+        "reads them to the same tensors: data.size and data.resize of the images' own size, so that nothing is "
+        "resized, their data.mean and data.std (one number each reads grey images), and data.augment=cifar or crop.",
+    )
+    images.add_argument("what", metavar="name", help="of the data set: digits, cifar10, cifar100, folder")
+    images.add_argument("words", nargs="*", metavar="word", help="data.root=DIR, data.download=true, data.subset=… …")
+    images.add_argument("--to", required=True, help="a new or empty folder", metavar="DIR")
+    images.add_argument("--root", help="the folder that holds the data set (as data.root=…)", metavar="DIR")
+    images.set_defaults(run=write_images)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,6 +140,9 @@ def main(argv: list[str] | None = None) -> int:
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as shells have it
 
 
 def make_tables(arguments: argparse.Namespace) -> None:
@@ -142,6 +193,24 @@ def draw_excitation(arguments: argparse.Namespace) -> None:
     from senet_lab.studies.excitation import draw  # torch comes with it
 
     draw(arguments)
+
+
+def predict_images(arguments: argparse.Namespace) -> None:
+    from senet_lab.studies.predict import show
+
+    show(arguments)
+
+
+def export_network(arguments: argparse.Namespace) -> None:
+    from senet_lab.studies.export import write
+
+    write(arguments)
+
+
+def write_images(arguments: argparse.Namespace) -> None:
+    from senet_lab.studies.pictures import write
+
+    write(arguments)
 
 
 def show_cost(arguments: argparse.Namespace) -> None:

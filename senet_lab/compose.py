@@ -316,6 +316,12 @@ def suffix(different: dict[str, Any], data: bool) -> str:
     )
 
 
+def quoted(text: str) -> str:
+    """Text as the value of a word: in quotes where Hydra's grammar would not take it as it is."""
+    plain = re.fullmatch(r"[A-Za-z/._][\w/.-]*", text, re.ASCII)
+    return text if plain else QuotedString(text, Quote.single).with_quotes()
+
+
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """The configuration as dotted key → value."""
     found: dict[str, Any] = {}

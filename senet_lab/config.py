@@ -100,6 +100,9 @@ class Data:
             which predicted probabilities are averaged (`folder` only). Validation sees the centre.
         scales: short sides in pixels that test images are resized to, one after the other, averaged over likewise
             (`folder` only); empty takes `resize`.
+        mean: of each colour channel of the training images, in units of the full range (`folder` only). One number
+            has the images read as grey ones of one channel; empty takes ImageNet's three.
+        std: their standard deviations, likewise.
         augment: `none`, `crop` (pad an eighth, crop), `cifar` (flip, pad 4 of 32, crop) or `imagenet` (random resized
             crop, flip; `folder` only).
         cutout: side of the square that is blanked in each training image after its augmentation (DeVries and Taylor
@@ -120,6 +123,8 @@ class Data:
     resize: int = 0
     crops: int = 1
     scales: list[int] = field(default_factory=list)
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
     augment: str = "none"
     cutout: int = 0
     validation: float = 0.1

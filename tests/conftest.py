@@ -7,9 +7,13 @@ import pty
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from launching import WORDS, Lab, ended
+
+if TYPE_CHECKING:
+    from kept import Kept
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +48,21 @@ def copy(finished: Lab, tmp_path: Path) -> Lab:
     """A copy of the finished study, to be changed by a test."""
     shutil.copytree(finished.folder / "results", tmp_path / "results")
     return Lab(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """A ResNet-8 with SE, trained on the digits for one epoch; not to be changed."""
+    from kept import train  # torch comes with it
+
+    return train(tmp_path_factory.mktemp("kept"))
+
+
+@pytest.fixture(scope="session")
+def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits as files: what the command images makes of them; not to be changed."""
+    from senet_lab.__main__ import main
+
+    folder = tmp_path_factory.mktemp("digits") / "png"
+    assert main(["images", "digits", "--to", str(folder)]) == 0
+    return folder

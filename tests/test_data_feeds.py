@@ -197,11 +197,12 @@ def test_augmentations_are_made_of_what_they_say() -> None:
 
 
 def test_evaluation_is_never_augmented() -> None:
+    mean, std = map(torch.tensor, STATISTICS["digits"])
     for augment in AUGMENTS:
         splits = load(dataclasses.replace(DIGITS, augment=augment))
         for feed in (splits.validation, splits.test):
             x = torch.cat([x for x, _ in feed.batches(64)])
-            assert torch.equal(x, (feed.images_NCHW - feed.mean) / feed.std)
+            assert torch.equal(x, (feed.images_NCHW - mean * 255) / (std * 255))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -276,7 +277,7 @@ def drawn(seed: int, epoch: int, batch_size: int = 16) -> list[tuple[int, int]]:
     """(number, label) of each image of a balanced epoch, in order."""
     feed = lopsided()
     batches = list(feed.batches(batch_size, seed, epoch, "balanced"))
-    numbers = torch.cat([x[:, 0, 0, 0] for x, _ in batches]) * feed.std.item() + feed.mean.item()
+    numbers = torch.cat([x[:, 0, 0, 0] for x, _ in batches]) * feed.normalised.std.item() + feed.normalised.mean.item()
     return list(zip(numbers.round().int().tolist(), torch.cat([y for _, y in batches]).tolist(), strict=True))
 
 

@@ -174,7 +174,12 @@ def test_every_data_set_has_a_file() -> None:
     [
         ({"name": "mnist"}, ["mnist", *DATASETS]),
         ({"augment": "imagenet"}, ["imagenet", "none", "crop", "cifar"]),
-        ({"name": "folder", "augment": "cifar"}, ["cifar", "none", "imagenet"]),
+        ({"name": "folder", "augment": "mixup"}, ["mixup", "none", "crop", "cifar", "imagenet"]),
+        ({"mean": [0.5], "std": [0.2]}, ["data.mean", "digits", "folder"]),
+        ({"name": "folder", "augment": "none", "mean": [0.5], "std": []}, ["data.mean", "data.std"]),
+        ({"name": "folder", "augment": "none", "mean": [0.5, 0.4], "std": [0.2, 0.2]}, ["one number each", "three"]),
+        ({"name": "folder", "augment": "none", "mean": [0.5], "std": [0.0]}, ["data.std=[0.0]", "above 0"]),
+        ({"name": "folder", "augment": "none", "mean": [float("nan")], "std": [0.2]}, ["data.mean=[nan]"]),
         ({"validation": 0.0}, ["validation", "0 "]),
         ({"validation": 1.0}, ["validation", "1 "]),
         ({"validation": 0.0001}, ["validation", "empty"]),

@@ -8,6 +8,7 @@ of timm's gates have biases, which the paper's section 6, and so our default, le
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -124,13 +125,17 @@ def build(
 
 
 def fetched(name: str, library: str) -> Mapping[str, Tensor]:
-    """The library's own weights, from its cache or the network.
+    """The library's own weights, from its cache or the network. Nothing in their file is executed.
 
     Raises:
-        ValueError: if it has none of that name.
+        ValueError: if it has none of that name, or the file in its cache is none of weights.
     """
     if library == "torchvision":
-        state: Mapping[str, Tensor] = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True)
+        source = torchvision.models.get_model_weights(name).DEFAULT
+        try:  # torchvision compares the hash of what it fetches, but not of what its cache holds
+            state: Mapping[str, Tensor] = source.get_state_dict(check_hash=True, weights_only=True)
+        except (pickle.UnpicklingError, EOFError) as error:
+            raise ValueError(f"weights: torchvision's file of {name} is damaged, or holds more than weights") from error
         return state
     if not timm.is_model_pretrained(name):
         raise ValueError(f"weights: timm has none for {name}; give a state dict or a file of one")

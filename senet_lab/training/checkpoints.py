@@ -1,17 +1,79 @@
-"""Trained networks from their checkpoints. A file is read as weights and plain values; nothing in it is executed."""
+"""Trained networks from their checkpoints. A file is read as weights and plain values; nothing in it is executed.
+
+A checkpoint says itself how its network wants to be shown an image, and what its classes are called, so that it can be
+used where neither the records nor the data set are.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from senet_lab.config import Data, UserError
 from senet_lab.models.se import SEBlock
+from senet_lab.training import classes
 from senet_lab.training import data as images
 from senet_lab.training.lit import SENet
+from senet_lab.training.transforms import channels_of, in_files
+
+READING = ("size", "resize", "crops", "scales", "mean", "std")  # fields of Data: how a test image is read
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a network is shown, and what it answers.
+
+    Attributes:
+        reading: how the file of an image is brought to its input: a `folder` of which nothing but `READING` matters.
+        classes: what its classes are called, in the order of their labels; None where it is not known.
+    """
+
+    reading: Data
+    classes: tuple[str, ...] | None
+
+
+def describe(data: Data, known: images.DataFacts | images.Splits) -> dict[str, Any]:
+    """The description of a network that is trained on `data`, as plain values for its checkpoint."""
+    reading = asdict(in_files(data))
+    return {**{name: reading[name] for name in READING}, "classes": classes.names_of(data, known)}
+
+
+def description(module: SENet, path: Path) -> Description | None:
+    """What the checkpoint says of itself; None if it says nothing, as those of earlier versions.
+
+    Raises:
+        UserError: if that cannot be, or does not fit its network.
+    """
+    said = module.images
+    if not said:
+        return None
+    names = said.get("classes")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: what it says of its classes is damaged")
+    try:
+        reading = Data(name="folder", **{name: said[name] for name in READING})
+        images.check(reading)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: what it says of its images is damaged ({type(error).__name__}: {error})") from error
+    found = Description(reading, tuple(names))
+    check_description(module, found, str(path))
+    return found
+
+
+def check_description(module: SENet, found: Description, whose: str) -> None:
+    """A UserError if the network has another number of channels or classes."""
+    channels, count = module.hparams["channels"], module.hparams["classes"]
+    if channels_of(found.reading) != channels or (found.classes is not None and len(found.classes) != count):
+        theirs = counted(len(found.classes), "class") if found.classes is not None else "any number of classes"
+        raise UserError(
+            f"the network was trained on images of {counted(channels, 'channel')} and {counted(count, 'class')}; "
+            f"{whose} has {counted(channels_of(found.reading), 'channel')} and {theirs}: name its data set (data=…)"
+        )
 
 
 def load(path: Path, own: Collection[str] = ()) -> SENet:
@@ -22,7 +84,7 @@ def load(path: Path, own: Collection[str] = ()) -> SENet:
         own: builders `package.module:function` that the user vouches for; a file alone may not have one imported.
 
     Raises:
-        UserError: if the file is missing, or no such checkpoint, or its network has no SE block.
+        UserError: if the file is missing, or no such checkpoint.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
@@ -48,9 +110,15 @@ def load(path: Path, own: Collection[str] = ()) -> SENet:
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the network of {path} cannot be built again: {reason}") from error
+    said = saved.get("images")
+    module.images = dict(said) if isinstance(said, Mapping) else {}
+    return module
+
+
+def check_gates(module: SENet, path: Path) -> None:
+    """A UserError if the network has no SE block."""
     if not any(isinstance(part, SEBlock) for part in module.modules()):
         raise UserError(f"the network of {path} has no SE blocks, so it has no gates to show")
-    return module
 
 
 def check_fit(module: SENet, data: Data) -> images.DataFacts:

@@ -38,7 +38,7 @@ WORDNET = {
 }
 
 
-def names_of(data: Data, facts: images.DataFacts) -> list[str]:
+def names_of(data: Data, facts: images.DataFacts | images.Splits) -> list[str]:
     """What the classes are called, in the order of their labels: names where they are known (CIFAR's, ImageNet's and
     Imagenette's), else those of the data set. The files must have been checked (`images.load` does)."""
     names = list(facts.classes)

@@ -9,6 +9,7 @@ Shapes: N images, C colour channels, H W pixels.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 from dataclasses import dataclass
@@ -20,15 +21,16 @@ import torch
 
 from senet_lab.config import Data, UserError
 from senet_lab.training.feeds import AUGMENTS, FolderFeed, TensorFeed
+from senet_lab.training.transforms import FILE_AUGMENTS, channels_of
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]  # (N,) integers
-Arrays = tuple[np.ndarray[Any, np.dtype[np.uint8]], Labels]  # images (N, C, H, W), labels (N,)
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (N, C, H, W)
+Arrays = tuple[Pixels, Labels]
 Files = list[tuple[str, int]]  # image file, label; strings, because a million paths would take a gigabyte
 
 CIFAR = {"cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}
 DATASETS = ("digits", *CIFAR, "folder")
 SIZES = {"digits": 8, "cifar10": 32, "cifar100": 32}  # pixels; `folder` brings its images to any size
-FOLDER_AUGMENTS = ("none", "imagenet")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -55,11 +57,12 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a data set, ready to be fed."""
+    """The three parts of a data set, ready to be fed, and the names of its classes."""
 
     train: TensorFeed | FolderFeed
     validation: TensorFeed | FolderFeed
     test: TensorFeed | FolderFeed
+    classes: tuple[str, ...]
 
 
 def facts(data: Data) -> DataFacts:
@@ -71,16 +74,16 @@ def facts(data: Data) -> DataFacts:
     check(data)
     if data.name in CIFAR:
         official, count = CIFAR[data.name]
-        identity, classes, channels = f"{official} official md5", tuple(map(str, range(count))), 3
+        identity, classes, channels = f"{official} official md5", numbered(count), 3
         train, test = 50_000, 10_000
     elif data.name == "digits":
         images, labels = digits()
         digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-        identity, classes, channels = f"digits {digest[:16]}", tuple("0123456789"), 1
+        identity, classes, channels = f"digits {digest[:16]}", numbered(10), 1
         train, test = len(labels) // 2, len(labels) - len(labels) // 2
     else:
         train_files, test_files, classes = folder(data)
-        identity, channels = f"folder {digest_of(data, [*train_files, *test_files])}", 3
+        identity, channels = f"folder {digest_of(data, [*train_files, *test_files])}", channels_of(data)
         train, test = len(train_files), len(test_files)
     kept = counts(data, train, test)
     if min(kept) < 1:
@@ -105,29 +108,27 @@ def load(data: Data) -> Splits:
         UserError: as for `facts`, and a file that is missing or damaged, by name.
     """
     check(data)
+    feeds: list[TensorFeed | FolderFeed]
     if data.name == "folder":
-        train_files, test_files, _ = folder(data)
+        train_files, test_files, classes = folder(data)
         indices = parts(data, labels_of(train_files), labels_of(test_files))
-        return Splits(
-            *(
-                FolderFeed([files[i] for i in index], data)
-                for files, index in zip((train_files, train_files, test_files), indices, strict=True)
-            )
-        )
-    if data.name == "digits":
-        images, labels = digits()
-        half = len(labels) // 2
-        train, test = (images[:half], labels[:half]), (images[half:], labels[half:])
+        feeds = [
+            FolderFeed([files[i] for i in index], data)
+            for files, index in zip((train_files, train_files, test_files), indices, strict=True)
+        ]
     else:
-        check_files(data)
-        train, test = cifar(data, train=True), cifar(data, train=False)
-    indices = parts(data, train[1], test[1])
-    return Splits(
-        *(
+        train, test = arrays(data)
+        classes = numbered(CIFAR[data.name][1] if data.name in CIFAR else 10)
+        feeds = [
             TensorFeed(torch.from_numpy(images[index]), torch.from_numpy(labels[index]), data)
-            for (images, labels), index in zip((train, train, test), indices, strict=True)
-        )
-    )
+            for (images, labels), index in zip((train, train, test), parts(data, train[1], test[1]), strict=True)
+        ]
+    return Splits(feeds[0], feeds[1], feeds[2], classes)
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Classes that are called by their labels."""
+    return tuple(map(str, range(count)))
 
 
 def parts(data: Data, train_labels: Labels, test_labels: Labels) -> tuple[Labels, Labels, Labels]:
@@ -153,7 +154,7 @@ def check(data: Data) -> None:
     """A UserError for what no data set can be: an unknown name, an augmentation that it lacks, an empty split."""
     if data.name not in DATASETS:
         raise UserError(f"data.name: there is no data set '{data.name}'; there are {', '.join(DATASETS)}")
-    augments = FOLDER_AUGMENTS if data.name == "folder" else tuple(AUGMENTS)
+    augments = tuple(FILE_AUGMENTS if data.name == "folder" else AUGMENTS)
     if data.augment not in augments:
         raise UserError(f"data.augment: {data.name} has no augmentation '{data.augment}'; it has {', '.join(augments)}")
     if data.size != SIZES.get(data.name, data.size):
@@ -168,6 +169,12 @@ def check(data: Data) -> None:
         raise UserError(f"data.scales: {min(data.scales)} is less than data.size={data.size}, which is cut out of it")
     if data.name == "folder" and 0 < data.resize < data.size:
         raise UserError(f"data.resize={data.resize} is less than data.size={data.size}, which is cut out of it")
+    if data.name != "folder" and (data.mean or data.std):
+        raise UserError(f"data.mean, data.std: those of {data.name} are known; these are for folder")
+    if len(data.mean) != len(data.std) or len(data.mean) not in (0, 1, 3):
+        raise UserError("data.mean, data.std: one number each (grey images) or three (colour), or none for ImageNet's")
+    if not all(0 < std < math.inf for std in data.std) or not all(map(math.isfinite, data.mean)):
+        raise UserError(f"data.mean={data.mean}, data.std={data.std}: these are shares of the full range, std above 0")
     if not 0 < data.validation < 1:
         raise UserError(f"data.validation: {data.validation:g} is not a share between 0 and 1")
     for key in ("subset", "test_subset"):
@@ -216,6 +223,16 @@ def unreadable(data: Data, error: OSError) -> UserError:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Sources
+
+
+def arrays(data: Data) -> tuple[Arrays, Arrays]:
+    """All training and all test images of a data set that lies in memory, in its own order."""
+    if data.name == "digits":
+        images, labels = digits()
+        half = len(labels) // 2
+        return (images[:half], labels[:half]), (images[half:], labels[half:])
+    check_files(data)
+    return cifar(data, train=True), cifar(data, train=False)
 
 
 def digits() -> Arrays:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,14 +18,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from senet_lab.config import Data, RunError
-
-# Per-channel mean and standard deviation of the training images, in units of the full range.
-STATISTICS = {
-    "digits": ((0.3075,), (0.3770,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "folder": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's
-}
+from senet_lab.training.transforms import STATISTICS, ManyViews, Normalised, channels_of, cut_out, image_transform
 
 
 def mixed(*numbers: int) -> int:
@@ -41,9 +33,7 @@ class TensorFeed:
     def __init__(self, images_NCHW: Tensor, labels_N: Tensor, data: Data) -> None:
         self.images_NCHW = images_NCHW  # uint8
         self.labels_N = labels_N
-        mean, std = STATISTICS[data.name]
-        self.mean = torch.tensor(mean).view(1, -1, 1, 1) * 255
-        self.std = torch.tensor(std).view(1, -1, 1, 1) * 255
+        self.normalised = Normalised(*STATISTICS[data.name])
         self.augment = data.augment
         self.cutout = data.cutout
 
@@ -59,7 +49,7 @@ class TensorFeed:
                 x_BCHW = self.images_NCHW[index_B]
                 for change in AUGMENTS[self.augment] if seed is not None else ():
                     x_BCHW = change(x_BCHW, generator)
-                x_BCHW = (x_BCHW - self.mean) / self.std
+                x_BCHW = self.normalised(x_BCHW)
                 if self.cutout and seed is not None:
                     x_BCHW = cut_out(x_BCHW, self.cutout, generator)
                 yield x_BCHW, self.labels_N[index_B]
@@ -102,7 +92,7 @@ class FolderFeed:
         generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
         labels_N = torch.tensor([label for _, label in self.files])
         order = order_of(labels_N, batch_size, seed, generator, sampling)
-        images = DecodedImages(self.files, transform, seed, epoch)
+        images = DecodedImages(self.files, transform, seed, epoch, mode="L" if channels_of(self.data) == 1 else "RGB")
         loader: DataLoader[Any] = DataLoader(
             images,
             batch_size=batch_size,
@@ -183,11 +173,19 @@ class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int] | RunError]):
     DataLoader comes back as text, with a traceback in it.
     """
 
-    def __init__(self, files: list[tuple[str, int]], transform: Callable[[Any], Tensor], seed: int | None, epoch: int):
+    def __init__(
+        self,
+        files: list[tuple[str, int]],
+        transform: Callable[[Any], Tensor],
+        seed: int | None,
+        epoch: int,
+        mode: str = "RGB",
+    ) -> None:
         self.files = files
         self.transform = transform
         self.seed = seed
         self.epoch = epoch
+        self.mode = mode  # PIL's word for the colours
 
     def __len__(self) -> int:
         return len(self.files)
@@ -198,7 +196,7 @@ class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int] | RunError]):
         path, label = self.files[index]
         try:
             with Image.open(path) as file:
-                image = file.convert("RGB")
+                image = file.convert(self.mode)
         except MemoryError:
             raise
         except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error …: no common class
@@ -231,74 +229,9 @@ def crop(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
     return cut_BCHW.clone(memory_format=torch.contiguous_format)  # with C = 1 it passes for channels-last otherwise
 
 
-def cut_out(x_BCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Blank a square in every normalised image, `side` pixels wide; its centre is anywhere, so that part of it may lie
-    outside (DeVries and Taylor 2017, arXiv 1708.04552). Blank is 0, the mean of the training images."""
-    B, _, H, W = x_BCHW.shape
-    top_B1 = torch.randint(H, (B, 1), generator=generator) - side // 2
-    left_B1 = torch.randint(W, (B, 1), generator=generator) - side // 2
-    y_H, x_W = torch.arange(H), torch.arange(W)
-    rows_BH = (top_B1 <= y_H) & (y_H < top_B1 + side)
-    columns_BW = (left_B1 <= x_W) & (x_W < left_B1 + side)
-    return x_BCHW.masked_fill(rows_BH[:, None, :, None] & columns_BW[:, None, None, :], 0.0)
-
-
-def cut_out_of_one(x_CHW: Tensor, side: int) -> Tensor:
-    """`cut_out` for a single image, from the global generator as torchvision's transforms do."""
-    return cut_out(x_CHW[None], side, torch.default_generator)[0]
-
-
 # Name → what is done, in order, to a batch that lies in memory.
 AUGMENTS: dict[str, tuple[Callable[[Tensor, torch.Generator], Tensor], ...]] = {
     "none": (),
     "crop": (crop,),
     "cifar": (flip, crop),
 }
-
-
-PAPER_RESIZE = {224: 256, 299: 352}  # crop → short side, in pixels (section 5.1)
-
-
-def image_transform(data: Data, training: bool) -> Any:
-    """From a PIL image to a normalised (C, H, W) tensor: the paper's section 5.1.
-
-    Training crops a random part (8-100% of the area, aspect 3/4 to 4/3) to `size` and flips; testing resizes the short
-    side to `data.resize` (224 from 256, 299 from 352) and takes the centre. Cutout is last, in training only.
-    """
-    from torchvision.transforms import v2
-
-    if training and data.augment == "imagenet":
-        steps = [v2.RandomResizedCrop(data.size, antialias=True), v2.RandomHorizontalFlip(), pixels()]
-    else:
-        steps = [v2.Resize(short_side(data), antialias=True), v2.CenterCrop(data.size), pixels()]
-    cut = [partial(cut_out_of_one, side=data.cutout)] if training and data.cutout else []
-    return v2.Compose([*steps, *cut])
-
-
-class ManyViews:
-    """From a PIL image to its normalised views, (V, C, H, W): `data.crops` crops at each of `data.scales`."""
-
-    def __init__(self, data: Data) -> None:
-        from torchvision.transforms import v2
-
-        self.resized = [v2.Resize(side, antialias=True) for side in data.scales or [short_side(data)]]
-        self.cut = v2.TenCrop(data.size) if data.crops == 10 else v2.CenterCrop(data.size)
-        self.crops = data.crops
-        self.pixels = pixels()
-
-    def __call__(self, image: Any) -> Tensor:
-        scaled = [self.cut(resize(image)) for resize in self.resized]
-        views = scaled if self.crops == 1 else [view for ten in scaled for view in ten]
-        return torch.stack([self.pixels(view) for view in views])
-
-
-def short_side(data: Data) -> int:
-    """What the short side of a test image is resized to, in pixels."""
-    return data.resize or PAPER_RESIZE.get(data.size, round(data.size * 256 / 224))
-
-
-def pixels() -> Any:
-    """From a PIL image to a normalised tensor."""
-    from torchvision.transforms import v2
-
-    return v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*STATISTICS["folder"])])

@@ -60,6 +60,7 @@ class SENet(pl.LightningModule):
         self.net = models.create(backbone, se, classes, in_channels=channels, stride=stride, seed=seed)
         self.history: list[dict[str, float]] = []  # one entry an epoch
         self.tested: dict[str, float] = {}
+        self.images: dict[str, Any] = {}  # how its images are read and its classes called (`checkpoints.describe`)
         self.sums: dict[str, Tensor] = {}
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -145,6 +146,7 @@ class SENet(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        checkpoint["images"] = self.images
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]

@@ -22,6 +22,7 @@ import pytorch_lightning as pl
 import torch
 
 from senet_lab.config import RunError, UserError
+from senet_lab.training import checkpoints
 from senet_lab.training import data as images
 from senet_lab.training.average import Average
 from senet_lab.training.feeds import FolderFeed, TensorFeed, mixed
@@ -153,7 +154,9 @@ def run(spec: Spec, checkpoint: Path, report: Report) -> dict[str, Any]:
         module = SENet(
             spec.backbone, spec.se, spec.classes, spec.channels, spec.stride, recipe=spec.recipe, seed=spec.seed
         )
-        feeding = Feeding(splits_of(spec), spec.recipe.batch_size, spec.seed, spec.recipe.sampling)
+        splits = splits_of(spec)
+        module.images = checkpoints.describe(spec.data, splits)
+        feeding = Feeding(splits, spec.recipe.batch_size, spec.seed, spec.recipe.sampling)
         averaging = [Average(spec.recipe.ema)] if spec.recipe.ema else []
         trainer = pl.Trainer(
             max_epochs=spec.recipe.epochs,

@@ -1,0 +1,195 @@
+"""`python -m senet_lab export …`: a trained network as ONNX, to be used without this lab.
+
+The model takes normalised images, `images` (batch, channels, size, size), and answers with `logits` (batch, classes).
+How an image is normalised, and what the classes are called, stands in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from senet_lab.config import RunError, UserError
+from senet_lab.studies.trained import Trained, composed, trained
+from senet_lab.training.gates import evaluating
+from senet_lab.training.transforms import channels_of, short_side, statistics_of
+
+LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
+OPSET = 18  # what PyTorch's exporter writes of itself; onnxruntime reads it since 1.14
+TOLERANCE = 1e-4
+BATCHES = (1, 2, 5)  # images that the written model is tried on at once
+
+
+def write(arguments: argparse.Namespace) -> None:
+    """Write the network of a checkpoint as ONNX, once it has been compared with the original.
+
+    Raises:
+        UserError: a file that is there already, a library that is missing, and as `trained`.
+        RunError: if the model cannot be made or written, or answers something else than the network.
+    """
+    for name in LIBRARIES:
+        check_library(name)
+    chosen = composed(arguments.words, "export")
+    network = trained(arguments, arguments.words, chosen)
+    path = arguments.to or (arguments.results or Path("results/local")) / "export" / f"{network.path.stem}.onnx"
+    if path.exists() and not arguments.overwrite:
+        raise UserError(f"{path} is there already; --overwrite replaces it")
+    samples = samples_of(network)
+    say = sys.stderr.isatty()
+    if say:
+        print(
+            "exporting …", end="", file=sys.stderr, flush=True
+        )  # seconds for a small network, half a minute for others
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(network, temporary)
+        difference = compare(samples, temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+        if say:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    console = Console()
+    channels, size = channels_of(network.description.reading), network.description.reading.size
+    console.print(
+        f"{network.module.hparams['backbone']} as ONNX, opset {OPSET}: images (batch, {channels}, {size}, {size}) → "
+        f"logits (batch, {network.module.hparams['classes']})\n"
+        f"largest difference from PyTorch on {sum(BATCHES)} random images: {difference:.1e}",
+        markup=False,
+        highlight=False,
+    )
+    if network.description.classes is None:
+        console.print("the names of the classes are not known (data=… and data.root=… tell), so they are not in it")
+    console.print(f"written: {path}", soft_wrap=True, markup=False, highlight=False)
+
+
+def check_library(name: str) -> None:
+    """A UserError that says how to install it, unless a library of the extra can be imported."""
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"export needs {name}: pip install {' '.join(LIBRARIES)} (the extra of this lab: pip install '.[export]')"
+        ) from error
+
+
+def save(network: Trained, path: Path) -> None:
+    """Write the network as one ONNX file with its metadata."""
+    import onnx
+
+    reading = network.description.reading
+    example_BCHW = torch.zeros(2, channels_of(reading), reading.size, reading.size)
+    with evaluating(network.module.net), quiet():
+        try:
+            program = torch.onnx.export(
+                network.module.net,
+                (example_BCHW,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+        except Exception as error:  # of a network of the user's own; what the exporter raises has no common class
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RunError(f"the network of {network.path} cannot be exported: {reason}") from error
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, metadata(network))
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def metadata(network: Trained) -> dict[str, str]:
+    """What a user of the file needs to know, as ONNX keeps it: text, here in JSON where it is no plain word."""
+    reading, hparams = network.description.reading, network.module.hparams
+    mean, std = statistics_of(reading)
+    colours = "RGB" if len(mean) == 3 else "grey"
+    said: dict[str, Any] = {
+        "backbone": hparams["backbone"],
+        "se": json.dumps(hparams["se"]),
+        "colours": colours,
+        "resize": json.dumps(short_side(reading)),
+        "size": json.dumps(reading.size),
+        "mean": json.dumps(list(mean)),
+        "std": json.dumps(list(std)),
+        "preprocessing": f"{colours}; short side to `resize` pixels (bilinear, antialiased); centre of `size` pixels; "
+        f"divide by 255; subtract `mean`, divide by `std`",
+        "output": "logits: a softmax makes them probabilities",
+    }
+    if network.description.classes is not None:
+        said["classes"] = json.dumps(list(network.description.classes), ensure_ascii=False)
+    return said
+
+
+def samples_of(network: Trained) -> list[tuple[Tensor, Tensor]]:
+    """Random images in batches of several sizes, and the network's logits.
+
+    Raises:
+        RunError: if these are not all numbers.
+    """
+    generator = torch.Generator().manual_seed(0)
+    reading = network.description.reading
+    samples = []
+    with evaluating(network.module.net):
+        for batch in BATCHES:
+            x_BCHW = torch.randn(batch, channels_of(reading), reading.size, reading.size, generator=generator)
+            samples.append((x_BCHW, network.module.net(x_BCHW)))
+    if not all(logits_BK.isfinite().all() for _, logits_BK in samples):
+        raise RunError(f"the outputs of {network.path} are not all numbers: the training must have diverged")
+    return samples
+
+
+def compare(samples: Sequence[tuple[Tensor, Tensor]], path: Path) -> float:
+    """The largest difference of the file's logits, relative to the largest logit where that is above 1 (float32 keeps
+    no more than seven digits of it).
+
+    Raises:
+        RunError: if it is more than `TOLERANCE`.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for x_BCHW, ours_BK in samples:
+        theirs_BK = torch.from_numpy(session.run(["logits"], {"images": x_BCHW.numpy()})[0])
+        largest = max(largest, ((ours_BK - theirs_BK).abs().max() / ours_BK.abs().max().clamp(min=1)).item())
+    if not largest <= TOLERANCE:  # not so for nan
+        raise RunError(f"the ONNX model differs from the network by {largest:.1e}, more than {TOLERANCE:g}: not kept")
+    return largest
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, the exporter keeps what it has to say of its own steps to itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,136 @@
+"""The trained network that a command is given: by its checkpoint, or by the id of its trial.
+
+What is known of its data set comes from the words of the command, then from the checkpoint, then from the record.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from senet_lab.compose import Composed, compose
+from senet_lab.config import Data, UserError
+from senet_lab.studies.store import FAILED, Store
+from senet_lab.training import checkpoints, classes
+from senet_lab.training import data as images
+from senet_lab.training.checkpoints import Description
+from senet_lab.training.lit import SENet
+from senet_lab.training.transforms import in_files
+
+WORDS = ("data", "backbone", "training.device")  # and fields of data: all that such a command may be told
+
+
+def is_word(text: str) -> bool:
+    """Whether it is key=value of what a command may be told of a trained network."""
+    key, equals, _ = text.partition("=")
+    return bool(equals) and (key in WORDS or key.startswith("data."))
+
+
+def composed(words: Sequence[str], command: str) -> Composed:
+    """What the words say; a UserError for one that concerns no trained network."""
+    for word in words:
+        if not is_word(word):
+            raise UserError(f"'{word}': {command} takes a checkpoint and words about its data (data=…, data.root=…)")
+    return compose(words)
+
+
+def weights_of(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any] | None]:
+    """The checkpoint that is meant, and the record of its trial, if there is one."""
+    path = Path(arguments.what)
+    by_id = not path.is_file() and path.name == arguments.what and not path.suffix
+    results = arguments.results or (path.parent.parent if path.parent.name == "checkpoints" else Path("results/local"))
+    if by_id:
+        path = results / "checkpoints" / f"{arguments.what}.ckpt"
+    elif not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    url = arguments.storage or f"sqlite:///{results}/lab.db"
+    record = Store(url, create=False).read([path.stem]).get(path.stem)
+    if path.is_file():
+        return path, record
+    if record is None:
+        raise UserError(f"there is neither a trial {arguments.what} in {url} nor a checkpoint of that name")
+    if record["state"] == FAILED:
+        raise UserError(f"trial {arguments.what} failed, so it has no weights: {record['reason']}")
+    raise UserError(
+        f"the weights of trial {arguments.what} were not kept: to train it again with training.keep=last, "
+        f"delete its record (python -m senet_lab store forget {arguments.what})"
+    )
+
+
+def network_of(path: Path, chosen: Composed, record: dict[str, Any] | None) -> SENet:
+    """The network of a checkpoint; a builder of the user's own is called if the words or the record name it."""
+    own = [chosen.config.backbone, *([record["config"]["backbone"]] if record else [])]
+    return checkpoints.load(path, own=own)
+
+
+def data_of(
+    words: Sequence[str], chosen: Composed, record: dict[str, Any] | None, root: Path | str | None = None
+) -> Data:
+    """The data set: the recorded one, or else the one that the words name; single fields of the words on top of it."""
+    data = chosen.config.data
+    if record and not names_data(words):
+        data = Data(**{**record["config"]["data"], "download": False, **fields_of(words, data)})
+    if root is not None:
+        data.root = str(root)
+    return data
+
+
+def names_data(words: Sequence[str]) -> bool:
+    """Whether the words name a data set."""
+    return any(word.partition("=")[0] in ("data", "data.name") for word in words)
+
+
+def fields_of(words: Sequence[str], data: Data) -> dict[str, Any]:
+    """The single fields of the data set that the words name, from what they were composed to."""
+    keys = [word.partition("=")[0] for word in words]
+    return {key.removeprefix("data."): getattr(data, key.removeprefix("data.")) for key in keys if "data." in key}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, ready to be used.
+
+    Attributes:
+        path: of its checkpoint.
+        module: the network.
+        description: how it is shown an image, and what its classes are called.
+    """
+
+    path: Path
+    module: SENet
+    description: Description
+
+
+def trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Composed) -> Trained:
+    """The network that a command is given, and what is known of its images and classes.
+
+    Raises:
+        UserError: if there is none, or it is not known how it is shown an image, or the data set does not fit.
+    """
+    path, record = weights_of(arguments)
+    module = network_of(path, chosen, record)
+    named = names_data(words)
+    said = checkpoints.description(module, path)
+    if said and not named:
+        reading = replace(said.reading, **fields_of(words, chosen.config.data))
+        images.check(reading)
+        found = Description(reading, said.classes)
+        checkpoints.check_description(module, found, "what is said of its data")
+        return Trained(path, module, found)
+    if not named and not record:
+        raise UserError(f"{path} does not say what images it was trained on: name its data set (data=…, data.root=…)")
+    data = data_of(words, chosen, record)
+    images.check(data)
+    try:
+        images.check_files(data)
+        names = tuple(classes.names_of(data, images.facts(data)))
+    except UserError:
+        if named:
+            raise
+        names = None  # its data set is no longer where it was
+    found = Description(in_files(data), names)
+    checkpoints.check_description(module, found, data.name)
+    return Trained(path, module, found)

@@ -1,0 +1,130 @@
+"""From an image to the numbers that a network sees (paper, sections 5.1 and 5.4).
+
+Shapes: B batch, V views of an image, C colour channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from senet_lab.config import Data
+
+# Per-channel mean and standard deviation of the training images, in units of the full range.
+STATISTICS = {
+    "digits": ((0.3075,), (0.3770,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "folder": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's
+}
+
+
+class Normalised:
+    """From bytes to numbers of mean 0 and variance 1 over the training images, channel by channel.
+
+    Args:
+        mean: of each channel, in units of the full range.
+        std: likewise.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean = torch.tensor(mean).view(-1, 1, 1) * 255
+        self.std = torch.tensor(std).view(-1, 1, 1) * 255
+
+    def __call__(self, x_CHW: Tensor) -> Tensor:
+        """One image (C, H, W), or a batch of them."""
+        return (x_CHW - self.mean) / self.std
+
+
+def cut_out(x_BCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Blank a square in every normalised image, `side` pixels wide; its centre is anywhere, so that part of it may lie
+    outside (DeVries and Taylor 2017, arXiv 1708.04552). Blank is 0, the mean of the training images."""
+    B, _, H, W = x_BCHW.shape
+    top_B1 = torch.randint(H, (B, 1), generator=generator) - side // 2
+    left_B1 = torch.randint(W, (B, 1), generator=generator) - side // 2
+    y_H, x_W = torch.arange(H), torch.arange(W)
+    rows_BH = (top_B1 <= y_H) & (y_H < top_B1 + side)
+    columns_BW = (left_B1 <= x_W) & (x_W < left_B1 + side)
+    return x_BCHW.masked_fill(rows_BH[:, None, :, None] & columns_BW[:, None, None, :], 0.0)
+
+
+def cut_out_of_one(x_CHW: Tensor, side: int) -> Tensor:
+    """`cut_out` for a single image, from the global generator as torchvision's transforms do."""
+    return cut_out(x_CHW[None], side, torch.default_generator)[0]
+
+
+PAPER_RESIZE = {224: 256, 299: 352}  # crop → short side, in pixels (section 5.1)
+
+# Name → what training does to an image that lies in a file, in order; from its size in pixels. All but the random
+# resized crop begin with what testing does, and are then those of images in memory (`feeds.AUGMENTS`).
+FILE_AUGMENTS: dict[str, Callable[[int], list[Any]]] = {
+    "none": lambda size: [],
+    "crop": lambda size: [v2.RandomCrop(size, padding=size // 8)],
+    "cifar": lambda size: [v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=size // 8)],
+    "imagenet": lambda size: [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()],
+}
+
+
+def image_transform(data: Data, training: bool) -> Any:
+    """From a PIL image to a normalised (C, H, W) tensor: the paper's section 5.1.
+
+    Training crops a random part (8-100% of the area, aspect 3/4 to 4/3) to `size` and flips, or does what else
+    `data.augment` says; testing resizes the short side to `data.resize` (224 from 256, 299 from 352) and takes the
+    centre. Cutout is last, in training only.
+    """
+    centre = [v2.Resize(short_side(data), antialias=True), v2.CenterCrop(data.size)]
+    steps = [] if training and data.augment == "imagenet" else centre
+    random = FILE_AUGMENTS[data.augment](data.size) if training else []
+    cut = [partial(cut_out_of_one, side=data.cutout)] if training and data.cutout else []
+    return v2.Compose([*steps, *random, pixels(data), *cut])
+
+
+class ManyViews:
+    """From a PIL image to its normalised views, (V, C, H, W): `data.crops` crops at each of `data.scales`."""
+
+    def __init__(self, data: Data) -> None:
+        self.resized = [v2.Resize(side, antialias=True) for side in data.scales or [short_side(data)]]
+        self.cut = v2.TenCrop(data.size) if data.crops == 10 else v2.CenterCrop(data.size)
+        self.crops = data.crops
+        self.pixels = pixels(data)
+
+    def __call__(self, image: Any) -> Tensor:
+        scaled = [self.cut(resize(image)) for resize in self.resized]
+        views = scaled if self.crops == 1 else [view for ten in scaled for view in ten]
+        return torch.stack([self.pixels(view) for view in views])
+
+
+def short_side(data: Data) -> int:
+    """What the short side of a test image is resized to, in pixels."""
+    return data.resize or PAPER_RESIZE.get(data.size, round(data.size * 256 / 224))
+
+
+def statistics_of(data: Data) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of each colour channel, in units of the full range."""
+    return (data.mean, data.std) if data.mean else STATISTICS[data.name]
+
+
+def channels_of(data: Data) -> int:
+    """Colour channels of the images that a network sees."""
+    return len(statistics_of(data)[0])
+
+
+def in_files(data: Data) -> Data:
+    """How a file is read that holds an image of the data set, so that a network sees the same numbers as in memory."""
+    if data.name == "folder":
+        return data
+    mean, std = STATISTICS[data.name]
+    return replace(data, name="folder", resize=data.size, mean=list(mean), std=list(std))
+
+
+def pixels(data: Data) -> Any:
+    """From a PIL image to a normalised tensor; where the statistics are named, to the last bit as in memory."""
+    if data.mean:
+        return v2.Compose([v2.PILToTensor(), Normalised(data.mean, data.std)])
+    return v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*STATISTICS["folder"])])

@@ -1,0 +1,209 @@
+"""`python -m senet_lab export`: the file against the network, used as somebody without this lab would use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from kept import Kept, changed, predicted, refused
+from PIL import Image
+from test_data_feeds import picture
+from test_predict import coloured
+
+from senet_lab.__main__ import main
+from senet_lab.config import SE
+from senet_lab.models import BACKBONES
+from senet_lab.studies import export
+from senet_lab.studies.trained import Trained
+from senet_lab.training import checkpoints
+from senet_lab.training.lit import SENet
+
+torch.set_num_threads(1)
+
+
+def answer(path: Path, image: Path) -> dict[str, float]:
+    """Class → probability, from the file and what it says of itself alone, for an image of the size that it wants."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    said = session.get_modelmeta().custom_metadata_map
+    size, resize = json.loads(said["size"]), json.loads(said["resize"])
+    mean, std = (np.array(json.loads(said[key])) for key in ("mean", "std"))
+    pixels_HWC = np.atleast_3d(np.asarray(Image.open(image).convert("L" if said["colours"] == "grey" else "RGB")))
+    assert min(pixels_HWC.shape[:2]) == resize  # so that nothing has to be resized here
+    top, left = ((side - size) // 2 for side in pixels_HWC.shape[:2])
+    x_HWC = (pixels_HWC[top : top + size, left : left + size] / 255 - mean) / std
+    (logits_BK,) = session.run(["logits"], {"images": x_HWC.transpose(2, 0, 1)[None].astype(np.float32)})
+    odds_K = np.exp(logits_BK[0].astype(float))
+    return dict(zip(json.loads(said["classes"]), (odds_K / odds_K.sum()).tolist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def exported(kept: Kept, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "digits.onnx"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "senet_lab", "export", str(kept.checkpoint), "--to", str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, third = done.stdout.splitlines()
+    assert first == "resnet8 as ONNX, opset 18: images (batch, 1, 8, 8) → logits (batch, 10)"
+    assert float(second.rpartition(":")[2]) < 1e-4
+    assert third == f"written: {path}"
+    assert [file.name for file in path.parent.iterdir()] == ["digits.onnx"]  # one file, weights and all
+    return path
+
+
+def test_the_file_answers_as_predict_does(
+    exported: Path, kept: Kept, digit_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in (0, 4):
+        image = sorted((digit_files / "val" / str(label)).iterdir())[0]
+        (found,) = predicted(capsys, kept.checkpoint, image, "--top", 10)
+        expected = {guess["class"]: guess["probability"] for guess in found["top"]}
+        assert answer(exported, image) == pytest.approx(expected, abs=1e-4)
+
+
+def test_any_number_of_images_at_once(exported: Path, kept: Kept) -> None:
+    model = onnx.load(exported)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", export.OPSET)]
+    session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
+    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape[1:], made.name, made.shape[1:]) == ("images", [1, 8, 8], "logits", [10])
+    assert isinstance(given.shape[0], str)
+    net = checkpoints.load(kept.checkpoint).net.eval()
+    x_BCHW = torch.randn(13, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        expected = net(x_BCHW).numpy()
+    for batch in (1, 13):
+        (logits,) = session.run(None, {"images": x_BCHW[:batch].numpy()})
+        np.testing.assert_allclose(logits, expected[:batch], atol=1e-4)
+
+
+def test_colour_images_and_what_is_said_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    se = SE(reduction=4, squeeze="none", excitation="softmax", position="conv3x3")
+    path, image = coloured(tmp_path / "net.ckpt", se), tmp_path / "picture.png"
+    picture(2, width=24, height=18).save(image)
+    assert main(["export", str(path), "--to", str(tmp_path / "new" / "net.onnx")]) == 0
+    (found,) = predicted(capsys, path, image)
+    expected = {guess["class"]: guess["probability"] for guess in found["top"]}
+    assert answer(tmp_path / "new" / "net.onnx", image) == pytest.approx(expected, abs=1e-4)
+    said = {entry.key: entry.value for entry in onnx.load(tmp_path / "new" / "net.onnx").metadata_props}
+    assert (said["backbone"], json.loads(said["se"])["reduction"], said["colours"]) == ("resnet8", 4, "RGB")
+    assert all(word in said["preprocessing"] for word in ("resize", "size", "mean", "std"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_network(backbone: str, tmp_path: Path) -> None:
+    exports_within_tolerance(backbone, SE(), tmp_path)
+
+
+def test_every_kind_of_operation(tmp_path: Path) -> None:
+    """With those of `test_colour_images_and_what_is_said_of_them`."""
+    exports_within_tolerance("resnet8", SE(squeeze="max", excitation="tanh", position="identity", bias=True), tmp_path)
+
+
+def exports_within_tolerance(backbone: str, se: SE | None, folder: Path) -> None:
+    size = 32 if backbone in ("resnet8", "resnet20") or "_" in backbone else 64
+    module = SENet(backbone, se, classes=3, channels=3)
+    how = {"size": size, "resize": 0, "crops": 1, "scales": [], "mean": [], "std": [], "classes": ["a", "b", "c"]}
+    content = {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict(), "images": how}
+    torch.save(content, folder / "net.ckpt")
+    assert main(["export", str(folder / "net.ckpt"), "--to", str(folder / "net.onnx")]) == 0
+    assert (folder / "net.onnx").is_file()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is not written
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a full disk: a file cannot grow further."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_that_is_there_stays(kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"precious")
+    assert "--overwrite replaces it" in refused(capsys, "export", kept.checkpoint, "--to", path)
+    with files_of_at_most(10_000):
+        told = refused(capsys, "export", kept.checkpoint, "--to", path, "--overwrite", code=1)
+    assert f"{path} cannot be written" in told
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+    assert path.read_bytes() == b"precious"
+    assert main(["export", str(kept.checkpoint), "--to", str(path), "--overwrite"]) == 0
+    onnx.checker.check_model(onnx.load(path))
+
+
+def test_a_model_that_differs_is_not_kept(
+    kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network's own answers are made a little wrong, as a wrong translation would make the file's."""
+
+    def others(network: Trained) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(x, logits + 2e-4 * logits.abs().max().clamp(min=1)) for x, logits in samples_of(network)]
+
+    samples_of = export.samples_of
+    monkeypatch.setattr(export, "samples_of", others)
+    told = refused(capsys, "export", kept.checkpoint, "--to", tmp_path / "out" / "net.onnx", code=1)
+    assert "differs from the network by 2.0e-04, more than 0.0001" in told
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_outputs_that_are_no_numbers(kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def spoil(saved: dict[str, Any]) -> None:
+        saved["state_dict"]["net.conv1.weight"].fill_(torch.nan)
+
+    path = changed(kept.checkpoint, tmp_path / "nan.ckpt", spoil)
+    assert "not all numbers" in refused(capsys, "export", path, "--to", tmp_path / "out" / "net.onnx", code=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("library", export.LIBRARIES)
+def test_a_missing_library_is_named(
+    library: str, kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # importing it then fails, as it does where it is not installed
+    told = refused(capsys, "export", kept.checkpoint, "--to", tmp_path / "out" / "net.onnx")
+    assert f"export needs {library}: pip install onnx" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_input_is_answered_in_one_line(
+    kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("none.ckpt").write_text("no checkpoint")
+    changed(kept.checkpoint, Path("old.ckpt"), lambda saved: saved.pop("images"))
+    for words, expected in (
+        (["missing.ckpt"], "there is no checkpoint missing.ckpt"),
+        (["none.ckpt"], "none.ckpt is not a checkpoint"),
+        (["old.ckpt"], "does not say what images it was trained on"),
+        (["old.ckpt", "data=cifar10", f"data.root={tmp_path}"], "cifar10: there is no folder"),
+        ([kept.checkpoint, "net.onnx"], "'net.onnx': export takes a checkpoint and words about its data"),
+        ([kept.checkpoint, "recipe.epochs=3"], "'recipe.epochs=3'"),
+        ([kept.checkpoint, "--bogus"], "unrecognized arguments: --bogus"),
+    ):
+        assert expected in refused(capsys, "export", *words), words
+    assert not Path("results").exists()
