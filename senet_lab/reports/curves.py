@@ -1,0 +1,97 @@
+"""`curves.csv`: what every training of a study reached after each epoch, and its summary by row.
+
+Beside `trials.csv`, in a file of its own, because no table is made from it: a folder without one still has its tables.
+Like `trials.csv` it holds only what the seed determines. Six digits are more than the counts of images behind them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from senet_lab.reports.trials import PARSERS, clean_text, read_cells
+
+METRICS = ("train_loss", "train_error", "val_loss", "val_error")  # errors: top-1, percent
+PER_EPOCH = ("epoch", *METRICS)
+COLUMNS: dict[str, str] = {
+    "trial_id": "text",
+    "row": "text",
+    "seed": "int",
+    "epoch": "int",  # from 1
+    **dict.fromkeys(METRICS, "float"),
+}
+POINTS = 200  # of a curve that is shown; a longer one is thinned
+
+
+def csv_bytes(curves: pd.DataFrame) -> bytes:
+    """Curves as CSV: the columns of `COLUMNS`, in the order given."""
+    text: str = curves.reindex(columns=list(COLUMNS)).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return text.encode("utf-8", "replace")
+
+
+def read_curves(path: str | Path) -> pd.DataFrame:
+    """The curves in a file; a file with no more than its header (every trial failed in its first epoch) is none.
+
+    Raises:
+        ValueError: in one line that names the file and what is wrong with it.
+    """
+    cells = read_cells(path)
+    try:
+        missing = [name for name in COLUMNS if name not in cells.columns]
+        if missing:
+            raise ValueError(f"column{'s' * (len(missing) > 1)} missing: {', '.join(missing)}")
+        frame = pd.DataFrame({name: _typed(name, list(cells[name])) for name in COLUMNS})
+        twice = frame.index[frame.duplicated(["row", "seed", "epoch"])]
+        if len(twice):
+            raise ValueError(f"line {int(twice[0]) + 2}: this epoch of its row and seed appears twice")
+        return frame
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _typed(name: str, cells: list[Any]) -> pd.Series[Any]:
+    if COLUMNS[name] == "text":
+        return pd.Series([clean_text(cell) for cell in cells], dtype=object)
+    parse, _, expected = PARSERS[COLUMNS[name]]
+    values = []
+    for line, cell in enumerate(cells, start=2):
+        try:
+            values.append(parse(cell))
+        except (ValueError, OverflowError):
+            raise ValueError(f"line {line}: {name} is '{cell}', not {expected}") from None
+    return pd.Series(values, dtype="int64" if COLUMNS[name] == "int" else "float64")
+
+
+def of_records(trials: pd.DataFrame, epochs: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """Curves in the order of the trials, from what each trained epoch by epoch.
+
+    Args:
+        trials: their trial_id, row and seed.
+        epochs: trial id → one mapping an epoch, with `epoch` and the metrics; a trial that is missing has no curve.
+    """
+    lines = [
+        {"trial_id": trial_id, "row": clean_text(row), "seed": seed, **{name: entry.get(name) for name in PER_EPOCH}}
+        for trial_id, row, seed in zip(trials["trial_id"], trials["row"], trials["seed"], strict=True)
+        for entry in epochs.get(trial_id, ())
+    ]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def by_row(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Row → its curve: a line an epoch with the number of seeds `n` and each metric's mean, min and max over them.
+
+    The columns are pairs (metric, "mean" | "min" | "max"), and ("n", ""). Of more than 200 epochs, 200 are kept, evenly
+    spaced from the first to the last.
+    """
+    found = {}
+    for label, group in curves.groupby("row", sort=False):
+        epochs = group.groupby("epoch")
+        curve = epochs[list(METRICS)].agg(["mean", "min", "max"])
+        curve["n"] = epochs.size()
+        if len(curve) > POINTS:
+            curve = curve.iloc[np.unique(np.linspace(0, len(curve) - 1, POINTS).round().astype(int))]
+        found[str(label)] = curve
+    return found
