@@ -6,11 +6,13 @@ Like `trials.csv` it holds only what the seed determines. Six digits are more th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from senet_lab.reports.trials import PARSERS, clean_text, read_cells
 
@@ -80,18 +82,35 @@ def of_records(trials: pd.DataFrame, epochs: dict[str, list[dict[str, Any]]]) ->
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
-def by_row(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Row → its curve: a line an epoch with the number of seeds `n` and each metric's mean, min and max over them.
+@dataclass(frozen=True)
+class Curve:
+    """A row's seeds together.
 
-    The columns are pairs (metric, "mean" | "min" | "max"), and ("n", ""). Of more than 200 epochs, 200 are kept, evenly
-    spaced from the first to the last.
+    Attributes:
+        epochs: from 1.
+        n: seeds that reached each of them.
+        values: metric → their mean, least and most, (3, epochs); NaN where no seed has it.
     """
+
+    epochs: list[int]
+    n: list[int]
+    values: dict[str, NDArray[np.float64]]
+
+
+def by_row(curves: pd.DataFrame) -> dict[str, Curve]:
+    """Row → its curve. Of more than 200 epochs, 200 are kept, evenly spaced from the first to the last."""
+    groups = curves.groupby(["row", "epoch"], sort=True)
+    counts = groups.size()
+    metrics = groups[list(METRICS)]
+    values_3EM = np.stack([share.to_numpy(float) for share in (metrics.mean(), metrics.min(), metrics.max())])
+    places: dict[str, list[int]] = {}
+    for place, (label, _) in enumerate(counts.index):
+        places.setdefault(str(label), []).append(place)
     found = {}
-    for label, group in curves.groupby("row", sort=False):
-        epochs = group.groupby("epoch")
-        curve = epochs[list(METRICS)].agg(["mean", "min", "max"])
-        curve["n"] = epochs.size()
-        if len(curve) > POINTS:
-            curve = curve.iloc[np.unique(np.linspace(0, len(curve) - 1, POINTS).round().astype(int))]
-        found[str(label)] = curve
+    for label, of_row in places.items():
+        kept = np.array(of_row)[
+            np.unique(np.linspace(0, len(of_row) - 1, min(POINTS, len(of_row))).round().astype(int))
+        ]
+        values = {metric: values_3EM[:, kept, number] for number, metric in enumerate(METRICS)}
+        found[label] = Curve([int(counts.index[place][1]) for place in kept], counts.iloc[kept].tolist(), values)
     return found

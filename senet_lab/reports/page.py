@@ -105,10 +105,12 @@ def facets(study: Study) -> tuple[str, str, str]:
 
 
 def filters(studies: Sequence[Study]) -> str:
-    """A group of buttons for each facet."""
+    """A group of buttons for each facet that tells studies apart."""
     groups = []
     for place, name in enumerate(FACETS):
         values = list(dict.fromkeys(facets(study)[place] for study in studies))
+        if len(values) == 1:
+            continue
         buttons = "".join(
             f'<button type="button" class="chip" aria-pressed="false" data-facet="{place}" '
             f'data-value="{escape(value)}">{escape(value)}</button>'
@@ -190,20 +192,20 @@ def row_data(row: Row) -> dict[str, Any]:
 
 def curve_data(made: Table, table: pd.DataFrame) -> dict[str, Any]:
     """Row number → epochs `x`, seeds `n`, and for each metric that the file has mean, min and max."""
-    out = {}
+    out: dict[str, Any] = {}
     found = curves.by_row(table)
     for place, row in enumerate(made.rows):
         if row.label in found:
             curve = found[row.label]
-            counts = sorted(set(curve["n"]))
+            counts = sorted({min(curve.n), max(curve.n)})
             out[str(place)] = {
-                "x": list(curve.index),
-                "n": "–".join(str(n) for n in (counts[0], counts[-1])[: len(counts)]),
+                "x": curve.epochs,
+                "n": "–".join(map(str, counts)),
+                **{
+                    metric: [[rounded(value) for value in share] for share in values.tolist()]
+                    for metric, values in curve.values.items()
+                },
             }
-            for metric in curves.METRICS:
-                out[str(place)][metric] = [
-                    [rounded(value) for value in curve[(metric, share)]] for share in ("mean", "min", "max")
-                ]
     return out
 
 

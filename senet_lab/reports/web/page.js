@@ -108,17 +108,18 @@ function set(box, place, describe, options, below) {
     entry.plot.draw();
   };
   options(bar, again);
-  const tools = html("div", { className: "tools" }, bar);
+  entry.plot = new Plot(html("div", { className: "canvas" }, box), describe);
+  const under = html("div", { className: "under" }, box);
+  below?.(under, again);
+  const tools = html("div", { className: "tools" }, under);
   const back = html("button", { type: "button", className: "plain back", textContent: "Reset zoom" }, tools);
   const save = html("button", { type: "button", className: "plain", textContent: "Save SVG" }, tools);
-  entry.plot = new Plot(html("div", { className: "canvas" }, box), describe);
   back.addEventListener("click", () => entry.plot.zoom(null));
   save.addEventListener("click", () => {
     const address = URL.createObjectURL(new Blob([entry.plot.file()], { type: "image/svg+xml" }));
     html("a", { href: address, download: `${place}.svg` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 1000);
   });
-  below?.(box, again);
   drawn.set(box, entry);
 }
 
@@ -127,7 +128,7 @@ function lightLine(place, row) {
 }
 
 function ofRows(box, study, place) {
-  const views = { error: "error", delta: "Δ", params: "against parameters", macs: "against multiply-adds" };
+  const views = { error: "error", delta: "Δ", params: "by parameters", macs: "by multiply-adds" };
   if (!study.rows.some((row) => row.at.delta != null)) delete views.delta;
   for (const cost of ["params", "macs"]) if (!study.rows.some((row) => row.at[cost] != null)) delete views[cost];
   if (study.rows.length > LISTED && (views.params || views.macs)) delete views.error, delete views.delta;
@@ -184,7 +185,7 @@ function ofSetting(box, points, place) {
     html("p", { className: "caption", textContent: "Every design of these studies, each network once" }, bar);
     choice(bar, "Cost", AXES, (value) => ((cost = value), again()));
   };
-  set(box, `designs-${place + 1}`, () => network(points, cost, seen), options, (parent) => legend(parent, [["circle", "design", "with SE"], ["square", "baseline", "without"]]));
+  set(box, `designs-${place + 1}`, () => network(points, cost, seen), options, (parent) => legend(parent, [["circle", "design", "with SE"], ["square", "baseline", "without SE"]]));
 }
 
 // A plot is made when it is first seen, and drawn again when it is seen after something has changed.
@@ -237,7 +238,13 @@ const sizes = new ResizeObserver((entries) => {
   }
 });
 places.forEach((_, box) => (watcher.observe(box), sizes.observe(box)));
-addEventListener("beforeprint", () => places.forEach((build, box) => bring(box, build)));
+// Printed are all plots that the filters leave, drawn for the width of a sheet.
+for (const [moment, printing] of [["beforeprint", true], ["afterprint", false]])
+  addEventListener(moment, () => {
+    document.documentElement.classList.toggle("printing", printing);
+    drawn.forEach((entry) => (entry.stale = true));
+    places.forEach((build, box) => (printing || box.dataset.near === "true") && bring(box, build));
+  });
 addEventListener("scroll", () => (tip.hidden = true), { passive: true });
 
 // ----------------------------------------------------------------------------------------------------- light, columns

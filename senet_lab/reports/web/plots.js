@@ -98,7 +98,8 @@ class Plot {
     const shown = (this.shown = this.describe());
     const width = (this.width = Math.max(260, this.box.clientWidth));
     const { x, y } = shown;
-    const height = y.rows ? 46 + Math.max(3, y.rows.length) * 24 : Math.max(260, Math.min(380, width * 0.55));
+    const ordinary = Math.max(260, Math.min(380, width * 0.55));
+    const height = y.rows ? 52 + y.rows.length * Math.max(24, Math.min(40, (ordinary - 52) / y.rows.length)) : ordinary;
     this.svg.replaceChildren();
     for (const [key, value] of Object.entries({ viewBox: `0 0 ${width} ${height}`, width, height, "aria-label": shown.label }))
       this.svg.setAttribute(key, value);
