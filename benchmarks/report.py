@@ -133,9 +133,8 @@ def main() -> None:
             make_up(folder, number)
         print(f"{studies * ROWS * SEEDS:,} trainings of {EPOCHS} epochs in {studies} studies; {os.cpu_count()} cores")
         written = [write(folder, page) for _ in range(arguments.runs)]
-        print(
-            f"written in   {spread([whole for whole, _ in written])}, of the processor {spread([c for _, c in written])}"
-        )
+        print(f"written in   {spread([whole for whole, _ in written])}")
+        print(f"of processor {spread([used for _, used in written])}")
         print(f"size         {page.stat().st_size / 1e6:.2f} MB")
         try:
             import playwright  # noqa: F401

@@ -152,7 +152,7 @@ def excitation(measured: Gates, trained: str, of: str) -> str:
     from senet_lab.reports.gate_figures import FIGURES
 
     try:
-        blocks = pd.read_csv(measured.folder / "blocks.csv", dtype={"block": str}, float_precision="round_trip")
+        blocks = pd.read_csv(measured.folder / "blocks.csv", dtype={"block": str})
         said = role.observations(blocks)
         lines = [_block(block) for _, block in blocks.iterrows()]
         pictures = {name: (measured.folder / f"{name}.svg").read_bytes() for name in FIGURES}

@@ -245,6 +245,8 @@ for (const [moment, printing] of [["beforeprint", true], ["afterprint", false]])
     drawn.forEach((entry) => (entry.stale = true));
     places.forEach((build, box) => (printing || box.dataset.near === "true") && bring(box, build));
   });
+const leaveAll = (but) => drawn.forEach(({ plot }) => plot.svg.contains(but) || plot.leave());
+addEventListener("pointerdown", (event) => leaveAll(event.target)); // a finger's point stays until the next
 addEventListener("scroll", () => (tip.hidden = true), { passive: true });
 
 // ----------------------------------------------------------------------------------------------------- light, columns

@@ -88,7 +88,7 @@ class Plot {
     this.svg.addEventListener("pointermove", (event) => this.move(event));
     this.svg.addEventListener("pointerdown", (event) => this.press(event));
     this.svg.addEventListener("pointerup", (event) => this.release(event));
-    this.svg.addEventListener("pointerleave", () => this.drag || this.leave());
+    this.svg.addEventListener("pointerleave", (event) => this.drag || event.pointerType === "touch" || this.leave());
     this.svg.addEventListener("dblclick", () => this.zoom(null));
     this.svg.addEventListener("keydown", (event) => this.key(event));
     this.svg.addEventListener("blur", () => this.leave());
@@ -261,9 +261,11 @@ class Plot {
   }
 
   leave() {
-    if (this.active >= 0) this.shown.light?.(null);
+    if (this.active >= 0) {
+      this.shown.light?.(null);
+      tip.hidden = true;
+    }
     this.active = -1;
-    tip.hidden = true;
     this.ring?.setAttribute("hidden", "");
     this.svg.querySelectorAll(".lit").forEach((each) => each.classList.remove("lit"));
   }
@@ -288,7 +290,8 @@ class Plot {
   // ----------------------------------------------------------------------------------------------------------- zoom
 
   press(event) {
-    if (event.button || event.pointerType === "touch" || !this.area) return; // a finger scrolls the page
+    if (event.pointerType === "touch") return this.move(event); // a finger points; dragging, it scrolls the page
+    if (event.button || !this.area) return;
     const [x, y] = this.at(event);
     this.drag = [x, y];
     this.svg.setPointerCapture(event.pointerId);
