@@ -39,7 +39,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     many = made_up(
         {f"design {i}": "" for i in range(90)}, 2, "design 0", "", data="cifar10", study="many", title="Many rows"
     )
-    put(root / "d" / "many", many)
+    folder = put(root / "d" / "many", many)
+    front = "".join(f"design {i},{int(i % 9 == 0)}\n" for i in range(90))
+    (folder / "front.csv").write_text(f"design,on_front\n{front}")
     page = root / "report.html"
     assert main(["report", str(root), "--to", str(page)]) == 0
     return page
@@ -204,6 +206,31 @@ def test_many_rows_are_drawn_against_their_cost(tab: sync_api.Page) -> None:
     drawn = plot(tab, "Many rows")
     assert drawn.get_by_role("button", name="error").count() == 0
     assert drawn.locator(".canvas .mark").count() == 90
+    assert drawn.locator(".canvas .mark.baseline").count() == 1
+    assert drawn.locator(".canvas .mark.design").count() == 9  # the others of the front
+    assert drawn.locator(".canvas path.front").count() == 1
+
+
+def test_columns_sort(tab: sync_api.Page, report: Path) -> None:
+    article = tab.locator("article.study", has=tab.locator("h3", has_text="Ratio on twenty"))
+    errors = pd.read_csv(report.parent / "b" / "ratio" / "trials.csv").groupby("row", sort=False)["test_error"].mean()
+
+    def rows() -> list[str]:
+        return article.locator("tbody th").all_inner_texts()
+
+    head = article.get_by_role("columnheader", name="our error %")
+    for direction, expected in (("ascending", sorted(errors)), ("descending", sorted(errors, reverse=True))):
+        head.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") == direction
+        assert [errors[row] for row in rows()] == pytest.approx(expected)
+    article.get_by_role("columnheader", name="our params").get_by_role("button").click()
+    assert rows() == list(errors.index)  # which are made up so
+    article.get_by_role("columnheader", name="Δ [95%]").get_by_role("button").click()
+    assert rows()[-1] == "r = 16"  # it has no difference
+    article.get_by_role("columnheader", name="Δ [95%]").get_by_role("button").click()
+    assert rows()[-1] == "r = 16"
+    article.get_by_role("columnheader", name="Δ [95%]").get_by_role("button").click()
+    assert rows() == list(errors.index)
 
 
 def light(tab: sync_api.Page) -> float:

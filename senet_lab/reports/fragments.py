@@ -20,6 +20,7 @@ from senet_lab.reports.sources import Gates, Study
 
 FIRST = 6  # columns that a terminal keeps about as long are shown at once (`Column.drop`), the others on demand
 MARKS = {"better": "▼", "worse": "▲", "no difference shown": "○", "baseline": "■", "same network": "="}
+STAR = "*"  # begins the note that says what a star in the table means
 NAMED = 4  # rows that a finding names; the others are counted
 
 
@@ -59,16 +60,29 @@ def notes(made: Table) -> str:
 
 def warnings(made: Table) -> str:
     """What a reader must know about these trials in particular."""
-    return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in made.warnings)
+    said = [warning for warning in made.warnings if not warning.startswith(STAR)]
+    return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in said)
 
 
-def finding(made: Table) -> str:
-    """One line: which rows are better or worse than the baseline, or that nothing was shown."""
-    judged = [row for row in made.rows if row.verdict is not None]
-    if not judged:
-        single = any(row.top1 is not None and row.top1.n == 1 for row in made.rows)
-        return "one seed: no verdict" if single else "no verdict"
+def remarks(made: Table) -> str:
+    """What a star in the table means."""
+    said = [warning for warning in made.warnings if warning.startswith(STAR)]
+    return "".join(f'<p class="source">{escape(remark)}</p>' for remark in said)
+
+
+def baseline_of(made: Table) -> str:
+    """The row that the others are compared with; "the row's own baseline" where there are several."""
+    named = list(dict.fromkeys(row.baseline for row in made.rows if row.baseline))
+    return named[0] if len(named) == 1 else "the row's own baseline" if named else ""
+
+
+def finding(study: Study) -> str:
+    """One line: which rows are better or worse than the baseline, or that nothing was shown; of a search, its front."""
+    made = study.table
     said = []
+    if study.front is not None:
+        said.append(f"● {sum(row.label in study.front for row in made.rows)} of {len(made.rows)} designs on the front")
+    judged = [row for row in made.rows if row.verdict is not None]
     for word in ("better", "worse"):
         rows = [row for row in judged if row.verdict and row.verdict.word == word]
         rows.sort(key=lambda row: -abs(row.delta.delta) if row.delta else 0)
@@ -76,23 +90,24 @@ def finding(made: Table) -> str:
             named = [f"{row.label} ({signed(row.delta.delta)})" for row in rows[:NAMED] if row.delta]
             if len(rows) > NAMED:
                 named.append(f"{len(rows) - NAMED} more")
-            said.append(f"{MARKS[word]} {word} than {rows[0].baseline}: {listed(named)}")
+            said.append(f"{MARKS[word]} {word} than {baseline_of(made)}: {listed(named)}")
     silent = sum(row.verdict is not None and row.verdict.word not in ("better", "worse") for row in judged)
     if silent:
         rows_of = "1 row" if silent == 1 else f"{silent} rows"
         said.append(f"{MARKS['no difference shown']} no difference shown" + (f" for {rows_of}" if said else ""))
-    return "; ".join(said)
+    single = any(row.top1 is not None and row.top1.n == 1 for row in made.rows)
+    return "; ".join(said) or ("one seed: no verdict" if single else "no verdict")
 
 
 def index(studies: Sequence[Study], ids: Sequence[str]) -> str:
     """All studies at a glance, a line each."""
-    heads = ("study", "data", "backbone", "recipe", "rows", "seeds", "failed", "what was found")
-    words = {0, 1, 2, 3, 7}
+    heads = ("study", "what was found", "data", "backbone", "recipe", "rows", "seeds", "failed")
+    words = range(5)
     lines = []
     for study, name in zip(studies, ids, strict=True):
         made = study.table
         failed = sum(len(row.failures) for row in made.rows)
-        cells = [*study.setting, str(len(made.rows)), seeds(made), str(failed) if failed else "", finding(made)]
+        cells = [finding(study), *study.setting, str(len(made.rows)), seeds(made), str(failed) if failed else ""]
         link = f'<th scope="row"><a href="#{name}">{escape(made.title)}</a></th>'
         lines.append(
             f'<tr data-study="{name}">{link}'

@@ -27,6 +27,7 @@ import pandas as pd
 from senet_lab.reports import curves, fragments
 from senet_lab.reports.rows import Row, Table
 from senet_lab.reports.sources import Gates, Study
+from senet_lab.reports.trials import present
 
 SCRIPTS = ("plots.js", "marks.js", "page.js")  # one after the other, in one scope
 FACETS = ("data", "backbone", "study")  # filters, in this order
@@ -98,17 +99,16 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def facets(study: Study) -> tuple[str, str, str]:
-    """What the filters ask of a study, in the order of `FACETS`."""
-    made = study.table
-    return made.facts["data"], made.facts["backbone"], made.study
+def facets(study: Study) -> tuple[list[str], ...]:
+    """What the filters ask of a study, in the order of `FACETS`; a study may have several backbones."""
+    return tuple(present(study.trials[name]) for name in FACETS)
 
 
 def filters(studies: Sequence[Study]) -> str:
     """A group of buttons for each facet that tells studies apart."""
     groups = []
     for place, name in enumerate(FACETS):
-        values = list(dict.fromkeys(facets(study)[place] for study in studies))
+        values = list(dict.fromkeys(value for study in studies for value in facets(study)[place]))
         if len(values) == 1:
             continue
         buttons = "".join(
@@ -140,9 +140,10 @@ def article(study: Study, name: str) -> str:
     number = f' <span class="number">table {escape(made.printed.number)} of the paper</span>' if made.printed else ""
     return (
         f'<article class="study" id="{name}"><h3>{escape(made.title)}{number}</h3>'
-        f'<p class="finding">{escape(fragments.finding(made))}</p>'
+        f'<p class="finding">{escape(fragments.finding(study))}</p>'
         f"{fragments.warnings(made)}"
         f"{fragments.scrolling(fragments.table(made), f'Table: {made.title}')}"
+        f"{fragments.remarks(made)}"
         '<div class="plots"><div class="plot" data-kind="rows"></div>'
         + ('<div class="plot" data-kind="curves"></div>' if study.curves is not None and len(study.curves) else "")
         + f"</div><details><summary>What these numbers mean</summary>{fragments.notes(made)}</details>"
@@ -157,22 +158,28 @@ def article(study: Study, name: str) -> str:
 def data(study: Study, name: str) -> dict[str, Any]:
     """A study as the scripts take it."""
     made = study.table
+    validated = study.trials[study.trials["status"] == "done"].groupby("row")["val_error"].mean()
+    compared = {row.baseline for row in made.rows}
     return {
         "id": name,
         "facets": facets(study),
         "title": made.title,
-        "baseline": listed_baselines(made),
-        "rows": [row_data(row) for row in made.rows],
+        "baseline": fragments.baseline_of(made),
+        "front": None if study.front is None else [row.label in study.front for row in made.rows],
+        "rows": [row_data(row, row.label in compared, validated.get(row.label)) for row in made.rows],
         "curves": {} if study.curves is None else curve_data(made, study.curves),
     }
 
 
-def listed_baselines(made: Table) -> str:
-    return ", ".join(dict.fromkeys(row.baseline for row in made.rows if row.baseline))
+def row_data(row: Row, compared: bool, validated: float | None) -> dict[str, Any]:
+    """One design: `at` is its error, half interval, difference with its interval, validation error, params and macs;
+    None is none.
 
-
-def row_data(row: Row) -> dict[str, Any]:
-    """One design: `at` is its error, half interval, difference with its interval, params and macs; None is none."""
+    Args:
+        row: of the table.
+        compared: whether other rows are compared with it.
+        validated: its mean validation error, percent.
+    """
     top1, delta = row.top1, row.delta
     return {
         "label": row.label,
@@ -182,10 +189,11 @@ def row_data(row: Row) -> dict[str, Any]:
             "delta": None if delta is None else rounded(delta.delta),
             "low": None if delta is None else rounded(delta.low),
             "high": None if delta is None else rounded(delta.high),
+            "val": rounded(validated),
             "params": row.params,
             "macs": row.macs,
         },
-        "style": "baseline" if not row.baseline else row.verdict.word if row.verdict else "",
+        "style": "baseline" if compared else row.verdict.word if row.verdict else "",
         "tip": fragments.tip(row),
     }
 

@@ -12,7 +12,7 @@ import pandas as pd
 from senet_lab.reports.curves import of_records, read_curves
 from senet_lab.reports.rows import Table
 from senet_lab.reports.summary import summarise
-from senet_lab.reports.trials import read_trials
+from senet_lab.reports.trials import clean_text, read_cells, read_trials
 
 LOCAL = "local"  # the folder of runs that are not published, below `results`
 
@@ -27,6 +27,7 @@ class Study:
         table: its table.
         trials: in canonical form.
         curves: columns of `curves.COLUMNS`; None where nothing tells them.
+        front: the rows that a search chose, from its `front.csv`; None where the study is no search.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class Study:
     table: Table
     trials: pd.DataFrame
     curves: pd.DataFrame | None
+    front: frozenset[str] | None = None
 
     @property
     def setting(self) -> tuple[str, str, str]:
@@ -80,7 +82,20 @@ def study(path: Path, name: str) -> Study:
         raise ValueError(f"{path}: {error}") from None
     beside = path.with_name("curves.csv")
     curves = read_curves(beside) if beside.is_file() else None
-    return Study(path.parent, name, table, trials, curves)
+    return Study(path.parent, name, table, trials, curves, front(path.with_name("front.csv")))
+
+
+def front(path: Path) -> frozenset[str] | None:
+    """The designs that a search's `front.csv` says are on the front; None where there is no such file."""
+    if not path.is_file():
+        return None
+    cells = read_cells(path)
+    missing = [name for name in ("design", "on_front") if name not in cells.columns]
+    if missing:
+        raise ValueError(f"{path}: column{'s' * (len(missing) > 1)} missing: {', '.join(missing)}")
+    return frozenset(
+        clean_text(design) for design, on in zip(cells["design"], cells["on_front"], strict=True) if on == "1"
+    )
 
 
 def without_curves(found: Iterable[Study]) -> list[str]:

@@ -8,6 +8,7 @@ const LOOKS = {
   "no difference shown": ["circle", "open", "no difference shown"],
   "": ["cross", "open", "no verdict"],
 };
+const FRONT = ["circle", "design", "on the front"], OTHER = ["circle", "open", "not on it"]; // of a search
 const LISTED = 60; // rows one below the other
 const NAMED = 12; // points that get their name beside them
 const COLOURS = 7, DASHES = 4; // of curves; no common factor, so that 28 rows can be told apart
@@ -40,13 +41,12 @@ function listing(study, rows, what) {
   if (!values.length) return { ...EMPTY, label: study.title };
   const half = (row) => (what === "error" ? row.at.half : row.at.low == null ? null : (row.at.high - row.at.low) / 2);
   const [lo, hi] = limits([...values.map((row) => row.at[what]), ...(what === "delta" ? [0] : [])], [...values.map(half), null]);
-  const baseline = rows.find((row) => row.style === "baseline");
   const title = what === "error" ? "top-1 test error (%)" : `Δ to ${study.baseline} (points; left is better)`;
   return {
     label: `${study.title}: ${title}, one line a row. The table has the same numbers.`,
     x: { title, lo, hi },
     y: { rows: rows.map((row) => row.label), lo: -rows.length + 0.5, hi: 0.5 },
-    rule: { x: what === "delta" ? 0 : baseline?.at.error },
+    rule: { x: what === "delta" ? 0 : only(study, rows)?.at.error },
     marks: values.map((row) => {
       const [shape, look] = LOOKS[row.style];
       const x = row.at[what], h = half(row);
@@ -56,28 +56,42 @@ function listing(study, rows, what) {
   };
 }
 
-// Points in the plane of a cost and the error.
-function scattered(label, points, cost) {
-  const known = points.filter((point) => point.at.error != null && point.at[cost] != null);
+// Points in the plane of a cost and an error; `y` is which one, and points with `half` have an interval around it.
+function scattered(label, points, cost, y = "error") {
+  const known = points.filter((point) => point.at[y] != null && point.at[cost] != null);
   if (!known.length) return { ...EMPTY, label };
-  const [lo, hi] = limits(known.map(({ at }) => at.error), known.map(({ at }) => at.half));
+  const half = (point) => (y === "error" ? point.at.half : null);
+  const [lo, hi] = limits(known.map(({ at }) => at[y]), known.map(half));
+  const title = y === "error" ? "top-1 test error (%)" : "validation error (%)";
   return {
-    label: `${label}: top-1 test error against ${AXES[cost]}. The tables have the same numbers.`,
+    label: `${label}: ${title} against ${AXES[cost]}. The tables have the same numbers.`,
     x: { title: AXES[cost], counts: true, ...costs(known.map(({ at }) => at[cost])) },
-    y: { title: "top-1 test error (%)", lo: Math.max(lo, Math.min(0, ...known.map(({ at }) => at.error)) - 0.02 * (hi - lo)), hi },
+    y: { title, lo: Math.max(lo, Math.min(0, ...known.map(({ at }) => at[y])) - 0.02 * (hi - lo)), hi },
     named: known.length <= NAMED,
-    marks: known.map(({ at, shape, look, place, name, tip }) => ({
-      x: at[cost], y: at.error, y0: at.half == null ? null : at.error - at.half, y1: at.half == null ? null : at.error + at.half, shape, look, row: place, name, tip,
-    })),
+    marks: known.map((point) => {
+      const { at, shape, look, place, name, tip } = point, h = half(point);
+      return { x: at[cost], y: at[y], y0: h == null ? null : at[y] - h, y1: h == null ? null : at[y] + h, shape, look, row: place, name, tip };
+    }),
     lines: [],
   };
 }
 
 function against(study, rows, cost) {
-  const points = rows.map((row) => ({ ...row, name: row.label, shape: LOOKS[row.style][0], look: LOOKS[row.style][1], tip: () => ({ name: row.label, pairs: row.tip }) }));
-  const shown = scattered(study.title, points, cost);
-  const baseline = rows.find((row) => row.style === "baseline");
-  return { ...shown, rule: { y: baseline?.at.error } };
+  const searched = study.front != null;
+  const points = rows.map((row) => {
+    const [shape, look] = !searched || row.style === "baseline" ? LOOKS[row.style] : study.front[row.place] ? FRONT : OTHER;
+    return { ...row, name: row.label, shape, look, tip: () => ({ name: row.label, pairs: searched ? [["validation error", `${row.at.val} %`], ...row.tip] : row.tip }) };
+  });
+  if (searched) points.sort((a, b) => study.front[a.place] - study.front[b.place]); // the front above the others
+  const shown = scattered(study.title, points, cost, searched ? "val" : "error");
+  const path = shown.marks.filter((mark) => searched && study.front[mark.row]).sort((a, b) => a.x - b.x);
+  return { ...shown, path: path.map(({ x, y }) => [x, y]), rule: searched ? null : { y: only(study, rows)?.at.error } };
+}
+
+// The baseline, where there is one for all rows.
+function only(study, rows) {
+  const found = study.rows.filter((row) => row.style === "baseline");
+  return found.length === 1 ? rows.find((row) => row === found[0]) : null;
 }
 
 // All networks of a setting; one that several studies share is one point.
@@ -94,7 +108,7 @@ function network(points, cost, seen) {
 }
 
 function lookOf(study, row) {
-  if (study.rows[row].style === "baseline") return "main";
+  if (only(study, study.rows)?.place === row) return "main";
   return study.rows.length > COLOURS * DASHES ? "faint" : `c${row % COLOURS} d${row % DASHES}`;
 }
 

@@ -11,7 +11,7 @@ studies.forEach((study) => study.rows.forEach((row, place) => (row.place = place
 // -------------------------------------------------------------------------------------------------------------- filters
 
 let text = "";
-const fits = (place) => chosen.every((values, facet) => !values.size || values.has(studies[place].facets[facet]));
+const fits = (place) => chosen.every((values, facet) => !values.size || studies[place].facets[facet].some((value) => values.has(value)));
 const named = (row) => row.label.toLowerCase().includes(text);
 const rowsOf = (study) => study.rows.filter(named);
 const seen = (place, row) => fits(place) && named(studies[place].rows[row]);
@@ -131,7 +131,7 @@ function ofRows(box, study, place) {
   const views = { error: "error", delta: "Δ", params: "by parameters", macs: "by multiply-adds" };
   if (!study.rows.some((row) => row.at.delta != null)) delete views.delta;
   for (const cost of ["params", "macs"]) if (!study.rows.some((row) => row.at[cost] != null)) delete views[cost];
-  if (study.rows.length > LISTED && (views.params || views.macs)) delete views.error, delete views.delta;
+  if ((study.rows.length > LISTED || study.front) && (views.params || views.macs)) delete views.error, delete views.delta;
   let view = Object.keys(views)[0];
   const describe = () => {
     const rows = rowsOf(study);
@@ -140,7 +140,8 @@ function ofRows(box, study, place) {
   };
   const options = (bar, again) => choice(bar, "What is drawn", views, (value) => ((view = value), again()));
   const used = Object.keys(LOOKS).filter((style) => study.rows.some((row) => row.style === style));
-  set(box, study.id, describe, options, (parent) => legend(parent, used.map((style) => LOOKS[style])));
+  const looks = study.front ? [FRONT, OTHER, LOOKS.baseline] : used.map((style) => LOOKS[style]);
+  set(box, study.id, describe, options, (parent) => legend(parent, looks));
 }
 
 function ofCurves(box, study, place) {
@@ -271,3 +272,39 @@ theme.addEventListener("click", () => paint(theme.getAttribute("aria-pressed") =
 const columns = document.getElementById("columns");
 columns.addEventListener("click", () => toggle(columns, document.body.classList.toggle("all-columns")));
 columns.hidden = !document.querySelector("article.study .more");
+
+// ---------------------------------------------------------------------------------------------------------- sorting
+
+// What a cell is sorted by: its number, units and all, or its text.
+function weight(cell) {
+  const words = cell.textContent.replace(/^[▼▲○■=●] /, "").trim();
+  const found = /^[<+]? ?(−?[\d,]*\.?\d+)(?: ([kMG])\b)?/.exec(words);
+  if (!found || cell.classList.contains("words")) return words;
+  const unit = UNITS.find(([, letter]) => letter === found[2])?.[0] ?? 1;
+  return Number(found[1].replace("−", "-").replaceAll(",", "")) * unit;
+}
+
+document.querySelectorAll("article.study table, #studies table").forEach((table) => {
+  const body = table.tBodies[0], original = [...body.rows];
+  [...table.tHead.rows[0].cells].forEach((head, column, heads) => {
+    const button = html("button", { type: "button", title: "Sort" });
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const next = { ascending: "descending", descending: null }[head.ariaSort] ?? (head.ariaSort ? null : "ascending");
+      heads.forEach((each) => each.removeAttribute("aria-sort"));
+      const lines = [...original];
+      if (next) {
+        head.setAttribute("aria-sort", next);
+        const sign = next === "ascending" ? 1 : -1;
+        const weights = new Map(lines.map((line) => [line, weight(line.cells[column])]));
+        lines.sort((one, other) => {
+          const a = weights.get(one), b = weights.get(other);
+          if (a === "" || b === "") return (a === "") - (b === ""); // empty cells stay last
+          return sign * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
+        });
+      }
+      body.append(...lines);
+    });
+  });
+});

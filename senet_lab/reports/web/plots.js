@@ -124,6 +124,10 @@ class Plot {
     if (shown.rule?.y != null) this.line(inside, area.left, this.sy(shown.rule.y), area.right, this.sy(shown.rule.y), "rule");
     this.targets = [];
     shown.lines.forEach((line) => this.curve(inside, line));
+    if (shown.path?.length > 1) {
+      const path = shown.path.map(([x, y]) => `${this.sx(x).toFixed(1)},${this.sy(y).toFixed(1)}`).join("L");
+      make("path", { d: `M${path}`, class: "front" }, inside);
+    }
     shown.marks.forEach((mark) => this.mark(inside, mark));
     if (shown.named) this.names(shown.marks);
     this.ring = make("circle", { r: 10, class: "ring", hidden: "" }, this.svg);
