@@ -29,7 +29,7 @@ from senet_lab.reports.rows import Row, Table
 from senet_lab.reports.sources import Gates, Study
 from senet_lab.reports.trials import present
 
-SCRIPTS = ("plots.js", "marks.js", "page.js")  # one after the other, in one scope
+SCRIPTS = ("axes.js", "plots.js", "marks.js", "page.js", "tables.js")  # one after the other, in one scope
 FACETS = ("data", "backbone", "study")  # filters, in this order
 DIGITS = 4  # significant, of a point of a curve: more than a pixel can show
 
