@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from scipy import stats
 from test_reports_roundtrip import RATIO, made_up
 
 from senet_lab.__main__ import main
-from senet_lab.reports import curves, page, sources, tables
+from senet_lab.reports import curves, excitation, gate_figures, page, sources, tables
 from senet_lab.reports.trials import csv_bytes
 
 NASTY = """<script>window.ran = 1</script>"><img src=x onerror="window.ran = 2"> & '$x$' \\ </script><!--"""
@@ -161,6 +162,7 @@ def test_a_search_shows_its_front(tmp_path: Path) -> None:
     expected = trials.groupby("row", sort=False)["val_error"].mean()
     assert [row["at"]["val"] for row in study["rows"]] == pytest.approx(list(expected), rel=1e-3)
     assert "● 2 of 3 designs on the front" in text
+    assert [line[0] for line in Read(text).tables[1][1:]] == ["none", "● small", "● large"]
     (folder / "front.csv").write_text("design\nnone\n")
     with pytest.raises(ValueError, match=r"front\.csv: column missing: on_front"):
         rendered(tmp_path)
@@ -262,6 +264,35 @@ def test_text_of_users_is_text(tmp_path: Path) -> None:
     latex = tables.latex(tables.summarise(trials))
     assert "$<$script$>$window.ran = 1$<$/script$>$" in latex
     assert "\\textbackslash{}" in latex
+
+
+def test_the_role_of_excitation(tmp_path: Path) -> None:
+    """The figures are those of the files, the sentences and numbers those of the command, the network is named."""
+    trials = made_up()
+    put(tmp_path / "results" / "ratio", trials)
+    classes = ["cat", "<b>dog</b>", excitation.ALL]
+    gates = pd.DataFrame(
+        [
+            {"block": "SE_2_1", "stage": 2, "channel": channel, "class": name, "images": 4, "mean": 0.1 * channel + 0.2,
+             "sd": 0.1, "high": 0.25, "low": 0.5, "within": 0.04, "between": 0.02 * channel}
+            for channel in range(3)
+            for name in classes
+        ]
+    )  # fmt: skip
+    block = {"block": "SE_2_1", "stage": 2, "squeeze": "avg", "excitation": "sigmoid"}
+    blocks = pd.DataFrame([{**block, "stage_se_params": 50, "params": 1000}])
+    folder = tmp_path / "results" / "local" / "excitation" / trials["trial_id"][4]
+    excitation.write(folder, gates, blocks, "a network")
+    read = Read(rendered(tmp_path / "results"))
+    pictures = [attributes for tag, attributes in read.elements if tag == "img"]
+    for picture, name in zip(pictures, gate_figures.FIGURES, strict=True):
+        kind, _, content = str(picture["src"]).partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        assert base64.b64decode(content) == (folder / f"{name}.svg").read_bytes()
+        assert str(picture["alt"]).endswith("Reduction ratio: r = 4, seed 1 (digits, resnet8)")
+    (place,) = [attributes["data-of"] for _, attributes in read.elements if "data-of" in attributes]
+    assert json.loads(str(place)) == [[0, 1]]
+    assert read.tables[-1][1] == ["SE_2_1", "3", "0.3", "0.5", "25.0 %", "50.0 %", "50 (5.00 %)"]
 
 
 def test_the_page_asks_for_nothing(tmp_path: Path) -> None:

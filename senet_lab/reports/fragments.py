@@ -24,12 +24,13 @@ STAR = "*"  # begins the note that says what a star in the table means
 NAMED = 4  # rows that a finding names; the others are counted
 
 
-def table(made: Table) -> str:
-    """A study's table, in the columns of its other forms."""
+def table(study: Study) -> str:
+    """A study's table, in the columns of its other forms; a search's front is marked."""
+    made = study.table
     columns = shown(made)
     heads = "".join(f'<th scope="col"{_class(column)}>{escape(column.head)}</th>' for column in columns)
     lines = "".join(
-        f'<tr data-row="{place}">{"".join(_cell(column, row, made) for column in columns)}</tr>'
+        f'<tr data-row="{place}">{"".join(_cell(column, row, study) for column in columns)}</tr>'
         for place, row in enumerate(made.rows)
     )
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
@@ -41,10 +42,11 @@ def _class(column: Column, *more: str) -> str:
     return f' class="{" ".join(names)}"' if names else ""
 
 
-def _cell(column: Column, row: Row, made: Table) -> str:
-    text = text_cell(column, row, made)
+def _cell(column: Column, row: Row, study: Study) -> str:
+    text = text_cell(column, row, study.table)
     if column.name == "row":
-        return f'<th scope="row">{escape(text)}</th>'
+        mark = '<span class="mark" title="on the front">●</span> ' if row.label in (study.front or ()) else ""
+        return f'<th scope="row">{mark}{escape(text)}</th>'
     if column.name == "verdict" and text in MARKS:
         kind = text.split(" ")[0]
         mark = f'<span class="mark" aria-hidden="true">{MARKS[text]}</span> '

@@ -142,7 +142,7 @@ def article(study: Study, name: str) -> str:
         f'<article class="study" id="{name}"><h3>{escape(made.title)}{number}</h3>'
         f'<p class="finding">{escape(fragments.finding(study))}</p>'
         f"{fragments.warnings(made)}"
-        f"{fragments.scrolling(fragments.table(made), f'Table: {made.title}')}"
+        f"{fragments.scrolling(fragments.table(study), f'Table: {made.title}')}"
         f"{fragments.remarks(made)}"
         '<div class="plots"><div class="plot" data-kind="rows"></div>'
         + ('<div class="plot" data-kind="curves"></div>' if study.curves is not None and len(study.curves) else "")

@@ -45,7 +45,7 @@ function listing(study, rows, what) {
   return {
     label: `${study.title}: ${title}, one line a row. The table has the same numbers.`,
     x: { title, lo, hi },
-    y: { rows: rows.map((row) => row.label), lo: -rows.length + 0.5, hi: 0.5 },
+    y: { rows: rows.map((row) => (row.at[what] == null && row.at.error == null ? `${row.label} (failed)` : row.label)), lo: -rows.length + 0.5, hi: 0.5 },
     rule: { x: what === "delta" ? 0 : only(study, rows)?.at.error },
     marks: values.map((row) => {
       const [shape, look] = LOOKS[row.style];

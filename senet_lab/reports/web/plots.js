@@ -1,6 +1,7 @@
 // One plot: axes, marks with intervals, lines; hover, arrow keys, zoom. Numbers in, SVG out; colours come from the CSS.
 
 const NEAR = 28; // pixels from the pointer to a point that it means
+const CROWD = 60; // more points than this are drawn smaller
 const tip = document.getElementById("tip");
 let plots = 0;
 
@@ -52,7 +53,8 @@ class Plot {
       const path = shown.path.map(([x, y]) => `${this.sx(x).toFixed(1)},${this.sy(y).toFixed(1)}`).join("L");
       make("path", { d: `M${path}`, class: "front" }, inside);
     }
-    shown.marks.forEach((mark) => this.mark(inside, mark));
+    const size = shown.marks.length > CROWD ? 3.5 : 5;
+    shown.marks.forEach((mark) => this.mark(inside, mark, size));
     if (shown.named) this.names(shown.marks);
     this.ring = make("circle", { r: 10, class: "ring", hidden: "" }, this.svg);
     this.frame = make("rect", { class: "frame", hidden: "" }, this.svg);
@@ -103,7 +105,7 @@ class Plot {
     points.forEach(([x, y], place) => this.targets.push({ x, y, row: line.row, tip: () => line.tip(place), group }));
   }
 
-  mark(parent, mark) {
+  mark(parent, mark, size) {
     const x = this.sx(mark.x), y = this.sy(mark.y);
     const group = make("g", { class: `mark ${mark.look}` }, parent);
     if (mark.x0 != null) {
@@ -114,7 +116,7 @@ class Plot {
       const a = this.sy(mark.y0), b = this.sy(mark.y1);
       make("path", { d: `M${x},${a}V${b}M${x - 4},${a}h8M${x - 4},${b}h8`, class: "interval" }, group);
     }
-    make("path", { d: SHAPES[mark.shape](5), transform: `translate(${x},${y})`, class: "shape" }, group);
+    make("path", { d: SHAPES[mark.shape](size), transform: `translate(${x},${y})`, class: "shape" }, group);
     this.targets.push({ x, y, row: mark.row, tip: mark.tip, group });
   }
 
