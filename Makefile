@@ -7,7 +7,7 @@ STUDIES := $(sort $(patsubst sweeps/ablation/%.yaml,%,$(wildcard sweeps/ablation
 PUBLISHED = $(shell find results -name trials.csv -not -path 'results/local/*' 2>/dev/null | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow check tables publish lock clean
+.PHONY: help setup test test-slow check tables report publish lock clean
 
 help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
@@ -32,6 +32,9 @@ sweep-%: $(READY)  ## run a study, e.g. `make sweep-ratio`; `make sweep-all` run
 
 tables: $(READY)  ## regenerate the published tables from their trials.csv
 	@$(RUN) -m senet_lab table $(PUBLISHED)
+
+report: $(READY)  ## every study on one HTML page (results/local/report.html): tables, plots, filters
+	@$(RUN) -m senet_lab report $(ARGS)
 
 publish: $(READY)  ## copy finished tables from results/local to results (ARGS names single ones)
 	@$(RUN) -m senet_lab publish $(ARGS)

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 from senet_lab.config import RunError, UserError
 
+STORE = "sqlite:///results/local/lab.db"
+
 
 class Parser(argparse.ArgumentParser):
     """Bad words are answered with one line."""
@@ -40,6 +42,7 @@ def parser() -> Parser:
         "  python -m senet_lab cost                             the paper's costs, printed and recomputed\n"
         "  python -m senet_lab cost backbone=resnet50 se.reduction=8\n"
         "  python -m senet_lab publish digits/resnet8-quick/ratio\n"
+        "  python -m senet_lab report                           all studies below results/ as one HTML page\n"
         "  python -m senet_lab excitation 0123456789abcdef      the gates of a trial trained with training.keep=last\n"
         "  python -m senet_lab excitation NET.ckpt data=cifar10 data.root=DIR --classes cat dog ship truck\n"
         "  python -m senet_lab predict NET.ckpt photo.jpg FOLDER --json\n"
@@ -76,10 +79,17 @@ def parser() -> Parser:
     excitation.add_argument("--to", type=Path, help="where to write to (results/local/excitation/<name>)")
     excitation.set_defaults(run=draw_excitation)
     add_networks(commands)
+    report = commands.add_parser("report", help="every study on one HTML page: tables, interactive plots, filters")
+    report.add_argument("folders", nargs="*", default=[Path("results")], type=Path, help="of studies (results)")
+    report.add_argument("--to", default=Path("results/local/report.html"), type=Path, help="the page (%(default)s)")
+    report.add_argument(
+        "--storage", default=STORE, help="database URL of the learning curves that have no file (%(default)s)"
+    )
+    report.set_defaults(run=write_report)
     store = commands.add_parser("store", help="delete single records, so that their trials are trained again")
     store.add_argument("action", choices=["forget"])
     store.add_argument("trial_ids", nargs="+", metavar="trial_id")
-    store.add_argument("--storage", default="sqlite:///results/local/lab.db", help="database URL (%(default)s)")
+    store.add_argument("--storage", default=STORE, help="database URL (%(default)s)")
     store.set_defaults(run=forget_records)
     return made
 
@@ -172,7 +182,7 @@ def regenerate(source: Path, folder: Path) -> None:
 
 
 def publish_tables(arguments: argparse.Namespace) -> None:
-    """Copy finished tables: their trials.csv and runs.csv, everything else made anew from them."""
+    """Copy finished tables: their trials.csv, runs.csv and curves.csv, everything else made anew from them."""
     root: Path = arguments.results
     names = arguments.studies or sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
     if not names:
@@ -184,9 +194,34 @@ def publish_tables(arguments: argparse.Namespace) -> None:
             raise UserError(f"there is no finished table in {source}; there are {', '.join(finished) or 'none'}")
     for name in names:
         regenerate(root / name / "trials.csv", arguments.to / name)
-        runs = root / name / "runs.csv"
-        if runs.is_file():
-            (arguments.to / name / "runs.csv").write_bytes(runs.read_bytes())
+        for beside in ("runs.csv", "curves.csv"):
+            if (root / name / beside).is_file():
+                (arguments.to / name / beside).write_bytes((root / name / beside).read_bytes())
+
+
+def write_report(arguments: argparse.Namespace) -> None:
+    """All studies below some folders on one page."""
+    from senet_lab.reports import files, page, sources
+    from senet_lab.studies.store import Store
+
+    try:
+        studies = sources.studies(arguments.folders)
+        if not studies:
+            below = ", ".join(map(str, arguments.folders))
+            raise UserError(f"there is no study below {below}; python -m senet_lab.run +ablation=NAME trains one")
+        lacking = sources.without_curves(studies)
+        if lacking:
+            store = Store(arguments.storage, create=False)
+            epochs = {trial_id: record.get("epochs", []) for trial_id, record in store.read(lacking).items()}
+            studies = sources.with_curves(studies, epochs)
+        gates = sources.gates(arguments.folders)
+        content = page.render(studies, gates)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if arguments.to.is_dir():
+        raise UserError(f"--to: {arguments.to} is a folder, not the name of a page")
+    (written,) = files.replace_all(arguments.to.parent, {arguments.to.name: content})
+    print(f"written: {written} ({page.counted(studies)}; {len(content) / 1e6:.1f} MB)")
 
 
 def draw_excitation(arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from senet_lab.reports import figures, files
+from senet_lab.reports.curves import csv_bytes as curve_bytes
 from senet_lab.reports.forms import csv_text, latex, markdown, terminal
 from senet_lab.reports.rows import Table
 from senet_lab.reports.summary import summarise
@@ -18,13 +19,16 @@ from senet_lab.reports.trials import canonical, csv_bytes, read_trials
 __all__ = ["Table", "csv_text", "latex", "markdown", "read_trials", "summarise", "terminal", "write"]
 
 
-def write(folder: str | Path, trials: pd.DataFrame, runs: pd.DataFrame | None = None) -> list[Path]:
-    """Write `trials.csv`, `runs.csv`, `table.md` `.csv` `.tex` and `figure.svg` `.png` `.pdf` into a folder.
+def write(
+    folder: str | Path, trials: pd.DataFrame, runs: pd.DataFrame | None = None, curves: pd.DataFrame | None = None
+) -> list[Path]:
+    """Write `trials.csv`, `runs.csv`, `curves.csv`, `table.md` `.csv` `.tex` and `figure.svg` `.png` `.pdf`.
 
     Args:
         folder: made if missing; its files of these names are replaced, all of them or (on an error) none.
         trials: one line a training, columns as in `trials.COLUMNS`; brought to canonical form first.
         runs: what was measured once (time, memory, host), written as given; None leaves `runs.csv` alone.
+        curves: what each training reached after each epoch (`curves.COLUMNS`); None leaves `curves.csv` alone.
 
     Returns:
         The files written.
@@ -38,6 +42,8 @@ def write(folder: str | Path, trials: pd.DataFrame, runs: pd.DataFrame | None = 
     contents = {"trials.csv": csv_bytes(frame)}
     if runs is not None:
         contents["runs.csv"] = csv_bytes(runs)
+    if curves is not None:
+        contents["curves.csv"] = curve_bytes(curves)
     contents |= {
         "table.md": markdown(table).encode("utf-8", "replace"),
         "table.csv": csv_text(table).encode("utf-8", "replace"),

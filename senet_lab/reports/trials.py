@@ -92,6 +92,19 @@ def read_trials(path: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: in one line that names the file and what is wrong with it.
     """
+    cells = read_cells(path)
+    try:
+        return canonical(cells)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_cells(path: str | Path) -> pd.DataFrame:
+    """A CSV file as a frame of text, one column a name in its header.
+
+    Raises:
+        ValueError: in one line that names the file, where it cannot be read or is cut off.
+    """
     path = Path(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -100,7 +113,7 @@ def read_trials(path: str | Path) -> pd.DataFrame:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: damaged, it is not UTF-8 text") from None
     try:
-        return canonical(_frame(text))
+        return _frame(text)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

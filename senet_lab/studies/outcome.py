@@ -1,7 +1,7 @@
-"""What a study leaves: its records as the two tables that are published with it.
+"""What a study leaves: its records as the three tables that are published with it.
 
-`trials.csv` holds only what the seed determines, ordered by row and seed, so that the same study ends with the same
-bytes; `runs.csv` holds what is measured once (time, memory, host).
+`trials.csv` and `curves.csv` hold only what the seed determines, ordered by row and seed, so that the same study ends
+with the same bytes; `runs.csv` holds what is measured once (time, memory, host).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from senet_lab.reports.curves import of_records
 from senet_lab.studies.plan import Cell, Plan
 
 Records = dict[str, dict[str, Any]]
@@ -58,6 +59,11 @@ def trial(plan: Plan, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
         "device": cell.spec.device,
         "torch": record.get("versions", {}).get("torch", ""),
     }
+
+
+def curves(trials: pd.DataFrame, records: Records) -> pd.DataFrame:
+    """One line a row, seed and epoch: the losses and errors on the training and the validation images."""
+    return of_records(trials, {trial_id: record.get("epochs", []) for trial_id, record in records.items()})
 
 
 def runs(plan: Plan, records: Records) -> pd.DataFrame:

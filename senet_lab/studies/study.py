@@ -126,7 +126,7 @@ def write(composed: Composed, study: plan.Plan, records: dict[str, Record], cons
         reasons = trials["reason"].value_counts()
         raise RunError(f"every trial failed: {reasons.index[0]}")
     try:
-        written = tables.write(folder, trials, outcome.runs(study, records))
+        written = tables.write(folder, trials, outcome.runs(study, records), outcome.curves(trials, records))
     except (OSError, ValueError) as error:
         raise RunError(f"the table cannot be written to {folder}: {error}") from error
     console.print()

@@ -1,0 +1,268 @@
+"""The report: every study on one HTML page that needs no network, with interactive plots.
+
+Tables and notes are plain HTML; the plots are drawn in the browser from numbers that lie in the page, by the scripts in
+`web/` beside this file (hover, zoom, filters, light and dark). They are SVG by hand rather than plotly, whose script
+alone is 4.5 MB: a page of a thousand trainings takes a few hundred kB and a fraction of a second to open.
+
+The page allows itself no address at all, and no script but its own (Content-Security-Policy with the script's hash): a
+label that got through every escape could still not run. The same studies give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from string import Template
+from typing import Any
+
+import pandas as pd
+
+from senet_lab.reports import curves, fragments
+from senet_lab.reports.rows import Row, Table
+from senet_lab.reports.sources import Gates, Study
+from senet_lab.reports.trials import present
+
+SCRIPTS = ("axes.js", "plots.js", "marks.js", "page.js", "tables.js")  # one after the other, in one scope
+FACETS = ("data", "backbone", "study")  # filters, in this order
+DIGITS = 4  # significant, of a point of a curve: more than a pixel can show
+
+
+def render(studies: Sequence[Study], gates: Sequence[Gates] = ()) -> bytes:
+    """The whole page.
+
+    Raises:
+        ValueError: where measured gates are damaged, in one line.
+    """
+    studies = sorted(studies, key=order)
+    ids = identifiers(studies)
+    settings: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for place, study in enumerate(studies):
+        settings[study.setting].append(place)
+    sections = "".join(section(each, places, studies, ids) for each, places in settings.items())
+    content = {
+        "facets": list(FACETS),
+        "studies": [data(study, name) for study, name in zip(studies, ids, strict=True)],
+        "settings": [overview(places, studies) for places in settings.values()],
+    }
+    script = "\n".join(asset(name) for name in SCRIPTS)
+    return (
+        Template(asset("template.html"))
+        .substitute(
+            hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            style=asset("page.css"),
+            script=script,
+            counts=escape(counted(studies)),
+            filters=filters(studies),
+            index=fragments.scrolling(fragments.index(studies, ids), "All studies"),
+            sections=sections,
+            excitation=role_of_excitation(studies, gates),
+            data=as_json(content),
+        )
+        .encode("utf-8", "replace")
+    )
+
+
+def order(study: Study) -> tuple[Any, ...]:
+    """Settings by name; in each the paper's tables first, in its order."""
+    number = study.table.printed.number if study.table.printed else ""
+    return (*study.setting, not number, int(number or 0), study.table.study, study.name, str(study.folder))
+
+
+def identifiers(studies: Sequence[Study]) -> list[str]:
+    """A name for each study that an address can end in, unique on the page."""
+    taken: dict[str, int] = defaultdict(int)
+    out = []
+    for study in studies:
+        name = "study-" + (re.sub(r"[^a-z0-9]+", "-", study.name.lower()).strip("-") or "x")
+        taken[name] += 1
+        out.append(name if taken[name] == 1 else f"{name}--{taken[name]}")
+    return out
+
+
+def counted(studies: Sequence[Study]) -> str:
+    """ "8 studies, 57 designs, 205 trainings"; what several studies share counts once."""
+    trials = pd.concat([study.trials[["trial_id", "status"]] for study in studies]).drop_duplicates("trial_id")
+    failed = int((trials["status"] == "failed").sum())
+    rows = sum(len(study.table.rows) for study in studies)
+    words = [plural(len(studies), "study", "studies"), plural(rows, "row"), plural(len(trials), "training")]
+    return ", ".join(words) + (f" ({failed:,} failed)" if failed else "")
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def facets(study: Study) -> tuple[list[str], ...]:
+    """What the filters ask of a study, in the order of `FACETS`; a study may have several backbones."""
+    return tuple(present(study.trials[name]) for name in FACETS)
+
+
+def filters(studies: Sequence[Study]) -> str:
+    """A group of buttons for each facet that tells studies apart."""
+    groups = []
+    for place, name in enumerate(FACETS):
+        values = list(dict.fromkeys(value for study in studies for value in facets(study)[place]))
+        if len(values) == 1:
+            continue
+        buttons = "".join(
+            f'<button type="button" class="chip" aria-pressed="false" data-facet="{place}" '
+            f'data-value="{escape(value)}">{escape(value)}</button>'
+            for value in values
+        )
+        label = "data set" if name == "data" else name
+        groups.append(
+            f'<div class="group"><span class="what" id="facet-{place}">{label}</span>'
+            f'<div class="chips" role="group" aria-labelledby="facet-{place}">{buttons}</div></div>'
+        )
+    return "".join(groups)
+
+
+def section(setting: tuple[str, str, str], places: list[int], studies: Sequence[Study], ids: Sequence[str]) -> str:
+    """The studies of one setting, below what all of their designs cost and reach."""
+    data, backbone, recipe = (escape(word) for word in setting)
+    articles = "".join(article(studies[place], ids[place]) for place in places)
+    return (
+        f'<section class="setting"><h2>{data} <span>{backbone}, recipe {recipe}</span></h2>'
+        '<div class="plot overview" data-kind="overview"></div>'
+        f"{articles}</section>"
+    )
+
+
+def article(study: Study, name: str) -> str:
+    made = study.table
+    number = f' <span class="number">table {escape(made.printed.number)} of the paper</span>' if made.printed else ""
+    return (
+        f'<article class="study" id="{name}"><h3>{escape(made.title)}{number}</h3>'
+        f'<p class="finding">{escape(fragments.finding(study))}</p>'
+        f"{fragments.warnings(made)}"
+        f"{fragments.scrolling(fragments.table(study), f'Table: {made.title}')}"
+        f"{fragments.remarks(made)}"
+        '<div class="plots"><div class="plot" data-kind="rows"></div>'
+        + ('<div class="plot" data-kind="curves"></div>' if study.curves is not None and len(study.curves) else "")
+        + f"</div><details><summary>What these numbers mean</summary>{fragments.notes(made)}</details>"
+        f'<p class="source">{escape(study.folder.as_posix())}/</p></article>'
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Numbers for the plots
+
+
+def data(study: Study, name: str) -> dict[str, Any]:
+    """A study as the scripts take it."""
+    made = study.table
+    validated = study.trials[study.trials["status"] == "done"].groupby("row")["val_error"].mean()
+    compared = {row.baseline for row in made.rows}
+    return {
+        "id": name,
+        "facets": facets(study),
+        "title": made.title,
+        "baseline": fragments.baseline_of(made),
+        "front": None if study.front is None else [row.label in study.front for row in made.rows],
+        "rows": [row_data(row, row.label in compared, validated.get(row.label)) for row in made.rows],
+        "curves": {} if study.curves is None else curve_data(made, study.curves),
+    }
+
+
+def row_data(row: Row, compared: bool, validated: float | None) -> dict[str, Any]:
+    """One design: `at` is its error, half interval, difference with its interval, validation error, params and macs;
+    None is none.
+
+    Args:
+        row: of the table.
+        compared: whether other rows are compared with it.
+        validated: its mean validation error, percent.
+    """
+    top1, delta = row.top1, row.delta
+    return {
+        "label": row.label,
+        "at": {
+            "error": None if top1 is None else rounded(top1.mean),
+            "half": None if top1 is None else rounded(top1.half_width),
+            "delta": None if delta is None else rounded(delta.delta),
+            "low": None if delta is None else rounded(delta.low),
+            "high": None if delta is None else rounded(delta.high),
+            "val": rounded(validated),
+            "params": row.params,
+            "macs": row.macs,
+        },
+        "style": "baseline" if compared else row.verdict.word if row.verdict else "",
+        "tip": fragments.tip(row),
+    }
+
+
+def curve_data(made: Table, table: pd.DataFrame) -> dict[str, Any]:
+    """Row number → epochs `x`, seeds `n`, and for each metric that the file has mean, min and max."""
+    out: dict[str, Any] = {}
+    found = curves.by_row(table)
+    for place, row in enumerate(made.rows):
+        if row.label in found:
+            curve = found[row.label]
+            counts = sorted({min(curve.n), max(curve.n)})
+            out[str(place)] = {
+                "x": curve.epochs,
+                "n": "–".join(map(str, counts)),
+                **{
+                    metric: [[rounded(value) for value in share] for share in values.tolist()]
+                    for metric, values in curve.values.items()
+                },
+            }
+    return out
+
+
+def overview(places: list[int], studies: Sequence[Study]) -> list[dict[str, Any]]:
+    """The networks of one setting, each once: those that several studies share are one point that names them all."""
+    points: dict[Any, dict[str, Any]] = {}
+    for place in places:
+        for number, row in enumerate(studies[place].table.rows):
+            if row.top1 is None:
+                continue
+            key = (row.network, row.top1) if row.network else (place, number)
+            point = points.setdefault(key, {"of": [], "plain": not row.hidden})
+            point["of"].append([place, number])
+    return list(points.values())
+
+
+def rounded(value: float | None) -> float | None:
+    """A number in as many digits as a screen can show."""
+    return None if value is None or math.isnan(value) else float(f"{value:.{DIGITS}g}")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def role_of_excitation(studies: Sequence[Study], gates: Sequence[Gates]) -> str:
+    """The networks whose gates were measured; nothing where there are none."""
+    if not gates:
+        return ""
+    trained: dict[str, str] = {}
+    of: dict[str, list[list[int]]] = defaultdict(list)
+    for place, study in enumerate(studies):
+        numbers = {row.label: number for number, row in enumerate(study.table.rows)}
+        for name, label, seed in zip(*(study.trials[column] for column in ("trial_id", "row", "seed")), strict=True):
+            trained.setdefault(name, f"{study.table.title}: {label}, seed {seed} ({', '.join(study.setting[:2])})")
+            of[name].append([place, numbers[label]])
+    articles = "".join(
+        fragments.excitation(each, trained.get(each.name, each.name), as_json(of[each.name])) for each in gates
+    )
+    return f'<section id="excitation"><h2>The role of excitation</h2>{articles}</section>'
+
+
+def asset(name: str) -> str:
+    """A file of the page, from the package."""
+    return resources.files("senet_lab.reports").joinpath("web", name).read_text(encoding="utf-8")
+
+
+def as_json(content: Any) -> str:
+    """JSON that may stand in a script element: nothing in it can end the element or begin a comment."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

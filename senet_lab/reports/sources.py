@@ -1,0 +1,142 @@
+"""What lies below results folders: the studies, by their `trials.csv`, and the measured gates, by their `gates.csv`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from senet_lab.reports.curves import of_records, read_curves
+from senet_lab.reports.rows import Table
+from senet_lab.reports.summary import summarise
+from senet_lab.reports.trials import clean_text, read_cells, read_trials
+
+LOCAL = "local"  # the folder of runs that are not published, below `results`
+
+
+@dataclass(frozen=True)
+class Study:
+    """One finished study.
+
+    Attributes:
+        folder: where it lies.
+        name: its folder's name below the results, `digits/resnet8-quick/ratio`.
+        table: its table.
+        trials: in canonical form.
+        curves: columns of `curves.COLUMNS`; None where nothing tells them.
+        front: the rows that a search chose, from its `front.csv`; None where the study is no search.
+    """
+
+    folder: Path
+    name: str
+    table: Table
+    trials: pd.DataFrame
+    curves: pd.DataFrame | None
+    front: frozenset[str] | None = None
+
+    @property
+    def setting(self) -> tuple[str, str, str]:
+        """Data set, backbone and recipe: the errors of studies that share all three can be compared."""
+        facts = self.table.facts
+        return facts["data"], facts["backbone"], facts["recipe"]
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The measured gates of one trained network.
+
+    Attributes:
+        folder: where they lie, with `gates.csv`, `blocks.csv` and both figures.
+        name: of the checkpoint: a trial's id, if it was trained here.
+    """
+
+    folder: Path
+    name: str
+
+
+def studies(roots: Iterable[Path]) -> list[Study]:
+    """The studies below folders, published ones first; one that was published as it is counts once.
+
+    Raises:
+        ValueError: in one line, for a folder that is missing or a file that is damaged (which, and how).
+    """
+    found: list[Study] = []
+    seen: set[tuple[str, bytes]] = set()
+    for name, path in below(roots, "trials.csv"):
+        known = (name, path.read_bytes())
+        if known not in seen:
+            seen.add(known)
+            found.append(study(path, name))
+    return found
+
+
+def study(path: Path, name: str) -> Study:
+    """The study of a `trials.csv`."""
+    trials = read_trials(path)
+    try:
+        table = summarise(trials)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    beside = path.with_name("curves.csv")
+    curves = read_curves(beside) if beside.is_file() else None
+    return Study(path.parent, name, table, trials, curves, front(path.with_name("front.csv")))
+
+
+def front(path: Path) -> frozenset[str] | None:
+    """The designs that a search's `front.csv` says are on the front; None where there is no such file."""
+    if not path.is_file():
+        return None
+    cells = read_cells(path)
+    missing = [name for name in ("design", "on_front") if name not in cells.columns]
+    if missing:
+        raise ValueError(f"{path}: column{'s' * (len(missing) > 1)} missing: {', '.join(missing)}")
+    return frozenset(
+        clean_text(design) for design, on in zip(cells["design"], cells["on_front"], strict=True) if on == "1"
+    )
+
+
+def without_curves(found: Iterable[Study]) -> list[str]:
+    """The finished trials of studies that have no `curves.csv`."""
+    return [
+        trial_id
+        for each in found
+        if each.curves is None
+        for trial_id, status in zip(each.trials["trial_id"], each.trials["status"], strict=True)
+        if trial_id and status == "done"
+    ]
+
+
+def with_curves(found: Iterable[Study], epochs: dict[str, list[dict[str, Any]]]) -> list[Study]:
+    """The studies, those without a `curves.csv` with what is known of their trials: trial id → a mapping an epoch."""
+    out = []
+    for each in found:
+        if each.curves is None and any(trial_id in epochs for trial_id in each.trials["trial_id"]):
+            each = replace(each, curves=of_records(each.trials, epochs))
+        out.append(each)
+    return out
+
+
+def gates(roots: Iterable[Path]) -> list[Gates]:
+    """The measured gates below folders; those of the same name count once."""
+    found: dict[str, Gates] = {}
+    for _, path in below(roots, "gates.csv"):
+        found.setdefault(path.parent.name, Gates(path.parent, path.parent.name))
+    return list(found.values())
+
+
+def below(roots: Iterable[Path], file: str) -> Iterator[tuple[str, Path]]:
+    """Name of a folder and the file of this name in it, those below `local` last."""
+    places: dict[Path, tuple[bool, str, Path]] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise ValueError(f"there is no folder {root}")
+        for path in root.rglob(file):
+            parts = path.parent.relative_to(root).parts
+            local = parts[:1] == (LOCAL,)
+            name = "/".join(parts[local:]) or path.parent.absolute().name
+            places.setdefault(path.absolute(), (local, name, path))
+    for _, name, path in sorted(places.values()):
+        yield name, path
