@@ -39,6 +39,7 @@ def parser() -> Parser:
         "  python -m senet_lab table results/digits/resnet8-quick/ratio/trials.csv\n"
         "  python -m senet_lab cost backbone=resnet50 se.reduction=8\n"
         "  python -m senet_lab publish digits/resnet8-quick/ratio\n"
+        "  python -m senet_lab dashboard ratio                  W&B workspace and report, to compare its rows in\n"
         "  python -m senet_lab excitation 0123456789abcdef      the gates of a trial trained with training.keep=last\n"
         "  python -m senet_lab excitation NET.ckpt data=cifar10 data.root=DIR --classes cat dog ship truck\n",
     )
@@ -66,6 +67,13 @@ def parser() -> Parser:
     excitation.add_argument("--storage", help="database URL of the records (that of --results)")
     excitation.add_argument("--to", type=Path, help="where to write to (results/local/excitation/<name>)")
     excitation.set_defaults(run=draw_excitation)
+    dashboard = commands.add_parser(
+        "dashboard", help="a study's W&B workspace and report, as JSON and, with a key, saved"
+    )
+    dashboard.add_argument("what", help="a study's name, or the path of a trials.csv or of its folder")
+    dashboard.add_argument("words", nargs="*", help="the study's overrides (key=value)")
+    dashboard.add_argument("--to", type=Path, help="where the JSON is written to (the study's folder in results/local)")
+    dashboard.set_defaults(run=make_dashboard)
     store = commands.add_parser("store", help="delete single records, so that their trials are trained again")
     store.add_argument("action", choices=["forget"])
     store.add_argument("trial_ids", nargs="+", metavar="trial_id")
@@ -136,6 +144,12 @@ def draw_excitation(arguments: argparse.Namespace) -> None:
     from senet_lab.studies.excitation import draw  # torch comes with it
 
     draw(arguments)
+
+
+def make_dashboard(arguments: argparse.Namespace) -> None:
+    from senet_lab.studies import dashboard  # W&B's client comes with it
+
+    dashboard.make(arguments)
 
 
 def show_cost(arguments: argparse.Namespace) -> None:

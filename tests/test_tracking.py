@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import functools
 import json
 import os
 import signal
@@ -14,15 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from wandb_runs import WANDB, inspect
 from wandb_server import Server
 
 from senet_lab.studies.tracking import LONGEST, Tracker, short
 
 ROOT = Path(__file__).parents[1]
-WANDB = Path(sys.executable).with_name("wandb")
 LONG = "a row whose label holds “quotes”, 100 %, a/slash, \\ and #?:" + 12 * " and more"
 STUDY = f"""\
 # @package _global_
@@ -113,24 +111,6 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, subprocess
 def server() -> Iterator[Server]:
     with Server() as serving:
         yield serving
-
-
-@functools.cache
-def inspect(run: Path) -> dict[str, Any]:
-    """A run as the client's own reader tells it; the keys of what is logged as media are dotted."""
-    lines = subprocess.run([WANDB, "leet", "inspect", "--json", run], capture_output=True, text=True, check=True)
-    records = [json.loads(line) for line in lines.stdout.splitlines()]
-    summary: dict[str, Any] = {}
-    for record in records:
-        if record["type"] == "summary":
-            summary.update(record["summary"]["update"])
-    (about,) = (record["run"] for record in records if record["type"] == "run")
-    config = dict(about["config"]["update"])
-    for record in records:
-        if record["type"] == "config":
-            config.update(record["config"]["update"])
-    history = [record["history"]["item"] for record in records if record["type"] == "history"]
-    return {"about": about, "config": config, "summary": summary, "history": history, "last": records[-1]}
 
 
 def until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -14,6 +14,7 @@ and WANDB_API_KEY mean what W&B says they mean.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import os
@@ -25,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
-from senet_lab.config import RunError, UserError
+from senet_lab.config import SE, RunError, UserError
 
 if TYPE_CHECKING:
     from senet_lab.studies.plan import Cell
@@ -37,6 +38,8 @@ ROOM_BYTES = 4 * 2**20  # more than a run takes on disk
 FAILED = (
     "-failed"  # ends the folder or mark of a trial that failed, so that its success, when it is retried, is another
 )
+NO_SE = "none"
+HOW_TO_LOG_IN = "`wandb login` stores one, WANDB_API_KEY gives one"
 MEASURED = ("commit", "dirty", "host", "device_name", "versions")  # of a record, shown beside the configuration
 
 Record = dict[str, Any]
@@ -73,8 +76,8 @@ class Tracker:
         for place in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
             os.environ.setdefault(place, str(folder.absolute() / ".client"))
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        if mode == "online":
-            log_in()
+        if mode == "online" and not log_in("tracking=online", "tracking=offline needs no server"):
+            raise UserError(f"tracking=online: there is no W&B key; {HOW_TO_LOG_IN}; tracking=offline needs none")
         self.there = self.look()
 
     def epoch(self, cell: Cell, entry: dict[str, float]) -> None:
@@ -98,7 +101,7 @@ class Tracker:
         """
         if self.mode == "off":
             return
-        run_id = f"study-{hashlib.sha256(self.study.encode() + table.read_bytes()).hexdigest()[:16]}"
+        run_id = table_run_id(self.study, table.read_bytes())
         if self.mode == "online" and self.missed:
             self.missed[run_id] = "left out"
         elif run_id not in self.there:
@@ -219,7 +222,7 @@ class Tracker:
         online = self.mode == "online"
         name, job_type, config = (f"{self.study}: table", "study", {}) if cell is None else describe(cell)
         return wandb.init(
-            project=wandb.setup().settings.project or PROJECT,
+            project=place()[1],
             id=run_id,
             dir=folder,
             mode="online" if online else "offline",
@@ -244,28 +247,65 @@ class Tracker:
         )
 
 
-def log_in() -> None:
-    """Make sure of key and server before anything trains; a server that does not answer is given ten seconds."""
+def log_in(word: str, otherwise: str) -> bool:
+    """Make sure of key and server before anything else; a server that does not answer is given ten seconds.
+
+    Args:
+        word: what needs it, for the message.
+        otherwise: what there is without it, likewise.
+
+    Returns:
+        Whether there is a key.
+
+    Raises:
+        RunError: the server cannot be reached or refuses the key.
+    """
     import wandb
 
     wandb.setup(settings=wandb.Settings(mode="online", silent=True))
     try:
-        known = wandb.login(prompt=False, verify=True)
+        return bool(wandb.login(prompt=False, verify=True))
     except wandb.errors.Error as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(f"tracking=online: {reason}; tracking=offline needs no server") from error
-    if not known:
-        raise UserError(
-            "tracking=online: there is no W&B key; `wandb login` stores one, WANDB_API_KEY gives one; "
-            "tracking=offline needs none"
-        )
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise RunError(f"{word}: {reason}; {otherwise}") from error
+
+
+def place() -> tuple[str, str]:
+    """Entity and project that runs are in, as W&B's own settings name them: an empty entity is the user's default."""
+    import wandb
+
+    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+    return settings.entity or "", settings.project or PROJECT
+
+
+def table_run_id(study: str, table: bytes) -> str:
+    """Id of the study's own run, with this table (a CSV)."""
+    return f"study-{hashlib.sha256(study.encode() + table).hexdigest()[:16]}"
 
 
 def describe(cell: Cell) -> tuple[str, str, Record]:
     """Name, job type and configuration of a trial's run."""
     config = {**cell.spec.config(), "row": cell.row.label, "trial_id": cell.trial_id}
     config["se"] = config["se"] or "none"  # W&B drops a null, and a plain network should be found
+    config["design"] = design(cell.spec.se)
     return f"{cell.row.label}, seed {cell.seed}", cell.row.label, text_keys(config)
+
+
+def design(se: SE | None) -> dict[str, str]:
+    """An SE design in one word a factor, which W&B can group by; `none` all over for the plain network.
+
+    A trial may belong to several studies, under another label in each. What it is grouped by must hold in all of them.
+    """
+    if se is None:
+        return {field.name: NO_SE for field in dataclasses.fields(SE)}
+    words = {field.name: str(getattr(se, field.name)) for field in dataclasses.fields(SE)}
+    ratios = set(se.reduction.values())
+    each = (f"{stage}:{ratio}" for stage, ratio in se.reduction.items())
+    return {
+        **words,
+        "reduction": str(*ratios) if len(ratios) == 1 else " ".join(each),
+        "stages": " ".join(map(str, se.reduction)),
+    }
 
 
 def check_room(folder: Path) -> None:
