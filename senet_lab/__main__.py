@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 from senet_lab.config import RunError, UserError
 
+STORAGE = "sqlite:///results/local/lab.db"
+
 
 class Parser(argparse.ArgumentParser):
     """Bad words are answered with one line."""
@@ -74,10 +76,14 @@ def parser() -> Parser:
     dashboard.add_argument("words", nargs="*", help="the study's overrides (key=value)")
     dashboard.add_argument("--to", type=Path, help="where the JSON is written to (the study's folder in results/local)")
     dashboard.set_defaults(run=make_dashboard)
+    browse = commands.add_parser("optuna-dashboard", help="the store's studies in a browser, by Optuna's dashboard")
+    browse.add_argument("--port", default=8080, type=int, help="of this machine (%(default)s; 0 takes a free one)")
+    browse.add_argument("--storage", default=STORAGE, help="database URL (%(default)s)")
+    browse.set_defaults(run=browse_studies)
     store = commands.add_parser("store", help="delete single records, so that their trials are trained again")
     store.add_argument("action", choices=["forget"])
     store.add_argument("trial_ids", nargs="+", metavar="trial_id")
-    store.add_argument("--storage", default="sqlite:///results/local/lab.db", help="database URL (%(default)s)")
+    store.add_argument("--storage", default=STORAGE, help="database URL (%(default)s)")
     store.set_defaults(run=forget_records)
     return made
 
@@ -150,6 +156,12 @@ def make_dashboard(arguments: argparse.Namespace) -> None:
     from senet_lab.studies import dashboard  # W&B's client comes with it
 
     dashboard.make(arguments)
+
+
+def browse_studies(arguments: argparse.Namespace) -> None:
+    from senet_lab.studies import browse  # SQLAlchemy comes with it
+
+    browse.serve(arguments.storage, arguments.port)
 
 
 def show_cost(arguments: argparse.Namespace) -> None:
