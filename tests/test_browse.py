@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import select
@@ -12,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +94,27 @@ def test_every_trial_is_readable(served: str, finished: Lab) -> None:
         assert float(told["test error (%)"]) == pytest.approx(float(record["test_error"]))
         assert json.loads(told["trial"])["id"] == record["trial_id"]
     spaces = {space["name"]: space["distribution"] for space in shown["union_search_space"]}
-    assert [choice["value"] for choice in spaces["row"]["choices"]] == ["r = 2", "r = 8", "no SE"]
+    assert {choice["value"] for choice in spaces["row"]["choices"]} == {"r = 2", "r = 8", "no SE"}
     assert (spaces["seed"]["low"], spaces["seed"]["high"]) == (0, 1)  # the axes of its plots are as wide
     assert {"key": "test error (%)", "sortable": True} in shown["union_user_attrs"]
+
+
+def test_importances_are_those_of_what_is_known(served: str) -> None:
+    """Parameters depend on the row and on nothing else. A range of seeds far wider than the seeds told otherwise."""
+    (study,) = get(f"{served}api/studies")["study_summaries"]
+    for importances in get(f"{served}api/studies/{study['study_id']}/param_importances")["param_importances"][1:]:
+        found = {one["name"]: one["importance"] for one in importances}
+        assert found["row"] > 0.9, found
+
+
+def test_times_are_those_of_the_trainings(served: str, finished: Lab) -> None:
+    (study,) = get(f"{served}api/studies")["study_summaries"]
+    with (finished.table / "runs.csv").open(newline="") as file:
+        seconds = {run["trial_id"]: float(run["seconds"]) for run in csv.DictReader(file)}
+    for trial in wait_for(f"{served}api/studies/{study['study_id']}?after=0")["trials"]:
+        told = {attribute["key"]: attribute["value"] for attribute in trial["user_attrs"]}
+        begun, ended = (datetime.fromisoformat(trial[f"datetime_{name}"]) for name in ("start", "complete"))
+        assert (ended - begun).total_seconds() == pytest.approx(seconds[json.loads(told["trial"])["id"]], abs=0.011)
 
 
 def test_a_store_of_the_version_before_goes_on(

@@ -66,7 +66,8 @@ class Server:
     def __exit__(self, *exc_info: object) -> None:
         self.http.shutdown()
         self.http.server_close()
-        self.thread.join()
+        self.thread.join(timeout=60)
+        assert not self.thread.is_alive(), "the server's thread has not ended"
 
     @property
     def environment(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
+from datetime import datetime
 
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
@@ -114,13 +115,17 @@ class Mirror:
             shown[TEST_ERROR] = record["metrics"]["test_error"]
         # A dashboard's axes are as wide as the distributions. Optuna lets this range grow with the seeds.
         most = max(cell.seed for cell in self.plan.cells)
-        return create_trial(
+        trial = create_trial(
             state=STATES[record["state"]],
             params={"row": cell.row.label, "seed": cell.seed},
             distributions={"row": CategoricalDistribution(self.labels), "seed": IntDistribution(0, most)},
             values=[record["metrics"]["val_error"], cell.row.cost.params, cell.row.cost.macs] if done else None,
             user_attrs={**shown, "trial": {"id": cell.trial_id, **outcome}},
         )
+        if "started" in record and "seconds" in record:  # else it would say when it was added
+            trial.datetime_start = datetime.fromtimestamp(record["started"])
+            trial.datetime_complete = datetime.fromtimestamp(record["started"] + record["seconds"])
+        return trial
 
 
 def level(cell: Cell, factor: str) -> str:

@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pandas as pd
 
 from senet_lab.config import SE, RunError, UserError
+from senet_lab.studies import silence
 
 if TYPE_CHECKING:
     from senet_lab.studies.plan import Cell
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 PROJECT = "senet_lab"
 LONGEST = 128  # characters that W&B takes in a name, group or job type
 INIT_SECONDS, FINISH_SECONDS = 30, 60  # patience with a server
+RUN_SECONDS = 180  # with a run's beginning, or the rest of it; more than both kinds of patience together
+LOCK_SECONDS = 600  # with other drivers that are writing
 ROOM_BYTES = 4 * 2**20  # more than a run takes on disk
 FAILED = (
     "-failed"  # ends the folder or mark of a trial that failed, so that its success, when it is retried, is another
@@ -131,7 +135,8 @@ class Tracker:
         """Let go of runs that are still live; they count as failed until they are resumed."""
         for run, _ in self.live.values():
             if run is not None:
-                run.finish(exit_code=1)
+                with silence.limit(RUN_SECONDS):
+                    run.finish(exit_code=1)
 
     def later(self, run_id: str, task: Callable[[], None]) -> None:
         """Have the thread do it, after all that it was given before."""
@@ -165,11 +170,12 @@ class Tracker:
         """Write an offline run: one writer at a time, and a folder that is renamed when it is whole."""
         temporary = self.folder / ".writing"
         with (self.folder / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a writer that is killed lets go of it
+            wait_for_lock(lock)  # a writer that is killed lets go of it
             shutil.rmtree(temporary, ignore_errors=True)  # left by a writer that was killed
-            run = self.start(run_id, temporary, cell)
-            exit_code = fill(run)
-            run.finish(exit_code=exit_code)
+            with silence.limit(RUN_SECONDS):
+                run = self.start(run_id, temporary, cell)
+                exit_code = fill(run)
+                run.finish(exit_code=exit_code)
             (written,) = temporary.glob("wandb/offline-run-*")
             outcome = run_id + FAILED if exit_code else run_id
             if not {run_id, outcome} & self.look():  # another driver may have waited for the same trial, and be done
@@ -181,8 +187,9 @@ class Tracker:
 
     def upload(self, run_id: str, fill: Fill, cell: Cell | None) -> None:
         """Finish an online run, and leave the mark that says so."""
-        run, mark = self.live.pop(run_id) if run_id in self.live else self.go_live(run_id, cell)
-        with mark:
+        with silence.limit(RUN_SECONDS):
+            run, mark = self.live.pop(run_id) if run_id in self.live else self.go_live(run_id, cell)
+        with mark, silence.limit(RUN_SECONDS):
             if run is not None:
                 exit_code = fill(run)
                 run.finish(exit_code=exit_code)
@@ -197,11 +204,12 @@ class Tracker:
         run_id = cell.trial_id
         if run_id in self.missed:
             return
-        if run_id not in self.live:
-            self.live[run_id] = self.go_live(run_id, cell)
-        run, _ = self.live[run_id]
-        if run is not None and run.step <= entry["epoch"] <= run.step + 1:
-            run.log(entry, step=int(entry["epoch"]))
+        with silence.limit(RUN_SECONDS):
+            if run_id not in self.live:
+                self.live[run_id] = self.go_live(run_id, cell)
+            run, _ = self.live[run_id]
+            if run is not None and run.step <= entry["epoch"] <= run.step + 1:
+                run.log(entry, step=int(entry["epoch"]))
 
     def go_live(self, run_id: str, cell: Cell | None) -> tuple[Any, IO[str]]:
         """Open an online run, and its mark; None for the run if it is uploaded, or live in another driver."""
@@ -221,7 +229,7 @@ class Tracker:
         check_room(folder)
         online = self.mode == "online"
         name, job_type, config = (f"{self.study}: table", "study", {}) if cell is None else describe(cell)
-        return wandb.init(
+        run = wandb.init(
             project=place()[1],
             id=run_id,
             dir=folder,
@@ -245,6 +253,8 @@ class Tracker:
                 finish_timeout_raises=True,
             ),
         )
+        silence.limit_at_exit()
+        return run
 
 
 def log_in(word: str, otherwise: str) -> bool:
@@ -306,6 +316,19 @@ def design(se: SE | None) -> dict[str, str]:
         "reduction": str(*ratios) if len(ratios) == 1 else " ".join(each),
         "stages": " ".join(map(str, se.reduction)),
     }
+
+
+def wait_for_lock(lock: IO[str]) -> None:
+    """Have the lock on a file for ourselves; a TimeoutError if others do not let go of it."""
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise TimeoutError(f"others have held {lock.name} for {LOCK_SECONDS} seconds") from None
+            time.sleep(0.05)
 
 
 def check_room(folder: Path) -> None:
