@@ -7,12 +7,12 @@ STUDIES := $(sort $(patsubst sweeps/ablation/%.yaml,%,$(wildcard sweeps/ablation
 PUBLISHED = $(shell find results -name trials.csv -not -path 'results/local/*' 2>/dev/null | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow check tables report publish lock clean
+.PHONY: help setup test test-slow check tables report optuna-dashboard publish lock clean
 
 help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
-	  while IFS="$$(printf '\t')" read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
+	  while IFS="$$(printf '\t')" read -r name text; do printf '  %-16s %s\n' "$$name" "$$text"; done
 	@echo "studies: all $(STUDIES)"
 
 # uv resolves nothing here: the lock names every version and hash. Where uv is missing it is installed into the
@@ -38,6 +38,9 @@ report: $(READY)  ## every study on one HTML page (results/local/report.html): t
 
 publish: $(READY)  ## copy finished tables from results/local to results (ARGS names single ones)
 	@$(RUN) -m senet_lab publish $(ARGS)
+
+optuna-dashboard: $(READY)  ## the store's studies in a browser (ARGS="--port 8081 --storage URL")
+	@$(RUN) -m senet_lab optuna-dashboard $(ARGS)
 
 test: $(READY)  ## the tests
 	@$(RUN) -m pytest -m "not slow" $(ARGS)

@@ -43,6 +43,7 @@ def parser() -> Parser:
         "  python -m senet_lab cost backbone=resnet50 se.reduction=8\n"
         "  python -m senet_lab publish digits/resnet8-quick/ratio\n"
         "  python -m senet_lab report                           all studies below results/ as one HTML page\n"
+        "  python -m senet_lab dashboard ratio                  W&B workspace and report, to compare its rows in\n"
         "  python -m senet_lab excitation 0123456789abcdef      the gates of a trial trained with training.keep=last\n"
         "  python -m senet_lab excitation NET.ckpt data=cifar10 data.root=DIR --classes cat dog ship truck\n"
         "  python -m senet_lab predict NET.ckpt photo.jpg FOLDER --json\n"
@@ -86,6 +87,17 @@ def parser() -> Parser:
         "--storage", default=STORE, help="database URL of the learning curves that have no file (%(default)s)"
     )
     report.set_defaults(run=write_report)
+    dashboard = commands.add_parser(
+        "dashboard", help="a study's W&B workspace and report, as JSON and, with a key, saved"
+    )
+    dashboard.add_argument("what", help="a study's name, or the path of a trials.csv or of its folder")
+    dashboard.add_argument("words", nargs="*", help="the study's overrides (key=value)")
+    dashboard.add_argument("--to", type=Path, help="where the JSON is written to (the study's folder in results/local)")
+    dashboard.set_defaults(run=make_dashboard)
+    browse = commands.add_parser("optuna-dashboard", help="the store's studies in a browser, by Optuna's dashboard")
+    browse.add_argument("--port", default=8080, type=int, help="of this machine (%(default)s; 0 takes a free one)")
+    browse.add_argument("--storage", default=STORE, help="database URL (%(default)s)")
+    browse.set_defaults(run=browse_studies)
     store = commands.add_parser("store", help="delete single records, so that their trials are trained again")
     store.add_argument("action", choices=["forget"])
     store.add_argument("trial_ids", nargs="+", metavar="trial_id")
@@ -246,6 +258,16 @@ def write_images(arguments: argparse.Namespace) -> None:
     from senet_lab.studies.pictures import write
 
     write(arguments)
+def make_dashboard(arguments: argparse.Namespace) -> None:
+    from senet_lab.studies import dashboard  # W&B's client comes with it
+
+    dashboard.make(arguments)
+
+
+def browse_studies(arguments: argparse.Namespace) -> None:
+    from senet_lab.studies import browse  # SQLAlchemy comes with it
+
+    browse.serve(arguments.storage, arguments.port)
 
 
 def show_cost(arguments: argparse.Namespace) -> None:

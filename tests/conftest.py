@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,7 @@ from launching import WORDS, Lab, ended
 
 if TYPE_CHECKING:
     from kept import Kept
+SECONDS = 600  # more than the tiny study takes, on a machine that is busy
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +32,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     process = lab.start(*WORDS, tracking="offline", stdout=theirs, stdin=theirs)
     os.close(theirs)
     seen = b""
+    until = time.monotonic() + SECONDS
     while True:
+        if not select.select([ours], [], [], max(0, until - time.monotonic()))[0]:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"the tiny study had not ended after {SECONDS} s; it showed {seen!r}")
         try:
             read = os.read(ours, 65536)
         except OSError:  # the terminal's other end is closed

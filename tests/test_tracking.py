@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import functools
 import json
 import os
 import signal
@@ -14,15 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from wandb_runs import WANDB, finish, first_line, inspect, services
 from wandb_server import Server
 
 from senet_lab.studies.tracking import LONGEST, Tracker, short
 
 ROOT = Path(__file__).parents[1]
-WANDB = Path(sys.executable).with_name("wandb")
 LONG = "a row whose label holds “quotes”, 100 %, a/slash, \\ and #?:" + 12 * " and more"
 STUDY = f"""\
 # @package _global_
@@ -51,7 +49,7 @@ class Place:
 
     def environment(self, **more: str) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "XDG_"))}
-        return {**inherited, "HOME": str(self.folder / "home"), "PYTHONPATH": str(ROOT), **more}
+        return {**inherited, "HOME": str(self.folder / "home"), "PYTHONPATH": f"{ROOT}:{ROOT}/tests", **more}
 
     def start(self, command: list[str], **more: str) -> subprocess.Popen[str]:
         pipe, environment = subprocess.PIPE, self.environment(**more)
@@ -60,11 +58,8 @@ class Place:
         )
 
     def run(self, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
-        with self.start(command, **more) as process:
-            try:
-                output, errors = process.communicate(timeout=240)
-            finally:
-                process.kill()  # if it hangs: leaving `with` would wait for it without a limit
+        process = self.start(command, **more)
+        output, errors = finish(process)
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
     def study(self, name: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -118,24 +113,6 @@ def server() -> Iterator[Server]:
         yield serving
 
 
-@functools.cache
-def inspect(run: Path) -> dict[str, Any]:
-    """A run as the client's own reader tells it; the keys of what is logged as media are dotted."""
-    lines = subprocess.run([WANDB, "leet", "inspect", "--json", run], capture_output=True, text=True, check=True)
-    records = [json.loads(line) for line in lines.stdout.splitlines()]
-    summary: dict[str, Any] = {}
-    for record in records:
-        if record["type"] == "summary":
-            summary.update(record["summary"]["update"])
-    (about,) = (record["run"] for record in records if record["type"] == "run")
-    config = dict(about["config"]["update"])
-    for record in records:
-        if record["type"] == "config":
-            config.update(record["config"]["update"])
-    history = [record["history"]["item"] for record in records if record["type"] == "history"]
-    return {"about": about, "config": config, "summary": summary, "history": history, "last": records[-1]}
-
-
 def until(condition: Callable[[], bool], seconds: float) -> bool:
     """Whether a condition comes true in time."""
     end = time.monotonic() + seconds
@@ -144,19 +121,6 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
             return True
         time.sleep(0.05)
     return condition()
-
-
-def services(driver: int) -> list[str]:
-    """Processes of the W&B service that belong to a driver."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if words[0].endswith("wandb-core") and str(driver) in words:
-            found.append(path.parent.name)
-    return found
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -271,17 +235,22 @@ def test_sync_uploads_everything_once(
 WRITE = """
 import os, signal, sys
 from pathlib import Path
+from wandb_runs import services
 from senet_lab.config import RunError, UserError
-from senet_lab.studies import tracking
+from senet_lab.studies import silence, tracking
 
 def curve(run):
     for epoch in range(max(1, run.step), 6):
         run.log({"epoch": epoch}, step=epoch)
         if epoch == 3 and "kill" in sys.argv:
             os.kill(os.getpid(), signal.SIGKILL)
+        if epoch == 3 and "freeze" in sys.argv:
+            os.kill(int(services(os.getpid())[0]), signal.SIGSTOP)
     return int("fail" in sys.argv)
 
 tracking.INIT_SECONDS = tracking.FINISH_SECONDS = 2
+if "freeze" in sys.argv:
+    tracking.RUN_SECONDS = silence.LEAVE_SECONDS = 5
 try:
     tracker = tracking.Tracker(sys.argv[1], Path("results/local/wandb"), "study")
     print(os.getpid(), flush=True)
@@ -317,12 +286,28 @@ def test_killed_in_the_middle_of_writing(fresh: Place) -> None:
     assert not (folder / ".writing").exists()
 
 
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_service_that_stops_answering(fresh: Place, server: Server, mode: str) -> None:
+    """It holds up nothing for good: neither the runs, nor the end. The next time all is written."""
+    frozen = fresh.script(WRITE, mode, FIGURE, "freeze", **server.environment)
+    assert frozen.returncode == 1, frozen
+    assert frozen.stderr.startswith(f"RunError: tracking={mode}: "), frozen
+    assert "could not be written (" in frozen.stderr
+    assert len(frozen.stderr.splitlines()) == 1, frozen
+    assert services(int(frozen.stdout.split()[0])) == []
+    assert fresh.script(WRITE, mode, FIGURE, **server.environment).returncode == 0
+    if mode == "offline":
+        assert {"one", "two"} <= fresh.runs().keys()
+    else:
+        assert [server.runs[run_id].exit_code for run_id in ("one", "two")] == [0, 0]
+
+
 def test_two_drivers_write_a_run_once(fresh: Place) -> None:
     """Both have waited for the same trial, and see its record at the same time."""
     command = [sys.executable, "-c", WRITE, "offline", FIGURE]
     drivers = [fresh.start(command) for _ in range(2)]
     for driver in drivers:
-        driver.communicate(timeout=60)
+        finish(driver)
     found = sorted(path.name.split("-", 3)[3] for path in fresh.folder.glob("results/local/wandb/offline-run-*"))
     assert [run_id for run_id in found if not run_id.startswith("study-")] == ["one", "two"]
 
@@ -384,14 +369,14 @@ def test_live_curves_and_a_study_that_is_killed(fresh: Place, server: Server) ->
         live[0] = [run_id for run_id, run in server.runs.items() if len(run.lines) >= 2 and run.exit_code is None]
         return len(live[0]) == 2
 
-    with fresh.start(command, **fast) as driver:
-        try:
-            assert until(lambda: two_are_live() or driver.poll() is not None, 90)
-            assert driver.poll() is None
-        finally:
-            driver.kill()
-        driver.communicate()
-        assert until(lambda: not services(driver.pid), 10)
+    driver = fresh.start(command, **fast)
+    try:
+        assert until(lambda: two_are_live() or driver.poll() is not None, 90)
+        assert driver.poll() is None
+    finally:
+        driver.kill()
+        finish(driver)
+    assert until(lambda: not services(driver.pid), 10)
     assert all(len(run.lines) < EPOCHS for run in server.runs.values())
 
     done = fresh.run(command, **fast)
@@ -437,40 +422,12 @@ def test_online_that_cannot_be(fresh: Place, key: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-STUCK = """
-import os, signal, sys
-from pathlib import Path
-from senet_lab.studies import service, tracking
-
-service.LEAVE_SECONDS = 2
-tracker = tracking.Tracker("offline", Path("results/local/wandb"), "study")
-with tracker:
-    tracker.later("one", lambda: tracker.write("one", lambda run: None))
-for path in Path("/proc").glob("[0-9]*/cmdline"):
-    words = path.read_bytes().decode(errors="replace").split(chr(0))
-    if words[0].endswith("wandb-core") and str(os.getpid()) in words:
-        print(path.parent.name, flush=True)
-        os.kill(int(path.parent.name), signal.SIGSTOP)
-sys.exit(7)
-"""
-
-
-def test_a_service_that_never_ends_is_not_waited_for(fresh: Place) -> None:
-    """W&B itself would wait for it for ever; what was written is there, and the exit code is the command's."""
-    done = fresh.script(STUCK, "offline")
-    assert (done.returncode, done.stderr) == (7, "")
-    (service,) = done.stdout.split()
-    assert until(lambda: not Path(f"/proc/{service}").exists(), 10)
-    assert fresh.runs().keys() == {"one"}
-
-
 def test_a_server_that_goes_away(fresh: Place, server: Server) -> None:
     """Training goes on; what is missing is said at the end, and uploaded the next time."""
-    with fresh.start([sys.executable, "-c", WRITE, "online", FIGURE, "wait"], **server.environment) as driver:
-        assert driver.stdout is not None
-        driver.stdout.readline()
-        server.down = True
-        _, errors = driver.communicate("\n", timeout=60)
+    driver = fresh.start([sys.executable, "-c", WRITE, "online", FIGURE, "wait"], **server.environment)
+    first_line(driver)
+    server.down = True
+    _, errors = finish(driver, "\n")
     assert driver.returncode == 1
     assert errors.startswith("RunError: tracking=online: 3 of the study's W&B runs could not be written (")
     assert len(errors.splitlines()) == 1

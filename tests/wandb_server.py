@@ -47,8 +47,12 @@ class Server:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.artifacts: dict[str, bytes] = {}
+        self.views: dict[str, dict[str, Any]] = {}  # id → the variables of the request that saved it last
+        self.projects: set[str] = set()  # entity/project, that there are
         self.requests: list[str] = []
         self.down = False  # answer 503, as a server under repair
+        self.refuses = False  # answer 401, as to a key that it does not know
+        self.denied = ""  # an operation that the user may not do
 
     def __enter__(self) -> Server:
         handler = type("Handler", (Handler,), {"lab": self})
@@ -62,7 +66,8 @@ class Server:
     def __exit__(self, *exc_info: object) -> None:
         self.http.shutdown()
         self.http.server_close()
-        self.thread.join()
+        self.thread.join(timeout=60)
+        assert not self.thread.is_alive(), "the server's thread has not ended"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -79,6 +84,8 @@ class Server:
         if operation == "Viewer":
             teams = {"edges": []}
             return {"viewer": {"id": "user", "entity": "someone", "username": "someone", "flags": "{}", "teams": teams}}
+        if operation == "GetDefaultEntity":
+            return {"viewer": {"id": "user", "entity": "someone"}}
         if operation == "ServerFeaturesQuery":
             return {"serverInfo": {"features": []}}
         if operation == "RunResumeStatus":
@@ -91,6 +98,11 @@ class Server:
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{url}/{variables['run']}/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
+        if operation == "CreateProject":
+            self.projects.add(f"{inputs['entityName']}/{inputs['name']}")
+            return {"upsertModel": {"project": project, "model": project, "inserted": True}}
+        if operation in ("FindView", "SaveView"):
+            return self.view(operation, variables)
         if operation == "ArtifactType":
             return {"project": {"artifact": None}}
         if operation == "CreateArtifact":
@@ -107,6 +119,18 @@ class Server:
         if operation == "CommitArtifact":
             return {"commitArtifact": {"artifact": {"id": "artifact", "digest": ""}}}
         return {}
+
+    def view(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """Find a view by its name, or save it: under its id if it has one, else as another one."""
+        there = f"{variables['entityName']}/{variables['projectName']}" in self.projects
+        saved = [view for view in self.views.values() if view["name"] == variables["name"]]
+        if operation == "FindView":
+            edges = [{"node": {"id": view["id"], "name": view["name"]}} for view in saved]
+            return {"project": {"id": "project", "allViews": {"edges": edges}} if there else None}
+        assert there, "a view of a project that does not exist"
+        view = {**variables, "id": variables["id"] or f"View{len(self.views)}"}
+        self.views[view["id"]] = view
+        return {"upsertView": {"view": {"id": view["id"], "name": view["name"]}, "inserted": not variables["id"]}}
 
     def upsert(self, variables: dict[str, Any]) -> bool:
         inserted = variables["name"] not in self.runs
@@ -173,6 +197,9 @@ class Handler(BaseHTTPRequestHandler):
             operation = re.match(r"\s*(?:query|mutation)\s+(\w+)", request["query"])
             assert operation, request["query"]
             self.lab.requests.append(operation[1])
+            if operation[1] == self.lab.denied:
+                self.reply({"errors": [{"message": "permission denied"}]})
+                return
             self.reply({"data": self.lab.answer(operation[1], request.get("variables") or {})})
         elif self.path.endswith("/file_stream"):
             self.lab.stream(self.path.split("/")[-2], json.loads(content))
@@ -189,7 +216,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, value: dict[str, Any]) -> None:
         content = json.dumps(value).encode()
-        self.send_response(503 if self.lab.down else 200)
+        self.send_response(503 if self.lab.down else 401 if self.lab.refuses else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -1,7 +1,8 @@
 """Shows a study's finished trials as an Optuna study, in the same database.
 
 Optuna's dashboard, importances and plots then serve ablations, too. The store stays the truth: what is missing here is
-added the next time, and nothing is read back but which trials are here already.
+added the next time, and nothing is read back but which trials are here already. Trials that an older version of the lab
+added stay as they are: Optuna changes none that has ended.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
+from datetime import datetime
 
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
+from senet_lab.compose import flat
 from senet_lab.config import RunError
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.store import DONE, FAILED, Record, Store, first_line
 
 OBJECTIVES = ("validation error (%)", "params", "multiply-adds")
+TEST_ERROR = "test error (%)"
 STATES = {DONE: TrialState.COMPLETE, FAILED: TrialState.FAIL}
 LOCK = "mirror"  # claimed like a trial by whoever writes to Optuna's tables
 
@@ -82,19 +86,52 @@ class Mirror:
             )
             if study.metric_names is None:
                 study.set_metric_names(list(OBJECTIVES))
+        about = self.about()
+        for name in about.keys() - study.user_attrs.keys():
+            study.set_user_attr(name, about[name])
         return study
 
+    def about(self) -> dict[str, str]:
+        """What the dashboard says of the study."""
+        config, study = self.plan.config, self.plan.config.study
+        told = {
+            "title": self.plan.title,
+            "data": self.plan.data,
+            "backbone": config.backbone,
+            "recipe": self.plan.recipe,
+            "factor": study.factor if study else "",
+            "baseline": study.baseline if study else "",
+        }
+        return {name: text for name, text in told.items() if text}
+
     def frozen(self, cell: Cell, record: Record) -> optuna.trial.FrozenTrial:
-        """A cell's trial; one user attribute holds all that a dashboard shows of it, since each costs a query."""
+        """A cell's trial. What a dashboard sorts by is a user attribute of its own; one more holds the rest, since each
+        costs a query."""
         done = record["state"] == DONE
         outcome = record["metrics"] if done else {"reason": record["reason"]}
-        return create_trial(
+        study = self.plan.config.study
+        shown = {study.factor: level(cell, study.factor)} if study else {}
+        if done:
+            shown[TEST_ERROR] = record["metrics"]["test_error"]
+        # A dashboard's axes are as wide as the distributions. Optuna lets this range grow with the seeds.
+        most = max(cell.seed for cell in self.plan.cells)
+        trial = create_trial(
             state=STATES[record["state"]],
             params={"row": cell.row.label, "seed": cell.seed},
-            distributions={"row": CategoricalDistribution(self.labels), "seed": IntDistribution(0, 2**31 - 1)},
+            distributions={"row": CategoricalDistribution(self.labels), "seed": IntDistribution(0, most)},
             values=[record["metrics"]["val_error"], cell.row.cost.params, cell.row.cost.macs] if done else None,
-            user_attrs={"trial": {"id": cell.trial_id, **outcome}},
+            user_attrs={**shown, "trial": {"id": cell.trial_id, **outcome}},
         )
+        if "started" in record and "seconds" in record:  # else it would say when it was added
+            trial.datetime_start = datetime.fromtimestamp(record["started"])
+            trial.datetime_complete = datetime.fromtimestamp(record["started"] + record["seconds"])
+        return trial
+
+
+def level(cell: Cell, factor: str) -> str:
+    """A row's level of the factor, in words; `none` where the row has no SE to have one."""
+    config = cell.row.config
+    return "none" if factor.startswith("se.") and config.se is None else str(flat(config)[factor])
 
 
 def short_hash(text: str) -> str:

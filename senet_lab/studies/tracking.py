@@ -14,10 +14,12 @@ and WANDB_API_KEY mean what W&B says they mean.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,8 +27,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
-from senet_lab.config import RunError
-from senet_lab.studies.service import leave_in_time, log_in
+from senet_lab.config import SE, RunError, UserError
+from senet_lab.studies import silence
 
 if TYPE_CHECKING:
     from senet_lab.studies.plan import Cell
@@ -34,10 +36,14 @@ if TYPE_CHECKING:
 PROJECT = "senet_lab"
 LONGEST = 128  # characters that W&B takes in a name, group or job type
 INIT_SECONDS, FINISH_SECONDS = 30, 60  # patience with a server
+RUN_SECONDS = 180  # with a run's beginning, or the rest of it; more than both kinds of patience together
+LOCK_SECONDS = 600  # with other drivers that are writing
 ROOM_BYTES = 4 * 2**20  # more than a run takes on disk
 FAILED = (
     "-failed"  # ends the folder or mark of a trial that failed, so that its success, when it is retried, is another
 )
+NO_SE = "none"
+HOW_TO_LOG_IN = "`wandb login` stores one, WANDB_API_KEY gives one"
 MEASURED = ("commit", "dirty", "host", "device_name", "versions")  # of a record, shown beside the configuration
 
 Record = dict[str, Any]
@@ -74,8 +80,8 @@ class Tracker:
         for place in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
             os.environ.setdefault(place, str(folder.absolute() / ".client"))
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        if mode == "online":
-            log_in()
+        if mode == "online" and not log_in("tracking=online", "tracking=offline needs no server"):
+            raise UserError(f"tracking=online: there is no W&B key; {HOW_TO_LOG_IN}; tracking=offline needs none")
         self.there = self.look()
 
     def epoch(self, cell: Cell, entry: dict[str, float]) -> None:
@@ -99,7 +105,7 @@ class Tracker:
         """
         if self.mode == "off":
             return
-        run_id = f"study-{hashlib.sha256(self.study.encode() + table.read_bytes()).hexdigest()[:16]}"
+        run_id = table_run_id(self.study, table.read_bytes())
         if self.mode == "online" and self.missed:
             self.missed[run_id] = "left out"
         elif run_id not in self.there:
@@ -129,7 +135,8 @@ class Tracker:
         """Let go of runs that are still live; they count as failed until they are resumed."""
         for run, _ in self.live.values():
             if run is not None:
-                run.finish(exit_code=1)
+                with silence.limit(RUN_SECONDS):
+                    run.finish(exit_code=1)
 
     def later(self, run_id: str, task: Callable[[], None]) -> None:
         """Have the thread do it, after all that it was given before."""
@@ -163,11 +170,12 @@ class Tracker:
         """Write an offline run: one writer at a time, and a folder that is renamed when it is whole."""
         temporary = self.folder / ".writing"
         with (self.folder / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a writer that is killed lets go of it
+            wait_for_lock(lock)  # a writer that is killed lets go of it
             shutil.rmtree(temporary, ignore_errors=True)  # left by a writer that was killed
-            run = self.start(run_id, temporary, cell)
-            exit_code = fill(run)
-            run.finish(exit_code=exit_code)
+            with silence.limit(RUN_SECONDS):
+                run = self.start(run_id, temporary, cell)
+                exit_code = fill(run)
+                run.finish(exit_code=exit_code)
             (written,) = temporary.glob("wandb/offline-run-*")
             outcome = run_id + FAILED if exit_code else run_id
             if not {run_id, outcome} & self.look():  # another driver may have waited for the same trial, and be done
@@ -179,8 +187,9 @@ class Tracker:
 
     def upload(self, run_id: str, fill: Fill, cell: Cell | None) -> None:
         """Finish an online run, and leave the mark that says so."""
-        run, mark = self.live.pop(run_id) if run_id in self.live else self.go_live(run_id, cell)
-        with mark:
+        with silence.limit(RUN_SECONDS):
+            run, mark = self.live.pop(run_id) if run_id in self.live else self.go_live(run_id, cell)
+        with mark, silence.limit(RUN_SECONDS):
             if run is not None:
                 exit_code = fill(run)
                 run.finish(exit_code=exit_code)
@@ -195,11 +204,12 @@ class Tracker:
         run_id = cell.trial_id
         if run_id in self.missed:
             return
-        if run_id not in self.live:
-            self.live[run_id] = self.go_live(run_id, cell)
-        run, _ = self.live[run_id]
-        if run is not None and run.step <= entry["epoch"] <= run.step + 1:
-            run.log(entry, step=int(entry["epoch"]))
+        with silence.limit(RUN_SECONDS):
+            if run_id not in self.live:
+                self.live[run_id] = self.go_live(run_id, cell)
+            run, _ = self.live[run_id]
+            if run is not None and run.step <= entry["epoch"] <= run.step + 1:
+                run.log(entry, step=int(entry["epoch"]))
 
     def go_live(self, run_id: str, cell: Cell | None) -> tuple[Any, IO[str]]:
         """Open an online run, and its mark; None for the run if it is uploaded, or live in another driver."""
@@ -221,7 +231,7 @@ class Tracker:
         name, job_type, config = (f"{self.study}: table", "study", {}) if cell is None else describe(cell)
         try:
             return wandb.init(
-                project=wandb.setup().settings.project or PROJECT,
+                project=place()[1],
                 id=run_id,
                 dir=folder,
                 mode="online" if online else "offline",
@@ -245,14 +255,83 @@ class Tracker:
                 ),
             )
         finally:
-            leave_in_time()
+            silence.limit_at_exit()
+
+
+def log_in(word: str, otherwise: str) -> bool:
+    """Make sure of key and server before anything else; a server that does not answer is given ten seconds.
+
+    Args:
+        word: what needs it, for the message.
+        otherwise: what there is without it, likewise.
+
+    Returns:
+        Whether there is a key.
+
+    Raises:
+        RunError: the server cannot be reached or refuses the key.
+    """
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(mode="online", silent=True))
+    try:
+        return bool(wandb.login(prompt=False, verify=True))
+    except wandb.errors.Error as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise RunError(f"{word}: {reason}; {otherwise}") from error
+    finally:
+        silence.limit_at_exit()
+
+
+def place() -> tuple[str, str]:
+    """Entity and project that runs are in, as W&B's own settings name them: an empty entity is the user's default."""
+    import wandb
+
+    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+    return settings.entity or "", settings.project or PROJECT
+
+
+def table_run_id(study: str, table: bytes) -> str:
+    """Id of the study's own run, with this table (a CSV)."""
+    return f"study-{hashlib.sha256(study.encode() + table).hexdigest()[:16]}"
 
 
 def describe(cell: Cell) -> tuple[str, str, Record]:
     """Name, job type and configuration of a trial's run."""
     config = {**cell.spec.config(), "row": cell.row.label, "trial_id": cell.trial_id}
     config["se"] = config["se"] or "none"  # W&B drops a null, and a plain network should be found
+    config["design"] = design(cell.spec.se)
     return f"{cell.row.label}, seed {cell.seed}", cell.row.label, text_keys(config)
+
+
+def design(se: SE | None) -> dict[str, str]:
+    """An SE design in one word a factor, which W&B can group by; `none` all over for the plain network.
+
+    A trial may belong to several studies, under another label in each. What it is grouped by must hold in all of them.
+    """
+    if se is None:
+        return {field.name: NO_SE for field in dataclasses.fields(SE)}
+    words = {field.name: str(getattr(se, field.name)) for field in dataclasses.fields(SE)}
+    ratios = set(se.reduction.values())
+    each = (f"{stage}:{ratio}" for stage, ratio in se.reduction.items())
+    return {
+        **words,
+        "reduction": str(*ratios) if len(ratios) == 1 else " ".join(each),
+        "stages": " ".join(map(str, se.reduction)),
+    }
+
+
+def wait_for_lock(lock: IO[str]) -> None:
+    """Have the lock on a file for ourselves; a TimeoutError if others do not let go of it."""
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise TimeoutError(f"others have held {lock.name} for {LOCK_SECONDS} seconds") from None
+            time.sleep(0.05)
 
 
 def check_room(folder: Path) -> None:

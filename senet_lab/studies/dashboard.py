@@ -1,0 +1,170 @@
+"""`python -m senet_lab dashboard …`: a study's W&B workspace and report, as JSON, and saved where there is a key.
+
+What they show is `reports/dashboards.py`; the trainings themselves are uploaded by tracking, or by `wandb sync`. A view
+is found again by its name, which is the study's: the same command replaces it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from senet_lab.compose import Composed, choices, compose, plain_name
+from senet_lab.config import RunError, UserError
+from senet_lab.reports import dashboards, tables
+from senet_lab.reports.dashboards import Shown, Spec
+from senet_lab.reports.files import replace_all
+from senet_lab.reports.trials import canonical
+from senet_lab.studies import tracking
+
+FILES = {"dashboard.json": dashboards.workspace, "report.json": dashboards.report}
+SECONDS = 20  # patience with each answer of a server
+
+# A view's id by its name; the project is null where there is none.
+FIND = """
+query FindView($entityName: String, $projectName: String, $type: String, $name: String) {
+  project(name: $projectName, entityName: $entityName) {
+    id
+    allViews(viewType: $type, viewName: $name) { edges { node { id name } } }
+  }
+}
+"""
+SAVE = """
+mutation SaveView($id: ID, $entityName: String, $projectName: String, $type: String, $name: String,
+                  $displayName: String, $description: String, $spec: String) {
+  upsertView(input: {id: $id, entityName: $entityName, projectName: $projectName, type: $type, name: $name,
+                     displayName: $displayName, description: $description, spec: $spec, createdUsing: WANDB_SDK}) {
+    view { id name }
+    inserted
+  }
+}
+"""
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Write a study's dashboards, and save them if there is a W&B key.
+
+    Raises:
+        UserError: a study that does not exist or has no record, bad words, or wandb-workspaces is not installed.
+        RunError: the server cannot be reached or refuses; the files are written.
+    """
+    path = Path(arguments.what)
+    if arguments.what not in choices("ablation") and (path.suffix == ".csv" or path.is_dir()):
+        if arguments.words:
+            raise UserError(f"{arguments.words[0]}: {path} is shown as it was run; words are for a study's name")
+        check_installed()
+        shown, folder = from_file(path / "trials.csv" if path.is_dir() else path)
+    else:
+        words = [f"+ablation={arguments.what}", *arguments.words]
+        composed = compose(words)
+        check_installed()
+        shown, folder = from_store(composed, words)
+    folder = arguments.to or folder
+    entity, project = tracking.place()
+    views = {name: build(shown, entity, project) for name, build in FILES.items()}
+    replace_all(folder, {name: dashboards.as_json(view) for name, view in views.items()})
+    print(f"written: {folder}/ ({', '.join(views)})")
+    otherwise = f"{folder}/ holds what would be saved"
+    if not tracking.log_in("dashboard", otherwise):
+        print(f"not saved: there is no W&B key; {tracking.HOW_TO_LOG_IN}, and the same command saves it")
+        return
+    try:
+        for view in views.values():
+            print(f"saved: {save(view)}")
+    except Exception as error:  # whatever the client makes of a network that is gone
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise RunError(f"dashboard: it could not be saved ({reason}); {otherwise}") from error
+
+
+def check_installed() -> None:
+    """A UserError that says how to install what is missing."""
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise UserError(
+            "dashboard: wandb-workspaces is not installed; pip install 'senet-lab[dashboard]', or `make setup`, does it"
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is shown
+
+
+def from_store(composed: Composed, words: list[str]) -> tuple[Shown, Path]:
+    """A study with those of its trials that are recorded, and its folder of results."""
+    from senet_lab.studies import outcome, plan  # torch comes with it
+    from senet_lab.studies.store import Store
+
+    store = Store(composed.config.storage, create=False)
+    study = plan.look_up(plan.make(composed), store)
+    if not study.recorded:
+        raise UserError(
+            f"{store.name} has no record of {composed.folder}: there is nothing to show; "
+            f"python -m senet_lab.run {' '.join(words)} trains it"
+        )
+    there = replace(study, cells=[cell for cell in study.cells if cell.trial_id in study.recorded])
+    trials = outcome.trials(there, study.recorded)
+    runs = tuple(cell.trial_id for cell in outcome.by_row(study))  # those that are still to come, too
+    assert composed.config.study
+    shown = shown_of(trials, runs, composed.config.study.factor, composed.folder)
+    return shown, Path(composed.config.results) / composed.folder
+
+
+def from_file(path: Path) -> tuple[Shown, Path]:
+    """A study by its trials.csv, and the folder of results that it has below results/local."""
+    try:
+        trials = tables.read_trials(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    first = trials.iloc[0]
+    folder = f"{first['data']}/{plain_name(first['backbone'])}-{first['recipe']}/{plain_name(first['study'])}"
+    factor = ""
+    if first["study"] in choices("ablation"):
+        study = compose([f"+ablation={first['study']}"]).config.study
+        factor = study.factor if study else ""
+    return shown_of(trials, tuple(trials["trial_id"]), factor, folder), Path("results/local") / folder
+
+
+def shown_of(trials: Any, runs: tuple[str, ...], factor: str, folder: str) -> Shown:
+    """What a dashboard shows of trials in the columns of a trials.csv."""
+    try:
+        frame = canonical(trials)
+        table = tables.csv_text(tables.summarise(frame)).encode("utf-8", "replace")
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from error
+    return Shown(
+        frame,
+        tuple(dict.fromkeys(runs)),
+        tracking.table_run_id(folder, table),
+        dashboards.group_key(factor, frame),
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Saving
+
+
+def save(view: Spec) -> str:
+    """Save a view, in place of the one of its name if there is one; its address."""
+    from wandb_workspaces._graphql import execute_graphql, get_app_url
+
+    import wandb
+
+    api = wandb.Api(timeout=SECONDS)
+    view = {**view, "entityName": view["entityName"] or api.default_entity}
+    ask: Callable[..., Any] = execute_graphql
+    found = ask(api, FIND, {name: view[name] for name in ("entityName", "projectName", "type", "name")})["project"]
+    if found is None:
+        api.create_project(view["projectName"], view["entityName"])
+    ids = [edge["node"]["id"] for edge in found["allViews"]["edges"]] if found else []
+    saved = ask(api, SAVE, {**view, "id": ids[0] if ids else None, "spec": json.dumps(view["spec"])})
+    where = f"{get_app_url(api).rstrip('/')}/{quote(view['entityName'])}/{quote(view['projectName'])}"
+    if view["type"] == "project-view":
+        return f"{where}?nw={view['name'].removeprefix('nw-').removesuffix('-v')}"
+    title = re.sub(r"\W+", "-", view["displayName"], flags=re.ASCII).strip("-")
+    return f"{where}/reports/{title}--{saved['upsertView']['view']['id']}"
