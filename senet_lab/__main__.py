@@ -258,6 +258,8 @@ def write_images(arguments: argparse.Namespace) -> None:
     from senet_lab.studies.pictures import write
 
     write(arguments)
+
+
 def make_dashboard(arguments: argparse.Namespace) -> None:
     from senet_lab.studies import dashboard  # W&B's client comes with it
 

@@ -151,9 +151,8 @@ def shown_of(trials: Any, runs: tuple[str, ...], factor: str, folder: str) -> Sh
 
 def save(view: Spec) -> str:
     """Save a view, in place of the one of its name if there is one; its address."""
-    from wandb_workspaces._graphql import execute_graphql, get_app_url
-
     import wandb
+    from wandb_workspaces._graphql import execute_graphql, get_app_url
 
     api = wandb.Api(timeout=SECONDS)
     view = {**view, "entityName": view["entityName"] or api.default_entity}

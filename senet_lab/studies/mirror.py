@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
+from collections.abc import Iterable
 from datetime import datetime
 
 import optuna
@@ -93,14 +94,14 @@ class Mirror:
 
     def about(self) -> dict[str, str]:
         """What the dashboard says of the study."""
-        config, study = self.plan.config, self.plan.config.study
+        rows, study = self.plan.rows, self.plan.config.study
         told = {
             "title": self.plan.title,
-            "data": self.plan.data,
-            "backbone": config.backbone,
-            "recipe": self.plan.recipe,
+            "data": listed(row.data for row in rows),
+            "backbone": listed(row.config.backbone for row in rows),
+            "recipe": listed(row.recipe for row in rows),
             "factor": study.factor if study else "",
-            "baseline": study.baseline if study else "",
+            "baseline": listed(row.baseline for row in rows) if study else "",
         }
         return {name: text for name, text in told.items() if text}
 
@@ -128,10 +129,17 @@ class Mirror:
         return trial
 
 
+def listed(texts: Iterable[str]) -> str:
+    """Each of the texts once."""
+    return ", ".join(dict.fromkeys(texts))
+
+
 def level(cell: Cell, factor: str) -> str:
     """A row's level of the factor, in words; `none` where the row has no SE to have one."""
     config = cell.row.config
-    return "none" if factor.startswith("se.") and config.se is None else str(flat(config)[factor])
+    if factor.split(".")[0] == "se" and config.se is None:
+        return "none"
+    return "SE" if factor == "se" else str(flat(config)[factor])
 
 
 def short_hash(text: str) -> str:
