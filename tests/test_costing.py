@@ -71,6 +71,15 @@ def test_the_plain_network_and_the_users_data() -> None:
     assert "3 × 64 × 64" in printed("backbone=resnet18", "data.size=64")
 
 
+def test_images_that_are_too_small_are_one_line_with_the_smallest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", "backbone=vgg16", "data.size=31"]) == 2
+    seen = capsys.readouterr()
+    assert (seen.out, seen.err) == (
+        "",
+        "error: images of 31 × 31 pixels are too small: the network takes 32 × 32 and larger\n",
+    )
+
+
 @pytest.mark.parametrize("word", ["backbone=resnt50", "se.reduction=0", "se.reducton=4", "data.size=0"])
 def test_bad_words_are_one_line(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", word]) == 2

@@ -360,7 +360,7 @@ def test_mistaken_options_are_named() -> None:
         create("resnet50", stride="3x3")
     with pytest.raises(ValueError, match="pool: 'caffe' is not one of padded, ceil"):
         create("resnet50", pool="caffe")
-    with pytest.raises(ValueError, match="pool: resnet8 has no maximum in its stem that could be ceil"):
+    with pytest.raises(ValueError, match="pool: resnet8 has no padded 3×3 maximum that could be ceil"):
         create("resnet8", pool="ceil")
     with pytest.raises(ValueError, match=r"se.squeeze: 'men' is not one of avg, max, none"):
         create("resnet8", {"squeeze": "men"})

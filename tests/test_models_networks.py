@@ -32,7 +32,7 @@ GATES = {
 }
 
 
-def on_meta(name: str, se: SE | None = None, num_classes: int = 1000, **options: int) -> nn.Module:
+def on_meta(name: str, se: SE | None = None, num_classes: int = 1000, **options: int | str) -> nn.Module:
     with torch.device("meta"):
         return create(name, se, num_classes, **options)
 
@@ -274,6 +274,14 @@ def test_the_shuffle_deals_channels_out() -> None:
     assert Shuffle(3)(x_BCHW)[1, :, 0, 1].tolist() == [0, 2, 4, 1, 3, 5]
     x_BCHW = torch.randn(2, 12, 3, 3)
     assert torch.equal(Shuffle(3)(x_BCHW), nn.functional.channel_shuffle(x_BCHW, 3))
+
+
+def test_ceil_pools_are_those_of_the_released_bn_inception() -> None:
+    """All four strided maxima, and the same sizes at 224 pixels; the pool of 5b is not strided."""
+    net = on_meta("bn_inception", pool="ceil").eval()
+    pools = [module for module in net.modules() if isinstance(module, nn.MaxPool2d)]
+    assert [(pool.stride, pool.padding, pool.ceil_mode) for pool in pools] == [(2, 0, True)] * 4 + [(1, 1, False)]
+    assert cost(net).macs == cost(on_meta("bn_inception")).macs
 
 
 def test_shufflenets_units_add_or_stand_behind() -> None:

@@ -244,6 +244,13 @@ def test_rows_are_those_of_the_papers_table(name: str) -> None:
     assert {row["paper"] for row in study.rows.values() if "paper" in row} == printed
 
 
+def test_images_that_are_too_small_for_the_network_are_refused_with_the_smallest() -> None:
+    with pytest.raises(
+        UserError, match=r"^images of 8 × 8 pixels are too small: the network takes 32 × 32 and larger$"
+    ):
+        build(compose(["backbone=vgg16"]).config, DIGITS)
+
+
 def test_stages_are_those_that_the_network_has() -> None:
     three, four = (plan.make(compose(["+ablation=stages", f"backbone={name}"])) for name in ("resnet8", "resnet18"))
     assert three.left_out == ["stage 5"]
@@ -252,6 +259,9 @@ def test_stages_are_those_that_the_network_has() -> None:
     hidden = {row.label: list(row.hidden) for row in four.rows}
     assert (hidden["stage 5"], hidden["all but the last"], hidden["all"]) == ([5], [2, 3, 4], [2, 3, 4, 5])
     assert {row.label: list(row.hidden) for row in three.rows}["all but the last"] == [2, 3]
+    inception = plan.make(compose(["+ablation=stages", "backbone=bn_inception"]))
+    assert inception.left_out == ["stage 2"]
+    assert {row.label: list(row.hidden) for row in inception.rows}["all but the last"] == [3, 4]
     assert "no stage 7" in refusal({"a": {"se.stages": [2]}, "b": {"se.stages": [7]}}, factor="se.stages")
 
 

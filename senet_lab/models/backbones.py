@@ -198,8 +198,9 @@ def create(
         in_channels: channels of the images.
         stride: `paper` halves the resolution of ResNet-50, -101 and -152 on the first 1×1 of a stage, `torchvision` on
             its 3×3. It makes no difference to other networks.
-        pool: how the stem's 3×3 maximum meets the border: `padded` by one pixel as in torchvision, or `ceil`, without
-            padding but one window over the edge, as in Caffe and so in the released models.
+        pool: how strided 3×3 maxima (the stem's, and those of BN-Inception's modules) meet the border: `padded` by one
+            pixel as in torchvision, or `ceil`, without padding but one window over the edge, as in Caffe and so in the
+            released models.
         seed: what all weights are drawn from; None draws the plain network's from the global generator.
 
     Raises:
@@ -217,9 +218,7 @@ def create(
     if stride == "paper" and name in STRIDE_ON_FIRST_1X1:
         move_stride(net)
     if pool == "ceil":
-        if not isinstance(getattr(net, "maxpool", None), nn.MaxPool2d):
-            raise ValueError(f"pool: {name} has no maximum in its stem that could be ceil")
-        net.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+        use_ceil(net, name)
     add_se(net, se, seed=torch.initial_seed() if seed is None else seed)
     return net.to(device)
 
@@ -263,6 +262,19 @@ def move_stride(net: nn.Module) -> None:
     for block in net.modules():
         if isinstance(block, Bottleneck):
             block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+
+
+def use_ceil(net: nn.Module, name: str) -> None:
+    """Let padded 3×3 maxima of stride 2 begin at the corner and run over the edge; a ValueError if there are none."""
+    padded = [
+        module
+        for module in net.modules()
+        if isinstance(module, nn.MaxPool2d) and (module.kernel_size, module.stride, module.padding) == (3, 2, 1)
+    ]
+    if not padded:
+        raise ValueError(f"pool: {name} has no padded 3×3 maximum that could be ceil")
+    for module in padded:
+        module.padding, module.ceil_mode = 0, True
 
 
 @contextmanager

@@ -21,7 +21,7 @@ That form has the printed 2.03 G multiply-adds. No convolution has a bias; a nor
     5b          7² × 1024 352   192→320    192→224      maximum→128
 
 Strided pools are padded by one pixel, as torchvision's ResNets have it, and so meet the convolutions beside them at any
-size; the released model's have no padding, but one window over the edge.
+size; the released model's have no padding, but one window over the edge (`create(…, pool="ceil")`).
 
 SE follows the concatenation of every module, 3c and 4e included (figure 2 of the paper, and the released model). Stages
 are numbered by the resolution that a module gives: 3a and 3b are stage 3, 3c to 4d stage 4, 4e to 5b stage 5.
