@@ -99,8 +99,8 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
         other = next((path for path in refused if type(shadow.get_submodule(path)) is kind), None)
         if other is not None:
             raise ValueError(
-                f"{one} is a residual block and {other}, of the same class {kind.__name__}, is none ({refused[other]}): "
-                "name what takes a gate by where="
+                f"{one} is a residual block and {other}, of the same class {kind.__name__}, is none "
+                f"({refused[other]}): name what takes a gate by where="
             )
     reasons = {type(shadow.get_submodule(path)).__name__: str(why) for path, why in refused.items() if why.adds}
     return inner, reasons
