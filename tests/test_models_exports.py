@@ -74,7 +74,7 @@ def test_torch_export(net: nn.Module) -> None:
     torch.testing.assert_close(exported(X_BCHW), net(X_BCHW))
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_torch_compile(net: nn.Module, backend: str) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(net, backend=backend, fullgraph=True)

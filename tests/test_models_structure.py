@@ -252,6 +252,13 @@ def test_the_innermost_block_takes_the_gate() -> None:
     ]
 
 
+def test_blocks_of_one_class_of_which_one_has_another_inside_are_refused() -> None:
+    one, other = Packed(), Packed()
+    other.path.append(Functional())
+    with pytest.raises(ValueError, match=r"0 is a residual block and 1, of the same class Packed, .*another one is in"):
+        add_se(nn.Sequential(one, other))
+
+
 def test_stages_of_own_names_need_a_word_from_the_network() -> None:
     net = nn.Sequential(OrderedDict(begin=Functional(), end=Functional(8, 16, 2)))
     with pytest.raises(ValueError, match="begin is a Functional outside layer1"):
@@ -370,6 +377,13 @@ class Trains(Trap):
         return x + self.branch(x) * 0.5 if self.training else x + self.branch(x)
 
 
+class Attends(Trap):
+    """What it adds is one number a channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x.mean((2, 3), keepdim=True))
+
+
 class Sometimes(Trap):
     def __init__(self, adds: bool) -> None:
         super().__init__()
@@ -385,6 +399,7 @@ TRAPS: list[tuple[Callable[[], nn.Module], str, list[str]]] = [
     (Subtracts, "standard", NOWHERE),
     (Unequal, "standard", [*NOWHERE, "Unequal is none", "with 1 and 1 convolutions"]),
     (TwoSums, "standard", [*NOWHERE, "TwoSums is none", "come from has a convolution"]),
+    (Attends, "standard", [*NOWHERE, "Attends is none", "not of one shape"]),
     (TwoInputs, "standard", NOWHERE),
     (Decides, "standard", NOWHERE),
     (Trains, "standard", [*NOWHERE, "something else in training"]),

@@ -345,8 +345,10 @@ def place_of(model: nn.Module, target: Target, position: str) -> Place:
     slots = {at: site.slot for at, site in target.residual.sites.items()} if target.residual else slots_of(block)
     kind = type(block).__name__
     if position not in slots:
-        named = f" ({path})" if target.residual else ""
-        raise ValueError(f"se.position: a {kind}{named} has no place for {position}; it has {', '.join(slots)}")
+        has = f"has no place for {position}; it has {', '.join(slots)}"
+        if target.residual:
+            has = f"({path or 'the model'}) {has}; where= takes any module"
+        raise ValueError(f"se.position: a {kind} {has}")
     slot = slots[position]
     if not path and not slot.child:
         raise ValueError(

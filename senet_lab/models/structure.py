@@ -6,9 +6,9 @@ A module is taken for a residual block if its forward, traced symbolically by to
 
 - x and y are one tensor each, and the trace is the same in training and in evaluation;
 - the sum is the last one in the forward, and the tail (usually a ReLU, or nothing) has no convolution or linear layer;
-- the branch is the summand with more convolutions, at least one; the shortcut has one at most;
+- the branch is the summand with more convolutions, at least one; the shortcut has one at most; both have one shape;
 - what both begin with (pre-activation's first norm and ReLU) has no convolution;
-- no other residual block is inside, and all modules of its class in the network are residual blocks.
+- no other residual block is inside, and all modules of its class in the network are such blocks.
 
 Names mean nothing here. Where a gate goes in such a block:
 
@@ -40,7 +40,7 @@ from torch.nn.modules.conv import _ConvNd
 from torchvision.ops import stochastic_depth
 
 from senet_lab.models.tracing import NoBlockError, Sum, ancestors, is_layer, output_of, sum_of, trace
-from senet_lab.models.trying import Site, Slot, copied
+from senet_lab.models.trying import PIXELS, Site, Slot, copied
 
 IDLE_FUNCTIONS: tuple[Any, ...] = (F.dropout, F.dropout2d, stochastic_depth)  # they do nothing in evaluation
 
@@ -76,7 +76,7 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
     candidates = [
         path
         for path, module in model.named_modules()
-        if type(module).forward is not nn.Sequential.forward
+        if type(module).forward not in (nn.Module.forward, nn.Sequential.forward)
         and any(isinstance(part, _ConvNd) for part in module.modules())
         and not is_layer(module)
         and not any(path == other or is_inside(path, other) or is_inside(other, path) for other in known)
@@ -94,15 +94,17 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
         except NoBlockError as error:
             refused[path] = error
     inner = {path: each for path, each in found.items() if not any(is_inside(other, path) for other in found)}
+    why = {path: str(error) for path, error in refused.items()}
+    why |= {path: "another one is inside" for path in found if path not in inner}
     for one, each in inner.items():
         kind = type(each.block)
-        other = next((path for path in refused if type(shadow.get_submodule(path)) is kind), None)
+        other = next((path for path in why if type(shadow.get_submodule(path)) is kind), None)
         if other is not None:
             raise ValueError(
                 f"{one} is a residual block and {other}, of the same class {kind.__name__}, is none "
-                f"({refused[other]}): name what takes a gate by where="
+                f"({why[other]}): name what takes a gate by where="
             )
-    reasons = {type(shadow.get_submodule(path)).__name__: str(why) for path, why in refused.items() if why.adds}
+    reasons = {type(shadow.get_submodule(path)).__name__: str(error) for path, error in refused.items() if error.adds}
     return inner, reasons
 
 
@@ -121,7 +123,23 @@ def residual(block: nn.Module) -> Residual:
     width = next((width for width in widths if width is not None), None)
     if width is None:
         raise NoBlockError("no convolution or norm tells how many channels it takes")
+    check_shapes(block, sum_, width)
     return Residual(block, sites, width)
+
+
+def check_shapes(block: nn.Module, sum_: Sum, width: int) -> None:
+    """A NoBlockError if a summand is spread over the other, as one number a channel is (attention does so)."""
+    weight = next(block.parameters())
+    run = fx.Interpreter(block, garbage_collect_values=False, graph=sum_.graph)
+    try:
+        with torch.no_grad():
+            run.run(torch.zeros(1, width, PIXELS, PIXELS, dtype=weight.dtype, device=weight.device))
+        shapes = [run.env[node].shape for node in (sum_.branch, sum_.shortcut)]
+    except Exception as error:  # whatever a block makes of an image of this size
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NoBlockError(f"it does not take an image of {width} × {PIXELS} × {PIXELS}: {line}") from error
+    if shapes[0] != shapes[1]:
+        raise NoBlockError("its summands are not of one shape")
 
 
 def sites_of(block: nn.Module) -> tuple[dict[str, Site], Sum]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import sqlalchemy as sa
 
 from senet_lab.config import SE, Data, Recipe, UserError
 from senet_lab.studies.store import DONE, FAILED, Store, records
@@ -75,7 +76,7 @@ def load_records(storage: str | Path) -> pd.DataFrame:
     if "://" not in url:
         if not Path(url).is_file():
             raise UserError(f"storage: there is no file {url}")
-        url = f"sqlite:///{url}"
+        url = sa.URL.create("sqlite", database=url).render_as_string()  # a path may have what a URL must escape
     store = Store(url, create=False)
     if store.empty:
         raise UserError(f"storage={store.name} holds no records")
