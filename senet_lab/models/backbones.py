@@ -101,8 +101,8 @@ def inception_resnet_v2(num_classes: int, in_channels: int = 3) -> nn.Module:
 
     SE gates the residual branch of its 40 residual units, before it is scaled and added; the paper speaks of "similar
     schemes" only (section 3.3). Its numbers do not decide whether the three modules between the units have SE, too: the
-    gates' layers add the printed 0.01 G either way. The printed 11.75 G of the plain network are those of no version we
-    know: this one has 13.16 G, the smaller one in the figures of its article (arXiv 1602.07261) 9.3 G.
+    gates' layers add the printed 0.01 G either way. The printed 11.75 G of the plain network are not
+    those of this one, 13.16 G; which version was counted is not known.
     """
     net = timm.create_model("inception_resnet_v2", num_classes=num_classes, in_chans=in_channels)
     for layer in net.modules():

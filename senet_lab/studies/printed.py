@@ -47,8 +47,8 @@ DESIGN, BIASED = SE(), SE(bias=True)
 
 NEAREST = "the print is 0.01 above what any of these conventions gives"
 OTHER_NETWORK = (
-    "counted is the network that its authors released; the smaller one in their article has 9.3, so the print is of "
-    "neither. SE adds 0.0085 here, 0.01 in print."
+    "counted is the network that its authors released; which version of it the print is of is not known. SE adds "
+    "0.0085 here, 0.01 in print."
 )
 NOMINAL = "the print has the nominal 140 M of ShuffleNet's article; SE adds 1.9 M here, 2 M in print."
 
