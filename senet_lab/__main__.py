@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from senet_lab.config import RunError, UserError
-
-STORE = "sqlite:///results/local/lab.db"
+STORAGE = "sqlite:///results/local/lab.db"
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,9 +38,9 @@ def parser() -> Parser:
         "  python -m senet_lab table ratio                      from the store, as the study was run by default\n"
         "  python -m senet_lab table ratio data=cifar10 seeds=5 from the store, for these settings\n"
         "  python -m senet_lab table results/digits/resnet8-quick/ratio/trials.csv\n"
+        "  python -m senet_lab report                           all studies below results/ as one HTML page\n"
         "  python -m senet_lab cost backbone=resnet50 se.reduction=8\n"
         "  python -m senet_lab publish digits/resnet8-quick/ratio\n"
-        "  python -m senet_lab report                           all studies below results/ as one HTML page\n"
         "  python -m senet_lab excitation 0123456789abcdef      the gates of a trial trained with training.keep=last\n"
         "  python -m senet_lab excitation NET.ckpt data=cifar10 data.root=DIR --classes cat dog ship truck\n",
     )
@@ -55,6 +54,13 @@ def parser() -> Parser:
     publish.add_argument("--results", default="results/local", type=Path, help="where studies were run (%(default)s)")
     publish.add_argument("--to", default="results", type=Path, help="where tables are committed (%(default)s)")
     publish.set_defaults(run=publish_tables)
+    report = commands.add_parser("report", help="every study on one HTML page: tables, interactive plots, filters")
+    report.add_argument("folders", nargs="*", default=[Path("results")], type=Path, help="of studies (results)")
+    report.add_argument("--to", default=Path("results/local/report.html"), type=Path, help="the page (%(default)s)")
+    report.add_argument(
+        "--storage", default=STORAGE, help="database URL of the learning curves that have no file (%(default)s)"
+    )
+    report.set_defaults(run=write_report)
     cost = commands.add_parser("cost", help="parameters and multiply-adds of a network by stage, without training")
     cost.add_argument("words", nargs="*", help="the network (backbone=… se.reduction=… data.size=…)")
     cost.set_defaults(run=show_cost)
@@ -69,17 +75,10 @@ def parser() -> Parser:
     excitation.add_argument("--storage", help="database URL of the records (that of --results)")
     excitation.add_argument("--to", type=Path, help="where to write to (results/local/excitation/<name>)")
     excitation.set_defaults(run=draw_excitation)
-    report = commands.add_parser("report", help="every study on one HTML page: tables, interactive plots, filters")
-    report.add_argument("folders", nargs="*", default=[Path("results")], type=Path, help="of studies (results)")
-    report.add_argument("--to", default=Path("results/local/report.html"), type=Path, help="the page (%(default)s)")
-    report.add_argument(
-        "--storage", default=STORE, help="database URL of the learning curves that have no file (%(default)s)"
-    )
-    report.set_defaults(run=write_report)
     store = commands.add_parser("store", help="delete single records, so that their trials are trained again")
     store.add_argument("action", choices=["forget"])
     store.add_argument("trial_ids", nargs="+", metavar="trial_id")
-    store.add_argument("--storage", default=STORE, help="database URL (%(default)s)")
+    store.add_argument("--storage", default=STORAGE, help="database URL (%(default)s)")
     store.set_defaults(run=forget_records)
     return made
 
@@ -124,24 +123,6 @@ def regenerate(source: Path, folder: Path) -> None:
     print(f"written: {folder}/\n")
 
 
-def publish_tables(arguments: argparse.Namespace) -> None:
-    """Copy finished tables: their trials.csv, runs.csv and curves.csv, everything else made anew from them."""
-    root: Path = arguments.results
-    names = arguments.studies or sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
-    if not names:
-        raise UserError(f"there is no finished table below {root}")
-    for name in names:
-        source = root / name
-        if not (source / "trials.csv").is_file():
-            finished = sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
-            raise UserError(f"there is no finished table in {source}; there are {', '.join(finished) or 'none'}")
-    for name in names:
-        regenerate(root / name / "trials.csv", arguments.to / name)
-        for beside in ("runs.csv", "curves.csv"):
-            if (root / name / beside).is_file():
-                (arguments.to / name / beside).write_bytes((root / name / beside).read_bytes())
-
-
 def write_report(arguments: argparse.Namespace) -> None:
     """All studies below some folders on one page."""
     from senet_lab.reports import files, page, sources
@@ -165,6 +146,24 @@ def write_report(arguments: argparse.Namespace) -> None:
         raise UserError(f"--to: {arguments.to} is a folder, not the name of a page")
     (written,) = files.replace_all(arguments.to.parent, {arguments.to.name: content})
     print(f"written: {written} ({page.counted(studies)}; {len(content) / 1e6:.1f} MB)")
+
+
+def publish_tables(arguments: argparse.Namespace) -> None:
+    """Copy finished tables: their trials.csv, runs.csv and curves.csv, everything else made anew from them."""
+    root: Path = arguments.results
+    names = arguments.studies or sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
+    if not names:
+        raise UserError(f"there is no finished table below {root}")
+    for name in names:
+        source = root / name
+        if not (source / "trials.csv").is_file():
+            finished = sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
+            raise UserError(f"there is no finished table in {source}; there are {', '.join(finished) or 'none'}")
+    for name in names:
+        regenerate(root / name / "trials.csv", arguments.to / name)
+        for beside in ("runs.csv", "curves.csv"):
+            if (root / name / beside).is_file():
+                (arguments.to / name / beside).write_bytes((root / name / beside).read_bytes())
 
 
 def draw_excitation(arguments: argparse.Namespace) -> None:
