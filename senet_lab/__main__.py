@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from senet_lab.config import RunError, UserError
+
 STORAGE = "sqlite:///results/local/lab.db"
 
 
@@ -35,16 +36,23 @@ def parser() -> Parser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n"
+        "  python -m senet_lab report                           all studies below results/ as one HTML page\n"
         "  python -m senet_lab table ratio                      from the store, as the study was run by default\n"
         "  python -m senet_lab table ratio data=cifar10 seeds=5 from the store, for these settings\n"
         "  python -m senet_lab table results/digits/resnet8-quick/ratio/trials.csv\n"
-        "  python -m senet_lab report                           all studies below results/ as one HTML page\n"
         "  python -m senet_lab cost backbone=resnet50 se.reduction=8\n"
         "  python -m senet_lab publish digits/resnet8-quick/ratio\n"
         "  python -m senet_lab excitation 0123456789abcdef      the gates of a trial trained with training.keep=last\n"
         "  python -m senet_lab excitation NET.ckpt data=cifar10 data.root=DIR --classes cat dog ship truck\n",
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
+    report = commands.add_parser("report", help="every study on one HTML page: tables, interactive plots, filters")
+    report.add_argument("folders", nargs="*", default=[Path("results")], type=Path, help="of studies (results)")
+    report.add_argument("--to", default=Path("results/local/report.html"), type=Path, help="the page (%(default)s)")
+    report.add_argument(
+        "--storage", default=STORAGE, help="database URL of the learning curves that have no file (%(default)s)"
+    )
+    report.set_defaults(run=write_report)
     table = commands.add_parser("table", help="write and show a study's table again, without training")
     table.add_argument("what", help="a study's name, or the path of a trials.csv")
     table.add_argument("words", nargs="*", help="further trials.csv files, or the study's overrides (key=value)")
@@ -54,13 +62,6 @@ def parser() -> Parser:
     publish.add_argument("--results", default="results/local", type=Path, help="where studies were run (%(default)s)")
     publish.add_argument("--to", default="results", type=Path, help="where tables are committed (%(default)s)")
     publish.set_defaults(run=publish_tables)
-    report = commands.add_parser("report", help="every study on one HTML page: tables, interactive plots, filters")
-    report.add_argument("folders", nargs="*", default=[Path("results")], type=Path, help="of studies (results)")
-    report.add_argument("--to", default=Path("results/local/report.html"), type=Path, help="the page (%(default)s)")
-    report.add_argument(
-        "--storage", default=STORAGE, help="database URL of the learning curves that have no file (%(default)s)"
-    )
-    report.set_defaults(run=write_report)
     cost = commands.add_parser("cost", help="parameters and multiply-adds of a network by stage, without training")
     cost.add_argument("words", nargs="*", help="the network (backbone=… se.reduction=… data.size=…)")
     cost.set_defaults(run=show_cost)
