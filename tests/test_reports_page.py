@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,13 @@ def test_the_tables_are_those_of_the_markdown(tmp_path: Path) -> None:
         expected = [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in line] for line in expected]
         bare = [[re.sub("^[▼▲○■=] ", "", cell) for cell in line] for line in cells]
         assert bare == [expected[0], *expected[2:]]
+
+
+def test_every_note_of_the_markdown_is_there() -> None:
+    text = unescape(rendered(RESULTS))
+    for study in sources.studies([RESULTS]):
+        for note in (*study.table.notes, *study.table.warnings):
+            assert f">{note}<" in text
 
 
 def test_the_plots_numbers_are_those_of_the_trials(tmp_path: Path) -> None:
