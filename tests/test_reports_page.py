@@ -171,6 +171,9 @@ def test_a_search_shows_its_front(tmp_path: Path) -> None:
     assert [row["at"]["val"] for row in study["rows"]] == pytest.approx(list(expected), rel=1e-3)
     assert "● 2 of 3 designs on the front" in text
     assert [line[0] for line in Read(text).tables[1][1:]] == ["none", "● small", "● large"]
+    assert "■</span> baseline" in text
+    (folder / "trials.csv").write_bytes(csv_bytes(trials.assign(baseline="")))  # nothing to compare with
+    assert "baseline</td>" not in rendered(tmp_path)
     (folder / "front.csv").write_text("design\nnone\n")
     with pytest.raises(ValueError, match=r"front\.csv: column missing: on_front"):
         rendered(tmp_path)

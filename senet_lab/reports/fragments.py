@@ -43,6 +43,8 @@ def _class(column: Column, *more: str) -> str:
 
 def _cell(column: Column, row: Row, study: Study) -> str:
     text = text_cell(column, row, study.table)
+    if column.name == "verdict" and study.front is not None and not row.baseline:
+        text = text if row.label in {other.baseline for other in study.table.rows} else ""  # a search may have none
     if column.name == "row":
         mark = '<span class="mark" title="on the front">●</span> ' if row.label in (study.front or ()) else ""
         return f'<th scope="row">{mark}{escape(text)}</th>'
