@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from senet_lab.config import RunError, UserError
 
-STORE = "sqlite:///results/local/lab.db"
+STORAGE = "sqlite:///results/local/lab.db"
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,13 +36,13 @@ def parser() -> Parser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n"
+        "  python -m senet_lab report                           all studies below results/ as one HTML page\n"
         "  python -m senet_lab table ratio                      from the store, as the study was run by default\n"
         "  python -m senet_lab table ratio data=cifar10 seeds=5 from the store, for these settings\n"
         "  python -m senet_lab table results/digits/resnet8-quick/ratio/trials.csv\n"
         "  python -m senet_lab cost                             the paper's costs, printed and recomputed\n"
         "  python -m senet_lab cost backbone=resnet50 se.reduction=8\n"
         "  python -m senet_lab publish digits/resnet8-quick/ratio\n"
-        "  python -m senet_lab report                           all studies below results/ as one HTML page\n"
         "  python -m senet_lab dashboard ratio                  W&B workspace and report, to compare its rows in\n"
         "  python -m senet_lab excitation 0123456789abcdef      the gates of a trial trained with training.keep=last\n"
         "  python -m senet_lab excitation NET.ckpt data=cifar10 data.root=DIR --classes cat dog ship truck\n"
@@ -51,6 +51,13 @@ def parser() -> Parser:
         "  python -m senet_lab images cifar10 --root DIR --to cifar10-png\n",
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
+    report = commands.add_parser("report", help="every study on one HTML page: tables, interactive plots, filters")
+    report.add_argument("folders", nargs="*", default=[Path("results")], type=Path, help="of studies (results)")
+    report.add_argument("--to", default=Path("results/local/report.html"), type=Path, help="the page (%(default)s)")
+    report.add_argument(
+        "--storage", default=STORAGE, help="database URL of the learning curves that have no file (%(default)s)"
+    )
+    report.set_defaults(run=write_report)
     table = commands.add_parser("table", help="write and show a study's table again, without training")
     table.add_argument("what", help="a study's name, or the path of a trials.csv")
     table.add_argument("words", nargs="*", help="further trials.csv files, or the study's overrides (key=value)")
@@ -80,13 +87,6 @@ def parser() -> Parser:
     excitation.add_argument("--to", type=Path, help="where to write to (results/local/excitation/<name>)")
     excitation.set_defaults(run=draw_excitation)
     add_networks(commands)
-    report = commands.add_parser("report", help="every study on one HTML page: tables, interactive plots, filters")
-    report.add_argument("folders", nargs="*", default=[Path("results")], type=Path, help="of studies (results)")
-    report.add_argument("--to", default=Path("results/local/report.html"), type=Path, help="the page (%(default)s)")
-    report.add_argument(
-        "--storage", default=STORE, help="database URL of the learning curves that have no file (%(default)s)"
-    )
-    report.set_defaults(run=write_report)
     dashboard = commands.add_parser(
         "dashboard", help="a study's W&B workspace and report, as JSON and, with a key, saved"
     )
@@ -96,12 +96,12 @@ def parser() -> Parser:
     dashboard.set_defaults(run=make_dashboard)
     browse = commands.add_parser("optuna-dashboard", help="the store's studies in a browser, by Optuna's dashboard")
     browse.add_argument("--port", default=8080, type=int, help="of this machine (%(default)s; 0 takes a free one)")
-    browse.add_argument("--storage", default=STORE, help="database URL (%(default)s)")
+    browse.add_argument("--storage", default=STORAGE, help="database URL (%(default)s)")
     browse.set_defaults(run=browse_studies)
     store = commands.add_parser("store", help="delete single records, so that their trials are trained again")
     store.add_argument("action", choices=["forget"])
     store.add_argument("trial_ids", nargs="+", metavar="trial_id")
-    store.add_argument("--storage", default=STORE, help="database URL (%(default)s)")
+    store.add_argument("--storage", default=STORAGE, help="database URL (%(default)s)")
     store.set_defaults(run=forget_records)
     return made
 
@@ -193,24 +193,6 @@ def regenerate(source: Path, folder: Path) -> None:
     print(f"written: {folder}/\n")
 
 
-def publish_tables(arguments: argparse.Namespace) -> None:
-    """Copy finished tables: their trials.csv, runs.csv and curves.csv, everything else made anew from them."""
-    root: Path = arguments.results
-    names = arguments.studies or sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
-    if not names:
-        raise UserError(f"there is no finished table below {root}")
-    for name in names:
-        source = root / name
-        if not (source / "trials.csv").is_file():
-            finished = sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
-            raise UserError(f"there is no finished table in {source}; there are {', '.join(finished) or 'none'}")
-    for name in names:
-        regenerate(root / name / "trials.csv", arguments.to / name)
-        for beside in ("runs.csv", "curves.csv"):
-            if (root / name / beside).is_file():
-                (arguments.to / name / beside).write_bytes((root / name / beside).read_bytes())
-
-
 def write_report(arguments: argparse.Namespace) -> None:
     """All studies below some folders on one page."""
     from senet_lab.reports import files, page, sources
@@ -234,6 +216,24 @@ def write_report(arguments: argparse.Namespace) -> None:
         raise UserError(f"--to: {arguments.to} is a folder, not the name of a page")
     (written,) = files.replace_all(arguments.to.parent, {arguments.to.name: content})
     print(f"written: {written} ({page.counted(studies)}; {len(content) / 1e6:.1f} MB)")
+
+
+def publish_tables(arguments: argparse.Namespace) -> None:
+    """Copy finished tables: their trials.csv, runs.csv and curves.csv, everything else made anew from them."""
+    root: Path = arguments.results
+    names = arguments.studies or sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
+    if not names:
+        raise UserError(f"there is no finished table below {root}")
+    for name in names:
+        source = root / name
+        if not (source / "trials.csv").is_file():
+            finished = sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
+            raise UserError(f"there is no finished table in {source}; there are {', '.join(finished) or 'none'}")
+    for name in names:
+        regenerate(root / name / "trials.csv", arguments.to / name)
+        for beside in ("runs.csv", "curves.csv"):
+            if (root / name / beside).is_file():
+                (arguments.to / name / beside).write_bytes((root / name / beside).read_bytes())
 
 
 def draw_excitation(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -69,7 +70,7 @@ def tab(request: pytest.FixtureRequest, browser: sync_api.Browser, report: Path)
     page.goto(report.as_uri())
     yield page
     assert said == []
-    assert {url for url in asked if not url.startswith("data:")} == {report.as_uri()}
+    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {report.as_uri()}
     context.close()
 
 
@@ -190,6 +191,16 @@ def test_zoom_and_back(tab: sync_api.Page) -> None:
     assert ticks() != before
     tab.keyboard.press("0")
     assert ticks() == before
+
+
+def test_a_plot_is_saved_with_its_colours(tab: sync_api.Page) -> None:
+    with tab.expect_download() as download:
+        plot(tab, "window.ran").get_by_role("button", name="Save SVG").click()
+    assert download.value.suggested_filename == "study-c-odd.svg"
+    root = ElementTree.fromstring(download.value.path().read_text())
+    shapes = [node for node in root.iter("{http://www.w3.org/2000/svg}path") if node.get("class") == "shape"]
+    assert len(shapes) == 2
+    assert all("fill: rgb(" in node.get("style", "") for node in shapes)
 
 
 def test_text_of_users_does_nothing(tab: sync_api.Page) -> None:

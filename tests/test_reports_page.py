@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,13 @@ def test_the_tables_are_those_of_the_markdown(tmp_path: Path) -> None:
         assert bare == [expected[0], *expected[2:]]
 
 
+def test_every_note_of_the_markdown_is_there() -> None:
+    text = unescape(rendered(RESULTS))
+    for study in sources.studies([RESULTS]):
+        for note in (*study.table.notes, *study.table.warnings):
+            assert f">{note}<" in text
+
+
 def test_the_plots_numbers_are_those_of_the_trials(tmp_path: Path) -> None:
     """Error, interval and paired difference against scipy on the file itself."""
     folder = put(tmp_path / "d" / "n-r" / "ratio", made_up(seeds=4))
@@ -163,6 +171,9 @@ def test_a_search_shows_its_front(tmp_path: Path) -> None:
     assert [row["at"]["val"] for row in study["rows"]] == pytest.approx(list(expected), rel=1e-3)
     assert "● 2 of 3 designs on the front" in text
     assert [line[0] for line in Read(text).tables[1][1:]] == ["none", "● small", "● large"]
+    assert "■</span> baseline" in text
+    (folder / "trials.csv").write_bytes(csv_bytes(trials.assign(baseline="")))  # nothing to compare with
+    assert "baseline</td>" not in rendered(tmp_path)
     (folder / "front.csv").write_text("design\nnone\n")
     with pytest.raises(ValueError, match=r"front\.csv: column missing: on_front"):
         rendered(tmp_path)

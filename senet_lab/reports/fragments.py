@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 
 from senet_lab.reports.columns import Column, delta_cell, shown, signed, text_cell
-from senet_lab.reports.forms import all_notes
 from senet_lab.reports.notes import listed
 from senet_lab.reports.rows import Row, Table
 from senet_lab.reports.sources import Gates, Study
@@ -44,6 +43,8 @@ def _class(column: Column, *more: str) -> str:
 
 def _cell(column: Column, row: Row, study: Study) -> str:
     text = text_cell(column, row, study.table)
+    if column.name == "verdict" and study.front is not None and not row.baseline:
+        text = text if row.label in {other.baseline for other in study.table.rows} else ""  # a search may have none
     if column.name == "row":
         mark = '<span class="mark" title="on the front">●</span> ' if row.label in (study.front or ()) else ""
         return f'<th scope="row">{mark}{escape(text)}</th>'
@@ -55,9 +56,8 @@ def _cell(column: Column, row: Row, study: Study) -> str:
 
 
 def notes(made: Table) -> str:
-    """Every note but the warnings, which stand above the table."""
-    apart = set(made.warnings)
-    return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in all_notes(made) if note not in apart) + "</ul>"
+    """What the columns mean and what the numbers stand for."""
+    return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in made.notes[1:]) + "</ul>"
 
 
 def warnings(made: Table) -> str:
@@ -67,8 +67,8 @@ def warnings(made: Table) -> str:
 
 
 def remarks(made: Table) -> str:
-    """What a star in the table means."""
-    said = [warning for warning in made.warnings if warning.startswith(STAR)]
+    """Below the table: what a star in it means, and what the trials were."""
+    said = [*(warning for warning in made.warnings if warning.startswith(STAR)), *made.notes[:1]]
     return "".join(f'<p class="source">{escape(remark)}</p>' for remark in said)
 
 
