@@ -116,6 +116,10 @@ def save(network: Trained, path: Path) -> None:
     assert program is not None
     model = program.model_proto
     onnx.helper.set_model_props(model, metadata(network))
+    for node in model.graph.node:  # the exporter notes where in whose files each operation was called
+        for entry in list(node.metadata_props):
+            if entry.key != "namespace":  # by which viewers group operations
+                node.metadata_props.remove(entry)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 
