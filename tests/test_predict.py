@@ -12,6 +12,7 @@ import torch
 from kept import Kept, changed, predicted, refused
 from PIL import Image
 from test_data_feeds import picture
+from torch import nn
 
 from senet_lab.__main__ import main
 from senet_lab.config import SE, Data
@@ -264,3 +265,22 @@ def test_outputs_that_are_no_numbers(kept: Kept, digit_files: Path, tmp_path: Pa
 
     path = changed(kept.checkpoint, tmp_path / "nan.ckpt", spoil)
     assert "not all numbers" in refused(capsys, "predict", path, digit_files / "val" / "5", code=1)
+
+
+def own(num_classes: int, in_channels: int) -> nn.Module:
+    """A user's own network, which needs images of three pixels at least."""
+    return nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+
+def test_networks_of_the_user_are_built_if_the_user_says_so(tmp_path: Path, capsys: Any) -> None:
+    """A file alone has nothing imported; and an image may be too small for a network."""
+    path, image = coloured(tmp_path / "net.ckpt"), tmp_path / "picture.png"
+    picture(1).save(image)
+    module = SENet("test_predict:own", None, classes=3, channels=3)
+    weights = {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict()}
+    changed(path, path, lambda saved: saved.update(weights))
+    assert "say backbone=test_predict:own" in refused(capsys, "predict", path, image)
+    assert len(predicted(capsys, path, image, "backbone=test_predict:own")[0]["top"]) == 3
+    small = ("backbone=test_predict:own", "data.size=2", "data.resize=2")
+    for command in (("predict", path, image), ("export", path, "--to", tmp_path / "net.onnx")):
+        assert "the network cannot take images of 2 pixels (data.size): " in refused(capsys, *command, *small)

@@ -52,9 +52,7 @@ def write(arguments: argparse.Namespace) -> None:
     samples = samples_of(network)
     say = sys.stderr.isatty()
     if say:
-        print(
-            "exporting …", end="", file=sys.stderr, flush=True
-        )  # seconds for a small network, half a minute for others
+        print("exporting …", end="", file=sys.stderr, flush=True)  # half a minute for a deep network
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +114,10 @@ def save(network: Trained, path: Path) -> None:
     assert program is not None
     model = program.model_proto
     onnx.helper.set_model_props(model, metadata(network))
+    for node in model.graph.node:  # the exporter notes where in whose files each operation was called
+        for entry in list(node.metadata_props):
+            if entry.key != "namespace":  # by which viewers group operations
+                node.metadata_props.remove(entry)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 
@@ -143,20 +145,14 @@ def metadata(network: Trained) -> dict[str, str]:
 
 
 def samples_of(network: Trained) -> list[tuple[Tensor, Tensor]]:
-    """Random images in batches of several sizes, and the network's logits.
-
-    Raises:
-        RunError: if these are not all numbers.
-    """
+    """Random images in batches of several sizes, and the network's logits; raises as `Trained.logits`."""
     generator = torch.Generator().manual_seed(0)
     reading = network.description.reading
     samples = []
-    with evaluating(network.module.net):
+    with evaluating(network.module):
         for batch in BATCHES:
             x_BCHW = torch.randn(batch, channels_of(reading), reading.size, reading.size, generator=generator)
-            samples.append((x_BCHW, network.module.net(x_BCHW)))
-    if not all(logits_BK.isfinite().all() for _, logits_BK in samples):
-        raise RunError(f"the outputs of {network.path} are not all numbers: the training must have diverged")
+            samples.append((x_BCHW, network.logits(x_BCHW)))
     return samples
 
 

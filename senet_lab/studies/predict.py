@@ -103,10 +103,7 @@ def predict(network: Trained, files: Sequence[str], top: int, device: str) -> li
     guesses: list[list[Guess]] = []
     with torch.inference_mode(), evaluating(module):
         for x in read(files, network.description.reading):
-            x = x.to(device)
-            logits_BK = module(x) if x.ndim == 4 else module.over_views(x)
-            if not logits_BK.isfinite().all():
-                raise RunError(f"the outputs of {network.path} are not all numbers: the training must have diverged")
+            logits_BK = network.logits(x.to(device))
             best = logits_BK.double().softmax(1).topk(min(top, logits_BK.shape[1]), dim=1)
             for values, labels in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 pairs = zip(values, labels, strict=True)

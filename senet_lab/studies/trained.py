@@ -11,8 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from senet_lab.compose import Composed, compose
-from senet_lab.config import Data, UserError
+from senet_lab.config import Data, RunError, UserError
 from senet_lab.studies.store import FAILED, Store
 from senet_lab.training import checkpoints, classes
 from senet_lab.training import data as images
@@ -102,6 +105,25 @@ class Trained:
     path: Path
     module: SENet
     description: Description
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the network, which should be in evaluation mode, answers to images (B, C, H, W), or to several views of
+        each (B, V, C, H, W): (B, K).
+
+        Raises:
+            UserError: for a size that the network cannot take.
+            RunError: if the answers are not all numbers, or memory does not suffice.
+        """
+        try:
+            logits_BK: Tensor = self.module(x) if x.ndim == 4 else self.module.over_views(x)
+        except torch.OutOfMemoryError as error:
+            raise RunError(f"the memory does not suffice for {len(x)} images at once") from error
+        except RuntimeError as error:  # torch's words for a map that has become smaller than its kernel, and the like
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"the network cannot take images of {x.shape[-1]} pixels (data.size): {reason}") from error
+        if not logits_BK.isfinite().all():
+            raise RunError(f"the outputs of {self.path} are not all numbers: the training must have diverged")
+        return logits_BK
 
 
 def trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Composed) -> Trained:
