@@ -13,7 +13,7 @@ import hashlib
 import re
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from senet_lab import config as fields
-from senet_lab.config import Config, UserError
+from senet_lab.config import Config, Recipe, UserError
+from senet_lab.selection import as_asked, named_recipes, networks
 
 PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe")  # chosen by name from conf/
@@ -59,13 +60,17 @@ class Composed:
         config: all of it.
         data: label of the data set, with what differs from its file: `cifar10-subset=5000`.
         recipe: label of the recipe, likewise.
-        folder: `<data>/<backbone>-<recipe>/<study>`.
+        folder: `<data>/<backbone>-<recipe>/<study>`; `networks` stands for the backbones of rows that name their own.
+        chosen: the configuration without the words that set single keys, which the labels tell the differences from.
+        recipes: recipe that rows name → it with the words that set single keys, and without.
     """
 
     config: Config
     data: str
     recipe: str
     folder: str
+    chosen: Config
+    recipes: dict[str, tuple[Recipe, Recipe]]
 
 
 def sweeps() -> list[Path]:
@@ -93,24 +98,31 @@ def compose(words: Iterable[str]) -> Composed:
     if asked and made.study is None:
         raise UserError(f"{asked.lstrip('+')}: it says nothing of a study")
     chosen = [word for word in words if word.lstrip("+").split("=")[0] in (*GROUPS, *STUDIES)]
-    return label(made, composed(chosen))
+    recipes: dict[str, tuple[Recipe, Recipe]] = {}
+    if made.study is not None:
+        made.study = as_asked(made.study, {word.lstrip("+").split("=")[0] for word in words})
+        for name in named_recipes(made.study, choices("recipe")):
+            recipes[name] = (composed([*words, f"recipe={name}"]).recipe, composed([f"recipe={name}"]).recipe)
+    return label(made, composed(chosen), recipes)
 
 
 def compose_all(words: Iterable[str]) -> list[Composed]:
-    """As `compose`; `+ablation=all` is every study there is, in the order of the paper's tables."""
+    """As `compose`; `+ablation=all` is every study of one network, in the order of the paper's tables."""
     words = list(words)
     if not any(word.removeprefix("+") == EVERY_STUDY for word in words):
         return [compose(words)]
     others = [word for word in words if word.removeprefix("+") != EVERY_STUDY]
     check_words([*others, "+ablation=ratio"])  # a word that is wrong is not to be blamed on one of the studies
-    studies = [compose([f"+ablation={name}", *others]) for name in choices("ablation")]
+    made = {name: composed([f"+ablation={name}"]).study for name in choices("ablation")}
+    of_one_network = [name for name, study in made.items() if not (study and networks(study))]
+    studies = [compose([f"+ablation={name}", *others]) for name in of_one_network]
     return sorted(studies, key=lambda study: (study.config.study.paper or "~") if study.config.study else "~")
 
 
 def composed(words: list[str]) -> Config:
     store = ConfigStore.instance()
     store.store("schema", node=Config)
-    for group, node in (("data", fields.Data), ("recipe", fields.Recipe)):
+    for group, node in (("data", fields.Data), ("recipe", Recipe)):
         store.store(f"{group}_schema", node=node, group=group)
     places = ",".join(QuotedString(f"file://{place}", Quote.single).with_quotes() for place in sweeps())
     try:
@@ -253,21 +265,55 @@ def plainly(error: Exception) -> str:
 # Labels
 
 
-def label(config: Config, base: Config) -> Composed:
+def label(config: Config, chosen: Config, recipes: dict[str, tuple[Recipe, Recipe]]) -> Composed:
     """File the configuration under its choices and whatever differs from them."""
-    was, now = flat(base), flat(config)
-    different = {key: value for key, value in now.items() if was.get(key) != value and not IDLE.fullmatch(key)}
-    if base.se is not None and config.se is None:
-        different = {"se": "null"} | {key: value for key, value in different.items() if not key.startswith("se")}
-    extra = {True: "", False: ""}
-    for key, value in different.items():
-        if not key.startswith("study."):
-            extra[key.startswith("data.")] += f"-{key.rpartition('.')[2]}={value}"
+    study = config.study
+    data, recipe = labels(config, chosen)
+    trained = plain_name(recipes_label(config, chosen, recipes)) if recipes else recipe
+    network = "networks" if study and networks(study) else config.backbone
+    name = study.name if study else "network"
+    if study and study.only:
+        name += f"-only={','.join(study.only)}"
+    folder = f"{data}/{plain_name(network)}-{trained}/{plain_name(name)}"
+    return Composed(config, data, recipe, folder, chosen, recipes)
+
+
+def recipes_label(config: Config, chosen: Config, recipes: dict[str, tuple[Recipe, Recipe]]) -> str:
+    """The recipes of rows that name theirs, and what the words change in them: `cifar+wrn-epochs=1`."""
+    assert config.study
+    every = list(recipes.values())
+    if any("recipe" not in row for row in config.study.rows.values() if isinstance(row, dict)):
+        every.insert(0, (config.recipe, chosen.recipe))
+    different: dict[str, Any] = {}
+    for ours, theirs in every:
+        different |= differences(replace(config, recipe=ours), replace(chosen, recipe=theirs))
+    return "+".join(ours.name for ours, _ in every) + suffix(different, data=False)
+
+
+def labels(config: Config, chosen: Config) -> tuple[str, str]:
+    """What the data set and the recipe of a configuration are called: their names and what differs from the choices."""
+    different = differences(config, chosen)
     tree = f"-{Path(config.data.root).resolve().name}" if config.data.name == "folder" else ""
-    data = plain_name(config.data.name + tree + extra[True])
-    recipe = plain_name(config.recipe.name + extra[False])
-    study = config.study.name if config.study else "network"
-    return Composed(config, data, recipe, f"{data}/{plain_name(config.backbone)}-{recipe}/{plain_name(study)}")
+    data = plain_name(config.data.name + tree + suffix(different, data=True))
+    return data, plain_name(config.recipe.name + suffix(different, data=False))
+
+
+def differences(config: Config, chosen: Config) -> dict[str, Any]:
+    """Dotted key → value, where the configuration differs from the choices and that changes a result."""
+    was, now = flat(chosen), flat(config)
+    different = {key: value for key, value in now.items() if was.get(key) != value and not IDLE.fullmatch(key)}
+    if chosen.se is not None and config.se is None:
+        different = {"se": "null"} | {key: value for key, value in different.items() if not key.startswith("se")}
+    return different
+
+
+def suffix(different: dict[str, Any], data: bool) -> str:
+    """The differences of the data set, or those of all else, as they stand in a label: `-epochs=2-lr=0.2`."""
+    return "".join(
+        f"-{key.rpartition('.')[2]}={value}"
+        for key, value in different.items()
+        if not key.startswith("study.") and key.startswith("data.") == data
+    )
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

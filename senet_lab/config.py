@@ -200,12 +200,18 @@ class Executor:
 class Study:
     """An ablation: rows that each change one factor.
 
+    A row may name a `baseline` of its own. Rows with the same baseline are one comparison: they differ in the factor
+    and in nothing else, while another comparison of the same table may be of another network (`backbone`), trained by
+    another recipe (`recipe: wrn`, a file of `conf/recipe`), at another `data.size`.
+
     Attributes:
         name: word by which the study is called; the YAML file's name.
         title: heading of its table.
         paper: the paper's table that it regenerates (`table10` …); empty if there is none.
-        factor: the one key that rows may change (`se.reduction`). A row may also switch SE off (`se: null`).
-        baseline: label of the row that the others are compared with.
+        factor: the one key that compared rows may differ in (`se.reduction`), or `se`: with SE or without. A row may
+            also switch SE off (`se: null`).
+        baseline: label of the row that rows are compared with that name none themselves.
+        only: the rows to train, by label or backbone, with the rows that they are compared with; empty takes all.
         rows: label → the row's overrides and, as `paper`, the name of the paper's row.
     """
 
@@ -214,7 +220,18 @@ class Study:
     paper: str = ""
     factor: str = ""
     baseline: str = ""
+    only: list[str] = field(default_factory=list)
     rows: dict[str, Any] = field(default_factory=dict)
+
+    def baselines(self) -> dict[str, str]:
+        """Row → the row that it is compared with: the one that it names, itself if others name it, else the study's."""
+        own = {
+            label: str(row["baseline"])
+            for label, row in self.rows.items()
+            if isinstance(row, dict) and "baseline" in row
+        }
+        named = set(own.values())
+        return {label: own.get(label, label if label in named else self.baseline) for label in self.rows}
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from senet_lab import models
-from senet_lab.compose import choices, compose, compose_all
+from senet_lab.compose import choices, compose, compose_all, label
 from senet_lab.config import Config, Study, UserError
 from senet_lab.reports import paper
 from senet_lab.studies import plan
@@ -32,7 +32,12 @@ def study_of(rows: dict[str, Any], factor: str = "se.reduction", baseline: str =
 
 
 def rows_of(*args: Any, facts: DataFacts = DIGITS, **kwargs: Any) -> list[Row]:
-    return build(study_of(*args, **kwargs), facts)
+    return build(label(study_of(*args, **kwargs), BASE, {}), facts)[0]
+
+
+def rows_for(*words: str) -> list[Row]:
+    """The rows that these words ask for, on the digits."""
+    return build(compose(words), DIGITS)[0]
 
 
 def refusal(*args: Any, **kwargs: Any) -> str:
@@ -98,9 +103,9 @@ def test_a_row_that_cannot_be_is_named(rows: dict[str, Any], words: tuple[str, .
 def test_a_study_that_says_nothing_is_refused() -> None:
     assert refusal({}) == "the study made is empty: study.rows has no row"
     assert "there is no row 'x' in made; there are a, b" in refusal({"a": {}, "b": {}}, baseline="x")
-    for factor in ("", "se", "foo", "backbone", "data.size", "recipe.epochs", "seeds"):
+    for factor in ("", "foo", "backbone", "data.size", "recipe.epochs", "seeds"):
         text = refusal({"a": {}}, factor=factor)
-        assert f"study.factor: '{factor}' cannot be varied; what can: stride, se.reduction" in text
+        assert f"study.factor: '{factor}' cannot be varied; what can: se, stride, se.reduction" in text
 
 
 def test_se_may_be_off_for_all_rows() -> None:
@@ -146,7 +151,7 @@ def test_only_the_gates_are_new(tmp_path: Path) -> None:
 
 
 def test_the_ratio_study_costs_what_the_paper_says() -> None:
-    rows = build(compose(["+ablation=ratio"]).config, DIGITS)
+    rows = rows_for("+ablation=ratio")
     costs = [row.paper_cost for row in rows]
     assert [cost.params for cost in costs if cost] == [
         45_676_584,
@@ -160,17 +165,17 @@ def test_the_ratio_study_costs_what_the_paper_says() -> None:
 
 
 def test_costs_are_those_of_the_network_that_is_trained() -> None:
-    (row,) = build(compose(["backbone=resnet20", "se.reduction=4"]).config, DIGITS)
+    (row,) = rows_for("backbone=resnet20", "se.reduction=4")
     net = models.create("resnet20", row.se, 10, in_channels=1)
     assert row.cost.params == sum(weight.numel() for weight in net.parameters())
     assert row.hidden == {2: (4, 4, 4), 3: (8, 8, 8), 4: (16, 16, 16)}
 
 
 def test_a_design_that_the_papers_network_lacks_has_no_cost_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    (row,) = build(compose(["se.reduction={2:4}"]).config, DIGITS)
+    (row,) = rows_for("se.reduction={2:4}")
     assert row.paper_cost is not None
     monkeypatch.setattr("senet_lab.studies.rows.PAPER_NETWORK", "resnet20")
-    (row,) = build(compose(["backbone=resnet50", "se.stages=[5]"]).config, DIGITS)
+    (row,) = rows_for("backbone=resnet50", "se.stages=[5]")
     assert row.paper_cost is None
 
 

@@ -99,15 +99,15 @@ def _figure(table: Table) -> Figure:
     theirs = [_paper_point(row) for row in table.rows]
     shown = [p for p in ours if p is not None]
     known = all(p is None or p.params is not None for p in theirs)
-    against_params = known and len(table.rows) <= LABELLED and _differ(shown)
+    against_params = known and len(table.rows) <= LABELLED and _differ(shown) and not table.breaks
     panels = 2 if any(theirs) else 1
     rows = table.rows[:LISTED]
     height = 3.8 if against_params else 1.5 + 0.28 * max(3, len(rows))
     figure = Figure(figsize=(4.4 * panels if against_params or panels == 2 else 5.4, height), layout="constrained")
     figure.suptitle(_short(table.title, 90), fontsize=10)
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    f = table.facts
-    titles = [_short(f"here: {f['data']}, {f['backbone']}, {_seeds(table)}", 60)]
+    of = ", ".join(table.facts[name] for name in ("data", "backbone")) if not table.breaks else _several(table)
+    titles = [_short(f"here: {of}, {_seeds(table)}", 60)]
     titles += [f"paper: {table.printed.setting}"] * (panels - 1) if table.printed else []
     pending = []
     for panel, title, points in zip(axes, titles, (ours, theirs), strict=False):
@@ -115,7 +115,7 @@ def _figure(table: Table) -> Figure:
         if against_params:
             pending.append((panel, _scatter(panel, [p for p in points if p is not None])))
         else:
-            _list(panel, rows, points[:LISTED], names=panel is axes[0], ours=points is ours)
+            _list(panel, table, points[:LISTED], names=panel is axes[0], ours=points is ours)
     _legend(figure, [*shown, *(p for p in theirs if p is not None)])
     figure.draw_without_rendering()  # lays out; labels are placed in what came of it
     figure.set_layout_engine("none")
@@ -173,11 +173,18 @@ def _label(figure: Figure, axes: Axes, points: list[Point]) -> None:
     )
 
 
-def _list(axes: Axes, rows: Sequence[Row], points: Sequence[Point | None], names: bool, ours: bool) -> None:
-    """Rows one below the other, in the study's order, error to the right."""
-    for place, (row, p) in enumerate(zip(rows, points, strict=True)):
+def _list(axes: Axes, table: Table, points: Sequence[Point | None], names: bool, ours: bool) -> None:
+    """Rows one below the other, in the study's order, error to the right. A baseline's line spans the rows that are
+    compared with it."""
+    rows = table.rows[:LISTED]
+    places = {row.label: place for place, row in enumerate(rows)}
+    for row, p in zip(rows, points, strict=True):
+        place = places[row.label]
         if p is not None:
-            _mark(axes, p, p.error, place, vertical=False)
+            mine = [
+                places[other.label] for other in table.comparisons[row.baseline or row.label] if other.label in places
+            ]
+            _mark(axes, p, p.error, place, vertical=False, span=(min(mine), max(mine)) if table.breaks else None)
             continue
         why = ("failed" if row.failures else "not run") if ours else "not in the paper"
         words = axes.text(0.02, place, why, transform=axes.get_yaxis_transform(), va="center", color="0.35")
@@ -190,12 +197,16 @@ def _list(axes: Axes, rows: Sequence[Row], points: Sequence[Point | None], names
     axes.set_xlabel("top-1 error (%)")
 
 
-def _mark(axes: Axes, p: Point, x: float, y: float, vertical: bool) -> None:
-    """One marker with its interval; a dashed line through the baseline."""
+def _mark(axes: Axes, p: Point, x: float, y: float, vertical: bool, span: tuple[float, float] | None = None) -> None:
+    """One marker with its interval; a dashed line through the baseline, across the panel or as far as `span` says."""
     style = STYLES[p.style]
     if p.style == "baseline":
-        line = axes.axhline if vertical else axes.axvline
-        line(p.error, color="0.75", linewidth=0.8, linestyle="--", zorder=1)
+        drawn: dict[str, Any] = {"color": "0.75", "linewidth": 0.8, "linestyle": "--", "zorder": 1}
+        if span is None:
+            line = axes.axhline if vertical else axes.axvline
+            line(p.error, **drawn)
+        else:
+            axes.vlines(p.error, span[0] - 0.3, span[1] + 0.3, **drawn)
     axes.errorbar(
         x,
         y,
@@ -239,6 +250,12 @@ def _legend(figure: Figure, points: Sequence[Point]) -> None:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=LABEL_SIZE
         )
+
+
+def _several(table: Table) -> str:
+    """ "cifar10, 4 networks": the data set without what single comparisons have of their own, and how many networks."""
+    data, networks = (table.facts[name].split(", ") for name in ("data", "backbone"))
+    return f"{min(data, key=len)}, {networks[0] if len(networks) == 1 else f'{len(networks)} networks'}"
 
 
 def _seeds(table: Table) -> str:

@@ -101,6 +101,7 @@ def latex(table: Table) -> str:
     ]
     for row in table.rows:
         lines.append(" & ".join(escape(text_cell(column, row, table), LATEX) for column in columns) + " \\\\")
+        lines += ["\\addlinespace"] * (row.label in table.breaks)
     lines += ["\\bottomrule", "\\end{tabular}", "", "\\medskip", "\\begin{minipage}{\\textwidth}\\raggedright"]
     lines += [escape(note, LATEX) + "\\par" for note in all_notes(table)]
     lines += ["\\end{minipage}", "\\end{table*}"]
@@ -142,5 +143,6 @@ def _grid(table: Table, columns: list[Column], wrap: bool = False) -> RichTable:
         justify: Literal["left", "right"] = "left" if column.words else "right"
         grid.add_column(head, justify=justify, vertical="top" if wrap else "bottom", no_wrap=not wrap, overflow="fold")
     for row in table.rows:
-        grid.add_row(*(Text(text_cell(column, row, table)) for column in columns))
+        cells = (Text(text_cell(column, row, table)) for column in columns)
+        grid.add_row(*cells, end_section=row.label in table.breaks)
     return grid

@@ -5,7 +5,7 @@ Plain text; each form escapes it as it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from senet_lab.reports import paper, statistics
 from senet_lab.reports.paper import gflops_digits
@@ -21,16 +21,30 @@ def listed(words: Iterable[str]) -> str:
 
 
 def facts(table: Table) -> str:
-    """One line: data, network, recipe, seeds, device and version behind our numbers."""
+    """One line: data, network, recipe, seeds, device and version behind our numbers. What the whole table shares comes
+    first, then what is each comparison's own."""
     f = table.facts
-    images = f" ({table.test_images:,} test images)" if table.test_images else ""
-    epochs = f", {f['epochs']} epoch{'s' * (f['epochs'] != '1')}" if f["epochs"] else ""
     version = f", torch {f['torch']}" if f["torch"] else ""
     device = f"; {f['device']}" if f["device"] else ""
-    return (
-        f"Data {f['data']}{images}, backbone {f['backbone']}, recipe {f['recipe']}{epochs}; "
-        f"{seeds(table)}{device}{version}."
-    )
+    settings = {baseline: rows[0].setting for baseline, rows in table.comparisons.items()}
+    first = next(iter(settings.values()))
+    shared = [name for name in first if len({setting[name] for setting in settings.values()}) == 1]
+    own = [name for name in first if name not in shared]
+    parts = [setting(first, shared, table.test_images)]
+    parts += [f"{baseline}: {setting(its, own)}" for baseline, its in settings.items() if own]
+    said = "; ".join(part for part in [*parts, seeds(table)] if part)
+    return f"{said[0].upper()}{said[1:]}{device}{version}."
+
+
+def setting(values: dict[str, str], names: Collection[str], test_images: int | None = None) -> str:
+    """ "data digits (899 test images), backbone resnet8, recipe quick, 30 epochs", as far as these are among the names
+    and there are values."""
+    images = f"{test_images:,} test images" if test_images else ""
+    data = f"data {values['data']}" + (f" ({images})" if images else "") if "data" in names else images
+    said = [data, *(f"{name} {values[name]}" for name in ("backbone", "recipe") if name in names)]
+    if "epochs" in names and values["epochs"]:
+        said.append(f"{values['epochs']} epoch{'s' * (values['epochs'] != '1')}")
+    return ", ".join(text for text in said if text)
 
 
 def seeds(table: Table) -> str:
@@ -57,10 +71,10 @@ def warnings(table: Table) -> list[str]:
             + (f"; and {len(failed) - FAILURES_SHOWN} more" if len(failed) > FAILURES_SHOWN else "")
             + "."
         )
-    same: dict[str, list[str]] = {}
+    same: dict[tuple[str, ...], list[str]] = {}
     for row in table.rows:
         if row.network:
-            same.setdefault(row.network, []).append(row.label)
+            same.setdefault((row.network, *row.setting.values()), []).append(row.label)
     for labels in same.values():
         if len(labels) > 1:
             out.append(f"{listed(labels)} are the same network here: between them there is nothing to compare.")
@@ -93,7 +107,8 @@ def _comparison(table: Table) -> list[str]:
     if not compared:
         return []
     out = []
-    baselines = listed(dict.fromkeys(row.baseline for row in compared))
+    named = list(dict.fromkeys(row.baseline for row in compared))
+    baselines = listed(named) if len(named) == 1 else f"the row's own baseline ({listed(named)})"
     judged = [row for row in compared if row.verdict is not None]
     delta = f"Δ: error minus that of {baselines} in percentage points, paired by seed, with its 95% t interval."
     if judged:
@@ -124,6 +139,7 @@ def _paper(table: Table) -> list[str]:
     if printed is not None:
         out.append(f"Paper: table {printed.number} of arXiv 1709.01507. {printed.note}".strip())
         out.append(printed.about)
+        out += _originals(table)
     if any(row.paper_macs for row in table.rows) or any(row.printed and row.printed.gflops for row in table.rows):
         out.append((printed or paper.load()).gflops)
     params = _differing(
@@ -137,6 +153,15 @@ def _paper(table: Table) -> list[str]:
     if gflops:
         out.append(f"GFLOPs recomputed and printed differ for {listed(gflops)}.")
     return out
+
+
+def _originals(table: Table) -> list[str]:
+    """The errors that the paper repeats from the networks' own papers, beside its re-implementation."""
+    known = [row.printed for row in table.rows if row.printed and row.printed.original_top1 is not None]
+    if not known:
+        return []
+    errors = (f"{row.name} {row.original_top1}" + f" / {row.original_top5}" * bool(row.original_top5) for row in known)
+    return [f"Errors that the networks' own papers had printed (top-1 / top-5): {listed(errors)}."]
 
 
 def _differing(

@@ -24,7 +24,8 @@ class Row:
         baseline: label of the row it is compared with; empty for the baseline itself.
         printed: the row in the paper's table.
         printed_delta: the paper's top-1 error minus that of the baseline's row, points.
-        paper_params, paper_macs: recomputed on the paper's network (multiply-adds at 224 × 224).
+        setting: data, backbone, recipe and epochs by name; the same as its baseline's.
+        paper_params, paper_macs: recomputed on the paper's network (multiply-adds at the size of its images).
         params, macs: of the network that was trained (multiply-adds of one image).
         hidden: realised SE hidden widths by stage.
         network: structural fingerprint.
@@ -38,6 +39,7 @@ class Row:
 
     label: str
     baseline: str
+    setting: dict[str, str]
     printed: paper.PaperRow | None
     printed_delta: float | None
     paper_params: int | None
@@ -78,3 +80,19 @@ class Table:
     rows: tuple[Row, ...]
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def comparisons(self) -> dict[str, list[Row]]:
+        """Baseline → it and the rows that are compared with it, in the table's order."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.baseline or row.label, []).append(row)
+        return found
+
+    @property
+    def breaks(self) -> set[str]:
+        """The rows after which another comparison begins; none in a table of one, or of rows that are not compared."""
+        of = [row.baseline or row.label for row in self.rows]
+        if len(set(of)) in (1, len(of)):
+            return set()
+        return {row.label for row, this, other in zip(self.rows, of, of[1:], strict=False) if this != other}

@@ -10,7 +10,7 @@ import pandas as pd
 from senet_lab.reports import paper, statistics
 from senet_lab.reports.notes import notes, warnings
 from senet_lab.reports.rows import Failure, Row, Table
-from senet_lab.reports.trials import canonical, present
+from senet_lab.reports.trials import SETTING, canonical, present
 
 FACTS = ("data", "backbone", "recipe", "epochs", "device", "torch")  # named under the table
 
@@ -42,6 +42,9 @@ def summarise(trials: pd.DataFrame) -> Table:
 def _rows(groups: dict[str, pd.DataFrame], printed: paper.PaperTable | None, images: int | None) -> tuple[Row, ...]:
     errors = {label: _by_seed(group, "test_error") for label, group in groups.items()}
     networks = {label: _first(group["network"]) or "" for label, group in groups.items()}
+    settings = {
+        label: {name: ", ".join(map(str, present(group[name]))) for name in SETTING} for label, group in groups.items()
+    }
     names = {label: _first(group["paper_row"]) or "" for label, group in groups.items()}
     found = {label: _printed_row(label, name, printed) for label, name in names.items()}
     baselines: dict[str, str] = {}
@@ -51,7 +54,8 @@ def _rows(groups: dict[str, pd.DataFrame], printed: paper.PaperTable | None, ima
         baseline = _first(group["baseline"]) or ""
         baselines[label] = "" if baseline == label else baseline
         known = [baselines[label], *list(groups)[: list(groups).index(label)]]
-        same = [other for other in known if other and networks[label] and networks[other] == networks[label]]
+        here = (networks[label], settings[label])
+        same = [other for other in known if other and networks[label] and (networks[other], settings[other]) == here]
         twins[label] = same[0] if same else ""
         deltas[label] = None
         if baselines[label] and images is not None:
@@ -64,6 +68,7 @@ def _rows(groups: dict[str, pd.DataFrame], printed: paper.PaperTable | None, ima
         Row(
             label=label,
             baseline=baselines[label],
+            setting=settings[label],
             printed=found[label],
             printed_delta=_difference(found[label], found.get(baselines[label])),
             paper_params=_number(group, "paper_params"),

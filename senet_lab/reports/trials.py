@@ -19,7 +19,7 @@ import pandas as pd
 COLUMNS: dict[str, str] = {
     "study": "text",
     "title": "text",
-    "paper_table": "text",  # table10 … table16; empty if the paper has none
+    "paper_table": "text",  # table2 … table6, table10 … table16; empty if the paper has none
     "row": "text",
     "paper_row": "text",  # the row's name in the paper's table; empty if it is not in the paper
     "baseline": "text",  # label of the row that this one is compared with
@@ -34,8 +34,8 @@ COLUMNS: dict[str, str] = {
     "test_images": "int",
     "params": "int",  # of the network that was trained
     "macs": "int",  # its multiply-adds for one image
-    "paper_params": "int",  # of the paper's network with the same change; empty if there is none
-    "paper_macs": "int",  # likewise, at 224 × 224
+    "paper_params": "int",  # of the paper's network with the same change, for its classes; empty if there is none
+    "paper_macs": "int",  # likewise, at the size of its images
     "hidden": "text",  # realised SE hidden widths, "stage:width …"
     "network": "text",  # structural fingerprint: equal text, same network
     "data": "text",
@@ -46,7 +46,8 @@ COLUMNS: dict[str, str] = {
     "torch": "text",  # version
 }
 NOT_EMPTY = ("study", "row", "seed", "status", "data", "backbone", "recipe")
-ONE_VALUE = ("study", "paper_table", "data", "backbone", "recipe", "epochs", "test_images")  # in one table
+ONE_VALUE = ("study", "paper_table", "test_images")  # in one table
+SETTING = ("data", "backbone", "recipe", "epochs")  # the same for a row and its baseline
 STATUSES = ("done", "failed")
 
 
@@ -130,7 +131,7 @@ def canonical(trials: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         ValueError: for a missing column, a cell that is no number, a duplicate seed, data sets, recipes or backbones
-            mixed in one table, a baseline that is not among the rows, or no trials at all.
+            mixed in one comparison, a baseline that is not among the rows, or no trials at all.
     """
     names = [str(name) for name in trials.columns]
     missing = [name for name in COLUMNS if name not in names]
@@ -199,6 +200,19 @@ def _check(frame: pd.DataFrame) -> None:
     for baseline in present(frame["baseline"]):
         if baseline not in rows:
             raise ValueError(f"the baseline '{baseline}' is not among the rows: {', '.join(rows[:12])}")
+    _check_settings(frame)
+
+
+def _check_settings(frame: pd.DataFrame) -> None:
+    """What is compared is of the same data set, network and recipe."""
+    baselines = frame["baseline"].where(frame["baseline"] != "", frame["row"])
+    for baseline in present(baselines):
+        compared = frame[(baselines == baseline) | (frame["row"] == baseline)]
+        where = "one table" if baselines.nunique() == 1 else f"what is compared with '{baseline}'"
+        for name in SETTING:
+            values = present(compared[name])
+            if len(values) > 1:
+                raise ValueError(f"{name} is mixed in {where}: {', '.join(map(str, values[:4]))}")
 
 
 def present(values: Iterable[Any]) -> list[Any]:

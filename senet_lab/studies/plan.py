@@ -33,8 +33,6 @@ class Plan:
 
     Attributes:
         config: the study's configuration.
-        data: label of its data set.
-        recipe: label of its recipe.
         facts: of its data set.
         rows: in the study's order.
         device: `cpu` or `cuda`.
@@ -45,8 +43,6 @@ class Plan:
     """
 
     config: Config
-    data: str
-    recipe: str
     facts: DataFacts
     rows: list[Row]
     device: str
@@ -94,15 +90,14 @@ def make(composed: Composed) -> Plan:
     config = composed.config
     seeds = config.seeds or (3 if config.study else 1)
     facts = images.facts(config.data)
-    rows = study_rows.build(config, facts)
+    rows, missing = study_rows.build(composed, facts)
     device = device_of(config.training.device)
     cells = []
     for seed in range(seeds):
         for row in rows:
             spec = row.spec(facts, seed, device)
             cells.append(Cell(row, seed, spec, spec.trial_id))
-    missing = study_rows.left_out(config, facts)
-    return Plan(config, composed.data, composed.recipe, facts, rows, device, cells, {}, missing)
+    return Plan(config, facts, rows, device, cells, {}, missing)
 
 
 def look_up(plan: Plan, store: Store) -> Plan:
@@ -219,10 +214,16 @@ def calibrate(plan: Plan) -> float:
 
 def show(plan: Plan, console: Console) -> None:
     """Print the rows of a study: what they cost and how many trials they lack."""
-    say(console, f"{plan.title}: {plan.config.backbone} on {plan.data}, recipe {plan.recipe}", "bold")
+    data = list(dict.fromkeys(row.data for row in plan.rows))
+    recipes = list(dict.fromkeys(row.recipe for row in plan.rows))
+    backbones = list(dict.fromkeys(row.config.backbone for row in plan.rows))
+    what = backbones[0] if len(backbones) == 1 else f"{len(backbones)} networks"
+    how = f"recipe{'s' * (len(recipes) > 1)} {', '.join(recipes)}"
+    say(console, f"{plan.title}: {what} on {', '.join(data)}, {how}", "bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("row")
-    for heading in ("params", "GFLOPs", "ResNet-50\nparams", "at 224\nGFLOPs", "to train"):
+    theirs = ("paper's\nparams", "paper's\nGFLOPs") if len(backbones) > 1 else ("ResNet-50\nparams", "at 224\nGFLOPs")
+    for heading in ("params", "GFLOPs", *theirs, "to train"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in plan.rows:
         mine = [cell.trial_id for cell in plan.cells if cell.row is row]
@@ -237,18 +238,33 @@ def show(plan: Plan, console: Console) -> None:
             f"{waiting} of {len(mine)}",
         )
     console.print(table)
+    trained = trained_by(plan)
+    for how, labels in trained.items() if len(trained) > 1 else ():
+        say(console, f"{', '.join(labels)}: {how}")
     for labels in study_rows.same_networks(plan.rows):
         say(console, f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen.")
+
+
+def trained_by(plan: Plan) -> dict[str, list[str]]:
+    """Data set, recipe and epochs → the baselines whose comparisons have them."""
+    found: dict[str, list[str]] = {}
+    for row in plan.rows:
+        if row.label == row.baseline:
+            epochs = row.config.recipe.epochs
+            how = f"{row.data}, recipe {row.recipe}, {epochs} epoch{'s' * (epochs > 1)}"
+            found.setdefault(how, []).append(row.label)
+    return found
 
 
 def show_total(plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:
     """Print what there is to train in all, and for how long."""
     say(console, "GFLOPs are multiply-adds of one image.", "dim")
-    facts, epochs = plan.facts, plan.config.recipe.epochs
+    facts, epochs = plan.facts, sorted({row.config.recipe.epochs for row in plan.rows})
+    span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
     say(
         console,
         f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
-        f"{epochs} epoch{'s' * (epochs > 1)}; {workers} worker{'s' * (workers > 1)} on {plan.device}",
+        f"{span} epoch{'s' * (epochs[-1] > 1)}; {workers} worker{'s' * (workers > 1)} on {plan.device}",
     )
     failed = [record for record in plan.recorded.values() if record["state"] == "failed"]
     if failed:

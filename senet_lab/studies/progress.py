@@ -31,7 +31,6 @@ class Progress:
     def __init__(self, plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:
         self.total = len(plan.trials)
         self.done = self.total - len(plan.todo)
-        self.epochs = plan.config.recipe.epochs
         self.expected = dict(expectation.seconds)
         self.workers = workers
         self.console = console
@@ -87,14 +86,14 @@ class Progress:
         expected, taken = self.measured
         for cell, since, last in self.running.values():
             if last:  # a trial half done is half a measurement
-                share = (last["epoch"] - last["first"] + 1) / self.epochs
+                share = (last["epoch"] - last["first"] + 1) / cell.spec.recipe.epochs
                 expected += share * self.expected.get(cell.trial_id, 0.0)
                 taken += time.monotonic() - since
         pace = taken / expected if expected else 1.0
         rest = dict(self.expected)
         for cell, _, last in self.running.values():
             if cell.trial_id in rest:
-                rest[cell.trial_id] *= 1 - last.get("epoch", 0) / self.epochs
+                rest[cell.trial_id] *= 1 - last.get("epoch", 0) / cell.spec.recipe.epochs
         return pace * Expectation(rest, rough=True).total(self.workers)
 
     # ------------------------------------------------------------------------------------------------------- display
@@ -116,10 +115,10 @@ class Progress:
             f"{self.done} of {self.total} trials", bar(self.done, self.total), f"about {duration(self.left())} left"
         )
         for cell, _, last in self.running.values():
-            label = f"{cell.row.label}, seed {cell.seed}"
+            label, epochs = f"{cell.row.label}, seed {cell.seed}", cell.spec.recipe.epochs
             if last:
-                epoch = f"epoch {last['epoch']}/{self.epochs}, val accuracy {100 - last['val_error']:.1f}%"
-                table.add_row(label, bar(last["epoch"], self.epochs), epoch)
+                epoch = f"epoch {last['epoch']}/{epochs}, val accuracy {100 - last['val_error']:.1f}%"
+                table.add_row(label, bar(last["epoch"], epochs), epoch)
             else:
                 table.add_row(label, "", "starting")
         return table

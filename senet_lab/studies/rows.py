@@ -1,36 +1,31 @@
-"""The rows of a study: each changes one factor of the base, and is checked before anything trains.
+"""The rows of a study: each is built and costed on the meta device, before anything trains.
 
-The rules that make a comparison fair (and refuse one that is not) stand here: a row that changes more than the study's
-factor is an error that shows the difference; rows that build the same network are pointed out.
+Two more rules of a fair comparison stand here, which take the networks themselves: but for SE they are the same, in
+parameters, multiply-adds and operators; and rows that build the same network are pointed out.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from senet_lab import models
-from senet_lab.compose import check_key, check_values, flat, plainly
+from senet_lab.compose import Composed
 from senet_lab.config import SE, Config, Study, UserError
 from senet_lab.models.cost import Cost
-from senet_lab.reports.trials import clean_text
+from senet_lab.reports import paper
+from senet_lab.selection import networks
 from senet_lab.studies.store import first_line
+from senet_lab.studies.variants import Variant, variants
+from senet_lab.training import data as images
 from senet_lab.training.data import DataFacts
 from senet_lab.training.spec import Spec
 
 PAPER_NETWORK = "resnet50"  # the trunk of the paper's ablations (section 6)
-PAPER_INPUT = (3, 224, 224)
-
-# What a study may vary. All rows of a table share the data, the backbone and the epochs.
-FACTORS = ("se.", "recipe.", "stride")
-SHARED = ("recipe.name", "recipe.epochs")
-ROW_WORDS = ("paper", "if_present")  # what a row says of itself, beside its overrides
+PAPER_CHANNELS, PAPER_SIZE, PAPER_CLASSES = 3, 224, 1000
 
 
 @dataclass(frozen=True)
@@ -39,18 +34,23 @@ class Row:
 
     Attributes:
         label: what the row is called.
+        baseline: label of the row that it is compared with; its own for a baseline.
         paper_row: the paper's row that it repeats; empty if the paper has none.
         config: the whole configuration of the row.
+        data, recipe: what its data set and its recipe are called.
         se: the design as this network realises it, reductions by stage; None is the plain network.
         cost: of the network that is trained, at its input size.
-        paper_cost: of the same design in the paper's network at 224 × 224; None where it does not fit.
+        paper_cost: of the same design in the paper's network at the size of its images; None where it does not fit.
         hidden: realised hidden widths of the SE blocks by stage.
         network: structural fingerprint; rows that share one build the same network.
     """
 
     label: str
+    baseline: str
     paper_row: str
     config: Config
+    data: str
+    recipe: str
     se: SE | None
     cost: Cost
     paper_cost: Cost | None
@@ -76,101 +76,44 @@ class Row:
         )
 
 
-def build(config: Config, facts: DataFacts) -> list[Row]:
-    """The rows of the study in `config`, or one row for a single network; checked.
+def build(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[str]]:
+    """The rows of the study, or one row for a single network; checked.
+
+    Returns:
+        The rows, and the labels of those that are there only where the network has their stages (`if_present`), and
+        here are not.
 
     Raises:
         UserError: a row that does not build, or that is not fair.
     """
-    if config.study is None:
-        return [row("network", "", config, facts)]
-    study = config.study
-    check_study(study)
-    configs = {label: overridden(config, study, label) for label in study.rows}
-    check_one_factor(study, configs)
-    missing = left_out(config, facts)
-    rows = [
-        row(label, str(study.rows[label].get("paper", "")), changed, facts)
-        for label, changed in configs.items()
-        if label not in missing
-    ]
-    check_same_backbone(study, rows)
-    return rows
+    study = composed.config.study
+    made = variants(composed)
+    absent = [each.label for each in made if each.if_present and lacks_stages(each, facts)]
+    bare = [each.baseline for each in made if each.baseline in absent]
+    if study is not None and bare:
+        raise UserError(f"row '{bare[0]}': a baseline cannot be left out, and {study.name} has no such stage here")
+    rows = [row(each, study, facts) for each in made if each.label not in absent]
+    if study is not None:
+        check_same_backbone(study, rows)
+    return rows, absent
 
 
-def left_out(config: Config, facts: DataFacts) -> list[str]:
-    """Labels of the rows that are there only where the network has their stages (`if_present`), and here are not."""
-    study = config.study
-    if study is None or not any(isinstance(row, dict) and row.get("if_present") for row in study.rows.values()):
-        return []
-    available = models.stages_of(plain(config, facts))
-    configs = {label: overridden(config, study, label) for label, row in study.rows.items() if row.get("if_present")}
-    return [
-        label
-        for label, changed in configs.items()
-        if changed.se is not None and isinstance(changed.se.stages, list) and set(changed.se.stages) - set(available)
-    ]
-
-
-def check_study(study: Study) -> None:
-    """A UserError for a study that says nothing, or varies what its one table could not hold."""
-    if not study.rows:
-        raise UserError(f"the study {study.name or '(without a name)'} is empty: study.rows has no row")
-    for label in study.rows:
-        if not label or clean_text(label) != label:
-            raise UserError(f"study.rows: {label!r} cannot be the label of a row; it is one line of printable text")
-    if study.baseline not in study.rows:
-        raise UserError(
-            f"study.baseline: there is no row '{study.baseline}' in {study.name}; there are {', '.join(study.rows)}"
-        )
-    factors = [key for key in flat(Config()) if key.startswith(FACTORS) and key not in SHARED]
-    if study.factor not in factors:
-        raise UserError(f"study.factor: '{study.factor}' cannot be varied; what can: {', '.join(factors)}")
-
-
-def overridden(config: Config, study: Study, label: str) -> Config:
-    """The configuration with a row's overrides."""
-    where, overrides = f"study.rows.{label}", study.rows[label]
-    if not isinstance(overrides, dict):
-        raise UserError(f"{where}: {overrides!r} is not a mapping such as {{se.reduction: 8}}")
-    changed = OmegaConf.structured(copy.deepcopy(config))
-    try:
-        for key, value in overrides.items():
-            if key not in ROW_WORDS:
-                check_key(str(key))
-                if str(key).startswith("se.") and changed.se is None:
-                    raise UserError(f"{key} cannot be set, because se is null")
-                OmegaConf.update(changed, str(key), value, merge=False)
-        made = OmegaConf.to_object(changed)
-        assert isinstance(made, Config)
-        check_values(made)
-    except (OmegaConfBaseException, UserError) as error:
-        raise UserError(f"{where}: {plainly(error)}") from error
-    return made
-
-
-def check_one_factor(study: Study, configs: dict[str, Config]) -> None:
-    """Any two rows differ in the study's factor, or in whether there is SE at all; in nothing else."""
-    with_se = [label for label in (study.baseline, *configs) if configs[label].se is not None]
-    reference = with_se[0] if with_se else study.baseline
-    was = flat(configs[reference])
-    for label, config in configs.items():
-        now = flat(config)
-        changed = [key for key in {**was, **now} if was.get(key) != now.get(key) and key != study.factor]
-        if config.se is None:
-            changed = [key for key in changed if key.split(".")[0] != "se"]
-        if changed:
-            shown = "; ".join(f"{key}: {was.get(key)} → {now.get(key)}" for key in changed)
-            raise UserError(f"row '{label}' changes more than {study.factor}, compared with '{reference}': {shown}")
+def lacks_stages(variant: Variant, facts: DataFacts) -> bool:
+    """Whether a row wants SE in a stage that its network does not have."""
+    se = variant.config.se
+    if se is None or not isinstance(se.stages, list):
+        return False
+    return bool(set(se.stages) - set(models.stages_of(plain(variant.config, facts))))
 
 
 def check_same_backbone(study: Study, rows: list[Row]) -> None:
-    """Where SE is what is varied, all rows are the same network but for SE: in parameters, multiply-adds and operators,
-    stage by stage. A network of the user's own might be another one each time that it is built."""
-    if not study.factor.startswith("se."):
+    """Where SE is what is varied, rows that are compared are the same network but for SE: in parameters, multiply-adds
+    and operators, stage by stage. A network of the user's own might be another one each time that it is built."""
+    if study.factor.split(".")[0] != "se":
         return
-    reference = next(row for row in rows if row.label == study.baseline)
+    by_label = {row.label: row for row in rows}
     for row in rows:
+        reference = by_label[row.baseline]
         parts = {
             f" in stage {n}": (part, row.cost.stages[n])
             for n, part in reference.cost.stages.items()
@@ -183,7 +126,7 @@ def check_same_backbone(study: Study, rows: list[Row]) -> None:
             if plain_was != plain_now:
                 raise UserError(
                     f"row '{row.label}' changes more than {study.factor}: without SE its network has {plain_now[0]:,} "
-                    f"parameters and {plain_now[1]:,} multiply-adds{where}, that of '{study.baseline}' has "
+                    f"parameters and {plain_now[1]:,} multiply-adds{where}, that of '{row.baseline}' has "
                     f"{plain_was[0]:,} and {plain_was[1]:,}"
                 )
             for operator in sorted({*was.operations, *now.operations}):
@@ -191,7 +134,7 @@ def check_same_backbone(study: Study, rows: list[Row]) -> None:
                 if often_was != often_now:
                     raise UserError(
                         f"row '{row.label}' changes more than {study.factor}: without SE its network runs {operator} "
-                        f"{often_now} times{where}, that of '{study.baseline}' {often_was} times"
+                        f"{often_now} times{where}, that of '{row.baseline}' {often_was} times"
                     )
 
 
@@ -203,10 +146,12 @@ def plain(config: Config, facts: DataFacts) -> torch.nn.Module:
         )
 
 
-def row(label: str, paper_row: str, config: Config, facts: DataFacts) -> Row:
+def row(variant: Variant, study: Study | None, facts: DataFacts) -> Row:
     """Build the row's network on the meta device (no weights), cost it, and bring its design to one form."""
+    config = variant.config
     input_size = (facts.channels, config.data.size, config.data.size)
     try:
+        images.check(config.data)
         net = plain(config, facts)
         ratios = {} if config.se is None else config.se.by_stage(models.stages_of(net))
         models.add_se(net, config.se)
@@ -216,7 +161,7 @@ def row(label: str, paper_row: str, config: Config, facts: DataFacts) -> Row:
     except AssertionError:
         raise  # of the lab's own
     except Exception as error:  # whatever a network of the user's own, or one too deep for its images, makes of it
-        where = f"row '{label}': " if config.study else ""
+        where = f"row '{variant.label}': " if study else ""
         if isinstance(error, ValueError):
             raise UserError(f"{where}{first_line(error)}") from error
         what = f"{config.backbone} on images of {' × '.join(map(str, input_size))}"
@@ -225,22 +170,45 @@ def row(label: str, paper_row: str, config: Config, facts: DataFacts) -> Row:
     if ratios:
         assert config.se is not None
         se = dataclasses.replace(config.se, reduction=ratios, stages="all")
-    return Row(label, paper_row, config, se, cost, paper_cost(config.se), hidden, network)
+    return Row(
+        variant.label,
+        variant.baseline,
+        variant.paper_row,
+        config,
+        variant.data,
+        variant.recipe,
+        se,
+        cost,
+        paper_cost(config, study, variant.paper_row),
+        hidden,
+        network,
+    )
 
 
-def paper_cost(se: SE | None) -> Cost | None:
-    """Cost of a design in the paper's network; None where that has no such stage."""
+def paper_cost(config: Config, study: Study | None, paper_row: str) -> Cost | None:
+    """Cost of a row's design in the paper's network, at the size of the paper's images and with its classes; None where
+    that network has no such stage, and where the paper has no such network.
+
+    The paper's network is the one that its table varies, or, in a table of several networks, the row's own.
+    """
+    backbone, size, classes = PAPER_NETWORK, PAPER_SIZE, PAPER_CLASSES
     try:
+        if study and study.paper:
+            table = paper.load().table(study.paper)
+            backbone, classes = table.trunk or config.backbone, table.classes
+            size = table.row(paper_row).size if paper_row else size
+        elif study and networks(study):
+            return None
         with torch.device("meta"):
-            net = models.create(PAPER_NETWORK, se, seed=0)
-        return models.cost(net, PAPER_INPUT)
+            net = models.create(backbone, config.se, classes, seed=0)
+        return models.cost(net, (PAPER_CHANNELS, size, size))
     except ValueError:
         return None
 
 
 def same_networks(rows: list[Row]) -> list[list[str]]:
-    """Groups of labels whose rows build the same network, so that no difference between them can mean anything."""
+    """Groups of labels whose rows train the same network alike, so that no difference between them means anything."""
     groups = defaultdict(list)
     for each in rows:
-        groups[each.network].append(each.label)
+        groups[each.network, repr(each.config.data), repr(each.config.recipe)].append(each.label)
     return [labels for labels in groups.values() if len(labels) > 1]

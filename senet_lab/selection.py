@@ -1,0 +1,87 @@
+"""What the user's words make of a study's rows: which of them are trained, and what of theirs a word replaces.
+
+A study of several networks is seldom trained whole (Table 2 of the paper is sixteen trainings on ImageNet), and its
+rows may bring the recipe of each network's own paper, which one word of the user's replaces for all of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from senet_lab.config import Study, UserError
+
+WITH_RECIPE = ("data.cutout",)  # belongs to a recipe, though it is done to the images
+
+
+def as_asked(study: Study, keys: Collection[str]) -> Study:
+    """The study with the rows that it is to have.
+
+    Args:
+        study: as its file and the words have it.
+        keys: what the user's words set (`recipe`, `data.size`, …).
+
+    Raises:
+        UserError: for a name in `study.only` that no row has, and for a backbone where the rows have their own.
+    """
+    own = networks(study)
+    if "backbone" in keys and len(own) == len(study.rows) > 0:
+        raise UserError(
+            f"backbone: the rows of {study.name} name their own networks; study.only=[…] chooses among "
+            f"{', '.join(dict.fromkeys(own.values()))}"
+        )
+    labels = picked(study) if study.only else list(study.rows)
+    return replace(study, rows={label: kept(study.rows[label], study.factor, keys) for label in labels})
+
+
+def networks(study: Study) -> dict[str, str]:
+    """Row → its own backbone, for the rows that name one."""
+    return {
+        label: str(row["backbone"]) for label, row in study.rows.items() if isinstance(row, dict) and "backbone" in row
+    }
+
+
+def named_recipes(study: Study, known: Collection[str]) -> list[str]:
+    """The recipes that rows name.
+
+    Raises:
+        UserError: for a recipe that is not among the `known`.
+    """
+    named = {label: row["recipe"] for label, row in study.rows.items() if isinstance(row, dict) and "recipe" in row}
+    for label, name in named.items():
+        if name not in known:
+            raise UserError(f"study.rows.{label}: there is no recipe '{name}'; there are {', '.join(known)}")
+    return list(dict.fromkeys(named.values()))
+
+
+def picked(study: Study) -> list[str]:
+    """The rows that `study.only` names, by label or backbone, in the study's order. A row comes with its baseline, and
+    a baseline that is named with all the rows that are compared with it."""
+    own, baselines = networks(study), study.baselines()
+    found: set[str] = set()
+    for word in study.only:
+        rows = [label for label in study.rows if word in (label, own.get(label))]
+        if not rows:
+            names = list(dict.fromkeys([*study.rows, *own.values()]))
+            near = difflib.get_close_matches(word, names, n=1)
+            guess = f" (did you mean {near[0]}?)" if near else ""
+            raise UserError(f"study.only: {study.name} has no row '{word}'{guess}; it has {', '.join(names)}")
+        found |= {*rows, *(label for label in study.rows if baselines[label] in rows)}
+    found |= {baselines[label] for label in found}
+    return [label for label in study.rows if label in found]
+
+
+def kept(row: Any, factor: str, keys: Collection[str]) -> Any:
+    """The row without what the user's words replace: a key of recipe or data that they set, too; and all that it says
+    of its recipe, where they choose one."""
+    if not isinstance(row, dict):
+        return row
+
+    def replaced(key: str) -> bool:
+        if key == factor or key.split(".")[0] not in ("recipe", "data"):
+            return False
+        return key in keys or ("recipe" in keys and (key.startswith("recipe") or key in WITH_RECIPE))
+
+    return {key: value for key, value in row.items() if not replaced(str(key))}

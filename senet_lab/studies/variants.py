@@ -1,0 +1,162 @@
+"""The rows of a study as configurations: what each one overrides, and what it is compared with.
+
+The rule that makes a comparison fair stands here: rows that are compared with each other differ in one factor; a row
+that changes more is an error that shows the difference.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from senet_lab.compose import Composed, check_key, check_values, flat, labels, plainly
+from senet_lab.config import Config, Study, UserError
+from senet_lab.reports import paper
+from senet_lab.reports.trials import clean_text
+
+# What a study may vary, beside SE or no SE. Rows that are compared share the data, the backbone and the epochs.
+FACTORS = ("se.", "recipe.", "stride")
+SHARED = ("recipe.name", "recipe.epochs")
+# What may be another thing in another comparison of the same table. All else is the study's: its images, its seeds.
+OWN = ("backbone", "stride", "se", "recipe.", "data.size", "data.resize", "data.augment", "data.cutout")
+ROW_WORDS = ("paper", "baseline", "if_present")  # what a row says of itself, beside its overrides
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of a study, as a configuration.
+
+    Attributes:
+        label: what the row is called.
+        baseline: label of the row that it is compared with; its own for a baseline.
+        paper_row: the paper's row that it repeats; empty if the paper has none.
+        if_present: whether the row is left out where its network lacks the stages that it names.
+        config: the whole configuration of the row.
+        data, recipe: what its data set and its recipe are called; the factor is not in their names.
+    """
+
+    label: str
+    baseline: str
+    paper_row: str
+    if_present: bool
+    config: Config
+    data: str
+    recipe: str
+
+
+def variants(composed: Composed) -> list[Variant]:
+    """The rows of the study, or one for a single network; checked.
+
+    Raises:
+        UserError: a study that cannot be, a row that is not fair.
+    """
+    study = composed.config.study
+    if study is None:
+        return [Variant("network", "network", "", False, composed.config, composed.data, composed.recipe)]
+    check_study(study)
+    made = [variant(composed, study, label, baseline) for label, baseline in study.baselines().items()]
+    for baseline in dict.fromkeys(each.baseline for each in made):
+        check_one_factor(study, {each.label: each.config for each in made if each.baseline == baseline}, baseline)
+    for each in made:
+        check_own(study, composed.config, each)
+    return made
+
+
+def variant(composed: Composed, study: Study, label: str, baseline: str) -> Variant:
+    """A row of the study."""
+    row = study.rows[label]
+    config = overridden(composed, study, label)
+    # What the rows of a comparison share is part of its recipe's name; what they differ in is what the table shows.
+    shared = overridden(composed, study, label, but=lambda key: key == study.factor or key.split(".")[0] == "se")
+    chosen = composed.chosen
+    if "recipe" in row:
+        chosen = replace(chosen, recipe=composed.recipes[row["recipe"]][1])
+    data, recipe = labels(shared, chosen)
+    return Variant(label, baseline, str(row.get("paper", "")), bool(row.get("if_present")), config, data, recipe)
+
+
+def overridden(composed: Composed, study: Study, label: str, but: Callable[[str], bool] = lambda _: False) -> Config:
+    """The configuration with a row's overrides, but for some keys."""
+    where, overrides = f"study.rows.{label}", study.rows[label]
+    if not isinstance(overrides, dict):
+        raise UserError(f"{where}: {overrides!r} is not a mapping such as {{se.reduction: 8}}")
+    config = copy.deepcopy(composed.config)
+    if "recipe" in overrides:
+        config.recipe = copy.deepcopy(composed.recipes[overrides["recipe"]][0])
+    changed = OmegaConf.structured(config)
+    try:
+        for key, value in overrides.items():
+            if key not in (*ROW_WORDS, "recipe") and not but(str(key)):
+                check_key(str(key))
+                if str(key).startswith("se.") and changed.se is None:
+                    raise UserError(f"{key} cannot be set, because se is null")
+                OmegaConf.update(changed, str(key), value, merge=False)
+        made = OmegaConf.to_object(changed)
+        assert isinstance(made, Config)
+        check_values(made)
+    except (OmegaConfBaseException, UserError) as error:
+        raise UserError(f"{where}: {plainly(error)}") from error
+    return made
+
+
+def check_study(study: Study) -> None:
+    """A UserError for a study that says nothing, or varies what its one table could not hold."""
+    if not study.rows:
+        raise UserError(f"the study {study.name or '(without a name)'} is empty: study.rows has no row")
+    for label in study.rows:
+        if not label or clean_text(label) != label:
+            raise UserError(f"study.rows: {label!r} cannot be the label of a row; it is one line of printable text")
+    baselines = study.baselines()
+    for label, baseline in baselines.items():
+        if baseline not in study.rows:
+            there = f"there is no row '{baseline}' in {study.name}; there are {', '.join(study.rows)}"
+            row = study.rows[label]
+            own = isinstance(row, dict) and "baseline" in row
+            raise UserError(f"study.rows.{label}.baseline: {there}" if own else f"study.baseline: {there}")
+        if baselines[baseline] != baseline:
+            raise UserError(
+                f"study.rows.{label}.baseline: '{baseline}' is itself compared with '{baselines[baseline]}'"
+            )
+    try:
+        printed = paper.load().table(study.paper) if study.paper else None
+        for row in study.rows.values():
+            if isinstance(row, dict) and "paper" in row and printed:
+                printed.row(str(row["paper"]))
+    except ValueError as error:
+        raise UserError(f"study.paper={study.paper}: {error}") from error
+    factors = ["se", *(key for key in flat(Config()) if key.startswith(FACTORS) and key not in SHARED)]
+    if study.factor not in factors:
+        raise UserError(f"study.factor: '{study.factor}' cannot be varied; what can: {', '.join(factors)}")
+
+
+def check_one_factor(study: Study, configs: dict[str, Config], baseline: str) -> None:
+    """Any two rows that are compared differ in the study's factor, or in whether there is SE; in nothing else."""
+    with_se = [label for label in (baseline, *configs) if configs[label].se is not None]
+    reference = with_se[0] if with_se else baseline
+    was = flat(configs[reference])
+    for label, config in configs.items():
+        now = flat(config)
+        changed = [key for key in {**was, **now} if was.get(key) != now.get(key) and key != study.factor]
+        if config.se is None:
+            changed = [key for key in changed if key.split(".")[0] != "se"]
+        if changed:
+            shown = "; ".join(f"{key}: {was.get(key)} → {now.get(key)}" for key in changed)
+            raise UserError(f"row '{label}' changes more than {study.factor}, compared with '{reference}': {shown}")
+        if study.factor == "se" and label != baseline and (config.se is None) == (configs[baseline].se is None):
+            both = "neither has SE" if config.se is None else "both have SE"
+            raise UserError(f"row '{label}' does not differ from '{baseline}', its baseline: {both}")
+
+
+def check_own(study: Study, base: Config, variant: Variant) -> None:
+    """A UserError where a row overrides what belongs to the whole study: its images, seeds, device, places."""
+    was, now = flat(base), flat(variant.config)
+    for key in {**was, **now}:
+        if was.get(key) != now.get(key) and not key.startswith(OWN):
+            raise UserError(
+                f"row '{variant.label}': {key} is the same for all rows of a study; a row can override "
+                f"{', '.join(name.rstrip('.') for name in OWN)}"
+            )
