@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -145,7 +146,7 @@ def test_rows_that_the_paper_does_not_have_are_marked() -> None:
             "table10",
             "row 'r = 64': the paper's table 10 has no row '64'; it has 2, 4, 8, 16, 32, orig",
         ),
-        ({"r = 2": "2"}, "table9", "paper_table: 'table9' is not one of table10, table11"),
+        ({"r = 2": "2"}, "table9", "paper_table: 'table9' is not one of table2, table3"),
         ({"r = 2": "2"}, "", "row 'r = 2': paper_row is '2', but paper_table is empty"),
     ],
 )
@@ -251,3 +252,94 @@ def test_how_numbers_read() -> None:
     ]
     assert [signed(v) for v in (0.284, -0.284, 0.001, -0.001)] == ["+0.28", "−0.28", "0.00", "0.00"]
     assert [p_value(v) for v in (0.0001, 0.0123, 0.5, 1.0)] == ["< 0.001", "0.012", "0.50", "1.00"]
+
+
+# ------------------------------------------------------------------------------------------------ several comparisons
+
+PAIRS = {"A": [5.0, 5.2, 5.1], "SE-A": [4.0, 4.1, 4.3], "B": [9.0, 9.1, 9.2], "SE-B": [9.0, 9.4, 8.9]}
+
+
+def pairs(**columns: Sequence[object]) -> pd.DataFrame:
+    """Two networks, each plain and with SE, three seeds; columns are given by row."""
+    trials = errors(PAIRS)
+    for name, values in ({"baseline": "AABB", "backbone": ["resnet20"] * 2 + ["wrn"] * 2} | columns).items():
+        trials[name] = [each for each in values for _ in range(3)]
+    return trials
+
+
+def test_each_pair_has_its_own_baseline_and_all_share_the_correction() -> None:
+    table = tables.summarise(pairs())
+    cells = plain_cells(table)
+    assert {row: each["baseline"] for row, each in cells.items()} == {"A": "A", "SE-A": "A", "B": "B", "SE-B": "B"}
+    assert (cells["SE-A"]["delta_points"], cells["SE-B"]["delta_points"]) == ("-0.9667", "0.0000")
+    alone = {row: tables.summarise(pairs()[lambda t, b=row: t["baseline"] == b]) for row in "AB"}
+    for row, first in (("SE-A", True), ("SE-B", False)):
+        p = float(plain_cells(alone[row[-1]])[row]["p_uncorrected"])
+        assert float(cells[row]["p_uncorrected"]) == p
+        assert float(cells[row]["p_holm"]) == pytest.approx(min(1, p * (2 if first else 1)), rel=1e-3)
+    assert [cells[row]["verdict"] for row in ("A", "B")] == ["baseline", "baseline"]
+    text = tables.markdown(table)
+    assert "Δ: error minus that of the row's own baseline (A and B) in percentage points" in text
+    assert "corrected by Holm's method for 2 rows" in text
+
+
+def test_the_note_names_what_each_pair_has_of_its_own() -> None:
+    text = tables.markdown(tables.summarise(pairs()))
+    shared = (
+        "Data digits (360 test images), recipe quick, 30 epochs; A: backbone resnet20; B: backbone wrn; n = 3 seeds"
+    )
+    assert shared in text
+    text = tables.markdown(tables.summarise(pairs(recipe=["cifar"] * 2 + ["wrn"] * 2, epochs=[182, 182, 1, 1])))
+    assert "A: backbone resnet20, recipe cifar, 182 epochs; B: backbone wrn, recipe wrn, 1 epoch; n = 3" in text
+    text = tables.markdown(tables.summarise(pairs(data=["digits"] * 2 + ["digits-cutout=2"] * 2)))
+    assert (
+        "- 360 test images, recipe quick, 30 epochs; A: data digits, backbone resnet20; B: data digits-cutout=2" in text
+    )
+
+
+@pytest.mark.parametrize("name", ["data", "backbone", "recipe", "epochs"])
+def test_a_pair_is_of_one_network_and_recipe(name: str) -> None:
+    values = [1, 1, 1, 2] if name == "epochs" else ["a", "a", "a", "b"]
+    with pytest.raises(ValueError, match=f"^{name} is mixed in what is compared with 'B': {values[0]}, {values[3]}$"):
+        tables.summarise(pairs(**{name: values}))
+    with pytest.raises(ValueError, match="test_images is mixed in one table: 1, 2"):
+        tables.summarise(pairs(test_images=[1, 1, 2, 2]))
+
+
+def test_pairs_stand_apart() -> None:
+    table = tables.summarise(pairs())
+    lines = tables.latex(table).splitlines()
+    assert [n for n, line in enumerate(lines) if line == "\\addlinespace"] == [
+        next(n for n, line in enumerate(lines) if line.startswith("B &")) - 1
+    ]
+    screen = [line.strip() for line in on_terminal(table, 80).splitlines()]
+    assert screen[screen.index("") + 1].startswith("B ")
+    assert "" not in [line.strip() for line in on_terminal(tables.summarise(errors(PAIRS)), 80).splitlines()]
+
+
+def test_equal_networks_of_different_recipes_are_no_twins() -> None:
+    """As where a study compares recipes of one network by pairs."""
+    same = {"backbone": ["wrn"] * 4, "network": ["plain", "se"] * 2}
+    assert not tables.summarise(pairs(**same, recipe=["cifar"] * 2 + ["wrn"] * 2)).warnings
+    text = tables.summarise(pairs(**same)).warnings
+    assert text[0] == "A and B are the same network here: between them there is nothing to compare."
+
+
+def test_the_papers_rows_of_pairs() -> None:
+    rows = ["MobileNet", "SE-MobileNet", "ShuffleNet", "SE-ShuffleNet"]
+    table = tables.summarise(
+        pairs(
+            paper_table=["table3"] * 4,
+            paper_row=rows,
+            paper_params=[4_231_976, 4_711_720, 1_865_728, 2_476_144],
+            paper_macs=[568_740_352, 571_930_000, 137_500_000, 141_300_000],
+        )
+    )
+    cells = plain_cells(table)
+    assert [cells[row]["paper_gflops"] for row in PAIRS] == ["0.569", "0.572", "0.140", "0.142"]
+    assert [cells[row]["paper_delta_points"] for row in PAIRS] == ["", "-3.10", "", "-1.60"]
+    text = tables.markdown(table)
+    assert "B (0.13750, printed 0.140) and SE-B (0.14130, printed 0.142)" in text
+    assert "papers had printed (top-1 / top-5): MobileNet 29.4 and ShuffleNet 32.6." in text
+    assert "recipe for mobile networks" in text
+    assert "ResNet-50" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +183,46 @@ def test_a_design_that_the_papers_network_lacks_has_no_cost_there(monkeypatch: p
 # ------------------------------------------------------------------------------------------------------- every study
 
 
-@pytest.mark.parametrize("name", choices("ablation"))
-def test_every_study_of_the_lab_composes_and_builds(name: str) -> None:
+SEVERAL = [name for name in choices("ablation") if name.startswith("networks_")]
+# What their default data sets are like; of a folder, ImageNet's.
+FACTS = {"cifar10": DataFacts("made up", tuple(map(str, range(10))), 3, 90, 10, 100)}
+FACTS["cifar100"] = replace(FACTS["cifar10"], classes=tuple(map(str, range(100))))
+FACTS["folder"] = replace(FACTS["cifar10"], classes=tuple(map(str, range(1000))))
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_every_study_of_networks_composes_and_builds(name: str) -> None:
+    """As pairs, each of one network, plain and with SE, that costs what the paper's own does."""
+    composed = compose([f"+ablation={name}"])
+    study = composed.config.study
+    assert study is not None
+    assert study.name == name
+    assert study.title
+    facts = FACTS[composed.config.data.name]
+    rows, absent = build(composed, facts)
+    assert [row.label for row in rows] == list(paper.load().table(study.paper).rows) == list(study.rows)
+    assert absent == same_networks(rows) == []
+    for plain, se in zip(rows[::2], rows[1::2], strict=True):
+        assert (plain.baseline, se.baseline) == (plain.label, plain.label)
+        assert (plain.se, plain.cost.se_params, plain.hidden) == (None, 0, {})
+        assert se.se is not None
+        assert set(se.se.reduction.values()) == {16}
+        assert se.cost.params - se.cost.se_params == plain.cost.params
+        assert (plain.data, plain.recipe) == (se.data, se.recipe)
+        for row in (plain, se):
+            assert row.config.backbone == plain.config.backbone
+            size = paper.load().table(study.paper).row(row.paper_row).size
+            assert row.config.data.size == size
+            assert row.paper_cost is not None
+            head = row.cost.params - row.paper_cost.params  # what other classes make of the classifier
+            assert (head == 0) == (name != "networks_places")
+            printed = paper.load().table(study.paper).row(row.paper_row).gflops
+            if printed and "Inception-ResNet" not in row.label:  # printed for a network that was never released
+                assert row.paper_cost.macs / 1e9 == pytest.approx(printed, abs=0.03)
+
+
+@pytest.mark.parametrize("name", [name for name in choices("ablation") if name not in SEVERAL])
+def test_every_study_of_one_network_composes_and_builds(name: str) -> None:
     made = plan.make(compose([f"+ablation={name}"]))
     study = made.config.study
     assert study is not None

@@ -59,7 +59,7 @@ STYLES = {
     "worse": Style("worse", "^", "#D55E00", True),
     "no difference shown": Style("no difference shown", "o", "0.35", False),
     "": Style("no verdict", "X", "0.35", False),
-    "paper": Style("paper, single run", "D", "0.35", False),
+    "paper": Style("paper", "D", "0.35", False),
 }
 
 
@@ -116,7 +116,8 @@ def _figure(table: Table) -> Figure:
             pending.append((panel, _scatter(panel, [p for p in points if p is not None])))
         else:
             _list(panel, table, points[:LISTED], names=panel is axes[0], ours=points is ours)
-    _legend(figure, [*shown, *(p for p in theirs if p is not None)])
+    single = table.printed is not None and "single runs" in table.printed.setting
+    _legend(figure, [*shown, *(p for p in theirs if p is not None)], "paper, single run" if single else "paper")
     figure.draw_without_rendering()  # lays out; labels are placed in what came of it
     figure.set_layout_engine("none")
     for panel, scattered in pending:
@@ -232,7 +233,7 @@ def _limits(axes: Axes, points: Sequence[Point], vertical: bool) -> None:
     (axes.set_ylim if vertical else axes.set_xlim)(max(low - room, -room), high + room)
 
 
-def _legend(figure: Figure, points: Sequence[Point]) -> None:
+def _legend(figure: Figure, points: Sequence[Point], paper: str) -> None:
     handles = [
         Line2D(
             [],
@@ -241,7 +242,7 @@ def _legend(figure: Figure, points: Sequence[Point]) -> None:
             marker=style.marker,
             color=style.colour,
             markerfacecolor=style.colour if style.filled else "white",
-            label=style.meaning,
+            label=paper if name == "paper" else style.meaning,
         )
         for name, style in STYLES.items()
         if any(p.style == name for p in points)

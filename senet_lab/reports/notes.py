@@ -151,7 +151,10 @@ def _paper(table: Table) -> list[str]:
         table.rows, lambda r: r.printed.gflops if r.printed else None, lambda r: r.paper_macs, 1e9, gflops_digits
     )
     if gflops:
-        out.append(f"GFLOPs recomputed and printed differ for {listed(gflops)}.")
+        out.append(
+            f"GFLOPs recomputed and printed differ for {listed(gflops)}. `python -m senet_lab cost` shows how each "
+            "printed number is counted."
+        )
     return out
 
 

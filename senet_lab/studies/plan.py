@@ -238,22 +238,25 @@ def show(plan: Plan, console: Console) -> None:
             f"{waiting} of {len(mine)}",
         )
     console.print(table)
-    trained = trained_by(plan)
-    for how, labels in trained.items() if len(trained) > 1 else ():
+    for how, labels in trained_by(plan).items():
         say(console, f"{', '.join(labels)}: {how}")
     for labels in study_rows.same_networks(plan.rows):
         say(console, f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen.")
 
 
 def trained_by(plan: Plan) -> dict[str, list[str]]:
-    """Data set, recipe and epochs → the baselines whose comparisons have them."""
-    found: dict[str, list[str]] = {}
+    """How comparisons are trained → their baselines; empty where all are trained alike."""
+    found: dict[tuple[str, str, int], list[str]] = {}
     for row in plan.rows:
         if row.label == row.baseline:
-            epochs = row.config.recipe.epochs
-            how = f"{row.data}, recipe {row.recipe}, {epochs} epoch{'s' * (epochs > 1)}"
-            found.setdefault(how, []).append(row.label)
-    return found
+            found.setdefault((row.recipe, row.data, row.config.recipe.epochs), []).append(row.label)
+    if len(found) < 2:
+        return {}
+    several = len({data for _, data, _ in found}) > 1
+    return {
+        f"recipe {recipe}, {epochs} epoch{'s' * (epochs > 1)}" + f", {data}" * several: labels
+        for (recipe, data, epochs), labels in found.items()
+    }
 
 
 def show_total(plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:

@@ -24,7 +24,7 @@ from senet_lab.training import data as images
 from senet_lab.training.data import DataFacts
 from senet_lab.training.spec import Spec
 
-PAPER_NETWORK = "resnet50"  # the trunk of the paper's ablations (section 6)
+PAPER_NETWORK, PAPER_STRIDE = "resnet50", "paper"  # the trunk of the paper's ablations (section 6)
 PAPER_CHANNELS, PAPER_SIZE, PAPER_CLASSES = 3, 224, 1000
 
 
@@ -88,6 +88,8 @@ def build(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[str]]:
     """
     study = composed.config.study
     made = variants(composed)
+    for each in made:  # all of them, before the first network is built
+        check_images(each, study)
     absent = [each.label for each in made if each.if_present and lacks_stages(each, facts)]
     bare = [each.baseline for each in made if each.baseline in absent]
     if study is not None and bare:
@@ -96,6 +98,14 @@ def build(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[str]]:
     if study is not None:
         check_same_backbone(study, rows)
     return rows, absent
+
+
+def check_images(variant: Variant, study: Study | None) -> None:
+    """A UserError where the data set has no such images as a row wants."""
+    try:
+        images.check(variant.config.data)
+    except UserError as error:
+        raise UserError(f"row '{variant.label}': {error}" if study else str(error)) from error
 
 
 def lacks_stages(variant: Variant, facts: DataFacts) -> bool:
@@ -151,7 +161,6 @@ def row(variant: Variant, study: Study | None, facts: DataFacts) -> Row:
     config = variant.config
     input_size = (facts.channels, config.data.size, config.data.size)
     try:
-        images.check(config.data)
         net = plain(config, facts)
         ratios = {} if config.se is None else config.se.by_stage(models.stages_of(net))
         models.add_se(net, config.se)
@@ -179,28 +188,31 @@ def row(variant: Variant, study: Study | None, facts: DataFacts) -> Row:
         variant.recipe,
         se,
         cost,
-        paper_cost(config, study, variant.paper_row),
+        paper_cost(config, study, variant.paper_row, facts, cost),
         hidden,
         network,
     )
 
 
-def paper_cost(config: Config, study: Study | None, paper_row: str) -> Cost | None:
+def paper_cost(config: Config, study: Study | None, paper_row: str, facts: DataFacts, cost: Cost) -> Cost | None:
     """Cost of a row's design in the paper's network, at the size of the paper's images and with its classes; None where
-    that network has no such stage, and where the paper has no such network.
+    that network has no such stage, and where the paper has no such network. `cost` is the row's own.
 
     The paper's network is the one that its table varies, or, in a table of several networks, the row's own.
     """
     backbone, size, classes = PAPER_NETWORK, PAPER_SIZE, PAPER_CLASSES
+    if study and study.paper:
+        table = paper.load().table(study.paper)
+        backbone, classes = table.trunk or config.backbone, table.classes
+        size = table.row(paper_row).size if paper_row else size
+    elif study and networks(study):
+        return None
+    here = (config.backbone, config.stride, facts.channels, config.data.size, len(facts.classes))
+    if here == (backbone, PAPER_STRIDE, PAPER_CHANNELS, size, classes):
+        return cost
     try:
-        if study and study.paper:
-            table = paper.load().table(study.paper)
-            backbone, classes = table.trunk or config.backbone, table.classes
-            size = table.row(paper_row).size if paper_row else size
-        elif study and networks(study):
-            return None
         with torch.device("meta"):
-            net = models.create(backbone, config.se, classes, seed=0)
+            net = models.create(backbone, config.se, classes, stride=PAPER_STRIDE, seed=0)
         return models.cost(net, (PAPER_CHANNELS, size, size))
     except ValueError:
         return None
