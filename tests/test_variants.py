@@ -181,6 +181,10 @@ def test_words_that_do_not_fit_pairs_are_refused(
             "row 'b': data.subset is the same for all rows of a study; a row can override backbone, stride, se, recipe",
         ),
         (
+            "    b: {seeds: 9, se: null}\n    SE-b: {seeds: 9, baseline: b}\n",
+            "row 'b': seeds is the same for all rows of a study",
+        ),
+        (
             "    b: {backbone: vgg16, se: null}\n    SE-b: {backbone: vgg16, baseline: b}\n",
             "row 'b': images of 8 × 8 pixels are too small",
         ),
@@ -245,7 +249,7 @@ def test_a_study_of_pairs_from_its_words_to_its_table(here: Path, capsys: pytest
     assert list(whole["backbone"]) == ["resnet8", "resnet8", "resnet20", "resnet20"]
     assert list(whole["data"]) == [DATA, DATA, CUT, CUT]
     text = (folder / "table.md").read_text().replace("\\_", "_")
-    assert f"1 epoch; a: data {DATA}, backbone resnet8, recipe quick-epochs=1; b: data {CUT}, backbone" in text
+    assert f"1 epoch; backbones resnet8, resnet20 in the order of the pairs; a: data {DATA}, recipe quick-" in text
     before = {path: path.read_bytes() for path in folder.iterdir() if path.suffix in (".md", ".csv", ".svg")}
     regenerate(folder / "trials.csv", folder)
     assert {path: path.read_bytes() for path in before} == before
