@@ -13,7 +13,8 @@ help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
 	  while IFS="$$(printf '\t')" read -r name text; do printf '  %-16s %s\n' "$$name" "$$text"; done
-	@echo "studies: all $(STUDIES)"
+	@echo "studies: $(filter-out networks_%,$(STUDIES)), and all of these as one plan: all"
+	@echo "studies of networks: $(filter networks_%,$(STUDIES))"
 
 # uv resolves nothing here: the lock names every version and hash. Where uv is missing it is installed into the
 # environment itself, because Debian's own pip may not install outside of one.
@@ -27,7 +28,7 @@ $(READY): requirements.lock
 
 setup: $(READY)  ## install the locked environment into .venv (every command does so by itself)
 
-sweep-%: $(READY)  ## run a study, e.g. `make sweep-ratio`; `make sweep-all` runs every one
+sweep-%: $(READY)  ## run a study, e.g. `make sweep-ratio`; `make sweep-all` every one of one network
 	@$(RUN) -m senet_lab.run +ablation=$* $(ARGS)
 
 tables: $(READY)  ## regenerate the published tables from their trials.csv

@@ -47,6 +47,7 @@ python -m senet_lab.run                              train one network: SE-ResNe
 python -m senet_lab.run +ablation=ratio              a study: Table 10 of the paper
 python -m senet_lab.run +ablation=ratio plan=true    what it would train, what it costs, how long it takes
 python -m senet_lab.run +ablation=ratio data=cifar10 data.root=DIR backbone=resnet56 recipe=cifar seeds=5
+python -m senet_lab.run +ablation=networks_cifar10 'study.only=[wrn16_8]'    networks plain and with SE; one pair
 python -m senet_lab.run se.reduction=8 se.position=pre 'se.stages=[3,4]'     another design
 python -m senet_lab.run se=null                      the plain network
 """

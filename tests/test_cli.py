@@ -114,6 +114,7 @@ BAD: list[tuple[str, str]] = [
     (f"{RATIO} study=null", "ablation=ratio: it says nothing of a study"),
     (f"{RATIO} ~study", "ablation=ratio: it says nothing of a study"),
     (f"{RATIO} se=null", "study.rows.r = 2: se.reduction cannot be set, because se is null"),
+    ("+ablation=stages backbone=nope", "row 'no SE': backbone: 'nope' is not one of resnet8, "),
     (f"{RATIO} study.foo=3", "there is no key 'study.foo'; study has name, title"),
     (f"{RATIO} study.rows=3", "study.rows"),
     (f"{RATIO} study.rows=null", "study.rows"),

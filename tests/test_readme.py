@@ -29,9 +29,14 @@ def test_the_table_is_the_published_one() -> None:
         assert f"| {' | '.join(row[column] for column in columns)} |" in README
 
 
-@pytest.mark.parametrize("word", [*choices("data"), *choices("recipe"), *SQUEEZES, *EXCITATIONS, *POSITIONS])
+@pytest.mark.parametrize("word", [*SQUEEZES, *EXCITATIONS, *POSITIONS])
 def test_choices_are_named(word: str) -> None:
     assert f"`{word}`" in README
+
+
+@pytest.mark.parametrize("group", ["ablation", "data", "recipe"])
+def test_files_are_named(group: str) -> None:
+    assert [name for name in choices(group) if f"`{name}`" not in README] == []
 
 
 def test_backbones_are_named() -> None:

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from test_reports_roundtrip import RATIO, made_up
+from test_reports_tables import PAIRS, pairs
 
 from senet_lab.reports import figures, tables
 
 POSITION = {"standard": "SE", "pre": "SE-PRE", "post": "SE-POST", "identity": "SE-Identity"}
+MOBILE = ["MobileNet", "SE-MobileNet", "ShuffleNet", "SE-ShuffleNet"]
+WRN = ["ResNet-110", "SE-ResNet-110", "WRN-16-8", "SE-WRN-16-8"]
 SPREAD = [place for place in (83_000, 80_000, 78_500, 77_700, 77_400, 77_000) for _ in range(3)]
 
 
@@ -56,6 +60,26 @@ def test_rows_with_nearly_equal_parameters_stand_in_a_list() -> None:
     assert ours.get_ylim() == theirs.get_ylim() == (3.5, -0.5)  # the same order, from the top
     assert [text.get_text() for text in ours.texts] == ["failed"]
     assert list(theirs.texts) == []
+
+
+def test_each_pair_has_the_line_of_its_own_baseline() -> None:
+    """In a list, whatever the parameters are: points of several networks against them would be a cloud."""
+    figure = drawn(tables.summarise(pairs(paper_table=["table3"] * 4, paper_row=MOBILE, params=[1, 2, 5, 9])))
+    ours, theirs = figure.axes
+    assert [tick.get_text() for tick in ours.get_yticklabels()] == list(PAIRS)
+    for axes, errors in ((ours, (5.1, 9.1)), (theirs, (28.4, 32.6))):
+        lines = [child for child in axes.get_children() if isinstance(child, LineCollection)]
+        paths = [path.vertices for child in lines for path in child.get_paths() if len(path.vertices) == 2]
+        upright = sorted((path[0, 0], *sorted(path[:, 1])) for path in paths if path[0, 0] == path[1, 0])
+        assert upright == [pytest.approx((errors[0], -0.3, 1.3)), pytest.approx((errors[1], 1.7, 3.3))]
+    assert ours.get_title() == "here: digits, 2 networks, n = 3"
+    assert theirs.get_title() == "paper: ImageNet-1k, single runs"
+
+
+def test_the_legend_says_of_the_paper_what_is_known() -> None:
+    for table, rows, meaning in (("table3", MOBILE, "paper, single run"), ("table4", WRN, "paper")):
+        (legend,) = drawn(tables.summarise(pairs(paper_table=[table] * 4, paper_row=rows))).legends
+        assert [text.get_text() for text in legend.get_texts()][-1] == meaning
 
 
 def test_a_study_of_ones_own_has_one_panel_and_a_paper_row_that_is_not_there_says_so() -> None:

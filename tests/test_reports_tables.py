@@ -284,17 +284,20 @@ def test_each_pair_has_its_own_baseline_and_all_share_the_correction() -> None:
 
 
 def test_the_note_names_what_each_pair_has_of_its_own() -> None:
-    text = tables.markdown(tables.summarise(pairs()))
-    shared = (
-        "Data digits (360 test images), recipe quick, 30 epochs; A: backbone resnet20; B: backbone wrn; n = 3 seeds"
-    )
-    assert shared in text
-    text = tables.markdown(tables.summarise(pairs(recipe=["cifar"] * 2 + ["wrn"] * 2, epochs=[182, 182, 1, 1])))
-    assert "A: backbone resnet20, recipe cifar, 182 epochs; B: backbone wrn, recipe wrn, 1 epoch; n = 3" in text
-    text = tables.markdown(tables.summarise(pairs(data=["digits"] * 2 + ["digits-cutout=2"] * 2)))
-    assert (
-        "- 360 test images, recipe quick, 30 epochs; A: data digits, backbone resnet20; B: data digits-cutout=2" in text
-    )
+    def note(**columns: Sequence[object]) -> str:
+        return tables.markdown(tables.summarise(pairs(**columns)))
+
+    own = "backbones resnet20, wrn in the order of the pairs"
+    assert f"- Data digits (360 test images), recipe quick, 30 epochs; {own}; n = 3 seeds" in note()
+    text = note(recipe=["cifar"] * 2 + ["wrn"] * 2, epochs=[182, 182, 1, 1])
+    assert f"images); {own}; A: recipe cifar, 182 epochs; B: recipe wrn, 1 epoch; n = 3" in text
+    text = note(data=["digits"] * 2 + ["digits-cutout=2"] * 2)
+    assert f"- 360 test images, recipe quick, 30 epochs; {own}; A: data digits; B: data digits-cutout=2; n" in text
+    text = note(backbone=["wrn"] * 4, recipe=["a"] * 2 + ["b"] * 2)
+    assert "- Data digits (360 test images), backbone wrn, 30 epochs; A: recipe a; B: recipe b; n" in text
+    alone = pairs(baseline="ABCD", backbone="abcd", recipe="xxyx")
+    alone["row"] = alone["baseline"]
+    assert "A, B and D: recipe x; C: recipe y; n = 3" in tables.markdown(tables.summarise(alone))
 
 
 @pytest.mark.parametrize("name", ["data", "backbone", "recipe", "epochs"])

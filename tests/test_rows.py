@@ -248,7 +248,7 @@ def test_images_that_are_too_small_for_the_network_are_refused_with_the_smallest
     with pytest.raises(
         UserError, match=r"^images of 8 × 8 pixels are too small: the network takes 32 × 32 and larger$"
     ):
-        build(compose(["backbone=vgg16"]).config, DIGITS)
+        rows_for("backbone=vgg16")
 
 
 def test_stages_are_those_that_the_network_has() -> None:

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from launching import one_line
 
+from senet_lab.__main__ import regenerate
 from senet_lab.compose import Composed, compose, compose_all
 from senet_lab.config import Study
+from senet_lab.reports.tables import read_trials
 from senet_lab.run import main
 from senet_lab.selection import picked
 from senet_lab.studies import plan
+from senet_lab.studies.study import table_from_store
 from senet_lab.studies.variants import Variant, variants
 
 CIFAR10 = "+ablation=networks_cifar10"
@@ -178,6 +181,10 @@ def test_words_that_do_not_fit_pairs_are_refused(
             "row 'b': data.subset is the same for all rows of a study; a row can override backbone, stride, se, recipe",
         ),
         (
+            "    b: {seeds: 9, se: null}\n    SE-b: {seeds: 9, baseline: b}\n",
+            "row 'b': seeds is the same for all rows of a study",
+        ),
+        (
             "    b: {backbone: vgg16, se: null}\n    SE-b: {backbone: vgg16, baseline: b}\n",
             "row 'b': images of 8 × 8 pixels are too small",
         ),
@@ -213,3 +220,40 @@ def test_comparisons_of_any_factor_may_be_of_several_networks(here: Path) -> Non
         ("resnet20 r = 2", "resnet20 r = 2", None),
         ("resnet20 r = 8", "resnet20 r = 2", None),
     ]
+
+
+# ------------------------------------------------------------------------------------------------------- a whole study
+
+OWN = (
+    HEAD
+    + PAIR
+    + "    b: {backbone: resnet20, recipe: wrn, data.cutout: 2, se: null}\n"
+    + "    SE-b: {backbone: resnet20, recipe: wrn, data.cutout: 2, baseline: b}\n"
+)
+SMALL = ("+ablation=mine", "recipe.epochs=1", "data.subset=60", "data.test_subset=90", "seeds=1", "tracking=off")
+DATA = "digits-subset=60-test_subset=90"
+CUT = "digits-cutout=2-subset=60-test_subset=90"
+
+
+def test_a_study_of_pairs_from_its_words_to_its_table(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "sweeps/ablation/mine.yaml").write_text(OWN)
+    words = [*SMALL, "executor.workers=1", "training.device=cpu"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "4 of 4 trials to train" in out
+    assert f"a: recipe quick-epochs=1, 1 epoch, {DATA}\n" in out
+    assert f"b: recipe wrn-epochs=1, 1 epoch, {CUT}\n" in out
+    folder = here / "results/local" / DATA / "networks-quick+wrn-epochs=1/mine"
+    whole = read_trials(folder / "trials.csv")
+    assert list(whole["baseline"]) == ["a", "a", "b", "b"]
+    assert list(whole["backbone"]) == ["resnet8", "resnet8", "resnet20", "resnet20"]
+    assert list(whole["data"]) == [DATA, DATA, CUT, CUT]
+    text = (folder / "table.md").read_text().replace("\\_", "_")
+    assert f"1 epoch; backbones resnet8, resnet20 in the order of the pairs; a: data {DATA}, recipe quick-" in text
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.suffix in (".md", ".csv", ".svg")}
+    regenerate(folder / "trials.csv", folder)
+    assert {path: path.read_bytes() for path in before} == before
+
+    table_from_store([*words, "study.only=[resnet20]"])
+    pair = read_trials(here / "results/local" / DATA / "networks-wrn-epochs=1/mine-only=resnet20/trials.csv")
+    assert whole[2:].reset_index(drop=True).equals(pair)

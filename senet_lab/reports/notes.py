@@ -22,16 +22,21 @@ def listed(words: Iterable[str]) -> str:
 
 def facts(table: Table) -> str:
     """One line: data, network, recipe, seeds, device and version behind our numbers. What the whole table shares comes
-    first, then what is each comparison's own."""
+    first, then what is each comparison's own, those that have the same together."""
     f = table.facts
     version = f", torch {f['torch']}" if f["torch"] else ""
     device = f"; {f['device']}" if f["device"] else ""
     settings = {baseline: rows[0].setting for baseline, rows in table.comparisons.items()}
     first = next(iter(settings.values()))
-    shared = [name for name in first if len({setting[name] for setting in settings.values()}) == 1]
-    own = [name for name in first if name not in shared]
-    parts = [setting(first, shared, table.test_images)]
-    parts += [f"{baseline}: {setting(its, own)}" for baseline, its in settings.items() if own]
+    own = [name for name in first if len({each[name] for each in settings.values()}) > 1]
+    parts = [setting(first, [name for name in first if name not in own], table.test_images)]
+    if "backbone" in own:
+        own.remove("backbone")
+        parts.append(f"backbones {', '.join(each['backbone'] for each in settings.values())} in the order of the pairs")
+    alike: dict[str, list[str]] = {}
+    for baseline, each in settings.items():
+        alike.setdefault(setting(each, own), []).append(baseline)
+    parts += [f"{listed(baselines)}: {said}" for said, baselines in alike.items() if own]
     said = "; ".join(part for part in [*parts, seeds(table)] if part)
     return f"{said[0].upper()}{said[1:]}{device}{version}."
 

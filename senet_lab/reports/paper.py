@@ -123,7 +123,8 @@ def _table(name: str, entry: dict[str, Any], document: dict[str, Any]) -> PaperT
 def _gflops(document: dict[str, Any], rows: Collection[PaperRow]) -> str:
     """The text with the size of the image in it: the first row's, and the rows that have another."""
     size = next((row.size for row in rows), PaperRow.size)
-    others = [f"{row.name}: {row.size} × {row.size}" for row in rows if row.size != size]
+    plain = [row for row in rows if not row.name.startswith("SE-")]  # the row with SE has the same
+    others = [f"{row.name}: {row.size} × {row.size}" for row in plain if row.size != size]
     image = f"{size} × {size}" + (f" ({', '.join(others)})" if others else "")
     text: str = document["gflops"]
     return text.strip().replace("{image}", image)

@@ -113,7 +113,10 @@ def lacks_stages(variant: Variant, facts: DataFacts) -> bool:
     se = variant.config.se
     if se is None or not isinstance(se.stages, list):
         return False
-    return bool(set(se.stages) - set(models.stages_of(plain(variant.config, facts))))
+    try:
+        return bool(set(se.stages) - set(models.stages_of(plain(variant.config, facts))))
+    except Exception:  # a network that cannot be built: `row` says why, and of which row
+        return False
 
 
 def check_same_backbone(study: Study, rows: list[Row]) -> None:

@@ -22,7 +22,7 @@ from senet_lab.reports.trials import clean_text
 FACTORS = ("se.", "recipe.", "stride")
 SHARED = ("recipe.name", "recipe.epochs")
 # What may be another thing in another comparison of the same table. All else is the study's: its images, its seeds.
-OWN = ("backbone", "stride", "se", "recipe.", "data.size", "data.resize", "data.augment", "data.cutout")
+OWN = ("backbone", "stride", "se", "recipe", "data.size", "data.resize", "data.augment", "data.cutout")
 ROW_WORDS = ("paper", "baseline", "if_present")  # what a row says of itself, beside its overrides
 
 
@@ -62,7 +62,7 @@ def variants(composed: Composed) -> list[Variant]:
     for baseline in dict.fromkeys(each.baseline for each in made):
         check_one_factor(study, {each.label: each.config for each in made if each.baseline == baseline}, baseline)
     for each in made:
-        check_own(study, composed.config, each)
+        check_own(composed.config, each)
     return made
 
 
@@ -151,12 +151,12 @@ def check_one_factor(study: Study, configs: dict[str, Config], baseline: str) ->
             raise UserError(f"row '{label}' does not differ from '{baseline}', its baseline: {both}")
 
 
-def check_own(study: Study, base: Config, variant: Variant) -> None:
+def check_own(base: Config, variant: Variant) -> None:
     """A UserError where a row overrides what belongs to the whole study: its images, seeds, device, places."""
     was, now = flat(base), flat(variant.config)
     for key in {**was, **now}:
-        if was.get(key) != now.get(key) and not key.startswith(OWN):
+        own = any(key == name or key.startswith(f"{name}.") for name in OWN)
+        if was.get(key) != now.get(key) and not own:
             raise UserError(
-                f"row '{variant.label}': {key} is the same for all rows of a study; a row can override "
-                f"{', '.join(name.rstrip('.') for name in OWN)}"
+                f"row '{variant.label}': {key} is the same for all rows of a study; a row can override {', '.join(OWN)}"
             )
