@@ -25,7 +25,7 @@ from senet_lab.reports.tables import read_trials
 from senet_lab.studies.dashboard import SAVE
 from senet_lab.studies.tracking import design
 
-SECONDS = 120  # more than any command here takes
+SECONDS = 480  # more than any command here takes, on a machine that is busy
 FILES = ("dashboard.json", "report.json")
 NO_KEY = (
     "not saved: there is no W&B key; `wandb login` stores one, WANDB_API_KEY gives one, and the same command saves it"

@@ -40,7 +40,7 @@ def limit(seconds: float) -> Iterator[None]:
 
 
 def limit_at_exit() -> None:
-    """The same for the end of the interpreter. To be called once a run has begun: what is registered last is first."""
+    """The same for the end of the interpreter. To be called once the service runs: what is registered last is first."""
     atexit.unregister(leave)
     atexit.register(leave)
 

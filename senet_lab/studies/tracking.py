@@ -278,6 +278,8 @@ def log_in(word: str, otherwise: str) -> bool:
     except wandb.errors.Error as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise RunError(f"{word}: {reason}; {otherwise}") from error
+    finally:
+        silence.limit_at_exit()
 
 
 def place() -> tuple[str, str]:
