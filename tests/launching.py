@@ -132,7 +132,7 @@ def wait_for(
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it never came to be"
-        assert process is None or process.poll() is None, f"ended too early: {process.communicate()}"
+        assert process is None or process.poll() is None, f"ended too early: {process.communicate(timeout=60)}"
         time.sleep(0.02)
 
 

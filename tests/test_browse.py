@@ -26,7 +26,7 @@ from senet_lab import run
 from senet_lab.__main__ import main
 from senet_lab.studies.executors import Workers
 
-SECONDS = 60  # more than the server takes to start, or a request to be answered
+SECONDS = 240  # more than the server takes to start, or a request to be answered
 STUDY = "digits-subset=200/resnet8-quick-epochs=8/tiny"
 STORE = "sqlite:///results/local/lab.db"
 

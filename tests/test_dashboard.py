@@ -20,12 +20,12 @@ from wandb_server import Server
 
 from senet_lab.__main__ import main
 from senet_lab.config import SE
-from senet_lab.reports.dashboards import group_key
+from senet_lab.reports.dashboards import Shown, group_key
 from senet_lab.reports.tables import read_trials
 from senet_lab.studies.dashboard import SAVE
 from senet_lab.studies.tracking import design
 
-SECONDS = 120  # more than any command here takes
+SECONDS = 480  # more than any command here takes, on a machine that is busy
 FILES = ("dashboard.json", "report.json")
 NO_KEY = (
     "not saved: there is no W&B key; `wandb login` stores one, WANDB_API_KEY gives one, and the same command saves it"
@@ -194,6 +194,17 @@ def test_what_rows_are_grouped_by() -> None:
     assert group_key("recipe.lr", trials) == "row"
     assert group_key("recipe.lr", trials[trials["row"] != "no SE"]) == "recipe.lr"
     assert group_key("", trials) == "row"
+
+
+@pytest.mark.parametrize("title", ["Ratio 🎉 <r> = 2 + 3 | ~x^2", "x" * 300])
+def test_titles_that_the_server_takes(title: str) -> None:
+    """W&B's library refuses symbols and more than 128 characters; texts that differ at their end stay apart."""
+    trials = read_trials(ROOT / "results/digits/resnet8-quick/ratio/trials.csv")
+    shown, other = (Shown(trials.assign(title=text), (), "", "row") for text in (title, f"{title}1"))
+    for what in ("", "Report of "):
+        assert not re.search(r"[🎉<>=+|~^]", shown.title(what))
+        assert len(shown.title(what)) <= 128
+        assert shown.title(what) != other.title(what)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from wandb_runs import WANDB, finish, first_line, inspect, services
+from wandb_runs import END_SECONDS, WANDB, finish, first_line, inspect, services
 from wandb_server import Server
 
 from senet_lab.studies.tracking import LONGEST, Tracker, short
@@ -371,7 +371,7 @@ def test_live_curves_and_a_study_that_is_killed(fresh: Place, server: Server) ->
 
     driver = fresh.start(command, **fast)
     try:
-        assert until(lambda: two_are_live() or driver.poll() is not None, 90)
+        assert until(lambda: two_are_live() or driver.poll() is not None, END_SECONDS)
         assert driver.poll() is None
     finally:
         driver.kill()
@@ -416,7 +416,7 @@ def test_online_that_cannot_be(fresh: Place, key: str) -> None:
     begun = time.monotonic()
     short_of_time = {"WANDB_API_KEY": key, "WANDB_BASE_URL": NOWHERE, "WANDB_HTTP_TIMEOUT": "2"}
     done = fresh.script(WRITE, "online", FIGURE, **USERS, **short_of_time)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60  # the client alone would take 100
     assert done.returncode == 1
     assert done.stderr.startswith("RunError: tracking=online: ")
     assert len(done.stderr.splitlines()) == 1

@@ -19,7 +19,7 @@ from typing import Any
 
 WANDB = Path(sys.executable).with_name("wandb")
 SECONDS = 60  # more than the reader ever takes, or a process to say its first line
-END_SECONDS = 240  # more than any command here takes
+END_SECONDS = 480  # more than any command here takes, on a machine that is busy
 
 
 @functools.cache
