@@ -19,7 +19,8 @@ from torchvision.models.resnet import BasicBlock
 
 from senet_lab import SE, add_se
 from senet_lab.models import stages_of
-from senet_lab.models.insert import POSITIONS, Inserted, slots_of
+from senet_lab.models.blocks import slots_of
+from senet_lab.models.insert import POSITIONS, Inserted
 from senet_lab.models.se import SEBlock
 from senet_lab.models.structure import residual, residual_blocks
 from senet_lab.models.trying import checked_width
@@ -428,6 +429,13 @@ def test_traps_are_named_and_left_alone(make: Callable[[], nn.Module], position:
 @pytest.mark.parametrize(("make", "position"), [(InPlace, "standard"), (Scales, "post"), (TakesWeights, "post")])
 def test_places_beside_a_trap_are_fine(make: Callable[[], nn.Module], position: str) -> None:
     add_se(nn.Sequential(make()), position=position)
+
+
+def test_what_gets_no_gate_beside_blocks_that_do_is_named() -> None:
+    net = nn.Sequential(Functional(), Decides(), nn.ReLU())
+    with pytest.warns(UserWarning, match=r"no SE goes into .*: Decides: its forward cannot be traced"):
+        done = add_se(net)
+    assert [gate.name for gate in done] == ["0.n2"]
 
 
 def test_a_block_that_stands_in_two_places_is_not_gated_in_one() -> None:
