@@ -15,7 +15,8 @@ from test_models_se import reference
 from timm.layers import DropPath
 from timm.models.resnetv2 import ResNetV2
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
 
 from senet_lab import SE, add_se
 from senet_lab.models import stages_of
@@ -54,6 +55,7 @@ LIBRARY = {
     "resnet18": (8, "bn2", 64, 512),
     "resnet50d": (16, "bn3", 256, 2048),
     "resnext50_32x4d": (16, "bn3", 256, 2048),
+    "resnet50_gn": (16, "bn3", 256, 2048),
     "resnetv2_18": (8, "conv2", 64, 512),
     "resnetv2_50": (16, "conv3", 256, 2048),
     "resnetv2_50d_gn": (16, "conv3", 256, 2048),
@@ -72,6 +74,24 @@ def test_timms_networks(name: str) -> None:
     assert (done[0].channels, done[-1].channels) == (first, last)
     assert {gate.stage for gate in done} == {2, 3, 4, 5}
     assert net(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 1000)
+
+
+def group_norm(width: int) -> nn.Module:
+    return nn.GroupNorm(4, width)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("norm", [group_norm, FrozenBatchNorm2d, nn.InstanceNorm2d])
+def test_norms_of_other_kinds(norm: Callable[[int], nn.Module], position: str) -> None:
+    with torch.device("meta"):
+        net, usual = ResNet(Bottleneck, [1, 1, 1, 1], 5, norm_layer=norm), ResNet(Bottleneck, [1, 1, 1, 1], 5)
+    assert add_se(net, position=position) == add_se(usual, position=position)
+
+
+def test_a_block_without_norms_is_refused() -> None:
+    net = nn.Sequential(BasicBlock(8, 8, norm_layer=nn.Identity))
+    with pytest.raises(ValueError, match="Identity stands where a block has its last layer or norm"):
+        add_se(net)
 
 
 def small_v2(**how: object) -> nn.Module:

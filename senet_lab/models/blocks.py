@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import timm.models.resnet
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from senet_lab.models.cifar import PreactBasic, PreactBottleneck
@@ -50,13 +50,25 @@ def slots_of(block: nn.Module) -> dict[str, Slot]:
 
 
 def channels_in(layer: nn.Module) -> int:
-    """The width that a convolution or norm takes."""
-    assert isinstance(layer, (nn.Conv2d, Branches, nn.BatchNorm2d)), f"no width is known of {layer}"
-    return layer.num_features if isinstance(layer, nn.BatchNorm2d) else layer.in_channels
+    """The width that a convolution or norm takes; a ValueError for anything else."""
+    return layer.in_channels if isinstance(layer, (nn.Conv2d, Branches)) else norm_width(layer)
 
 
 def channels_out(block: nn.Module, slots: Mapping[str, Slot]) -> int:
-    """The width of a block's output: that of the layer that ends its branch."""
+    """The width of a block's output: that of the layer that ends its branch; a ValueError where nothing tells it."""
     layer = getattr(block, slots["standard"].child)
-    assert isinstance(layer, (nn.Conv2d, Branches, nn.BatchNorm2d)), f"no width is known of {layer}"
-    return layer.num_features if isinstance(layer, nn.BatchNorm2d) else layer.out_channels
+    return layer.out_channels if isinstance(layer, (nn.Conv2d, Branches)) else norm_width(layer)
+
+
+def norm_width(layer: nn.Module) -> int:
+    """The width of a norm of any kind: batch, group, frozen, …"""
+    for name in ("num_features", "num_channels"):
+        width = getattr(layer, name, None)
+        if isinstance(width, int):
+            return width
+    weight = getattr(layer, "weight", None)
+    if isinstance(weight, Tensor) and weight.dim() == 1:
+        return len(weight)
+    raise ValueError(
+        f"a {type(layer).__name__} stands where a block has its convolution or norm: name modules by where="
+    )
