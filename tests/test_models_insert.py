@@ -17,8 +17,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from senet_lab import SE, add_se
 from senet_lab.models import BACKBONES, cost, create, hidden_widths, stages_of
+from senet_lab.models.blocks import BLOCKS
 from senet_lab.models.cifar import PadShortcut, PreactBasic, PreactBottleneck, preact_resnet, resnet, wide_resnet
-from senet_lab.models.insert import BLOCKS, POSITIONS, Gated, Inserted
+from senet_lab.models.insert import POSITIONS, Gated, Inserted
 from senet_lab.models.se import EXCITATIONS, SQUEEZES, SEBlock
 from senet_lab.models.shake import ShakeBlock
 

@@ -15,11 +15,13 @@ from test_models_se import reference
 from timm.layers import DropPath
 from timm.models.resnetv2 import ResNetV2
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
 
 from senet_lab import SE, add_se
 from senet_lab.models import stages_of
-from senet_lab.models.insert import POSITIONS, Inserted, slots_of
+from senet_lab.models.blocks import slots_of
+from senet_lab.models.insert import POSITIONS, Inserted
 from senet_lab.models.se import SEBlock
 from senet_lab.models.structure import residual, residual_blocks
 from senet_lab.models.trying import checked_width
@@ -53,6 +55,7 @@ LIBRARY = {
     "resnet18": (8, "bn2", 64, 512),
     "resnet50d": (16, "bn3", 256, 2048),
     "resnext50_32x4d": (16, "bn3", 256, 2048),
+    "resnet50_gn": (16, "bn3", 256, 2048),
     "resnetv2_18": (8, "conv2", 64, 512),
     "resnetv2_50": (16, "conv3", 256, 2048),
     "resnetv2_50d_gn": (16, "conv3", 256, 2048),
@@ -71,6 +74,24 @@ def test_timms_networks(name: str) -> None:
     assert (done[0].channels, done[-1].channels) == (first, last)
     assert {gate.stage for gate in done} == {2, 3, 4, 5}
     assert net(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 1000)
+
+
+def group_norm(width: int) -> nn.Module:
+    return nn.GroupNorm(4, width)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("norm", [group_norm, FrozenBatchNorm2d, nn.InstanceNorm2d])
+def test_norms_of_other_kinds(norm: Callable[[int], nn.Module], position: str) -> None:
+    with torch.device("meta"):
+        net, usual = ResNet(Bottleneck, [1, 1, 1, 1], 5, norm_layer=norm), ResNet(Bottleneck, [1, 1, 1, 1], 5)
+    assert add_se(net, position=position) == add_se(usual, position=position)
+
+
+def test_a_block_without_norms_is_refused() -> None:
+    net = nn.Sequential(BasicBlock(8, 8, norm_layer=nn.Identity))
+    with pytest.raises(ValueError, match="Identity stands where a block has its last layer or norm"):
+        add_se(net)
 
 
 def small_v2(**how: object) -> nn.Module:
@@ -428,6 +449,13 @@ def test_traps_are_named_and_left_alone(make: Callable[[], nn.Module], position:
 @pytest.mark.parametrize(("make", "position"), [(InPlace, "standard"), (Scales, "post"), (TakesWeights, "post")])
 def test_places_beside_a_trap_are_fine(make: Callable[[], nn.Module], position: str) -> None:
     add_se(nn.Sequential(make()), position=position)
+
+
+def test_what_gets_no_gate_beside_blocks_that_do_is_named() -> None:
+    net = nn.Sequential(Functional(), Decides(), nn.ReLU())
+    with pytest.warns(UserWarning, match=r"no SE goes into .*: Decides: its forward cannot be traced"):
+        done = add_se(net)
+    assert [gate.name for gate in done] == ["0.n2"]
 
 
 def test_a_block_that_stands_in_two_places_is_not_gated_in_one() -> None:

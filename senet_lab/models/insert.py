@@ -1,6 +1,6 @@
 """Puts SE into a finished plain network by wrapping children of its residual blocks (paper, sections 3.3 and 6.5).
 
-Blocks of torchvision, timm and our own are known by their classes (`BLOCKS`), others by what they compute
+Blocks of torchvision, timm and our own are known by their classes (`blocks.py`), others by what they compute
 (`structure.py`). A network without such blocks says itself where its gates go (`se_places`), or its user does
 (`where=`, `named.py`), at the standard position only.
 
@@ -13,23 +13,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import timm.models.resnet
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from senet_lab.config import SE, reduction_number
-from senet_lab.models.cifar import PreactBasic, PreactBottleneck
+from senet_lab.models.blocks import BASIC, BLOCKS, channels_in, channels_out, slots_of
 from senet_lab.models.named import matches, widths_of
 from senet_lab.models.se import SEBlock, check_known
-from senet_lab.models.shake import Branches, ShakeBlock
 from senet_lab.models.structure import Residual, residual_blocks
-from senet_lab.models.trying import Slot, checked_width
+from senet_lab.models.trying import checked_width
 
 
 class Target(NamedTuple):
@@ -66,33 +64,6 @@ class Place(NamedTuple):
     block: str
 
 
-BASIC = {
-    "standard": Slot("bn2", "after"),
-    "pre": Slot("conv1", "before"),
-    "post": Slot("", "after"),
-    "identity": Slot("downsample", "after"),
-    "conv3x3": Slot("conv2", "before"),
-}
-BOTTLENECK = BASIC | {"standard": Slot("bn3", "after"), "conv3x3": Slot("conv3", "before")}
-PREACT_BASIC = BASIC | {"standard": Slot("conv2", "after"), "pre": Slot("bn1", "before")}
-PREACT_BOTTLENECK = BOTTLENECK | {"standard": Slot("conv3", "after"), "pre": Slot("bn1", "before")}
-SHAKE = {  # gates the mix of the branches; there are two 3×3 convolutions side by side, so no place after one of them
-    "standard": Slot("branch", "after"),
-    "pre": Slot("branch", "before"),
-    "post": Slot("", "after"),
-    "identity": Slot("downsample", "after"),
-}
-
-# The kinds of block whose slots are known. Exactly these classes: a subclass may compute something else, and is looked
-# into as any other block is.
-BLOCKS: dict[type[nn.Module], dict[str, Slot]] = {
-    BasicBlock: BASIC,
-    Bottleneck: BOTTLENECK,
-    timm.models.resnet.Bottleneck: BOTTLENECK,
-    PreactBasic: PREACT_BASIC,
-    PreactBottleneck: PREACT_BOTTLENECK,
-    ShakeBlock: SHAKE,
-}
 POSITIONS = tuple(BASIC)
 STANDARD = SE()  # the paper's block, where nothing else is asked for
 
@@ -171,6 +142,10 @@ def add_se(
         ValueError: if the model has SE already (ours, timm's, torchvision's or another that is called so), has no block
             that SE can go into or no module that `where` names, or lacks a stage; if a gate would change anything but
             what it should; for unknown words. The model is then unchanged.
+
+    Warns:
+        UserWarning: where blocks were found by what they compute, and modules of another class add something or cannot
+            be looked into: they are named, with the reason why they get no gate.
     """
     if se is None and not fields:
         return []
@@ -257,6 +232,11 @@ def targets_of(model: nn.Module, where: str | Sequence[str] | None = None) -> li
         ]
         if not targets:
             raise ValueError(nowhere(model, reasons))
+        if found and reasons:  # perhaps nothing that anybody takes for a block, but not to be passed over in silence
+            without = "; ".join(f"{kind}: {why}" for kind, why in reasons.items())
+            warnings.warn(
+                f"no SE goes into what is no residual block, though it may look like one: {without}", stacklevel=3
+            )
     stages = [target.stage for target in targets]
     return targets if None in stages else sorted(targets, key=lambda target: target.stage or 0)
 
@@ -391,24 +371,3 @@ def wrap(model: nn.Module, place: Place, design: SE, reduction: int, seed: int) 
         )
     se.to(weight.device, weight.dtype)
     return Inserted(place.path, place.side, place.stage, place.channels, se.hidden), Gated(body, se, place.side)
-
-
-def slots_of(block: nn.Module) -> dict[str, Slot]:
-    """The slots of one block, by position."""
-    slots = BLOCKS[type(block)]
-    if getattr(block, "shares_norm", False):  # a gate before that norm would gate the projection, too
-        return slots | {"pre": Slot("conv1", "before")}
-    return slots
-
-
-def channels_in(layer: nn.Module) -> int:
-    """The width that a convolution or norm takes."""
-    assert isinstance(layer, (nn.Conv2d, Branches, nn.BatchNorm2d)), f"no width is known of {layer}"
-    return layer.num_features if isinstance(layer, nn.BatchNorm2d) else layer.in_channels
-
-
-def channels_out(block: nn.Module, slots: Mapping[str, Slot]) -> int:
-    """The width of a block's output: that of the layer that ends its branch."""
-    layer = getattr(block, slots["standard"].child)
-    assert isinstance(layer, (nn.Conv2d, Branches, nn.BatchNorm2d)), f"no width is known of {layer}"
-    return layer.num_features if isinstance(layer, nn.BatchNorm2d) else layer.out_channels
