@@ -18,7 +18,8 @@ import pytest
 from wandb_runs import END_SECONDS, WANDB, finish, first_line, inspect, services
 from wandb_server import Server
 
-from senet_lab.studies.tracking import LONGEST, Tracker, short
+from senet_lab.studies.run_content import LONGEST, short
+from senet_lab.studies.tracking import Tracker
 
 ROOT = Path(__file__).parents[1]
 LONG = "a row whose label holds “quotes”, 100 %, a/slash, \\ and #?:" + 12 * " and more"

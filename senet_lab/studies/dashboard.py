@@ -22,7 +22,7 @@ from senet_lab.reports import dashboards, tables
 from senet_lab.reports.dashboards import Shown, Spec
 from senet_lab.reports.files import replace_all
 from senet_lab.reports.trials import canonical
-from senet_lab.studies import tracking
+from senet_lab.studies import run_content, tracking
 
 FILES = {"dashboard.json": dashboards.workspace, "report.json": dashboards.report}
 SECONDS = 20  # patience with each answer of a server
@@ -140,7 +140,7 @@ def shown_of(trials: Any, runs: tuple[str, ...], factor: str, folder: str) -> Sh
     return Shown(
         frame,
         tuple(dict.fromkeys(runs)),
-        tracking.table_run_id(folder, table),
+        run_content.table_run_id(folder, table),
         dashboards.group_key(factor, frame),
     )
 
