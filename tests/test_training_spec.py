@@ -150,9 +150,9 @@ def test_the_structure_tells_only_for_the_users_own_networks() -> None:
 
 def spec_of(*words: str) -> Spec:
     """The training that a command line asks for."""
-    config = compose(words).config
-    known = facts(config.data)
-    (row,) = rows.build(config, known)
+    composed = compose(words)
+    known = facts(composed.config.data)
+    ((row,), _) = rows.build(composed, known)
     return row.spec(known, seed=0, device="cpu")
 
 
