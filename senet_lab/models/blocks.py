@@ -69,6 +69,4 @@ def norm_width(layer: nn.Module) -> int:
     weight = getattr(layer, "weight", None)
     if isinstance(weight, Tensor) and weight.dim() == 1:
         return len(weight)
-    raise ValueError(
-        f"a {type(layer).__name__} stands where a block has its convolution or norm: name modules by where="
-    )
+    raise ValueError(f"{type(layer).__name__} stands where a block has its last layer or norm: name modules by where=")
