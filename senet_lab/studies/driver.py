@@ -33,6 +33,7 @@ def train(
     checkpoints: Path,
     on_epoch: Heard,
     on_end: Heard,
+    more: Callable[[], list[Cell]] | None = None,
 ) -> dict[str, Record]:
     """Train until every trial of the plan has ended, here or in another driver.
 
@@ -45,9 +46,11 @@ def train(
         on_epoch: called with each epoch's metrics of a trial that trains here.
         on_end: called with every record, once it is in the store; also with those of another driver, which may have
             been killed before it could do more with them.
+        more: asked for further cells while a worker is free, in a search; where it has none although nothing is
+            training, the search is over.
 
     Returns:
-        trial id → record, for all trials of the plan.
+        trial id → record, for all trials of the plan and those that `more` gave.
 
     Raises:
         RunError: the study cannot go on; what has ended is recorded, what has not goes on next time.
@@ -64,15 +67,21 @@ def train(
             return
         for trial_id, record in store.read(waiting).items():
             accept(waiting.pop(trial_id), record)
-        for trial_id, cell in list(waiting.items()):
-            if not workers.free:
-                return
-            if store.claim(trial_id):
-                del waiting[trial_id]
-                running[trial_id] = cell
-                attempts[trial_id] = 1
-                workers.submit(cell.spec, checkpoints / f"{trial_id}.ckpt")
+        offered = list(waiting.values())
+        while workers.free and (offered or (offered := further())):
+            cell = offered.pop(0)
+            if store.claim(cell.trial_id):
+                del waiting[cell.trial_id]
+                running[cell.trial_id] = cell
+                attempts[cell.trial_id] = 1
+                workers.submit(cell.spec, checkpoints / f"{cell.trial_id}.ckpt")
                 progress.start(cell)
+
+    def further() -> list[Cell]:
+        """What a search wants next."""
+        cells = more() if more else []
+        waiting.update((cell.trial_id, cell) for cell in cells)
+        return cells[:]
 
     def end(cell: Cell, state: str, value: dict[str, Any]) -> None:
         del running[cell.trial_id]
@@ -122,11 +131,12 @@ def train(
 
     try:
         with beating(store):
+            hand_out()
             while waiting or running:
-                hand_out()
                 progress.refresh(elsewhere=len(waiting) if workers.free else 0)
                 for event in workers.events(POLL_SECONDS):
                     handle(event)
+                hand_out()
     finally:
         workers.stop()  # before anyone else may train what they were training
         with suppress(RunError):  # a store that has failed; claims of a process that is gone are taken over

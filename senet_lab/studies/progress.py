@@ -6,6 +6,7 @@ On a terminal a display that renews itself; elsewhere (a log, CI) one line a tri
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -26,11 +27,15 @@ class Progress:
         expectation: of the trials still to run; corrected by what is measured.
         workers: how many train side by side.
         console: where to.
+        unasked: seconds expected of each trial that a search will ask for beside those of the plan.
     """
 
-    def __init__(self, plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:
-        self.total = len(plan.trials)
-        self.done = self.total - len(plan.todo)
+    def __init__(
+        self, plan: Plan, expectation: Expectation, workers: int, console: Console, unasked: Sequence[float] = ()
+    ) -> None:
+        self.unasked = list(unasked)
+        self.total = len(plan.trials) + len(self.unasked)
+        self.done = len(plan.trials) - len(plan.todo)
         self.epochs = plan.config.recipe.epochs
         self.expected = dict(expectation.seconds)
         self.workers = workers
@@ -50,6 +55,13 @@ class Progress:
             self.live.stop()
 
     # -------------------------------------------------------------------------------------------------------- events
+
+    def learn(self, cells: list[Cell], recorded: int) -> None:
+        """A search has asked for these cells, and for so many more that are recorded."""
+        for cell in cells:
+            self.expected[cell.trial_id] = self.unasked.pop() if self.unasked else 0.0
+        del self.unasked[len(self.unasked) - recorded :]
+        self.done += recorded
 
     def start(self, cell: Cell) -> None:
         self.running[cell.trial_id] = (cell, time.monotonic(), {})
@@ -95,6 +107,7 @@ class Progress:
         for cell, _, last in self.running.values():
             if cell.trial_id in rest:
                 rest[cell.trial_id] *= 1 - last.get("epoch", 0) / self.epochs
+        rest |= {f"unasked {number}": seconds for number, seconds in enumerate(self.unasked)}
         return pace * Expectation(rest, rough=True).total(self.workers)
 
     # ------------------------------------------------------------------------------------------------------- display

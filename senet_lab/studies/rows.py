@@ -203,8 +203,9 @@ def plain(config: Config, facts: DataFacts) -> torch.nn.Module:
         )
 
 
-def row(label: str, paper_row: str, config: Config, facts: DataFacts) -> Row:
-    """Build the row's network on the meta device (no weights), cost it, and bring its design to one form."""
+def row(label: str, paper_row: str, config: Config, facts: DataFacts, in_paper: bool = True) -> Row:
+    """Build the row's network on the meta device (no weights), cost it, and bring its design to one form; `in_paper`
+    says whether to cost it in the paper's network, too."""
     input_size = (facts.channels, config.data.size, config.data.size)
     try:
         net = plain(config, facts)
@@ -225,7 +226,8 @@ def row(label: str, paper_row: str, config: Config, facts: DataFacts) -> Row:
     if ratios:
         assert config.se is not None
         se = dataclasses.replace(config.se, reduction=ratios, stages="all")
-    return Row(label, paper_row, config, se, cost, paper_cost(config.se), hidden, network)
+    in_theirs = paper_cost(config.se) if in_paper else None
+    return Row(label, paper_row, config, se, cost, in_theirs, hidden, network)
 
 
 def paper_cost(se: SE | None) -> Cost | None:

@@ -1,0 +1,83 @@
+"""Statistics of fronts, as plain functions: points are rows of an array, every column is to be small.
+
+A point dominates another one if it is nowhere larger and somewhere smaller; the front is what nothing dominates. The
+hypervolume is what the points dominate of the box below a reference point (Zitzler and Thiele 1998): in one number, how
+good a set of compromises is. Optuna has one, but not in public.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def on_front(points: ArrayLike) -> Mask:
+    """Which of the points nothing dominates. Equal points are on the front together.
+
+    Args:
+        points: (n, objectives).
+    """
+    values = np.asarray(points, dtype=float)
+    kept = np.ones(len(values), dtype=bool)
+    for at, point in enumerate(values):
+        others = (values <= point).all(axis=1) & (values < point).any(axis=1)
+        kept[at] = not others.any()
+    return kept
+
+
+def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
+    """Volume that the points dominate within the box below `reference`; points outside the box add nothing.
+
+    Two objectives in one sweep; each further one by slices (Zitzler 2001), which is quick for the few dozens of points
+    that a front has.
+
+    Args:
+        points: (n, objectives).
+        reference: (objectives,).
+    """
+    limit = np.asarray(reference, dtype=float)
+    values = np.asarray(points, dtype=float).reshape(-1, len(limit))
+    values = values[(values < limit).all(axis=1)]
+    return _volume(np.unique(values, axis=0), limit) if len(values) else 0.0
+
+
+def _volume(values: Array, limit: Array) -> float:
+    """`hypervolume` of distinct points inside the box."""
+    if len(limit) == 1:
+        return float(limit[0] - values.min())
+    values = values[np.argsort(values[:, -1], kind="stable")]
+    if len(limit) == 2:
+        lowest = np.minimum.accumulate(values[:, 0])
+        heights = np.diff(np.append(values[:, 1], limit[1]))
+        return float(((limit[0] - lowest) * heights).sum())
+    heights = np.diff(np.append(values[:, -1], limit[-1]))
+    total = 0.0
+    for count, height in enumerate(heights, start=1):
+        if height > 0:  # between two levels of the last objective, the points below dominate the same slice
+            slice_ = values[:count, :-1]
+            total += height * _volume(slice_[on_front(slice_)], limit[:-1])
+    return total
+
+
+def history(points: ArrayLike, reference: ArrayLike) -> Array:
+    """Hypervolume after each of the points, in their order."""
+    values = np.asarray(points, dtype=float)
+    found = np.empty(len(values))
+    best = values[:0]
+    for at in range(len(values)):
+        best = np.vstack([best, values[at : at + 1]])
+        best = best[on_front(best)]
+        found[at] = hypervolume(best, reference)
+    return found
+
+
+def corner(points: ArrayLike, margin: float = 0.1) -> Array:
+    """A reference point for a set of points: the worst of each objective, and a tenth of its range beyond, so that the
+    ends of the front count, too."""
+    values = np.asarray(points, dtype=float)
+    worst, best = values.max(axis=0), values.min(axis=0)
+    spread = np.where(worst > best, worst - best, np.maximum(np.abs(worst), 1.0))
+    return np.asarray(worst + margin * spread)
