@@ -1,4 +1,4 @@
-"""Who proposes the designs of a search: none twice, none over the budget, and the same ones on any number of workers."""
+"""Who proposes the designs of a search: none twice, none over the budget, the same ones on any number of workers."""
 
 from __future__ import annotations
 

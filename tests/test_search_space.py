@@ -1,4 +1,4 @@
-"""The space of a search: what is one design, how many there are, and what they cost, against networks that are built."""
+"""The space of a search: what is one design, how many there are and what they cost, by networks that are built."""
 
 from __future__ import annotations
 
