@@ -1,13 +1,13 @@
-"""Which sampler finds a front with the fewest trainings? A search is replayed on a table of every design; nothing trains.
+"""Which sampler finds a front with the fewest trainings? Searches replayed on a table of every design; nothing trains.
 
     python benchmarks/samplers.py results/digits/resnet8-tabular/tabular
     python benchmarks/samplers.py FOLDER --samplers random nsga2 tpe gp --seeds 20 --trials 100
 
-The folder is what a search with `search.sampler=enumerate` has left: its `trials.csv` says what every design came to, as
-a mean over its seeds. Each sampler is asked as a search asks it, for each seed of its own, and told what the table says.
-Shown are the share of the hypervolume of the table's own front after so many designs, and after how many a sampler has
-as much as random search with the same seed has after all of them: the median over the seeds and its 95% interval by
-order statistics. Written beside the trials: `samplers.md`, `samplers.csv` and `samplers.svg`, `.png`.
+The folder is what a search with `search.sampler=enumerate` has left: its `trials.csv` says what every design came to,
+as a mean over its seeds. Each sampler is asked as a search asks it, for each seed of its own, and told what the table
+says. Shown are the share of the hypervolume of the table's own front after so many designs, and after how many a
+sampler has as much as random search with the same seed has after all of them: the median over the seeds and its 95%
+interval by order statistics. Written beside the trials: `samplers.md`, `samplers.csv` and `samplers.svg`, `.png`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def read(trials: pd.DataFrame) -> Tabulated:
     objectives = tuple(str(trials["objectives"].iloc[0]).split())
     keys = [name for name in trials.columns if name.startswith(REDUCTION) or name in WORDS]
     points = {
-        tuple(level if level == OFF or key in WORDS else int(level) for key, level in zip(keys, line, strict=True)): group
+        tuple(
+            level if level == OFF or key in WORDS else int(level) for key, level in zip(keys, line, strict=True)
+        ): group
         for line, group in trials.groupby(keys, sort=False)
     }
     levels: dict[str, tuple[Level, ...]] = {
@@ -98,7 +100,9 @@ def read(trials: pd.DataFrame) -> Tabulated:
     space = Space(levels, {}, parts)
     missing = [design for design in space.designs() if design not in values]
     if missing:
-        raise ValueError(f"{len(missing)} of the {space.distinct()} designs of the space are not in it, {missing[0]} for one")
+        raise ValueError(
+            f"{len(missing)} of the {space.distinct()} designs of the space are not in it, {missing[0]} for one"
+        )
     errors = trials.pivot(index="row", columns="seed", values="val_error").to_numpy(dtype=float)
     return Tabulated(space, objectives, values, errors)
 
@@ -151,7 +155,9 @@ def table_text(table: Tabulated, played: pd.DataFrame, pending: int) -> str:
     lines = [
         "# How many designs a sampler needs",
         "",
-        "| sampler | " + " | ".join(f"share after {place}" for place in places) + f" | designs to equal random's {trials} "
+        "| sampler | "
+        + " | ".join(f"share after {place}" for place in places)
+        + f" | designs to equal random's {trials} "
         "| asked twice | drawn |",
         "| --- | " + " | ".join("---:" for _ in places) + " | ---: | ---: | ---: |",
     ]
@@ -169,11 +175,12 @@ def table_text(table: Tabulated, played: pd.DataFrame, pending: int) -> str:
     points = np.array(list(table.values.values()))
     lines += [
         "",
-        f"- {designs} designs, {', '.join(table.objectives)}; {front.on_front(points).sum()} of them are on the table's "
-        f"front. Medians over {seeds} seeds of the sampler; in brackets the 95% interval of the median by order "
-        "statistics, paired: each seed against random search with the same seed.",
-        f"- {pending} designs are in training at a time. Designs trained twice: 0. *Asked twice*: proposals of a design "
-        "that was known, which cost nothing; *drawn*: designs drawn at random where a sampler turned in circles.",
+        f"- {designs} designs, {', '.join(table.objectives)}; {front.on_front(points).sum()} of them are the "
+        f"table's front. Medians over {seeds} seeds of the sampler; in brackets the 95% interval of the median by "
+        "order statistics, paired: each seed against random search with the same seed.",
+        f"- {pending} designs are in training at a time. Designs trained twice: 0. *Asked twice*: proposals of a "
+        "design that was known, which cost nothing; *drawn*: designs drawn beside the front, or anywhere, in place of "
+        "such a proposal.",
         f"- Reliability of the mean of {repeats} seeds: {reliability:.2f} of its variance is between designs"
         + (" (below 0.5: this table is more chance than design)." if reliability < 0.5 else "."),
     ]

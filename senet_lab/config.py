@@ -234,6 +234,10 @@ class Search:
         seed: of the sampler.
         pending: how many designs may be in training before the sampler hears of the first of them. It, and not the
             number of workers, decides what a search proposes, so that a search repeats itself on any number of them.
+        rungs: epochs at which trainings stop, to go on only if their design is among the best (successive halving);
+            none trains every design to its end.
+        keep: share of the designs at a rung that goes on.
+        strata: how many classes of cost are compared apart, so that cheap designs are not starved.
     """
 
     name: str = ""
@@ -244,6 +248,9 @@ class Search:
     trials: int = 100
     seed: int = 0
     pending: int = 4
+    rungs: list[int] = field(default_factory=list)
+    keep: float = 0.5
+    strata: int = 3
 
 
 @dataclass

@@ -78,7 +78,7 @@ def test_a_space_is_searched_to_its_end(sampler: str) -> None:
         asker.tell(design, [ERRORS[(OFF, OFF, *design)], space.cost(design)["params"]])
     assert sorted(map(repr, asked)) == sorted(map(repr, space.designs()))
     assert asker.finished
-    assert asker.duplicates > len(asked)
+    assert asker.duplicates > 0
     assert asker.drawn > 0
 
 

@@ -79,6 +79,7 @@ def notes(front: Front) -> list[str]:
         f"{f['data']}, {f['backbone']}, recipe {f['recipe']}, {f['epochs']} epoch{'s' * (f['epochs'] != '1')}, "
         f"{f['device']}, torch {f['torch']}; "
         f"{number} designs, {f['seeds']} seed{'s' * (f['seeds'] != '1')} each, sampler {f['sampler']}.",
+        *halved(front),
         *front.warnings,
         f"On the front: no other design that was trained is as good in every one of {', '.join(front.objectives)} and "
         "better in one, by the means over the seeds on the validation images.",
@@ -88,6 +89,15 @@ def notes(front: Front) -> list[str]:
     if any(not each.on_front for each in shown(front)):
         said.append("Without a mark: for comparison, not on the front.")
     return said
+
+
+def halved(front: Front) -> list[str]:
+    """What successive halving has saved, where there was any."""
+    spent, _, whole = front.facts["spent"].partition("/")
+    if spent == whole:
+        return []
+    share = 1 - int(spent) / int(whole)
+    return [f"Successive halving trained {int(spent):,} of {int(whole):,} epochs, {share:.0%} less."]
 
 
 def marked(each: Found) -> str:
@@ -179,7 +189,7 @@ def terminal(front: Front, console: Console) -> None:
     if console.measure(grid, options=console.options.update(width=10_000)).maximum > console.width:
         grid = _grid(front, [column for column in made if column.narrow])
     console.print(grid)
-    for note in notes(front)[: 1 + len(front.warnings)]:
+    for note in notes(front)[: 1 + len(halved(front)) + len(front.warnings)]:
         console.print(Text(note))
 
 

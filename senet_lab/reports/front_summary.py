@@ -26,7 +26,7 @@ def summarise(trials: pd.DataFrame) -> Front:
     Raises:
         ValueError: where they are not those of one search.
     """
-    for name in ("objectives", "asked", "reference", "sampler", "val_images"):
+    for name in ("objectives", "asked", "reference", "sampler", "spent", "val_images"):
         if name not in trials.columns:
             raise ValueError(f"column missing: {name}; these are not the trials of a search")
     objectives = tuple(str(trials["objectives"].iloc[0]).split())
@@ -42,7 +42,10 @@ def summarise(trials: pd.DataFrame) -> Front:
     found = tuple(Found(**{**vars(each), "on_front": each.label in winners}) for each in designs)
     first = trials.iloc[0]
     seeds = sorted({len(group) for _, group in trials.groupby("row")})
-    facts = {name: str(first[name]) for name in ("data", "backbone", "recipe", "epochs", "device", "torch", "sampler")}
+    facts = {
+        name: str(first[name])
+        for name in ("data", "backbone", "recipe", "epochs", "device", "torch", "sampler", "spent")
+    }
     facts["seeds"] = "–".join(map(str, seeds))
     return Front(
         str(first["study"]), str(first["title"]), objectives, facts, found, warnings_of(trials, found, max(seeds))

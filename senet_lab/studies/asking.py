@@ -3,7 +3,7 @@
 Optuna's samplers propose points. Here a point becomes the design that it builds (`Space.design`), and costs a training
 only if it is new and within the budget: a design that is known already is told again at once, one over the budget is
 told to be infeasible at once (`set_constraint`), and after `PATIENCE` of either in a row a design that was never tried
-is drawn, so that no sampler can turn in circles.
+is drawn, so that no sampler can turn in circles: one that differs in one level from a design on the front, if there is.
 
 What is proposed depends on the space, the sampler, its seed and the results alone, and not on how many workers there
 are or which of them is quicker: results are told in the order in which designs were asked for, each one only when the
@@ -24,10 +24,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import Trial, TrialState
 
+from senet_lab.reports.front import on_front
 from senet_lab.studies.space import Design, Space
 
-PATIENCE = 10  # proposals in a row that need no training, before a design is drawn that was never tried
-POPULATION = 20  # of NSGA-II: with Optuna's 50 a search of 100 designs is over after two generations
+PATIENCE = 1  # proposals in a row that need no training, before a design is drawn that was never tried
+POPULATION = 10  # of NSGA-II: with Optuna's 50 a search of 100 designs is over after two generations
 DRAWS = 10_000  # tries for a design that was never tried, in a space too large to list
 LISTED = 20_000  # designs; smaller spaces are listed
 
@@ -78,8 +79,10 @@ class Asker:
         self.first = [design for design in dict.fromkeys(first) if self.feasible(design)]
         self.random = random.Random(seed)
         self.asked: list[Design] = []  # in order; each of them is trained
+        self.ever: set[Design] = set()  # the same, to look them up
         self.told = 0  # how many of these the sampler has heard of
         self.results: dict[Design, Values | None] = {}  # None is a training that failed
+        self.known: dict[Design, Values | None] = {}  # what the sampler has heard
         self.open: dict[Design, list[Trial]] = {}  # the sampler's trials that wait for a design
         self.duplicates = self.infeasible = self.drawn = 0
         self.worst: list[float] = [0.0] * objectives
@@ -115,12 +118,14 @@ class Asker:
                 oldest = self.asked[self.told]
                 if oldest not in self.results:
                     return None
-                self.pass_on(oldest)
+                self.hear(oldest, self.results[oldest])
+                self.told += 1
             design = self.propose()
         if design is None:
             self.exhausted = True
         else:
             self.asked.append(design)
+            self.ever.add(design)
         return design
 
     def tell(self, design: Design, values: Values | None) -> None:
@@ -166,20 +171,27 @@ class Asker:
 
     def answer(self, trial: Trial, design: Design) -> None:
         """Tell a duplicate what is known of its design, or remember to."""
-        if design in self.asked[: self.told]:
-            self.report(trial, self.results[design])
+        if not self.open[design]:  # told already
+            self.report(trial, self.known[design])
         else:
             self.open[design].append(trial)
 
-    def pass_on(self, design: Design) -> None:
-        """Tell the sampler the result of a design, for every trial that waits for it."""
-        values = self.results[design]
+    def hear(self, design: Design, values: Values | None) -> None:
+        """Tell the sampler what is known of a design now, for every trial that waits for it; if there is none, because
+        it has heard of the design before, for one more."""
         if values is not None:
-            self.worst = list(values) if not self.told else [max(pair) for pair in zip(self.worst, values, strict=True)]
-        for trial in self.open[design]:
+            worst = zip(self.worst, values, strict=True)
+            self.worst = [max(pair) for pair in worst] if self.known else list(values)
+        if self.listed is None and not self.open[design]:
+            self.study.enqueue_trial(self.point(design))
+            trial = self.question()
+            for name, value in self.excess(design).items():
+                trial.set_constraint(name, value)
+            self.open[design].append(trial)
+        self.known[design] = values
+        for trial in self.open.pop(design, []):
             self.report(trial, values)
         self.open[design] = []
-        self.told += 1
 
     def report(self, trial: Trial, values: Values | None) -> None:
         if values is None:
@@ -195,10 +207,29 @@ class Asker:
         return {key: params[key] for key in self.distributions}
 
     def is_new(self, design: Design) -> bool:
-        return design not in self.open and design not in set(self.asked) and self.feasible(design)
+        return design not in self.ever and self.feasible(design)
 
     def draw(self) -> Design | None:
-        """A design that was never tried, at random; None if none is left, or none can be found."""
+        """A design that was never tried: a neighbour of the front, else any; None if none is left, or can be found."""
+        near = [design for best in self.front() for design in self.neighbours(best)]
+        return self.random.choice(near) if near else self.anywhere()
+
+    def front(self) -> list[Design]:
+        """The designs that nothing told so far is better than."""
+        values = {design: found for design, found in self.known.items() if found is not None}
+        if not values:
+            return []
+        best = on_front(list(values.values()))
+        return [design for design, wins in zip(values, best, strict=True) if wins]
+
+    def neighbours(self, design: Design) -> list[Design]:
+        """The designs that were never tried and differ from this one in one level."""
+        params = self.space.params(design)
+        changed = ({**params, key: level} for key, levels in self.space.varied.items() for level in levels)
+        return [near for near in dict.fromkeys(map(self.space.design, changed)) if self.is_new(near)]
+
+    def anywhere(self) -> Design | None:
+        """A design that was never tried, at random."""
         if self.space.size <= LISTED:
             if self.untried is None:
                 self.untried = [design for design in self.space.designs() if self.feasible(design)]

@@ -34,6 +34,8 @@ def train(
     on_epoch: Heard,
     on_end: Heard,
     more: Callable[[], list[Cell]] | None = None,
+    until: Callable[[Cell], int | None] = lambda cell: None,
+    on_stop: Heard = lambda cell, value: None,
 ) -> dict[str, Record]:
     """Train until every trial of the plan has ended, here or in another driver.
 
@@ -48,6 +50,9 @@ def train(
             been killed before it could do more with them.
         more: asked for further cells while a worker is free, in a search; where it has none although nothing is
             training, the search is over.
+        until: the epoch that a training is to be stopped after; None is its end.
+        on_stop: called with the epochs of a training that was stopped. Its claim is given back, and it has no record:
+            it goes on from its checkpoint when it is asked for again.
 
     Returns:
         trial id → record, for all trials of the plan and those that `more` gave.
@@ -74,7 +79,7 @@ def train(
                 del waiting[cell.trial_id]
                 running[cell.trial_id] = cell
                 attempts[cell.trial_id] = 1
-                workers.submit(cell.spec, checkpoints / f"{cell.trial_id}.ckpt")
+                workers.submit(cell.spec, checkpoints / f"{cell.trial_id}.ckpt", until(cell))
                 progress.start(cell)
 
     def further() -> list[Cell]:
@@ -116,6 +121,11 @@ def train(
         elif event.kind == "epoch":
             progress.epoch(cell, event.value)
             on_epoch(cell, event.value)
+        elif event.kind == "stopped":
+            del running[event.trial_id]
+            on_stop(cell, event.value)
+            store.release(event.trial_id)
+            progress.stop(cell, event.value["epochs"])
         elif event.kind == "done":
             end(cell, DONE, event.value)
         elif event.kind == "failed":
@@ -125,7 +135,7 @@ def train(
         elif attempts[event.trial_id] < ATTEMPTS:
             attempts[event.trial_id] += 1
             progress.say(f"{cell.row.label}, seed {cell.seed}: {event.value['reason']}; it goes on from its last epoch")
-            workers.submit(cell.spec, checkpoints / f"{event.trial_id}.ckpt")
+            workers.submit(cell.spec, checkpoints / f"{event.trial_id}.ckpt", until(cell))
         else:
             end(cell, FAILED, {"reason": f"{event.value['reason']}, {ATTEMPTS} times"})
 

@@ -13,7 +13,8 @@ import pandas as pd
 from rich.console import Console
 
 from senet_lab.config import RunError
-from senet_lab.reports import fronts
+from senet_lab.reports import files, fronts
+from senet_lab.reports.trials import csv_bytes
 from senet_lab.studies import outcome
 from senet_lab.studies.asking import ENUMERATE
 from senet_lab.studies.plan import Cell, Plan
@@ -31,6 +32,8 @@ def write(search: Search, console: Console) -> Path:
     plan = whole(search)
     try:
         written = fronts.write(folder, trials(search, plan), outcome.runs(plan, search.records), curves(search, plan))
+        if search.config.search and search.config.search.rungs:
+            written += files.replace_all(folder, {"rungs.csv": csv_bytes(rungs(search))})
     except (OSError, ValueError) as error:
         raise RunError(f"the front cannot be written to {folder}: {error}") from error
     fronts.terminal(folder / "trials.csv", console)
@@ -40,7 +43,8 @@ def write(search: Search, console: Console) -> Path:
 
 def whole(search: Search) -> Plan:
     """Everything that was trained, as one plan: designs in the order in which they were asked for, then references."""
-    rows: list[Row] = [search.rows[design] for design in search.asker.asked] + search.references
+    whole = [design for design in search.asker.asked if search.complete(design)]
+    rows: list[Row] = [search.rows[design] for design in whole] + search.references
     composed = search.composed
     cells = [cell for row in rows for cell in search.trainings(row)]
     return Plan(
@@ -77,6 +81,7 @@ def particular(search: Search, cell: Cell, number: int | None, design: Any) -> d
         "baseline": "no SE" if any(row.se is None for row in search.rows.values()) else "",
         "objectives": " ".join(config.search.objectives),
         "sampler": config.search.sampler if search.asker.listed is None else ENUMERATE,
+        "spent": f"{search.spent()}/{len(search.asker.asked) * search.seeds * config.recipe.epochs}",
         "asked": "" if number is None else str(number),
         "reference": next((name for name, network in search.known.items() if network == cell.row.network), ""),
         **{key: params.get(key, "") for key in search.priced.space.levels},
@@ -93,3 +98,15 @@ def curves(search: Search, plan: Plan) -> pd.DataFrame:
             known = {"row": cell.row.label, "seed": cell.seed, "trial_id": cell.trial_id, "epoch": int(entry["epoch"])}
             lines.append(known | {name: entry[name] for name in CURVES})
     return pd.DataFrame(lines)
+
+
+def rungs(search: Search) -> pd.DataFrame:
+    """One line a design, seed and epoch of the trainings that were stopped at a rung: what they had come to."""
+    lines = []
+    for number, design in enumerate(search.asker.asked, start=1):
+        for cell in search.cells[design]:
+            for entry in [] if cell.trial_id in search.records else search.reached.get(cell.trial_id, []):
+                known = {"asked": number, "row": cell.row.label, "seed": cell.seed, "trial_id": cell.trial_id}
+                known["epoch"] = int(entry["epoch"])
+                lines.append(known | {name: entry[name] for name in CURVES})
+    return pd.DataFrame(lines, columns=["asked", "row", "seed", "trial_id", "epoch", *CURVES])

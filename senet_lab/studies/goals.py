@@ -44,8 +44,9 @@ COSTS = ("params", "macs", "latency")
 MOST = {"gp": 3}  # objectives that a sampler can serve: expected hypervolumes take too long beyond
 
 
-def check(search: Search) -> None:
-    """A UserError for objectives that are none, or contradict each other, and for a sampler that cannot serve them."""
+def check(search: Search, epochs: int) -> None:
+    """A UserError for objectives that are none, or contradict each other, for a sampler that cannot serve them, and for
+    rungs that a training of so many epochs does not have."""
     names = search.objectives
     for name in names:
         if name not in OBJECTIVES:
@@ -72,6 +73,16 @@ def check(search: Search) -> None:
     for key, value in {"trials": search.trials, "pending": search.pending}.items():
         if not 1 <= value <= 1_000_000:
             raise UserError(f"search.{key}={value} is not between 1 and 1000000")
+    rungs = search.rungs
+    if any(not 1 <= rung < epochs for rung in rungs) or rungs != sorted(set(rungs)):
+        raise UserError(
+            f"search.rungs={rungs}: these are not numbers of epochs, each more than the one before, below "
+            f"recipe.epochs={epochs}"
+        )
+    if not 0 < search.keep < 1:
+        raise UserError(f"search.keep={search.keep} is not a share between 0 and 1")
+    if not 1 <= search.strata <= 100:
+        raise UserError(f"search.strata={search.strata} is not between 1 and 100")
     if not 0 <= search.seed < 2**31:
         raise UserError(f"search.seed={search.seed} is not between 0 and 2147483647")
 

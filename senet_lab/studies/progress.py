@@ -86,6 +86,19 @@ class Progress:
         left = f", about {duration(self.left())} left" if self.done < self.total else ""
         self.say(f"[{self.done}/{self.total}] {cell.row.label}, seed {cell.seed}: {outcome}{left}")
 
+    def stop(self, cell: Cell, epochs: list[dict[str, float]]) -> None:
+        """A search has stopped a training at a rung."""
+        self.done += 1
+        self.expected.pop(cell.trial_id, None)
+        self.running.pop(cell.trial_id, None)
+        error = epochs[-1]["val_error"]
+        outcome = f"stopped after {len(epochs)} of {self.epochs} epochs, validation error {error:.2f}%"
+        self.say(f"[{self.done}/{self.total}] {cell.row.label}, seed {cell.seed}: {outcome}")
+
+    def go_on(self, trainings: int) -> None:
+        """A search has promoted so many trainings that were stopped."""
+        self.done -= trainings
+
     def say(self, text: str) -> None:
         """A line that stays, above the display."""
         if self.live:

@@ -9,6 +9,7 @@ the store is a mirror of it, for dashboards.
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from senet_lab.config import SE, Config, RunError, UserError
 from senet_lab.studies import driver, findings, goals, pricing, study
 from senet_lab.studies.asking import ENUMERATE, LISTED, Asker
 from senet_lab.studies.executors import Workers, default_workers
+from senet_lab.studies.halving import Halving, Job
 from senet_lab.studies.plan import Cell, Expectation, Plan, device_of, expect
 from senet_lab.studies.pricing import Priced
 from senet_lab.studies.progress import Progress
@@ -36,7 +38,8 @@ from senet_lab.training import data as images
 
 RECENT = 200  # records whose times are looked at
 PAPER = SE()  # r = 16, average pool, sigmoid, standard, all stages: the design that others are measured by
-IDENTITY = ("space", "objectives", "sampler", "seed", "pending")  # of a search; another one is another study
+# Of a search; with another one it is another study.
+IDENTITY = ("objectives", "sampler", "seed", "pending", "rungs", "keep", "strata")
 
 
 @dataclass
@@ -54,6 +57,9 @@ class Search:
         references: rows outside the space that are trained for comparison: the plain network, the paper's default.
         known: of these two, in the space or not, name → fingerprint.
         asker: who proposes designs.
+        halving: who says how far each is trained.
+        jobs: design → how far it is to be trained now.
+        reached: trial id → its epochs, of the trainings that were stopped at a rung.
         rows: of every design that was asked for.
         cells: of each of them, one a seed.
         records: trial id → record, of the trials that have ended.
@@ -69,9 +75,12 @@ class Search:
     references: list[Row]
     known: dict[str, str]
     asker: Asker = field(init=False)
+    halving: Halving = field(init=False)
     rows: dict[Design, Row] = field(default_factory=dict)
     cells: dict[Design, list[Cell]] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
+    jobs: dict[Design, Job] = field(default_factory=dict)
+    reached: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     retried: set[str] = field(default_factory=set)
 
     @property
@@ -86,18 +95,47 @@ class Search:
         return [Cell(row, spec.seed, spec, spec.trial_id) for spec in specs]
 
     def more(self, progress: Progress) -> list[Cell]:
-        """The trainings of the next design that is not recorded with every seed; what is recorded is told."""
-        while (design := self.asker.ask()) is not None:
-            self.rows[design] = row = self.priced.row(design)
-            self.cells[design] = cells = self.trainings(row)
-            self.forget_failed(cells)
+        """The trainings of the next job that is not recorded with every seed; what is recorded is told."""
+        while (job := self.halving.next()) is not None:
+            design = job.design
+            again = design in self.jobs
+            self.jobs[design] = job
+            if not again:
+                self.rows[design] = row = self.priced.row(design)
+                self.cells[design] = self.trainings(row)
+                self.forget_failed(self.cells[design])
+            cells = self.cells[design]
             self.records |= self.store.read(cell.trial_id for cell in cells)
-            missing = [cell for cell in cells if cell.trial_id not in self.records]
+            missing = [cell for cell in cells if not self.has(cell, job)]
+            if again:
+                progress.go_on(len(cells))
             progress.learn(missing, len(cells) - len(missing))
             self.heard(design)
             if missing:
                 return missing
         return []
+
+    def has(self, cell: Cell, job: Job) -> bool:
+        """Whether a training has come as far as the job wants it."""
+        if cell.trial_id in self.records:
+            return True
+        if job.epochs is None:
+            return False
+        noted = self.store.note(rung(cell.trial_id, job.epochs))
+        if noted is not None:
+            self.reached[cell.trial_id] = noted
+        return noted is not None
+
+    def until(self, design: Design | None) -> int | None:
+        """Where a design's trainings are to be stopped."""
+        return None if design is None else self.jobs[design].epochs
+
+    def stopped(self, design: Design, cell: Cell, epochs: list[dict[str, float]]) -> None:
+        """Note how far a training has come. It is no record: that is only what a whole training leaves."""
+        job = self.jobs[design]
+        assert job.epochs is not None
+        self.reached[cell.trial_id] = self.store.note_once(rung(cell.trial_id, job.epochs), epochs[: job.epochs])
+        self.heard(design)
 
     def forget_failed(self, cells: list[Cell]) -> None:
         """With retry=true, what is recorded as failed is trained again, once."""
@@ -107,20 +145,38 @@ class Search:
             self.store.forget(names)
 
     def heard(self, design: Design) -> None:
-        """Tell the asker of a design once all its trainings have ended."""
-        records = [self.records.get(cell.trial_id) for cell in self.cells[design]]
-        if all(record is not None for record in records):
-            self.asker.tell(design, self.values(design))
+        """Say what came of a design's job once all its trainings have come so far."""
+        job = self.jobs[design]
+        epochs = [self.epochs(cell, job) for cell in self.cells[design]]
+        if all(found is not None for found in epochs):
+            assert self.config.search is not None
+            first = next(name for name in self.config.search.objectives if goals.OBJECTIVES[name].trained)
+            failed = any(found == [] for found in epochs)
+            metrics = {} if failed else self.metrics(design, [found[-1] for found in epochs if found])
+            rank = math.inf if failed else goals.OBJECTIVES[first].value(metrics)
+            self.halving.ended(job, rank, None if failed else self.objectives(metrics))
+
+    def epochs(self, cell: Cell, job: Job) -> list[dict[str, float]] | None:
+        """A training's epochs as far as the job wants them; empty where it failed, None where it is not so far yet."""
+        record = self.records.get(cell.trial_id)
+        if record is not None:
+            return [] if record["state"] == FAILED else record["epochs"][: job.epochs]
+        found = self.reached.get(cell.trial_id)
+        return found if found is not None and job.epochs is not None and len(found) >= job.epochs else None
 
     def values(self, design: Design) -> list[float] | None:
-        """The objectives of a design, means over its seeds; None if a training failed."""
+        """The objectives of a design that is trained to its end, means over its seeds; None if a training failed."""
         records = [self.records[cell.trial_id] for cell in self.cells[design]]
         if any(record["state"] == FAILED for record in records):
             return None
-        metrics = {
-            name: statistics.fmean(record["metrics"][name] for record in records) for name in ("val_error", "val_loss")
-        }
-        metrics |= self.cost(design)
+        return self.objectives(self.metrics(design, [record["metrics"] for record in records]))
+
+    def metrics(self, design: Design, trained: list[dict[str, float]]) -> dict[str, float]:
+        """What objectives are made of: means over the seeds, and costs."""
+        means = {name: statistics.fmean(each[name] for each in trained) for name in ("val_error", "val_loss")}
+        return {**means, **self.cost(design)}
+
+    def objectives(self, metrics: dict[str, float]) -> list[float]:
         assert self.config.search is not None
         return [goals.OBJECTIVES[name].value(metrics) for name in self.config.search.objectives]
 
@@ -129,6 +185,16 @@ class Search:
         ids = {design: [cell.trial_id for cell in self.cells[design]] for design in self.asker.asked}
         ended = {design: names for design, names in ids.items() if all(name in self.records for name in names)}
         return {design: self.values(design) for design in ended}, ended
+
+    def complete(self, design: Design) -> bool:
+        """Whether every training of a design has ended, rather than stopped at a rung."""
+        return all(cell.trial_id in self.records for cell in self.cells[design])
+
+    def spent(self) -> int:
+        """Epochs that the designs' trainings have come to, whoever trained them."""
+        cells = [cell for cells in self.cells.values() for cell in cells]
+        whole, at = self.config.recipe.epochs, self.reached
+        return sum(whole if cell.trial_id in self.records else len(at.get(cell.trial_id, [])) for cell in cells)
 
     def cost(self, design: Design) -> dict[str, float]:
         """What a design costs, by metric; the latency only where it matters."""
@@ -146,6 +212,11 @@ class Search:
         return {f"budget.{metric}": cost[metric] / limit - 1 for metric, limit in self.limits.items()}
 
 
+def rung(trial_id: str, epochs: int) -> str:
+    """The name under which it is noted how far a training has come: another one than its record's."""
+    return f"rung {trial_id} {epochs}"
+
+
 def prepare(composed: Composed, store: Store) -> Search:
     """Read and check a search; nothing is trained or written, but for latencies (noted if the run is no plan).
 
@@ -154,7 +225,7 @@ def prepare(composed: Composed, store: Store) -> Search:
     """
     config = composed.config
     assert config.search is not None
-    goals.check(config.search)
+    goals.check(config.search, config.recipe.epochs)
     facts = images.facts(config.data)
     priced = pricing.price(config, facts)
     device = device_of(config.training.device)
@@ -187,16 +258,19 @@ def prepare(composed: Composed, store: Store) -> Search:
         references=[row for name, row in buildable.items() if inside[name] is None],
         known={name: row.network for name, row in buildable.items()},
     )
-    cheapest = space.extreme(next((name for name in config.search.objectives if name in space.plain), "params"))
-    search.asker = Asker(
-        space,
-        sampler,
-        config.search.seed,
-        len(config.search.objectives),
-        trials,
-        config.search.pending,
-        [cheapest, *first],
-        search.excess,
+    costs = [name for name in config.search.objectives if name in goals.COSTS]
+    cheapest = space.extreme(next((name for name in costs if name in space.plain), "params"))
+    seed, objectives = config.search.seed, len(config.search.objectives)
+    search.asker = Asker(space, sampler, seed, objectives, trials, trials, [cheapest, *first], search.excess)
+    search.halving = Halving(
+        search.asker,
+        config.search.rungs,
+        config.search.keep,
+        config.search.strata,
+        (lambda design: search.cost(design)[costs[0]]) if costs else None,
+        # What is enumerated does not depend on results, unless rungs do.
+        trials if sampler == ENUMERATE and not config.search.rungs else config.search.pending,
+        first,
     )
     check_budget(search)
     return search
@@ -265,8 +339,8 @@ def identity(search: Search) -> dict[str, Any]:
     config = search.config
     assert config.search is not None
     levels = {key: list(found) for key, found in search.priced.space.levels.items()}
-    own = {f"search.{name}": getattr(config.search, name) for name in IDENTITY if name != "space"}
-    if search.asker.listed is not None:  # every design, whatever the rest says
+    own = {f"search.{name}": getattr(config.search, name) for name in IDENTITY}
+    if search.asker.listed is not None and not config.search.rungs:  # every design, whatever the rest says
         own = {"search.objectives": own["search.objectives"], "search.sampler": ENUMERATE}
     else:
         own["seeds"] = search.seeds
@@ -378,7 +452,7 @@ def train(search: Search, fixed: Plan, progress: Progress, workers: int) -> None
     def more() -> list[Cell]:
         cells = search.more(progress)
         if cells:
-            owners.update((cell.trial_id, search.asker.asked[-1]) for cell in cells)
+            owners.update((cell.trial_id, search.halving.jobs[-1].design) for cell in cells)
         return cells
 
     with ExitStack() as stack:
@@ -394,10 +468,22 @@ def train(search: Search, fixed: Plan, progress: Progress, workers: int) -> None
 
         pool = Workers(workers, config.executor.threads)
         with progress:
-            driver.train(fixed, search.store, pool, progress, results / "checkpoints", tracker.epoch, ended, more)
+            driver.train(
+                fixed,
+                search.store,
+                pool,
+                progress,
+                results / "checkpoints",
+                tracker.epoch,
+                ended,
+                more,
+                until=lambda cell: search.until(owners.get(cell.trial_id)),
+                on_stop=lambda cell, value: search.stopped(owners[cell.trial_id], cell, value["epochs"]),
+            )
         for cells in search.cells.values():  # by a run that was cut off before its tracking
             for cell in cells:
-                tracker.trial(cell, search.records[cell.trial_id])
+                if cell.trial_id in search.records:
+                    tracker.trial(cell, search.records[cell.trial_id])
         mirror.update(*search.so_far(), patience=30)
     folder = findings.write(search, progress.console)
     tracker.table(folder / "front.csv", folder / "front.png")
