@@ -38,7 +38,7 @@ EVERY_STUDY = "ablation=all"
 # Fields that change no result, so that tables are not filed apart by them.
 IDLE = re.compile(
     r"backbone|seeds|plan|retry|tracking|results|storage|executor\..*|training\.(device|keep)"
-    r"|data\.(name|root|download|workers|train|test)|recipe\.name|search\.(name|title|trials)"
+    r"|data\.(name|root|download|workers|train|test)|recipe\.name|search\.(name|title|trials|confirm)"
 )
 
 EXAMPLES = """\

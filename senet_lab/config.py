@@ -238,6 +238,8 @@ class Search:
             none trains every design to its end.
         keep: share of the designs at a rung that goes on.
         strata: how many classes of cost are compared apart, so that cheap designs are not starved.
+        confirm: fresh seeds that the designs on and near the front, no SE and the paper's default are trained with once
+            the search has ended; their test errors are the front's intervals.
     """
 
     name: str = ""
@@ -251,6 +253,7 @@ class Search:
     rungs: list[int] = field(default_factory=list)
     keep: float = 0.5
     strata: int = 3
+    confirm: int = 0
 
 
 @dataclass

@@ -36,6 +36,7 @@ class Searching(Lab):
     """A working directory with the small search, and the tiny ablation, in it."""
 
     def __init__(self, folder: Path, search: str = SEARCH) -> None:
+        folder.mkdir(exist_ok=True)
         super().__init__(folder, TINY)
         (folder / "sweeps/search").mkdir()
         (folder / "sweeps/search/small.yaml").write_text(search)
@@ -158,6 +159,56 @@ def test_what_a_study_has_trained_is_not_trained_again(
     monkeypatch.setattr(Workers, "submit", None)
     assert "all 20 trials are recorded: nothing to train" in inside(capsys, *words).out
     assert here.files("small-sampler=enumerate") == files
+
+
+# -------------------------------------------------------------------------------------------- confirmed, and halved
+
+
+def test_the_front_is_confirmed_with_fresh_seeds(here: Searching, capsys: pytest.CaptureFixture[str]) -> None:
+    search = SEARCH.replace("{3: [off, 2, 8], 4: [off, 2, 8]}", "{4: [off, 8]}").replace("[avg, max]", "[avg]")
+    (here.folder / "sweeps/search/small.yaml").write_text(search)
+    seen = inside(capsys, *WORDS, "search.confirm=2")
+    assert "designs on or near the front, with 2 fresh seeds:" in seen.out
+    lines = here.lines("trials.csv")
+    again = [line for line in lines if line["part"] == "confirmation"]
+    assert {(line["row"], line["seed"]) for line in again} >= {
+        (row, seed) for row in ("no SE", "the paper's default") for seed in ("1", "2")
+    }
+    assert {line["seed"] for line in lines if line["part"] == "search"} == {"0"}
+    (plain,) = (line for line in here.lines("front.csv") if line["design"] == "no SE")
+    errors = [float(line["test_error"]) for line in again if line["row"] == "no SE"]
+    assert float(plain["confirmed_test_error"]) == pytest.approx(sum(errors) / 2)
+    assert plain["chance_on_front"] == "1", "nothing is cheaper"
+    records = len(here.records())
+    assert "nothing to train" in inside(capsys, *WORDS, "search.confirm=2").out
+    assert len(here.records()) == records
+
+
+def test_a_search_by_halving_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    """Trainings that were stopped at a rung have no record, and go on; what is left is the same as without the cut."""
+    words = (*WORDS, "recipe.epochs=3", "search.rungs=[1]", "search.pending=2")
+    name = "small-pending=2-rungs=_1_"
+    whole = Searching(tmp_path / "whole")
+    done = whole.run(*words)
+    assert (done.code, done.err) == (0, ""), done
+    assert "stopped after 1 of 3 epochs" in done.out
+    trials, rungs = whole.lines("trials.csv", name), whole.lines("rungs.csv", name)
+    assert {line["trial_id"] for line in trials} == {record["trial_id"] for record in whole.records()}
+    assert not {line["trial_id"] for line in rungs} & {line["trial_id"] for line in trials}
+    spent = 3 * sum(line["asked"] != "" for line in trials) + len(rungs)
+    assert {line["spent"] for line in trials} == {f"{spent}/18"}
+    assert spent < 18
+
+    lab = Searching(tmp_path / "cut")
+    driver = lab.start(*words)
+    wait_for(lambda: (lab.folder / "results/local/lab.db").exists() and len(done_of(lab)) >= 2, driver)
+    os.killpg(driver.pid, signal.SIGKILL)
+    ended(driver)
+    wait_for(lambda: not lab.left())
+    done = lab.run(*words, "executor.workers=1")
+    assert (done.code, done.err) == (0, ""), done
+    assert lab.files(name) == whole.files(name)
+    assert lab.lines("rungs.csv", name) == rungs
 
 
 # ----------------------------------------------------------------------------------------------------------- the plan

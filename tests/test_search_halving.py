@@ -1,4 +1,4 @@
-"""Successive halving: who is promoted, what it saves, that cheap designs are not starved, and that it repeats itself."""
+"""Successive halving: who is promoted, what it saves, that cheap designs do not starve, that it repeats itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cost(design: Design) -> float:
 
 
 def after(job: Job) -> list[float]:
-    """Objectives of a design at a rung: larger by the same for all, so that ranks at every rung are those at the end."""
+    """Objectives of a design at a rung: larger by the same for all, so that ranks at a rung are those at the end."""
     error, params = values(job.design)
     return [error + {6: 40, 12: 20, None: 0}[job.epochs], params]
 
@@ -127,7 +127,7 @@ def test_rungs_ascend(rungs: list[int]) -> None:
     from senet_lab.config import Search, UserError
     from senet_lab.studies import goals
 
-    with pytest.raises(UserError, match="search.rungs="):
+    with pytest.raises(UserError, match=r"search\.rungs="):
         goals.check(Search(rungs=rungs), epochs=10)
-    with pytest.raises(UserError, match="below recipe.epochs=4"):
+    with pytest.raises(UserError, match=r"below recipe\.epochs=4"):
         goals.check(Search(rungs=[2, 4]), epochs=4)

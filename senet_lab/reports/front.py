@@ -102,6 +102,31 @@ def reliability(errors: ArrayLike) -> float:
     return float(1 - within / between) if between > 0 else 0.0
 
 
+def chances(errors: ArrayLike, costs: ArrayLike, draws: int = 10_000) -> Array:
+    """How likely each design is to be on the front, by a bootstrap over the seeds.
+
+    The designs share their seeds, and so each draw takes the same ones for all of them; the costs stay. With three
+    seeds there are ten different draws, and the answer is as coarse as that.
+
+    Args:
+        errors: (designs, seeds).
+        costs: (designs, objectives other than the error); none make it the chance of being the best.
+    """
+    values, fixed = np.asarray(errors, dtype=float), np.asarray(costs, dtype=float)
+    designs, seeds = values.shape
+    fixed = fixed.reshape(designs, -1)
+    picked = np.random.default_rng(0).integers(0, seeds, (draws, seeds))
+    means = values[:, picked].mean(axis=2)  # (designs, draws)
+    found = np.ones((designs, draws), dtype=bool)
+    for at in range(designs):
+        for other in range(designs):
+            if (fixed[other] <= fixed[at]).all():
+                cheaper = bool((fixed[other] < fixed[at]).any())
+                better = means[other] <= means[at] if cheaper else means[other] < means[at]
+                found[at] &= ~better
+    return np.asarray(found.mean(axis=1))
+
+
 def median_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
     """Median, and its interval by order statistics: exact whatever the distribution, censored values included.
 

@@ -52,7 +52,7 @@ def columns(front: Front) -> list[Column]:
         at = front.objectives.index("val_loss")
         found.append(Column("val loss", lambda each: "" if each.values is None else f"{each.values[at]:.4f}"))
     found += [
-        Column("test error %", lambda each: spread(each.test_error)),
+        *tested(front),
         Column("params", lambda each: count(int(each.costs["params"]))),
         Column("multiply-adds", lambda each: count(int(each.costs["macs"])), narrow="macs" in front.objectives),
     ]
@@ -61,10 +61,21 @@ def columns(front: Front) -> list[Column]:
     return found
 
 
+def tested(front: Front) -> list[Column]:
+    """Test errors: over fresh seeds, where the front was confirmed by them."""
+    if all(each.confirmed is None for each in front.found):
+        return [Column("test error %", lambda each: spread(each.test_error))]
+    return [
+        Column("test error %", lambda each: "" if each.confirmed is None else spread(each.confirmed)),
+        Column("on front", lambda each: "" if each.chance is None else f"{each.chance:.0%}"),
+    ]
+
+
 def shown(front: Front) -> list[Found]:
     """The lines of the readable forms: the front, and what everyone knows beside it."""
     best = front.best
-    return best + [each for each in front.found if each.reference and not each.on_front]
+    others = [each for each in front.found if not each.on_front and (each.reference or each.confirmed)]
+    return best + sorted(others, key=lambda each: each.costs["params"])
 
 
 def heading(front: Front) -> str:
@@ -88,6 +99,11 @@ def notes(front: Front) -> list[str]:
     ]
     if any(not each.on_front for each in shown(front)):
         said.append("Without a mark: for comparison, not on the front.")
+    if any(each.confirmed for each in front.found):
+        said.append(
+            "Test errors are those of trainings with fresh seeds, that chose nothing. On front: how often the design "
+            "is on the front of these test errors and the costs when the seeds are drawn again (10,000 draws)."
+        )
     return said
 
 
@@ -121,17 +137,23 @@ def csv_text(front: Front) -> str:
             "test_error",
             "test_error_half_width",
             "n",
+            "confirmed_test_error",
+            "confirmed_half_width",
+            "confirmed_n",
+            "chance_on_front",
         ]
         + [f"objective_{name}" for name in front.objectives]
         + costs
     )
     for each in front.found:
-        val, test = each.val_error, each.test_error
+        val, test, sure = each.val_error, each.test_error, each.confirmed
         writer.writerow(
             [each.label, int(each.on_front), "" if each.asked is None else each.asked]
             + [each.levels[name] for name in levels]
             + ([number(val.mean), number(val.sd)] if val else ["", ""])
             + ([number(test.mean), number(test.half_width), test.n] if test else ["", "", 0])
+            + ([number(sure.mean), number(sure.half_width), sure.n] if sure else ["", "", 0])
+            + [number(each.chance)]
             + [number(value) for value in each.values or [None] * len(front.objectives)]
             + [number(each.costs[name]) for name in costs]
         )

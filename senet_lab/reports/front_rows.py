@@ -29,6 +29,8 @@ class Found:
         levels: parameter → level; empty for such a reference.
         values: the objectives, means over its seeds, all to be small; None if a training failed.
         val_error, test_error: over its seeds, percent; None if every training failed.
+        confirmed: test error over fresh seeds, percent; None if it was not confirmed.
+        chance: of being on the front by these, over a bootstrap of the seeds.
         costs: `params`, `macs` and, where it was measured, `latency_ms`.
         on_front: whether no other design of the search is better.
     """
@@ -40,6 +42,8 @@ class Found:
     values: tuple[float, ...] | None
     val_error: Sample | None
     test_error: Sample | None
+    confirmed: Sample | None
+    chance: float | None
     costs: dict[str, float]
     on_front: bool
 

@@ -9,7 +9,9 @@ import pandas as pd
 
 from senet_lab.reports import front
 from senet_lab.reports.front_rows import LEVELS, TITLES, Found, Front
-from senet_lab.reports.statistics import sample
+from senet_lab.reports.statistics import Sample, sample
+
+Confirmed = tuple[Sample | None, float | None]  # test error over fresh seeds, chance of being on the front
 
 
 def is_search(trials: pd.DataFrame) -> bool:
@@ -26,7 +28,7 @@ def summarise(trials: pd.DataFrame) -> Front:
     Raises:
         ValueError: where they are not those of one search.
     """
-    for name in ("objectives", "asked", "reference", "sampler", "spent", "val_images"):
+    for name in ("objectives", "asked", "reference", "sampler", "spent", "part", "val_images"):
         if name not in trials.columns:
             raise ValueError(f"column missing: {name}; these are not the trials of a search")
     objectives = tuple(str(trials["objectives"].iloc[0]).split())
@@ -35,7 +37,13 @@ def summarise(trials: pd.DataFrame) -> Front:
         raise ValueError(f"objectives: {' '.join(unknown) or 'mixed'}; there are {', '.join(TITLES)}")
     if "latency_ms" in trials.columns:
         trials = trials.assign(latency_ms=pd.to_numeric(trials["latency_ms"], errors="coerce"))
-    designs = [design(label, group, objectives) for label, group in trials.groupby("row", sort=False)]
+    again = trials[trials["part"] == "confirmation"]
+    trials = trials[trials["part"] == "search"]
+    confirmed = confirm(again, objectives)
+    designs = [
+        design(label, group, objectives, confirmed.get(str(label), (None, None)))
+        for label, group in trials.groupby("row", sort=False)
+    ]
     inside = [each for each in designs if each.values is not None and each.asked is not None]
     best = front.on_front(np.array([each.values for each in inside])) if inside else np.array([], dtype=bool)
     winners = {each.label for each, wins in zip(inside, best, strict=True) if wins}
@@ -52,8 +60,8 @@ def summarise(trials: pd.DataFrame) -> Front:
     )
 
 
-def design(label: Any, group: pd.DataFrame, objectives: tuple[str, ...]) -> Found:
-    """One design, from its trials."""
+def design(label: Any, group: pd.DataFrame, objectives: tuple[str, ...], confirmed: Confirmed) -> Found:
+    """One design, from its trials of the search and what confirmed it."""
     done = group[group["status"] == "done"]
     values = None
     if len(done) == len(group):
@@ -70,9 +78,30 @@ def design(label: Any, group: pd.DataFrame, objectives: tuple[str, ...]) -> Foun
         values=values,
         val_error=sample(list(done["val_error"]), int(group["val_images"].iloc[0])),
         test_error=sample(list(done["test_error"]), int(group["test_images"].iloc[0])),
+        confirmed=confirmed[0],
+        chance=confirmed[1],
         costs=costs,
         on_front=False,
     )
+
+
+def confirm(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Confirmed]:
+    """Test errors of the designs that were trained again, and their chances of being on the front.
+
+    Args:
+        trials: with fresh seeds.
+        objectives: of the search; those that take a training are the test error here.
+    """
+    done = trials[trials["status"] == "done"]
+    errors = done.pivot(index="row", columns="seed", values="test_error").dropna()
+    if errors.empty:
+        return {}
+    costs = [TITLES[name][1] for name in objectives if not name.startswith("val_")]
+    fixed = done.groupby("row")[costs].first().loc[errors.index] if costs else pd.DataFrame(index=errors.index)
+    found = front.chances(errors.to_numpy(dtype=float), fixed.to_numpy(dtype=float))
+    images = int(done["test_images"].iloc[0])
+    lines = zip(errors.index, errors.to_numpy(dtype=float), found, strict=True)
+    return {str(label): (sample(list(line), images), float(chance)) for label, line, chance in lines}
 
 
 def warnings_of(trials: pd.DataFrame, found: tuple[Found, ...], seeds: int) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def whole(search: Search) -> Plan:
     whole = [design for design in search.asker.asked if search.complete(design)]
     rows: list[Row] = [search.rows[design] for design in whole] + search.references
     composed = search.composed
-    cells = [cell for row in rows for cell in search.trainings(row)]
+    cells = [cell for row in rows for cell in search.trainings(row)] + search.confirmed
     return Plan(
         search.config,
         composed.data,
@@ -80,6 +80,7 @@ def particular(search: Search, cell: Cell, number: int | None, design: Any) -> d
         "study": config.search.name,
         "baseline": "no SE" if any(row.se is None for row in search.rows.values()) else "",
         "objectives": " ".join(config.search.objectives),
+        "part": "search" if cell.seed < search.seeds else "confirmation",
         "sampler": config.search.sampler if search.asker.listed is None else ENUMERATE,
         "spent": f"{search.spent()}/{len(search.asker.asked) * search.seeds * config.recipe.epochs}",
         "asked": "" if number is None else str(number),

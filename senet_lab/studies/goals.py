@@ -73,6 +73,8 @@ def check(search: Search, epochs: int) -> None:
     for key, value in {"trials": search.trials, "pending": search.pending}.items():
         if not 1 <= value <= 1_000_000:
             raise UserError(f"search.{key}={value} is not between 1 and 1000000")
+    if not 0 <= search.confirm <= 1000:
+        raise UserError(f"search.confirm={search.confirm} is not between 0 and 1000")
     rungs = search.rungs
     if any(not 1 <= rung < epochs for rung in rungs) or rungs != sorted(set(rungs)):
         raise UserError(

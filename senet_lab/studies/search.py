@@ -20,11 +20,11 @@ from rich.console import Console
 
 from senet_lab.compose import Composed
 from senet_lab.config import SE, Config, RunError, UserError
-from senet_lab.studies import driver, findings, goals, pricing, study
+from senet_lab.studies import confirming, driver, findings, goals, pricing, study
 from senet_lab.studies.asking import ENUMERATE, LISTED, Asker
 from senet_lab.studies.executors import Workers, default_workers
 from senet_lab.studies.halving import Halving, Job
-from senet_lab.studies.plan import Cell, Expectation, Plan, device_of, expect
+from senet_lab.studies.plan import Cell, Expectation, Plan, device_of, expect, say, show_total
 from senet_lab.studies.pricing import Priced
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.rows import Row
@@ -59,6 +59,7 @@ class Search:
         asker: who proposes designs.
         halving: who says how far each is trained.
         jobs: design → how far it is to be trained now.
+        confirmed: trainings with fresh seeds.
         reached: trial id → its epochs, of the trainings that were stopped at a rung.
         rows: of every design that was asked for.
         cells: of each of them, one a seed.
@@ -81,6 +82,7 @@ class Search:
     records: dict[str, Record] = field(default_factory=dict)
     jobs: dict[Design, Job] = field(default_factory=dict)
     reached: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    confirmed: list[Cell] = field(default_factory=list)
     retried: set[str] = field(default_factory=set)
 
     @property
@@ -444,8 +446,9 @@ def as_stored(value: Any) -> Any:
 def train(search: Search, fixed: Plan, progress: Progress, workers: int) -> None:
     """Train what the search asks for, report it, and write what came of it."""
     config, composed = search.config, search.composed
+    assert config.search is not None
     results = Path(config.results)
-    mirror = SearchMirror(search.priced.space, config.search.objectives, composed.folder, search.store)  # type: ignore[union-attr]
+    mirror = SearchMirror(search.priced.space, config.search.objectives, composed.folder, search.store)
     owners: dict[str, Design] = {}
     search.records |= fixed.recorded
 
@@ -485,7 +488,27 @@ def train(search: Search, fixed: Plan, progress: Progress, workers: int) -> None
                 if cell.trial_id in search.records:
                     tracker.trial(cell, search.records[cell.trial_id])
         mirror.update(*search.so_far(), patience=30)
+        if not any(record["state"] == DONE for record in search.records.values()):
+            raise RunError(f"every trial failed: {next(iter(search.records.values()))['reason']}")
+        if config.search.confirm:
+            confirm(search, fixed, progress, tracker)
     folder = findings.write(search, progress.console)
     tracker.table(folder / "front.csv", folder / "front.png")
-    if not any(record["state"] == DONE for record in search.records.values()):
-        raise RunError("every trial failed")
+
+
+def confirm(search: Search, fixed: Plan, progress: Progress, tracker: Tracker) -> None:
+    """Train the designs on and near the front with fresh seeds."""
+    again = confirming.plan(search, fixed)
+    seconds, rough = typical(search, fixed)
+    expectation = Expectation({cell.trial_id: seconds for cell in again.todo}, rough)
+    number, seeds = len(again.rows), search.config.search.confirm if search.config.search else 0
+    say(progress.console, f"{number} designs on or near the front, with {seeds} fresh seed{'s' * (seeds > 1)}:")
+    show_total(again, expectation, progress.workers, progress.console)
+    shown = Progress(again, expectation, progress.workers, progress.console)
+    pool = Workers(progress.workers, search.config.executor.threads)
+    folder = Path(search.config.results) / "checkpoints"
+    with shown:
+        search.records |= driver.train(again, search.store, pool, shown, folder, tracker.epoch, tracker.trial)
+    search.confirmed = again.cells
+    for trial_id, record in again.recorded.items():
+        tracker.trial(again.trials[trial_id], record)

@@ -33,6 +33,7 @@ class Stopwatch:
         self.note = note
         threads = priced.config.executor.threads
         name = torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {threads} threads"
+        self.known: dict[str, tuple[float, float]] = {}
         self.where = f"on {name}"
         self.plain = self.measured(priced.plain_row.network, None)[0]
 
@@ -46,6 +47,12 @@ class Stopwatch:
         return self.plain * (1.0 if se is None else self.measured(network, se)[1])
 
     def measured(self, network: str, se: SE | None) -> tuple[float, float]:
+        if network not in self.known:
+            self.known[network] = self.look_up(network, se)
+        return self.known[network]
+
+    def look_up(self, network: str, se: SE | None) -> tuple[float, float]:
+        """What is noted, or else measured now."""
         name = f"latency {network} {self.where}"
         noted = self.store.note(name)
         if noted is None:
