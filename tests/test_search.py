@@ -117,7 +117,7 @@ def test_a_search_cut_off_ends_as_one_that_was_not(whole: Searching, tmp_path: P
     """Killed, then taken up on two workers: the same designs, the same bytes."""
     lab = Searching(tmp_path)
     driver = lab.start(*WORDS, "search.sampler=tpe")
-    wait_for(lambda: (tmp_path / "results/local/lab.db").exists() and len(done_of(lab)) >= 2, driver)
+    wait_for(lambda: (tmp_path / "results/local/lab.db").exists() and len(done_of(lab)) >= 2, driver, 240)
     os.killpg(driver.pid, signal.SIGKILL)
     assert ended(driver).code == -signal.SIGKILL
     wait_for(lambda: not lab.left())
@@ -201,7 +201,7 @@ def test_a_search_by_halving_goes_on_where_it_was_cut_off(tmp_path: Path) -> Non
 
     lab = Searching(tmp_path / "cut")
     driver = lab.start(*words)
-    wait_for(lambda: (lab.folder / "results/local/lab.db").exists() and len(done_of(lab)) >= 2, driver)
+    wait_for(lambda: (lab.folder / "results/local/lab.db").exists() and len(done_of(lab)) >= 2, driver, 240)
     os.killpg(driver.pid, signal.SIGKILL)
     ended(driver)
     wait_for(lambda: not lab.left())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -25,16 +25,21 @@ LABELLED = 8  # designs on the front that are named; more would crowd
 
 def render(front: Front) -> dict[str, bytes]:
     """The figure's files by name."""
+    return files_of(front, _figure, "front")
+
+
+def files_of(front: Front, draw: Callable[[Front], Figure], stem: str) -> dict[str, bytes]:
+    """A figure as SVG, PNG and PDF, by file name."""
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = _figure(front)
+        figure = draw(front)
         out = {}
         for name, options in FORMATS.items():
             content = io.BytesIO()
             figure.savefig(content, format=name.rpartition(".")[2], **options)
-            out[name.replace("figure", "front")] = content.getvalue()
+            out[name.replace("figure", stem)] = content.getvalue()
     return out
 
 

@@ -176,7 +176,45 @@ def markdown(front: Front) -> str:
     for each in shown(front):
         cells = [escape(column.cell(each), MARKDOWN) if column.words else column.cell(each) for column in made]
         lines.append(f"| {marked(each)} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(f"- {escape(note, MARKDOWN)}" for note in notes(front))]) + "\n"
+    lines += ["", *(f"- {escape(note, MARKDOWN)}" for note in notes(front))]
+    return "\n".join([*lines, *recipe_of(front)]) + "\n"
+
+
+def recipe_of(front: Front) -> list[str]:
+    """The most accurate design on the front, as a command and as a call."""
+    at = next(at for at, name in enumerate(front.objectives) if name.startswith("val_"))
+    best = min(front.best, key=lambda each: (each.values or ())[at:], default=None)
+    if best is None or not best.levels:
+        return []
+    facts = front.facts
+    head = "se.reduction."
+    ratios = {key.removeprefix(head): level for key, level in best.levels.items() if key.startswith(head)}
+    on = ", ".join(f"{stage}: {level}" for stage, level in ratios.items() if level != "off")
+    words = {key: level for key, level in best.levels.items() if not key.startswith(head)}
+    if on:
+        asked = " ".join(
+            [f"'se.reduction={{{on.replace(' ', '')}}}'", *(f"{key}={word}" for key, word in words.items())]
+        )
+        fields = ", ".join([f"reduction={{{on}}}", *(f'{key[3:]}="{word}"' for key, word in words.items())])
+        design = f"lab.SE({fields})"
+    else:
+        asked, design = "se=null", "None"
+    return [
+        "",
+        f"The best of them by {escape(front.objectives[at], MARKDOWN)}, {escape(best.label, MARKDOWN)}: to be trained "
+        "(with this search's words for data and recipe), and as a network.",
+        "",
+        "```",
+        f"python -m senet_lab.run backbone={facts['backbone']} {asked}",
+        "```",
+        "",
+        "```python",
+        "import senet_lab as lab",
+        "",
+        f'net = lab.models.create("{facts["backbone"]}", se={design}, num_classes={facts["classes"]}, '
+        f"in_channels={facts['channels']})",
+        "```",
+    ]
 
 
 def latex(front: Front) -> str:

@@ -11,6 +11,7 @@ from senet_lab.reports import front
 from senet_lab.reports.front_rows import LEVELS, TITLES, Found, Front
 from senet_lab.reports.statistics import Sample, sample
 
+FACTS = ("data", "backbone", "recipe", "epochs", "device", "torch", "sampler", "spent", "classes", "channels")
 Confirmed = tuple[Sample | None, float | None]  # test error over fresh seeds, chance of being on the front
 
 
@@ -28,7 +29,7 @@ def summarise(trials: pd.DataFrame) -> Front:
     Raises:
         ValueError: where they are not those of one search.
     """
-    for name in ("objectives", "asked", "reference", "sampler", "spent", "part", "val_images"):
+    for name in (*FACTS, "objectives", "asked", "reference", "part", "val_images"):
         if name not in trials.columns:
             raise ValueError(f"column missing: {name}; these are not the trials of a search")
     objectives = tuple(str(trials["objectives"].iloc[0]).split())
@@ -50,10 +51,7 @@ def summarise(trials: pd.DataFrame) -> Front:
     found = tuple(Found(**{**vars(each), "on_front": each.label in winners}) for each in designs)
     first = trials.iloc[0]
     seeds = sorted({len(group) for _, group in trials.groupby("row")})
-    facts = {
-        name: str(first[name])
-        for name in ("data", "backbone", "recipe", "epochs", "device", "torch", "sampler", "spent")
-    }
+    facts = {name: str(first[name]) for name in FACTS}
     facts["seeds"] = "–".join(map(str, seeds))
     return Front(
         str(first["study"]), str(first["title"]), objectives, facts, found, warnings_of(trials, found, max(seeds))
@@ -111,6 +109,6 @@ def warnings_of(trials: pd.DataFrame, found: tuple[Found, ...], seeds: int) -> t
     if len(failed):
         reasons = failed["reason"].value_counts()
         said.append(f"{len(failed)} trainings failed ({reasons.index[0]}); their designs are not on the front.")
-    if seeds < 3:
+    if seeds < 3 and all(each.confirmed is None for each in found):
         said.append(f"{seeds} seed{'s' * (seeds > 1)} a design: neighbours on the front may owe their place to chance.")
     return tuple(said)

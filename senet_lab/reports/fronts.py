@@ -11,18 +11,18 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from senet_lab.reports import files, front_figures, front_forms
+from senet_lab.reports import files, front_figures, front_forms, search_figures
 from senet_lab.reports.front_summary import is_search, summarise
-from senet_lab.reports.trials import canonical, csv_bytes, read_trials
+from senet_lab.reports.trials import canonical, csv_bytes
 
-__all__ = ["is_search", "summarise", "terminal", "write"]
+__all__ = ["is_search", "show", "summarise", "write"]
 
 
 def write(
     folder: str | Path, trials: pd.DataFrame, runs: pd.DataFrame | None, curves: pd.DataFrame | None
 ) -> list[Path]:
     """Write a search's files into a folder, all of them or none: `trials.csv`, `runs.csv`, `curves.csv`, and from the
-    first alone `front.md` `.csv` `.tex` and `front.svg` `.png` `.pdf`.
+    first alone `front.md` `.csv` `.tex`, `front.svg` `.png` `.pdf` and `search.svg` `.png` `.pdf`.
 
     Raises:
         ValueError: where the trials are not those of one search.
@@ -40,9 +40,9 @@ def write(
         "front.csv": front_forms.csv_text(made).encode("utf-8", "replace"),
         "front.tex": front_forms.latex(made).encode("utf-8", "replace"),
     }
-    return files.replace_all(folder, contents | front_figures.render(made))
+    return files.replace_all(folder, contents | front_figures.render(made) | search_figures.render(made))
 
 
-def terminal(source: str | Path, console: Console) -> None:
-    """Show the front of a trials.csv."""
-    front_forms.terminal(summarise(read_trials(source)), console)
+def show(trials: pd.DataFrame, console: Console) -> None:
+    """Print the front of trials in canonical form."""
+    front_forms.terminal(summarise(trials), console)

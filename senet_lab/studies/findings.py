@@ -14,7 +14,7 @@ from rich.console import Console
 
 from senet_lab.config import RunError
 from senet_lab.reports import files, fronts
-from senet_lab.reports.trials import csv_bytes
+from senet_lab.reports.trials import csv_bytes, read_trials
 from senet_lab.studies import outcome
 from senet_lab.studies.asking import ENUMERATE
 from senet_lab.studies.plan import Cell, Plan
@@ -36,7 +36,7 @@ def write(search: Search, console: Console) -> Path:
             written += files.replace_all(folder, {"rungs.csv": csv_bytes(rungs(search))})
     except (OSError, ValueError) as error:
         raise RunError(f"the front cannot be written to {folder}: {error}") from error
-    fronts.terminal(folder / "trials.csv", console)
+    fronts.show(read_trials(folder / "trials.csv"), console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
     return folder
 
@@ -87,6 +87,8 @@ def particular(search: Search, cell: Cell, number: int | None, design: Any) -> d
         "reference": next((name for name, network in search.known.items() if network == cell.row.network), ""),
         **{key: params.get(key, "") for key in search.priced.space.levels},
         "latency_ms": latency,
+        "classes": len(search.priced.facts.classes),
+        "channels": search.priced.facts.channels,
         "val_images": search.priced.facts.validation,
     }
 
