@@ -4,10 +4,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
 STUDIES := $(sort $(patsubst sweeps/ablation/%.yaml,%,$(wildcard sweeps/ablation/*.yaml)))
+NAME ?= design
 PUBLISHED = $(shell find results -name trials.csv -not -path 'results/local/*' 2>/dev/null | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow check tables report optuna-dashboard publish lock clean
+.PHONY: help setup search test test-slow check tables report optuna-dashboard publish lock clean
 
 help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
@@ -30,6 +31,9 @@ setup: $(READY)  ## install the locked environment into .venv (every command doe
 
 sweep-%: $(READY)  ## run a study, e.g. `make sweep-ratio`; `make sweep-all` every one of one network
 	@$(RUN) -m senet_lab.run +ablation=$* $(ARGS)
+
+search: $(READY)  ## run a search of sweeps/search/, e.g. `make search NAME=tabular`
+	@$(RUN) -m senet_lab.run +search=$(NAME) $(ARGS)
 
 tables: $(READY)  ## regenerate the published tables from their trials.csv
 	@$(RUN) -m senet_lab table $(PUBLISHED)

@@ -179,15 +179,16 @@ def make_tables(arguments: argparse.Namespace) -> None:
 
 
 def regenerate(source: Path, folder: Path) -> None:
-    """Write the table of a trials.csv into a folder, and show it."""
+    """Write the table of a trials.csv, or a search's front, into a folder, and show it."""
     from rich.console import Console
 
-    from senet_lab.reports import tables
+    from senet_lab.reports import fronts, tables
 
     try:
         trials = tables.read_trials(source)
-        tables.write(folder, trials)
-        tables.terminal(tables.summarise(trials), Console())
+        report = fronts if fronts.is_search(trials) else tables
+        report.write(folder, trials)
+        report.show(trials, Console())
     except ValueError as error:
         raise UserError(str(error)) from error
     print(f"written: {folder}/\n")
@@ -219,7 +220,7 @@ def write_report(arguments: argparse.Namespace) -> None:
 
 
 def publish_tables(arguments: argparse.Namespace) -> None:
-    """Copy finished tables: their trials.csv, runs.csv and curves.csv, everything else made anew from them."""
+    """Copy finished tables: their trials.csv and what was measured once; everything else is made anew from them."""
     root: Path = arguments.results
     names = arguments.studies or sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
     if not names:
@@ -231,9 +232,9 @@ def publish_tables(arguments: argparse.Namespace) -> None:
             raise UserError(f"there is no finished table in {source}; there are {', '.join(finished) or 'none'}")
     for name in names:
         regenerate(root / name / "trials.csv", arguments.to / name)
-        for beside in ("runs.csv", "curves.csv"):
-            if (root / name / beside).is_file():
-                (arguments.to / name / beside).write_bytes((root / name / beside).read_bytes())
+        for measured in ("runs.csv", "curves.csv", "rungs.csv"):
+            if (root / name / measured).is_file():
+                (arguments.to / name / measured).write_bytes((root / name / measured).read_bytes())
 
 
 def draw_excitation(arguments: argparse.Namespace) -> None:

@@ -33,19 +33,20 @@ from senet_lab.selection import as_asked, named_recipes, networks
 
 PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe")  # chosen by name from conf/
-STUDIES = ("ablation",)  # chosen by name from sweeps/
+STUDIES = {"ablation": "study", "search": "search"}  # chosen by name from sweeps/, and the key that each sets
 EVERY_STUDY = "ablation=all"
 
 # Fields that change no result, so that tables are not filed apart by them.
 IDLE = re.compile(
     r"backbone|seeds|plan|retry|tracking|results|storage|executor\..*|training\.(device|keep)"
-    r"|data\.(name|root|download|workers|train|test)|recipe\.name"
+    r"|data\.(name|root|download|workers|train|test)|recipe\.name|search\.(name|title|trials|confirm)"
 )
 
 EXAMPLES = """\
 python -m senet_lab.run                              train one network: SE-ResNet-8 on the digits
 python -m senet_lab.run +ablation=ratio              a study: Table 10 of the paper
 python -m senet_lab.run +ablation=ratio plan=true    what it would train, what it costs, how long it takes
+python -m senet_lab.run +search=tabular plan=true    a search: its space, its cheapest and its dearest design
 python -m senet_lab.run +ablation=ratio data=cifar10 data.root=DIR backbone=resnet56 recipe=cifar seeds=5
 python -m senet_lab.run +ablation=networks_cifar10 'study.only=[wrn16_8]'    networks plain and with SE; one pair
 python -m senet_lab.run se.reduction=8 se.position=pre 'se.stages=[3,4]'     another design
@@ -95,9 +96,10 @@ def compose(words: Iterable[str]) -> Composed:
     words = [f"+{word}" if word.split("=")[0] in STUDIES else word for word in words]
     check_words(words)
     made = composed(words)
-    asked = next((word for word in words if word.split("=")[0].lstrip("+") in STUDIES), "")
-    if asked and made.study is None:
-        raise UserError(f"{asked.lstrip('+')}: it says nothing of a study")
+    asked = next((word.lstrip("+") for word in words if word.split("=")[0].lstrip("+") in STUDIES), "")
+    if asked and getattr(made, STUDIES[asked.split("=")[0]]) is None:
+        kind = STUDIES[asked.split("=")[0]]
+        raise UserError(f"{asked}: it says nothing of a {kind}")
     chosen = [word for word in words if word.lstrip("+").split("=")[0] in (*GROUPS, *STUDIES)]
     recipes: dict[str, tuple[Recipe, Recipe]] = {}
     if made.study is not None:
@@ -140,6 +142,7 @@ def check_words(words: list[str]) -> None:
     """A UserError for the first word that is no override, names no key, or names no choice of its group."""
     seen: list[str] = []
     keys: list[str] = []
+    kinds: list[str] = []
     for word in words:
         if word in ("-m", "--multirun"):
             raise UserError("--multirun is not for this lab: a study runs rows × seeds by itself, see +ablation=…")
@@ -159,20 +162,22 @@ def check_words(words: list[str]) -> None:
             check_choice(key, override)
             if key in STUDIES:
                 seen.append(str(override.value()))
+                kinds.append(key)
         else:
             check_key(key)
         keys.append(key)
     if len(seen) > 1:
         raise UserError(f"one study at a time: {' and '.join(seen)} were asked for")
-    alone = [key for key in keys if key.split(".")[0] == "study"]
-    if alone and not seen:
-        raise UserError(f"{alone[0]}: there is no study to change; +ablation=NAME chooses one")
+    for kind, (study, parts) in {"ablation": ("study", ("study",)), "search": ("search", ("search", "budget"))}.items():
+        alone = [key for key in keys if key.split(".")[0] in parts and key not in STUDIES]
+        if alone and kind not in kinds:
+            raise UserError(f"{alone[0]}: there is no {study} to change; +{kind}=NAME chooses one")
 
 
 def check_choice(group: str, override: Override) -> None:
     value = override.value()
     if value not in choices(group):
-        kind = "study" if group in STUDIES else group
+        kind = STUDIES.get(group, group)
         raise UserError(f"{group}: there is no {kind} '{value}'; there are {', '.join(choices(group))}")
 
 
@@ -242,9 +247,9 @@ def check_values(config: Config) -> None:
     for key, text in {"results": config.results, "recipe.name": recipe.name}.items():
         if not text.strip():
             raise UserError(f"{key} is empty")
-    study = config.study
-    if study is not None and (not study.name or study.name.startswith(".") or plain_name(study.name) != study.name):
-        raise UserError(f"study.name: '{study.name}' is not a word of letters, digits and -_.=+")
+    for key, name in ((key, node.name) for key in STUDIES.values() if (node := getattr(config, key)) is not None):
+        if not name or name.startswith(".") or plain_name(name) != name:
+            raise UserError(f"{key}.name: '{name}' is not a word of letters, digits and -_.=+")
 
 
 def plainly(error: Exception) -> str:
@@ -275,6 +280,8 @@ def label(config: Config, chosen: Config, recipes: dict[str, tuple[Recipe, Recip
     name = study.name if study else "network"
     if study and study.only:
         name += f"-only={','.join(study.only)}"
+    if config.search:
+        name = config.search.name + suffix(differences(config, chosen), "search")
     folder = f"{data}/{plain_name(network)}-{trained}/{plain_name(name)}"
     return Composed(config, data, recipe, folder, chosen, recipes)
 
@@ -288,15 +295,15 @@ def recipes_label(config: Config, chosen: Config, recipes: dict[str, tuple[Recip
     different: dict[str, Any] = {}
     for ours, theirs in every:
         different |= differences(replace(config, recipe=ours), replace(chosen, recipe=theirs))
-    return "+".join(ours.name for ours, _ in every) + suffix(different, data=False)
+    return "+".join(ours.name for ours, _ in every) + suffix(different, "recipe")
 
 
 def labels(config: Config, chosen: Config) -> tuple[str, str]:
     """What the data set and the recipe of a configuration are called: their names and what differs from the choices."""
     different = differences(config, chosen)
     tree = f"-{Path(config.data.root).resolve().name}" if config.data.name == "folder" else ""
-    data = plain_name(config.data.name + tree + suffix(different, data=True))
-    return data, plain_name(config.recipe.name + suffix(different, data=False))
+    data = plain_name(config.data.name + tree + suffix(different, "data"))
+    return data, plain_name(config.recipe.name + suffix(different, "recipe"))
 
 
 def differences(config: Config, chosen: Config) -> dict[str, Any]:
@@ -308,12 +315,14 @@ def differences(config: Config, chosen: Config) -> dict[str, Any]:
     return different
 
 
-def suffix(different: dict[str, Any], data: bool) -> str:
-    """The differences of the data set, or those of all else, as they stand in a label: `-epochs=2-lr=0.2`."""
+def suffix(different: dict[str, Any], whose: str) -> str:
+    """The differences of the data set, of the search or of all else (`recipe`), as they stand in a label:
+    `-epochs=2-lr=0.2`."""
+    owners = {"study": "", "data": "data", "search": "search", "budget": "search"}
     return "".join(
         f"-{key.rpartition('.')[2]}={value}"
         for key, value in different.items()
-        if not key.startswith("study.") and key.startswith("data.") == data
+        if owners.get(key.partition(".")[0], "recipe") == whose
     )
 
 
@@ -353,8 +362,8 @@ def job_text(words: Iterable[str]) -> str:
 
 def help_text() -> str:
     """What `--help` prints."""
-    listed = "\n".join(f"  {group}={'|'.join(choices(group))}" for group in (*GROUPS, *STUDIES)).replace(
-        "  ablation", "  +ablation"
+    listed = "\n".join(
+        f"  {'+' * (group in STUDIES)}{group}={'|'.join(choices(group))}" for group in (*GROUPS, *STUDIES)
     )
     defaults = OmegaConf.to_yaml(OmegaConf.structured(compose([]).config))
     return (

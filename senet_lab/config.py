@@ -244,6 +244,61 @@ class Study:
 
 
 @dataclass
+class Search:
+    """A search: which SE design buys the most accuracy for what it costs.
+
+    Attributes:
+        name: word by which the search is called; the YAML file's name.
+        title: heading of its front.
+        space: what may vary, each with its levels: `se.reduction` (`off` or r; one list for every stage, or a mapping
+            from stage to list, in which a stage left out has no SE), `se.squeeze`, `se.excitation`, `se.position`. What
+            is not there stays as `se` says.
+        objectives: what is to be small (or, of accuracy, large): `val_error` or `val_accuracy`, `val_loss`, `params`,
+            `macs`, `latency`.
+        sampler: who proposes designs: `nsga2`, `tpe`, `gp`, `random`, or `enumerate` for every one.
+        trials: how many designs are trained at most, whatever is asked for twice or is over the budget. A space with
+            fewer is enumerated.
+        seed: of the sampler.
+        pending: how many designs may be in training before the sampler hears of the first of them. It, and not the
+            number of workers, decides what a search proposes, so that a search repeats itself on any number of them.
+        rungs: epochs at which trainings stop, to go on only if their design is among the best (successive halving);
+            none trains every design to its end.
+        keep: share of the designs at a rung that goes on.
+        strata: how many classes of cost are compared apart, so that cheap designs are not starved.
+        confirm: fresh seeds that the designs on and near the front, no SE and the paper's default are trained with once
+            the search has ended; their test errors are the front's intervals.
+    """
+
+    name: str = ""
+    title: str = ""
+    space: dict[str, Any] = field(default_factory=dict)
+    objectives: list[str] = field(default_factory=lambda: ["val_error", "params"])
+    sampler: str = "nsga2"
+    trials: int = 100
+    seed: int = 0
+    pending: int = 4
+    rungs: list[int] = field(default_factory=list)
+    keep: float = 0.5
+    strata: int = 3
+    confirm: int = 0
+
+
+@dataclass
+class Budget:
+    """What a design of a search may cost at most: a number, or `1.05x` the plain network's; null is without limit.
+
+    Attributes:
+        params: trainable weights.
+        macs: multiply-adds of one image.
+        latency: milliseconds of one image, measured on the device at hand.
+    """
+
+    params: Any = None
+    macs: Any = None
+    latency: Any = None
+
+
+@dataclass
 class Config:
     """Everything that `python -m senet_lab.run` can be told.
 
@@ -251,7 +306,10 @@ class Config:
         backbone: the plain network, by name, or `package.module:function` for one of your own.
         stride: where an ImageNet ResNet's stages halve the resolution: `paper` (first 1×1) or `torchvision` (3×3).
         se: the SE design; null is the plain network.
-        seeds: how many seeds (0, 1, …); null takes 3 in a study and 1 for a single network.
+        study: an ablation.
+        search: a search.
+        budget: what a design of a search may cost.
+        seeds: how many seeds (0, 1, …); null takes 3 in an ablation, and 1 in a search or for a single network.
         plan: print what would be trained, and stop.
         retry: train trials again that are recorded as failed.
         tracking: W&B `offline`, `online` or `off`.
@@ -267,6 +325,8 @@ class Config:
     training: Training = field(default_factory=Training)
     executor: Executor = field(default_factory=Executor)
     study: Study | None = None
+    search: Search | None = None
+    budget: Budget = field(default_factory=Budget)
     seeds: int | None = None
     plan: bool = False
     retry: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from senet_lab.config import SE
 from senet_lab.models.backbones import BACKBONES, create
-from senet_lab.models.cost import Cost, cost, counted, fingerprint, hidden_widths
+from senet_lab.models.cost import Cost, cost, counted, fingerprint, hidden_widths, latency
 from senet_lab.models.detection import faster_rcnn
 from senet_lab.models.insert import add_se, stages_of
 from senet_lab.models.se import SEBlock
@@ -22,6 +22,7 @@ __all__ = [
     "faster_rcnn",
     "fingerprint",
     "hidden_widths",
+    "latency",
     "load_weights",
     "pretrained",
     "stages_of",

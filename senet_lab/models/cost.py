@@ -15,6 +15,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import statistics
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +36,7 @@ POOLING = (aten.mean, aten.amax)
 SCALING = (aten.mul,)
 SUMS = (aten.add, aten.add_)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+WARM_UP = 5  # passes that are not timed
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,30 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for module in self.tracker.parents:
             self.counts[module][str(func)] += 1
         return func(*args, **(kwargs or {}))
+
+
+def latency(
+    net: nn.Module, plain: nn.Module, input_size: Sequence[int], device: str = "cpu", repeats: int = 30
+) -> tuple[float, float]:
+    """Milliseconds of a forward pass of one image, and how many times as long as the plain network's that is.
+
+    Medians over warm repeats in evaluation mode. The plain network is timed in turn with `net`, so that whatever else
+    the machine does meets both.
+    """
+    image = torch.zeros(1, *input_size, device=device)
+    nets = [each.to(device).eval() for each in (net, plain)]
+    seconds: tuple[list[float], list[float]] = ([], [])
+    with torch.inference_mode():
+        for repeat in range(repeats + WARM_UP):
+            for each, taken in zip(nets, seconds, strict=True):
+                begun = time.perf_counter()
+                each(image)
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                if repeat >= WARM_UP:
+                    taken.append(time.perf_counter() - begun)
+    mine, theirs = (statistics.median(taken) for taken in seconds)
+    return 1000 * mine, mine / theirs
 
 
 def counts_by_module(

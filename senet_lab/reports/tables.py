@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
 
 from senet_lab.reports import figures, files
 from senet_lab.reports.curves import csv_bytes as curve_bytes
@@ -16,7 +17,12 @@ from senet_lab.reports.rows import Table
 from senet_lab.reports.summary import summarise
 from senet_lab.reports.trials import canonical, csv_bytes, read_trials
 
-__all__ = ["Table", "csv_text", "latex", "markdown", "read_trials", "summarise", "terminal", "write"]
+__all__ = ["Table", "csv_text", "latex", "markdown", "read_trials", "show", "summarise", "terminal", "write"]
+
+
+def show(trials: pd.DataFrame, console: Console) -> None:
+    """Print the table of trials in canonical form."""
+    terminal(summarise(trials), console)
 
 
 def write(

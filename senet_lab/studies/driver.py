@@ -33,6 +33,9 @@ def train(
     checkpoints: Path,
     on_epoch: Heard,
     on_end: Heard,
+    more: Callable[[], list[Cell]] | None = None,
+    until: Callable[[Cell], int | None] = lambda cell: None,
+    on_stop: Heard = lambda cell, value: None,
 ) -> dict[str, Record]:
     """Train until every trial of the plan has ended, here or in another driver.
 
@@ -45,9 +48,14 @@ def train(
         on_epoch: called with each epoch's metrics of a trial that trains here.
         on_end: called with every record, once it is in the store; also with those of another driver, which may have
             been killed before it could do more with them.
+        more: asked for further cells while a worker is free, in a search; where it has none although nothing is
+            training, the search is over.
+        until: the epoch that a training is to be stopped after; None is its end.
+        on_stop: called with the epochs of a training that was stopped. Its claim is given back, and it has no record:
+            it goes on from its checkpoint when it is asked for again.
 
     Returns:
-        trial id → record, for all trials of the plan.
+        trial id → record, for all trials of the plan and those that `more` gave.
 
     Raises:
         RunError: the study cannot go on; what has ended is recorded, what has not goes on next time.
@@ -64,15 +72,21 @@ def train(
             return
         for trial_id, record in store.read(waiting).items():
             accept(waiting.pop(trial_id), record)
-        for trial_id, cell in list(waiting.items()):
-            if not workers.free:
-                return
-            if store.claim(trial_id):
-                del waiting[trial_id]
-                running[trial_id] = cell
-                attempts[trial_id] = 1
-                workers.submit(cell.spec, checkpoints / f"{trial_id}.ckpt")
+        offered = list(waiting.values())
+        while workers.free and (offered or (offered := further())):
+            cell = offered.pop(0)
+            if store.claim(cell.trial_id):
+                del waiting[cell.trial_id]
+                running[cell.trial_id] = cell
+                attempts[cell.trial_id] = 1
+                workers.submit(cell.spec, checkpoints / f"{cell.trial_id}.ckpt", until(cell))
                 progress.start(cell)
+
+    def further() -> list[Cell]:
+        """What a search wants next."""
+        cells = more() if more else []
+        waiting.update((cell.trial_id, cell) for cell in cells)
+        return cells[:]
 
     def end(cell: Cell, state: str, value: dict[str, Any]) -> None:
         del running[cell.trial_id]
@@ -107,6 +121,11 @@ def train(
         elif event.kind == "epoch":
             progress.epoch(cell, event.value)
             on_epoch(cell, event.value)
+        elif event.kind == "stopped":
+            del running[event.trial_id]
+            on_stop(cell, event.value)
+            store.release(event.trial_id)
+            progress.stop(cell, event.value["epochs"])
         elif event.kind == "done":
             end(cell, DONE, event.value)
         elif event.kind == "failed":
@@ -116,17 +135,18 @@ def train(
         elif attempts[event.trial_id] < ATTEMPTS:
             attempts[event.trial_id] += 1
             progress.say(f"{cell.row.label}, seed {cell.seed}: {event.value['reason']}; it goes on from its last epoch")
-            workers.submit(cell.spec, checkpoints / f"{event.trial_id}.ckpt")
+            workers.submit(cell.spec, checkpoints / f"{event.trial_id}.ckpt", until(cell))
         else:
             end(cell, FAILED, {"reason": f"{event.value['reason']}, {ATTEMPTS} times"})
 
     try:
         with beating(store):
+            hand_out()
             while waiting or running:
-                hand_out()
                 progress.refresh(elsewhere=len(waiting) if workers.free else 0)
                 for event in workers.events(POLL_SECONDS):
                     handle(event)
+                hand_out()
     finally:
         workers.stop()  # before anyone else may train what they were training
         with suppress(RunError):  # a store that has failed; claims of a process that is gone are taken over

@@ -26,7 +26,8 @@ from senet_lab.config import RunError, UserError
 from senet_lab.studies.store import first_line
 from senet_lab.training.spec import Spec
 
-Kind = Literal["epoch", "done", "failed", "halt", "lost"]
+Task = tuple[Spec, Path, int | None]  # a training, its checkpoint, and the epoch to stop after
+Kind = Literal["epoch", "stopped", "done", "failed", "halt", "lost"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Event:
     """What happened to a trial.
 
     Attributes:
-        kind: `epoch` (its metrics, or a notice), `done` (its record), `failed` (the reason: a result), `halt` (the
-            study cannot go on: a full disk, an unreadable image) or `lost` (its worker was killed).
+        kind: `epoch` (its metrics, or a notice), `stopped` (its epochs, where it was to stop), `done` (its record),
+            `failed` (the reason: a result), `halt` (the study cannot go on: a full disk, an unreadable image) or `lost`
+            (its worker was killed).
         trial_id: of the trial.
         value: what belongs to the kind.
     """
@@ -58,15 +60,15 @@ class Workers:
         """How many trials that are submitted now are trained now."""
         return self.count - sum(worker.trial_id is not None for worker in self.workers)
 
-    def submit(self, spec: Spec, checkpoint: Path) -> None:
-        """Train a trial on a free worker."""
+    def submit(self, spec: Spec, checkpoint: Path, until: int | None = None) -> None:
+        """Train a trial on a free worker, to its end or until an epoch."""
         idle = [worker for worker in self.workers if worker.trial_id is None]
         if not idle:
             taken = {worker.slot for worker in self.workers}
             with undisturbed():
                 idle = [Worker(self.threads, next(slot for slot in range(self.count) if slot not in taken))]
                 self.workers += idle
-        idle[0].train(spec, checkpoint)
+        idle[0].train(spec, checkpoint, until)
 
     def events(self, timeout: float) -> list[Event]:
         """What happened, waiting for at most `timeout` seconds."""
@@ -114,10 +116,10 @@ class Worker:
             raise RunError(f"a worker process cannot be started: {error.strerror or error}") from error
         theirs.close()  # so that the pipe reads as closed when the worker dies
 
-    def train(self, spec: Spec, checkpoint: Path) -> None:
+    def train(self, spec: Spec, checkpoint: Path, until: int | None = None) -> None:
         self.trial_id = spec.trial_id
         with suppress(OSError):  # it died while idle; reading the pipe will tell so
-            self.pipe.send((spec, checkpoint))
+            self.pipe.send((spec, checkpoint, until))
 
 
 @contextmanager
@@ -141,7 +143,7 @@ def undisturbed() -> Iterator[None]:
 def work(pipe: Connection, threads: int, slot: int) -> None:
     """The worker process: train what comes over the pipe until it closes."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    tasks: Queue[tuple[Spec, Path]] = Queue()
+    tasks: Queue[Task] = Queue()
     threading.Thread(target=listen, args=(pipe, tasks), daemon=True).start()
 
     import torch
@@ -160,9 +162,10 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
         except OSError:
             os._exit(0)  # the driver has gone
 
-    def attempt(spec: Spec, checkpoint: Path) -> tuple[Kind, dict[str, Any]]:
+    def attempt(spec: Spec, checkpoint: Path, until: int | None) -> tuple[Kind, dict[str, Any]]:
         try:
-            return "done", trial.run(spec, checkpoint, lambda epoch: send("epoch", epoch))
+            value = trial.run(spec, checkpoint, lambda epoch: send("epoch", epoch), until)
+            return "done" if "metrics" in value else "stopped", value
         except DivergedError as error:
             return "failed", {"reason": f"diverged: {error}"}
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -180,7 +183,7 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
         send(*attempt(*tasks.get()))
 
 
-def listen(pipe: Connection, tasks: Queue[tuple[Spec, Path]]) -> None:
+def listen(pipe: Connection, tasks: Queue[Task]) -> None:
     """Pass tasks on; end the process, training or not, when the driver has gone."""
     try:
         while True:

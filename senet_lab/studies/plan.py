@@ -54,6 +54,8 @@ class Plan:
     def title(self) -> str:
         """What the table is headed, and which rows this network cannot have."""
         study = self.config.study
+        if self.config.search:
+            return self.config.search.title or self.config.search.name
         if study is None:
             return "One network"
         missing = f" ({', '.join(self.left_out)}: not in this network)" if self.left_out else ""

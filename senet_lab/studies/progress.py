@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -28,11 +28,15 @@ class Progress:
         expectation: of the trials still to run; corrected by what is measured.
         workers: how many train side by side.
         console: where to.
+        unasked: seconds expected of each trial that a search will ask for beside those of the plan.
     """
 
-    def __init__(self, plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:
-        self.total = len(plan.trials)
-        self.done = self.total - len(plan.todo)
+    def __init__(
+        self, plan: Plan, expectation: Expectation, workers: int, console: Console, unasked: Sequence[float] = ()
+    ) -> None:
+        self.unasked = list(unasked)
+        self.total = len(plan.trials) + len(self.unasked)
+        self.done = len(plan.trials) - len(plan.todo)
         self.expected = dict(expectation.seconds)
         self.workers = workers
         self.console = console
@@ -51,6 +55,13 @@ class Progress:
             self.live.stop()
 
     # -------------------------------------------------------------------------------------------------------- events
+
+    def learn(self, cells: list[Cell], recorded: int) -> None:
+        """A search has asked for these cells, and for so many more that are recorded."""
+        for cell in cells:
+            self.expected[cell.trial_id] = self.unasked.pop() if self.unasked else 0.0
+        del self.unasked[len(self.unasked) - recorded :]
+        self.done += recorded
 
     def start(self, cell: Cell) -> None:
         self.running[cell.trial_id] = (cell, time.monotonic(), {})
@@ -75,6 +86,19 @@ class Progress:
         left = f", about {duration(self.left())} left" if self.done < self.total else ""
         self.say(f"[{self.done}/{self.total}] {cell.row.label}, seed {cell.seed}: {outcome}{left}")
 
+    def stop(self, cell: Cell, epochs: list[dict[str, float]]) -> None:
+        """A search has stopped a training at a rung."""
+        self.done += 1
+        self.expected.pop(cell.trial_id, None)
+        self.running.pop(cell.trial_id, None)
+        error = epochs[-1]["val_error"]
+        outcome = f"stopped after {len(epochs)} of {cell.spec.recipe.epochs} epochs, validation error {error:.2f}%"
+        self.say(f"[{self.done}/{self.total}] {cell.row.label}, seed {cell.seed}: {outcome}")
+
+    def go_on(self, trainings: int) -> None:
+        """A search has promoted so many trainings that were stopped."""
+        self.done -= trainings
+
     def say(self, text: str) -> None:
         """A line that stays, above the display."""
         if self.live:
@@ -96,6 +120,7 @@ class Progress:
         for cell, _, last in self.running.values():
             if cell.trial_id in rest:
                 rest[cell.trial_id] *= 1 - last.get("epoch", 0) / cell.spec.recipe.epochs
+        rest |= {f"unasked {number}": seconds for number, seconds in enumerate(self.unasked)}
         return pace * Expectation(rest, rough=True).total(self.workers)
 
     # ------------------------------------------------------------------------------------------------------- display

@@ -159,8 +159,9 @@ def plain(config: Config, facts: DataFacts) -> torch.nn.Module:
         )
 
 
-def row(variant: Variant, study: Study | None, facts: DataFacts) -> Row:
-    """Build the row's network on the meta device (no weights), cost it, and bring its design to one form."""
+def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool = True) -> Row:
+    """Build the row's network on the meta device (no weights), cost it, and bring its design to one form; `in_paper`
+    says whether to cost it in the paper's network, too."""
     config = variant.config
     input_size = (facts.channels, config.data.size, config.data.size)
     try:
@@ -191,7 +192,7 @@ def row(variant: Variant, study: Study | None, facts: DataFacts) -> Row:
         variant.recipe,
         se,
         cost,
-        paper_cost(config, study, variant.paper_row, facts, cost),
+        paper_cost(config, study, variant.paper_row, facts, cost) if in_paper else None,
         hidden,
         network,
     )

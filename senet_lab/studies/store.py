@@ -40,6 +40,14 @@ records = sa.Table(
     sa.Column("record", sa.Text),  # JSON, once the trial has ended
 )
 
+# What is decided or measured once beside the trials: a search's space, a network's latency.
+notes = sa.Table(
+    "notes",
+    records.metadata,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),  # JSON
+)
+
 
 def this_machine() -> str:
     """This machine, and in it the container: process ids mean something within one namespace only."""
@@ -108,8 +116,9 @@ class Store:
                     raise UserError(f"storage={self.name}: the database is damaged ({str(verdict).splitlines()[-1]})")
             if create:
                 # Of two drivers that find no table at the same moment, PostgreSQL refuses one, `if_not_exists` or not.
-                with suppress(exc.IntegrityError), self.engine.begin() as connection:
-                    connection.execute(sa.schema.CreateTable(records, if_not_exists=True))
+                for table in (records, notes):
+                    with suppress(exc.IntegrityError), self.engine.begin() as connection:
+                        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
             with self.engine.begin() as connection:
                 self.empty = not sa.inspect(connection).has_table(records.name)
         except exc.NoSuchModuleError as error:
@@ -229,6 +238,25 @@ class Store:
         with self.transaction() as connection:
             rows = connection.execute(query.order_by(records.c.heartbeat.desc()).limit(count)).all()
         return [self.parse(row) for row in rows]
+
+    # -------------------------------------------------------------------------------------------------------- notes
+
+    def note(self, name: str) -> Any:
+        """The value noted under a name; None if there is none."""
+        with self.transaction() as connection:
+            if not sa.inspect(connection).has_table(notes.name):
+                return None
+            text = connection.execute(sa.select(notes.c.value).where(notes.c.name == name)).scalar()
+        return None if text is None else json.loads(text)
+
+    def note_once(self, name: str, value: Any) -> Any:
+        """Note a value, unless there is one of that name already; the one that is noted then."""
+        try:
+            with self.transaction() as connection:
+                connection.execute(notes.insert().values(name=name, value=json.dumps(value, allow_nan=False)))
+        except exc.IntegrityError:
+            pass  # noted before, or by another driver
+        return self.note(name)
 
     def parse(self, row: sa.Row[Any]) -> Record:
         try:

@@ -60,12 +60,14 @@ class Feeding(pl.LightningDataModule):
 
 
 class Epochs(pl.Callback):
-    """Reseeds at each epoch's start (Lightning saves no generator's state); reports and saves at its end."""
+    """Reseeds at each epoch's start (Lightning saves no generator's state); reports and saves at its end, and stops
+    there if that is the epoch `until`."""
 
-    def __init__(self, seed: int, checkpoint: Path, report: Report) -> None:
+    def __init__(self, seed: int, checkpoint: Path, report: Report, until: int | None = None) -> None:
         self.seed = seed
         self.checkpoint = checkpoint
         self.report = report
+        self.until = until
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         torch.manual_seed(mixed(self.seed, trainer.current_epoch))
@@ -74,6 +76,8 @@ class Epochs(pl.Callback):
         assert isinstance(module, SENet)
         save(trainer, self.checkpoint)
         self.report(module.history[-1])
+        if self.until is not None and trainer.current_epoch + 1 >= self.until:
+            trainer.should_stop = True
 
 
 def save(trainer: pl.Trainer, path: Path) -> None:
@@ -128,16 +132,19 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def run(spec: Spec, checkpoint: Path, report: Report) -> dict[str, Any]:
-    """Train and test one network.
+def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None) -> dict[str, Any]:
+    """Train and test one network, or train it for its first epochs.
 
     Args:
         spec: the training, completely.
         checkpoint: file that it goes on from, and saves to after each epoch.
         report: called after each epoch with its metrics, or with a `notice` for the user.
+        until: epoch after which to stop, as if it had been killed there: nothing is tested, and the next call goes on
+            from the checkpoint. The schedule is that of the whole training. None trains to the end.
 
     Returns:
-        The record, less what only the driver knows (label, attempts, git commit).
+        The record, less what only the driver knows (label, attempts, git commit); of a training that was stopped, the
+        epochs alone.
 
     Raises:
         DivergedError: the loss became infinite or NaN.
@@ -172,10 +179,12 @@ def run(spec: Spec, checkpoint: Path, report: Report) -> dict[str, Any]:
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
-            callbacks=[*averaging, Epochs(spec.seed, checkpoint, report)],
+            callbacks=[*averaging, Epochs(spec.seed, checkpoint, report, until)],
         )
         resumed = readable(checkpoint, module, report)
         trainer.fit(module, datamodule=feeding, ckpt_path=checkpoint if resumed else None, weights_only=True)
+        if until is not None and until < spec.recipe.epochs:
+            return {"epochs": module.history}
         trainer.test(module, datamodule=feeding, verbose=False)
     for left in checkpoint.parent.glob(f"{checkpoint.stem}.*.tmp"):  # by a process that was killed as it wrote
         left.unlink(missing_ok=True)

@@ -1,0 +1,241 @@
+"""Which sampler finds a front with the fewest trainings? Searches replayed on a table of every design; nothing trains.
+
+    python benchmarks/samplers.py results/digits/resnet8-tabular/tabular
+    python benchmarks/samplers.py FOLDER --samplers random nsga2 tpe gp --seeds 20 --trials 100
+
+The folder is what a search with `search.sampler=enumerate` has left: its `trials.csv` says what every design came to,
+as a mean over its seeds. Each sampler is asked as a search asks it, for each seed of its own, and told what the table
+says. Shown are the share of the hypervolume of the table's own front after so many designs, and after how many a
+sampler has as much as random search with the same seed has after all of them: the median over the seeds and its 95%
+interval by order statistics. Written beside the trials: `samplers.md`, `samplers.csv` and `samplers.svg`, `.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from senet_lab.config import Search
+from senet_lab.reports import files, front
+from senet_lab.reports.figures import FORMATS, SETTINGS
+from senet_lab.reports.front_rows import TITLES
+from senet_lab.reports.front_summary import is_search
+from senet_lab.reports.trials import read_trials
+from senet_lab.studies.asking import Asker
+from senet_lab.studies.space import OFF, REDUCTION, WORDS, Design, Level, Part, Space
+
+Array = NDArray[np.float64]
+COLOURS = {"random": "0.5", "nsga2": "#0072B2", "tpe": "#D55E00", "gp": "#009E73"}
+
+
+@dataclass(frozen=True)
+class Tabulated:
+    """A table of every design.
+
+    Attributes:
+        space: its designs.
+        objectives: their names.
+        values: design → objectives, means over its seeds.
+        errors: (designs, seeds), validation errors in percent.
+    """
+
+    space: Space
+    objectives: tuple[str, ...]
+    values: dict[Design, list[float]]
+    errors: Array
+
+    @property
+    def reference(self) -> Array:
+        return front.corner(list(self.values.values()))
+
+    @property
+    def whole(self) -> float:
+        """Hypervolume of the table's own front."""
+        return front.hypervolume(list(self.values.values()), self.reference)
+
+
+def read(trials: pd.DataFrame) -> Tabulated:
+    """The table in a search's trials.
+
+    Raises:
+        ValueError: if they are no search's, or leave a design of its space out.
+    """
+    if not is_search(trials):
+        raise ValueError("these are not the trials of a search")
+    trials = trials[trials["asked"] != ""]
+    objectives = tuple(str(trials["objectives"].iloc[0]).split())
+    keys = [name for name in trials.columns if name.startswith(REDUCTION) or name in WORDS]
+    points = {
+        tuple(
+            level if level == OFF or key in WORDS else int(level) for key, level in zip(keys, line, strict=True)
+        ): group
+        for line, group in trials.groupby(keys, sort=False)
+    }
+    levels: dict[str, tuple[Level, ...]] = {
+        key: tuple(dict.fromkeys(design[at] for design in points)) for at, key in enumerate(keys)
+    }
+    values = {
+        design: [float(group[TITLES[name][1]].astype(float).mean()) for name in objectives]
+        for design, group in points.items()
+    }
+    # The levels of a stage build different networks here: of those that do not, one alone was trained.
+    stages = [key for key in keys if key.startswith(REDUCTION)]
+    parts = {
+        (stage, words, level): Part((0 if level == OFF else int(level),), {})
+        for stage in stages
+        for level in levels[stage]
+        for words in itertools.product(*(levels[word] for word in WORDS))
+    }
+    space = Space(levels, {}, parts)
+    missing = [design for design in space.designs() if design not in values]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of the {space.distinct()} designs of the space are not in it, {missing[0]} for one"
+        )
+    errors = trials.pivot(index="row", columns="seed", values="val_error").to_numpy(dtype=float)
+    return Tabulated(space, objectives, values, errors)
+
+
+def play(table: Tabulated, sampler: str, seed: int, trials: int, pending: int) -> tuple[list[Design], Asker]:
+    """The designs of one search, in order; the cheapest one is the first, as in every search."""
+    cheapest = min(table.values, key=lambda design: table.values[design][1:])
+    asker = Asker(table.space, sampler, seed, len(table.objectives), trials, pending, [cheapest])
+    asked: list[Design] = []
+    while (design := asker.ask()) is not None:
+        asked.append(design)
+        asker.tell(design, table.values[design])
+    return asked, asker
+
+
+def shares(table: Tabulated, asked: Sequence[Design]) -> Array:
+    """Share of the whole hypervolume after each design."""
+    return front.history([table.values[design] for design in asked], table.reference) / table.whole
+
+
+def needed(share: Array, target: float) -> float:
+    """How many designs it takes to reach a share; infinite if all of them do not."""
+    reached = np.flatnonzero(share >= target - 1e-12)
+    return float(reached[0] + 1) if len(reached) else np.inf
+
+
+def compare(table: Tabulated, samplers: Sequence[str], seeds: int, trials: int, pending: int) -> pd.DataFrame:
+    """One line a sampler, seed and number of designs: `share` of the hypervolume; and what it took beside trainings."""
+    lines = []
+    for sampler in dict.fromkeys(["random", *samplers]):
+        for seed in range(seeds):
+            asked, asker = play(table, sampler, seed, trials, pending)
+            assert len(set(asked)) == len(asked), "a design was trained twice"
+            share = shares(table, asked)
+            again = {"duplicates": asker.duplicates, "drawn": asker.drawn}
+            lines += [
+                {"sampler": sampler, "seed": seed, "designs": at, "share": value, **again}
+                for at, value in enumerate(share, start=1)
+            ]
+            print(f"\r{sampler}, seed {seed}", end="", file=sys.stderr)
+    print("\r", end="", file=sys.stderr)
+    return pd.DataFrame(lines)
+
+
+def table_text(table: Tabulated, played: pd.DataFrame, pending: int) -> str:
+    """What the comparison says, as Markdown."""
+    trials, seeds = int(played["designs"].max()), played["seed"].nunique()
+    places = [place for place in (10, 20, 40, 60, 100) if place <= trials]
+    share = played.pivot(index=["sampler", "seed"], columns="designs", values="share")
+    lines = [
+        "# How many designs a sampler needs",
+        "",
+        "| sampler | "
+        + " | ".join(f"share after {place}" for place in places)
+        + f" | designs to equal random's {trials} "
+        "| asked twice | drawn |",
+        "| --- | " + " | ".join("---:" for _ in places) + " | ---: | ---: | ---: |",
+    ]
+    for sampler in dict.fromkeys(played["sampler"]):
+        own = share.loc[sampler]
+        took = [needed(own.loc[seed].to_numpy(), share.loc[("random", seed), trials]) for seed in own.index]
+        middle, low, high = front.median_interval(took)
+        spent = played[played["sampler"] == sampler].groupby("seed")[["duplicates", "drawn"]].first().median()
+        cells = [f"{own[place].median():.2%}" for place in places]
+        cells += [f"{number(middle, trials)} [{number(low, trials)}, {number(high, trials)}]"]
+        cells += [f"{spent['duplicates']:.0f}", f"{spent['drawn']:.0f}"]
+        lines.append(f"| {sampler} | " + " | ".join(cells) + " |")
+    reliability = front.reliability(table.errors)
+    designs, repeats = table.errors.shape
+    points = np.array(list(table.values.values()))
+    lines += [
+        "",
+        f"- {designs} designs, {', '.join(table.objectives)}; {front.on_front(points).sum()} of them are the "
+        f"table's front. Medians over {seeds} seeds of the sampler; in brackets the 95% interval of the median by "
+        "order statistics, paired: each seed against random search with the same seed.",
+        f"- {pending} designs are in training at a time. Designs trained twice: 0. *Asked twice*: proposals of a "
+        "design that was known, which cost nothing; *drawn*: designs drawn beside the front, or anywhere, in place of "
+        "such a proposal.",
+        f"- Reliability of the mean of {repeats} seeds: {reliability:.2f} of its variance is between designs"
+        + (" (below 0.5: this table is more chance than design)." if reliability < 0.5 else "."),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def number(value: float, most: int) -> str:
+    return f"{value:.0f}" if np.isfinite(value) else f"> {most}"
+
+
+def render(played: pd.DataFrame) -> dict[str, bytes]:
+    """The figure's files: hypervolume against designs, median and quartiles of each sampler."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(SETTINGS)
+        figure = Figure(figsize=(5.4, 3.8), layout="constrained")
+        axes = figure.subplots()
+        for sampler, own in played.groupby("sampler", sort=False):
+            spread = own.groupby("designs")["share"].quantile([0.25, 0.5, 0.75]).unstack() * 100
+            colour = COLOURS.get(str(sampler))
+            axes.plot(spread.index, spread[0.5], label=str(sampler), color=colour)
+            axes.fill_between(spread.index, spread[0.25], spread[0.75], color=colour, alpha=0.15, linewidth=0)
+        low = played.loc[played["designs"] == 5, "share"].median() * 100 if played["designs"].max() > 5 else 0
+        axes.set_ylim(max(0.0, low), 100.5)
+        axes.set_xlabel("designs trained")
+        axes.set_ylabel("share of the front's hypervolume (%)")
+        axes.legend(frameon=False, loc="lower right")
+        out = {}
+        for name in ("figure.svg", "figure.png"):
+            content = io.BytesIO()
+            figure.savefig(content, format=name.rpartition(".")[2], **FORMATS[name])
+            out[name.replace("figure", "samplers")] = content.getvalue()
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of a search that trained every design")
+    parser.add_argument("--samplers", nargs="+", default=["nsga2", "tpe"], help="beside random (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=20, help="of each sampler (%(default)s)")
+    parser.add_argument("--trials", type=int, default=100, help="designs of each search (%(default)s)")
+    parser.add_argument("--pending", type=int, default=Search().pending, help="in training at a time (%(default)s)")
+    given = parser.parse_args()
+    try:
+        table = read(read_trials(given.folder / "trials.csv"))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    played = compare(table, given.samplers, given.seeds, given.trials, given.pending)
+    text = table_text(table, played, given.pending)
+    print(text)
+    lines = played.round({"share": 6}).to_csv(index=False, lineterminator="\n").encode()
+    files.replace_all(given.folder, {"samplers.md": text.encode(), "samplers.csv": lines, **render(played)})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

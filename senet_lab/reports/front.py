@@ -1,0 +1,140 @@
+"""Statistics of fronts, as plain functions: points are rows of an array, every column is to be small.
+
+A point dominates another one if it is nowhere larger and somewhere smaller; the front is what nothing dominates. The
+hypervolume is what the points dominate of the box below a reference point (Zitzler and Thiele 1998): in one number, how
+good a set of compromises is. Optuna has one, but not in public.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def on_front(points: ArrayLike) -> Mask:
+    """Which of the points nothing dominates. Equal points are on the front together.
+
+    Args:
+        points: (n, objectives).
+    """
+    values = np.asarray(points, dtype=float)
+    kept = np.ones(len(values), dtype=bool)
+    for at, point in enumerate(values):
+        others = (values <= point).all(axis=1) & (values < point).any(axis=1)
+        kept[at] = not others.any()
+    return kept
+
+
+def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
+    """Volume that the points dominate within the box below `reference`; points outside the box add nothing.
+
+    Two objectives in one sweep; each further one by slices (Zitzler 2001), which is quick for the few dozens of points
+    that a front has.
+
+    Args:
+        points: (n, objectives).
+        reference: (objectives,).
+    """
+    limit = np.asarray(reference, dtype=float)
+    values = np.asarray(points, dtype=float).reshape(-1, len(limit))
+    values = values[(values < limit).all(axis=1)]
+    return _volume(np.unique(values, axis=0), limit) if len(values) else 0.0
+
+
+def _volume(values: Array, limit: Array) -> float:
+    """`hypervolume` of distinct points inside the box."""
+    if len(limit) == 1:
+        return float(limit[0] - values.min())
+    values = values[np.argsort(values[:, -1], kind="stable")]
+    if len(limit) == 2:
+        lowest = np.minimum.accumulate(values[:, 0])
+        heights = np.diff(np.append(values[:, 1], limit[1]))
+        return float(((limit[0] - lowest) * heights).sum())
+    heights = np.diff(np.append(values[:, -1], limit[-1]))
+    total = 0.0
+    for count, height in enumerate(heights, start=1):
+        if height > 0:  # between two levels of the last objective, the points below dominate the same slice
+            slice_ = values[:count, :-1]
+            total += height * _volume(slice_[on_front(slice_)], limit[:-1])
+    return total
+
+
+def history(points: ArrayLike, reference: ArrayLike) -> Array:
+    """Hypervolume after each of the points, in their order."""
+    values = np.asarray(points, dtype=float)
+    found = np.empty(len(values))
+    best = values[:0]
+    for at in range(len(values)):
+        best = np.vstack([best, values[at : at + 1]])
+        best = best[on_front(best)]
+        found[at] = hypervolume(best, reference)
+    return found
+
+
+def corner(points: ArrayLike, margin: float = 0.1) -> Array:
+    """A reference point for a set of points: the worst of each objective, and a tenth of its range beyond, so that the
+    ends of the front count, too."""
+    values = np.asarray(points, dtype=float)
+    worst, best = values.max(axis=0), values.min(axis=0)
+    spread = np.where(worst > best, worst - best, np.maximum(np.abs(worst), 1.0))
+    return np.asarray(worst + margin * spread)
+
+
+def reliability(errors: ArrayLike) -> float:
+    """Share of the variance of the designs' means that is not chance: what a second table of the same designs, with as
+    many other seeds, would correlate with this one.
+
+    The designs share their seeds, so that what a seed does to all of them alike is no part of it: 1 − MS(design × seed)
+    / MS(design), the intraclass correlation of a mean of n of Shrout and Fleiss (1979), their ICC(3, k).
+
+    Args:
+        errors: (designs, seeds), at least two of each.
+    """
+    values = np.asarray(errors, dtype=float)
+    designs, seeds = values.shape
+    residual = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0, keepdims=True) + values.mean()
+    between = seeds * ((values.mean(axis=1) - values.mean()) ** 2).sum() / (designs - 1)
+    within = (residual**2).sum() / ((designs - 1) * (seeds - 1))
+    return float(1 - within / between) if between > 0 else 0.0
+
+
+def chances(errors: ArrayLike, costs: ArrayLike, draws: int = 10_000) -> Array:
+    """How likely each design is to be on the front, by a bootstrap over the seeds.
+
+    The designs share their seeds, and so each draw takes the same ones for all of them; the costs stay. With three
+    seeds there are ten different draws, and the answer is as coarse as that.
+
+    Args:
+        errors: (designs, seeds).
+        costs: (designs, objectives other than the error); none make it the chance of being the best.
+    """
+    values, fixed = np.asarray(errors, dtype=float), np.asarray(costs, dtype=float)
+    designs, seeds = values.shape
+    fixed = fixed.reshape(designs, -1)
+    picked = np.random.default_rng(0).integers(0, seeds, (draws, seeds))
+    means = values[:, picked].mean(axis=2)  # (designs, draws)
+    found = np.ones((designs, draws), dtype=bool)
+    for at in range(designs):
+        for other in range(designs):
+            if (fixed[other] <= fixed[at]).all():
+                cheaper = bool((fixed[other] < fixed[at]).any())
+                better = means[other] <= means[at] if cheaper else means[other] < means[at]
+                found[at] &= ~better
+    return np.asarray(found.mean(axis=1))
+
+
+def median_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Median, and its interval by order statistics: exact whatever the distribution, censored values included.
+
+    Args:
+        values: (n,). With fewer than six the interval is from the least to the greatest, and covers less.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    n = len(ordered)
+    outside = stats.binom.cdf(np.arange(n // 2), n, 0.5)  # of the median being below the value at each place
+    place = max(int((outside <= (1 - confidence) / 2).sum()) - 1, 0)
+    return float(np.median(ordered)), float(ordered[place]), float(ordered[n - 1 - place])

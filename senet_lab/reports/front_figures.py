@@ -1,0 +1,116 @@
+"""A search's figure: error against each cost, the front as a line, every design that was trained faintly behind it.
+
+The same trials give the same bytes: no dates, a fixed salt for the identifiers, no settings of the user's.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from senet_lab.reports import labels
+from senet_lab.reports.figures import FORMATS, LABEL_SIZE, SETTINGS
+from senet_lab.reports.front_rows import Found, Front
+
+COSTS = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "latency (ms)"}
+FRONT, OTHER = "#0072B2", "0.75"
+REFERENCES = {"no SE": ("s", "black"), "the paper's default": ("D", "#D55E00")}
+LABELLED = 8  # designs on the front that are named; more would crowd
+
+
+def render(front: Front) -> dict[str, bytes]:
+    """The figure's files by name."""
+    return files_of(front, _figure, "front")
+
+
+def files_of(front: Front, draw: Callable[[Front], Figure], stem: str) -> dict[str, bytes]:
+    """A figure as SVG, PNG and PDF, by file name."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(SETTINGS)
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = draw(front)
+        out = {}
+        for name, options in FORMATS.items():
+            content = io.BytesIO()
+            figure.savefig(content, format=name.rpartition(".")[2], **options)
+            out[name.replace("figure", stem)] = content.getvalue()
+    return out
+
+
+def _figure(front: Front) -> Figure:
+    objectives = ["latency_ms" if name == "latency" else name for name in front.objectives]
+    costs = [name for name in COSTS if name in objectives] or ["params"]
+    figure = Figure(figsize=(5.2 * len(costs), 4.2), layout="constrained")
+    figure.suptitle((front.title or front.study)[:90], fontsize=10)
+    axes = figure.subplots(1, len(costs), squeeze=False)[0]
+    pending = [(panel, _panel(panel, front, cost)) for panel, cost in zip(axes, costs, strict=True)]
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=LABEL_SIZE)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for panel, (cost, named) in pending:
+        points = [(each.costs[cost], _error(each)) for each in named]
+        places = [None] * len(points)
+        labels.place(figure, panel, points, places, [], [each.label[:30] for each in named], LABEL_SIZE)
+    return figure
+
+
+def _panel(axes: Axes, front: Front, cost: str) -> tuple[str, list[Found]]:
+    """Error against one cost; which designs want their name."""
+    known = [each for each in front.found if each.val_error is not None and cost in each.costs]
+    best = [each for each in front.best if each.val_error is not None and cost in each.costs]
+    _scatter(axes, [each for each in known if each not in best], cost, "o", OTHER, "every design trained", 14)
+    line = sorted(best, key=lambda each: (each.costs[cost], _error(each)))
+    two = len(front.objectives) == 2  # a front of more objectives is no line in two of them
+    if two:
+        axes.step(
+            [each.costs[cost] for each in line], [_error(each) for each in line], where="post", color=FRONT, lw=0.8
+        )
+    _scatter(axes, best, cost, "o", FRONT, "front", 28)
+    anchors = [each for each in known if each.reference]
+    for name, (marker, colour) in REFERENCES.items():
+        _scatter(axes, [each for each in anchors if each.reference == name], cost, marker, colour, name, 34)
+    axes.set_xlabel(COSTS[cost])
+    axes.set_ylabel("validation error (%)")
+    axes.margins(x=0.12, y=0.12)
+    _cut(axes, known, best + anchors)
+    return cost, line[:LABELLED]
+
+
+def _scatter(axes: Axes, chosen: Sequence[Found], cost: str, marker: str, colour: str, name: str, size: float) -> None:
+    if chosen:
+        x, y = [each.costs[cost] for each in chosen], [_error(each) for each in chosen]
+        axes.scatter(x, y, marker=marker, s=size, color=colour, label=name, linewidths=0, zorder=2 + size / 100)
+
+
+def _cut(axes: Axes, known: Sequence[Found], best: Sequence[Found]) -> None:
+    """Leave out what is far worse than the median, so that the front is not squeezed into a corner; and say so."""
+    errors = sorted(_error(each) for each in known)
+    if len(errors) < 20:
+        return
+    least, median = errors[0], errors[len(errors) // 2]
+    top = max([median + (median - least), *(_error(each) for each in best)])
+    beyond = sum(error > top for error in errors)
+    if beyond:
+        axes.set_ylim(least - 0.12 * (top - least), top)
+        axes.text(
+            0.99,
+            0.99,
+            f"{beyond} beyond the top",
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            fontsize=7,
+            color="0.4",
+        )
+
+
+def _error(each: Found) -> float:
+    assert each.val_error is not None
+    return each.val_error.mean

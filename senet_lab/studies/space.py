@@ -1,0 +1,218 @@
+"""The space of a search: which designs there are, which of them are one and the same, and what each costs.
+
+A design is a tuple of levels, one for each parameter of the space (`se.reduction.2`, …, `se.squeeze`, …). Points that
+build the same network are one design: without SE in any stage the other factors say nothing, and two reductions that
+leave the same hidden widths are one. Costs add up over the stages, so that the cheapest design of a space of millions
+is found without building more than a network for each level. Knows no torch: a search is replayed from its tables, too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from senet_lab.config import UserError, reduction_number
+
+Level = int | str
+Design = tuple[Level, ...]
+
+OFF = "off"  # a stage without SE
+REDUCTION = "se.reduction"
+WORDS = ("se.squeeze", "se.excitation", "se.position")
+FACTORS = (REDUCTION, *WORDS)
+
+
+def stage_key(stage: int) -> str:
+    """The parameter that holds the reduction of a stage."""
+    return f"{REDUCTION}.{stage}"
+
+
+def read_levels(space: Mapping[str, object], stages: Sequence[int], fixed: Mapping[str, Level]) -> dict[str, Design]:
+    """The levels of each parameter, as a search's YAML has them: first the reductions, stage by stage, then the words.
+
+    Args:
+        space: factor → its levels, as in `Search.space`.
+        stages: the stages that the network has.
+        fixed: parameter → the one level of whatever `space` leaves out.
+
+    Raises:
+        UserError: for an empty space, an unknown factor or stage, a level that is none, or one that is there twice.
+    """
+    if not space:
+        raise UserError(f"the space is empty: search.space has no factor; there are {', '.join(FACTORS)}")
+    for factor in space:
+        if factor not in FACTORS:
+            raise UserError(f"search.space: there is no factor '{factor}'; there are {', '.join(FACTORS)}")
+    found: dict[str, Design] = {}
+    given = space.get(REDUCTION)
+    by_stage = given if isinstance(given, Mapping) else dict.fromkeys(stages, given)
+    for stage in by_stage:
+        if stage not in stages:
+            has = ", ".join(map(str, stages))
+            raise UserError(f"search.space.{REDUCTION}: the network has no stage {stage}; it has {has}")
+    for stage in stages:
+        key = stage_key(stage)
+        if given is None:
+            found[key] = (fixed[key],)
+        else:
+            found[key] = levels_of(key, by_stage[stage]) if stage in by_stage else (OFF,)
+    for word in WORDS:
+        found[word] = levels_of(word, space[word]) if word in space else (fixed[word],)
+    if all(set(found[stage_key(stage)]) == {OFF} for stage in stages):
+        raise UserError(f"the space is empty: search.space.{REDUCTION} switches SE off in every stage")
+    return found
+
+
+def levels_of(key: str, given: object) -> Design:
+    """A list of levels, checked as far as can be without a network; a UserError where it is none."""
+    where = f"search.space.{key}"
+    if not isinstance(given, list) or not given:
+        raise UserError(f"{where}: {given!r} is not a list of levels such as {example(key)}")
+    levels: list[Level] = []
+    for level in given:
+        if key.startswith(REDUCTION):
+            off = level is False or level == OFF  # YAML reads off as false
+            try:
+                levels.append(OFF if off else reduction_number(level))
+            except ValueError:
+                raise UserError(f"{where}: {level!r} is neither off nor a whole number of at least 1") from None
+        else:
+            levels.append(str(level))
+    twice = next((level for level in levels if levels.count(level) > 1), None)
+    if twice is not None:
+        raise UserError(f"{where}: {twice} is there twice")
+    return tuple(levels)
+
+
+def example(key: str) -> str:
+    return "[off, 4, 16]" if key.startswith(REDUCTION) else "[avg, max]" if key.endswith("squeeze") else "[…]"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What SE in one stage adds: its hidden widths, block by block, and its cost by metric (`params`, `macs`)."""
+
+    hidden: tuple[int, ...]
+    cost: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Every design of a search.
+
+    Attributes:
+        levels: parameter → its levels; the reductions of the stages first, then squeeze, excitation and position.
+        plain: the plain network's cost by metric.
+        parts: (stage key, words, level) → what it adds, for every level but `off`. `words` are the levels of squeeze,
+            excitation and position.
+    """
+
+    levels: Mapping[str, Design]
+    plain: Mapping[str, float]
+    parts: Mapping[tuple[str, Design, Level], Part]
+
+    @property
+    def stages(self) -> list[str]:
+        return [key for key in self.levels if key.startswith(REDUCTION)]
+
+    @property
+    def varied(self) -> dict[str, Design]:
+        """The parameters that have more than one level: what a sampler is asked for."""
+        return {key: levels for key, levels in self.levels.items() if len(levels) > 1}
+
+    @property
+    def size(self) -> int:
+        """Points, however many of them build the same network."""
+        return math.prod(len(levels) for levels in self.levels.values())
+
+    # -------------------------------------------------------------------------------------------------------- designs
+
+    def words(self) -> Iterator[Design]:
+        """Every combination of squeeze, excitation and position."""
+        yield from itertools.product(*(self.levels[word] for word in WORDS))
+
+    def distinct_levels(self, stage: str, words: Design) -> Design:
+        """The levels of a stage that build different networks, each the first of its kind."""
+        found: dict[tuple[int, ...], Level] = {}
+        for level in self.levels[stage]:
+            found.setdefault(() if level == OFF else self.parts[stage, words, level].hidden, level)
+        return tuple(found.values())
+
+    def design(self, params: Mapping[str, Level]) -> Design:
+        """The one form of all points that build the same network as `params` do; missing parameters have one level."""
+        point = {key: params.get(key, levels[0]) for key, levels in self.levels.items()}
+        words = tuple(point[word] for word in WORDS)
+        for stage in self.stages:
+            if point[stage] != OFF:
+                width = self.parts[stage, words, point[stage]].hidden
+                same = (each for each in self.levels[stage] if each != OFF)
+                point[stage] = next(each for each in same if self.parts[stage, words, each].hidden == width)
+        if all(point[stage] == OFF for stage in self.stages):
+            return (*(OFF for _ in self.stages), *(self.levels[word][0] for word in WORDS))
+        return tuple(point.values())
+
+    def params(self, design: Design) -> dict[str, Level]:
+        return dict(zip(self.levels, design, strict=True))
+
+    def is_plain(self, design: Design) -> bool:
+        return all(level == OFF for level in design[: len(self.stages)])
+
+    def distinct(self) -> int:
+        """How many different networks there are, without listing them."""
+        switched_off = all(OFF in self.levels[stage] for stage in self.stages)
+        each = (math.prod(len(self.distinct_levels(stage, words)) for stage in self.stages) for words in self.words())
+        return sum(number - switched_off for number in each) + switched_off
+
+    def designs(self) -> Iterator[Design]:
+        """Every different network once, always in the same order: the plain one first, if it is among them."""
+        if all(OFF in self.levels[stage] for stage in self.stages):
+            yield self.design(dict.fromkeys(self.stages, OFF))
+        for words in self.words():
+            for reductions in itertools.product(*(self.distinct_levels(stage, words) for stage in self.stages)):
+                if any(level != OFF for level in reductions):
+                    yield (*reductions, *words)
+
+    # ----------------------------------------------------------------------------------------------------------- cost
+
+    def cost(self, design: Design) -> dict[str, float]:
+        """Cost of a design by metric."""
+        words = design[len(self.stages) :]
+        total = dict(self.plain)
+        for stage, level in zip(self.stages, design, strict=False):
+            if level != OFF:
+                for metric, value in self.parts[stage, words, level].cost.items():
+                    total[metric] += value
+        return total
+
+    def extreme(self, metric: str, *, dearest: bool = False) -> Design:
+        """The cheapest design (or the dearest) by a metric, without listing them all; the first one of several."""
+        choose = max if dearest else min
+        candidates = []
+        for words in self.words():
+            levels: list[Level] = []
+            for stage in self.stages:
+                adds = {
+                    level: 0.0 if level == OFF else self.parts[stage, words, level].cost[metric]
+                    for level in self.distinct_levels(stage, words)
+                }
+                levels.append(choose(adds, key=lambda level: adds[level]))
+            candidates.append(self.design(dict(zip(self.levels, (*levels, *words), strict=True))))
+        return choose(candidates, key=lambda design: self.cost(design)[metric])
+
+
+def label(space: Space, design: Design) -> str:
+    """A design in a few words, of what varies: `r 4/16/off, max, tanh`."""
+    if space.is_plain(design):
+        return "no SE"
+    params = space.params(design)
+    reductions = [str(params[stage]) for stage in space.stages]
+    same = len(set(reductions)) == 1
+    words = [str(params[word]) for word in WORDS if word in space.varied]
+    return ", ".join([f"r {reductions[0] if same else '/'.join(reductions)}", *words])
+
+
+def amount(value: float) -> str:
+    """A cost as people read it."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
