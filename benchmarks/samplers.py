@@ -1,7 +1,7 @@
 """Which sampler finds a front with the fewest trainings? Searches replayed on a table of every design; nothing trains.
 
-    python benchmarks/samplers.py results/digits/resnet8-tabular/tabular
-    python benchmarks/samplers.py FOLDER --samplers random nsga2 tpe gp --seeds 20 --trials 100
+    python -m benchmarks.samplers results/digits/resnet8-tabular/tabular
+    python -m benchmarks.samplers FOLDER --samplers random nsga2 tpe gp --seeds 20 --trials 100
 
 The folder is what a search with `search.sampler=enumerate` has left: its `trials.csv` says what every design came to,
 as a mean over its seeds. Each sampler is asked as a search asks it, for each seed of its own, and told what the table
@@ -33,6 +33,7 @@ from senet_lab.reports.front_rows import TITLES
 from senet_lab.reports.front_summary import is_search
 from senet_lab.reports.trials import read_trials
 from senet_lab.studies.asking import Asker
+from senet_lab.studies.halving import Halving
 from senet_lab.studies.space import OFF, REDUCTION, WORDS, Design, Level, Part, Space
 
 Array = NDArray[np.float64]
@@ -48,12 +49,16 @@ class Tabulated:
         objectives: their names.
         values: design → objectives, means over its seeds.
         errors: (designs, seeds), validation errors in percent.
+        rows: design → its label.
+        epochs: of a whole training.
     """
 
     space: Space
     objectives: tuple[str, ...]
     values: dict[Design, list[float]]
     errors: Array
+    rows: dict[Design, str]
+    epochs: int
 
     @property
     def reference(self) -> Array:
@@ -104,7 +109,8 @@ def read(trials: pd.DataFrame) -> Tabulated:
             f"{len(missing)} of the {space.distinct()} designs of the space are not in it, {missing[0]} for one"
         )
     errors = trials.pivot(index="row", columns="seed", values="val_error").to_numpy(dtype=float)
-    return Tabulated(space, objectives, values, errors)
+    rows = {design: str(group["row"].iloc[0]) for design, group in points.items()}
+    return Tabulated(space, objectives, values, errors, rows, int(trials["epochs"].iloc[0]))
 
 
 def play(table: Tabulated, sampler: str, seed: int, trials: int, pending: int) -> tuple[list[Design], Asker]:
@@ -116,6 +122,56 @@ def play(table: Tabulated, sampler: str, seed: int, trials: int, pending: int) -
         asked.append(design)
         asker.tell(design, table.values[design])
     return asked, asker
+
+
+def play_halving(
+    table: Tabulated, curves: pd.DataFrame, sampler: str, seed: int, trials: int, pending: int, rungs: Sequence[int]
+) -> tuple[Array, Array]:
+    """A search by successive halving: epochs spent when each design was complete, and the share of hypervolume then.
+
+    Args:
+        curves: validation error by row's label and epoch, means over the seeds.
+        rungs: where trainings stop.
+    """
+    cheapest = min(table.values, key=lambda design: table.values[design][1:])
+    asker = Asker(table.space, sampler, seed, len(table.objectives), trials, trials, [cheapest])
+    halving = Halving(asker, rungs, cost=lambda design: table.values[design][-1], pending=pending, whole=[cheapest])
+    come: dict[Design, int] = {}
+    spent, complete = [], []
+    while (job := halving.next()) is not None:
+        values = list(table.values[job.design])
+        if job.epochs is not None:
+            values[0] = float(curves.loc[table.rows[job.design], job.epochs])
+        come[job.design] = job.epochs or table.epochs
+        if job.epochs is None:
+            spent.append(sum(come.values()))
+            complete.append(job.design)
+        halving.ended(job, values[0], values)
+    return np.array(spent, dtype=float), shares(table, complete)
+
+
+def halving_text(table: Tabulated, curves: pd.DataFrame, played: pd.DataFrame, given: argparse.Namespace) -> str:
+    """What successive halving saves, as Markdown: epochs to the same hypervolume, with and without, paired by seed."""
+    share = played.pivot(index=["sampler", "seed"], columns="designs", values="share")
+    last = share.columns.max()
+    sampler = given.samplers[0]
+    with_, without, ratios = [], [], []
+    for seed in range(given.seeds):
+        target = share.loc[("random", seed), last]
+        plain = table.epochs * needed(share.loc[(sampler, seed)].to_numpy(), target)
+        spent, found = play_halving(table, curves, sampler, seed, 10 * given.trials, given.pending, given.rungs)
+        at = needed(found, target)
+        epochs = spent[int(at) - 1] if np.isfinite(at) else np.inf
+        with_.append(epochs)
+        without.append(plain)
+        ratios.append(epochs / plain if np.isfinite(plain) else np.nan)
+    middle, low, high = front.median_interval([ratio for ratio in ratios if not np.isnan(ratio)])
+    return (
+        f"\n## Successive halving, rungs at {', '.join(map(str, given.rungs))} of {table.epochs} epochs\n\n"
+        f"Epochs until {sampler} equals random search's {last} designs, medians over {given.seeds} seeds: "
+        f"{np.median(without):.0f} without, {np.median(with_):.0f} with; paired ratio {middle:.2f} "
+        f"[{low:.2f}, {high:.2f}].\n"
+    )
 
 
 def shares(table: Tabulated, asked: Sequence[Design]) -> Array:
@@ -222,6 +278,7 @@ def main() -> int:
     parser.add_argument("--samplers", nargs="+", default=["nsga2", "tpe"], help="beside random (%(default)s)")
     parser.add_argument("--seeds", type=int, default=20, help="of each sampler (%(default)s)")
     parser.add_argument("--trials", type=int, default=100, help="designs of each search (%(default)s)")
+    parser.add_argument("--rungs", type=int, nargs="+", help="replay successive halving, too, with these rungs")
     parser.add_argument("--pending", type=int, default=Search().pending, help="in training at a time (%(default)s)")
     given = parser.parse_args()
     try:
@@ -231,6 +288,10 @@ def main() -> int:
         return 2
     played = compare(table, given.samplers, given.seeds, given.trials, given.pending)
     text = table_text(table, played, given.pending)
+    if given.rungs:
+        curves = pd.read_csv(given.folder / "curves.csv")
+        means = curves.pivot_table(index="row", columns="epoch", values="val_error")
+        text += halving_text(table, means, played, given)
     print(text)
     lines = played.round({"share": 6}).to_csv(index=False, lineterminator="\n").encode()
     files.replace_all(given.folder, {"samplers.md": text.encode(), "samplers.csv": lines, **render(played)})

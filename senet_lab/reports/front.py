@@ -76,11 +76,18 @@ def history(points: ArrayLike, reference: ArrayLike) -> Array:
 
 
 def corner(points: ArrayLike, margin: float = 0.1) -> Array:
-    """A reference point for a set of points: the worst of each objective, and a tenth of its range beyond, so that the
-    ends of the front count, too."""
+    """A reference point for a set of points: the worst that their front has of each objective, and a tenth of the
+    front's range beyond, so that its ends count, too (Ishibuchi et al. 2018).
+
+    Beyond the worst of all points, whatever the front's cheapest point dominates would be nearly everything. Where the
+    front has no range in an objective, that of all points stands in.
+    """
     values = np.asarray(points, dtype=float)
-    worst, best = values.max(axis=0), values.min(axis=0)
-    spread = np.where(worst > best, worst - best, np.maximum(np.abs(worst), 1.0))
+    front = values[on_front(values)]
+    worst = front.max(axis=0)
+    spread = worst - front.min(axis=0)
+    whole = values.max(axis=0) - values.min(axis=0)
+    spread = np.where(spread > 0, spread, np.where(whole > 0, whole, np.maximum(np.abs(worst), 1.0)))
     return np.asarray(worst + margin * spread)
 
 

@@ -78,6 +78,7 @@ class Asker:
         self.excess = excess
         self.first = [design for design in dict.fromkeys(first) if self.feasible(design)]
         self.random = random.Random(seed)
+        self.blind = sampler == "random"  # it looks at no results, and so do draws in its place
         self.asked: list[Design] = []  # in order; each of them is trained
         self.ever: set[Design] = set()  # the same, to look them up
         self.told = 0  # how many of these the sampler has heard of
@@ -211,7 +212,7 @@ class Asker:
 
     def draw(self) -> Design | None:
         """A design that was never tried: a neighbour of the front, else any; None if none is left, or can be found."""
-        near = [design for best in self.front() for design in self.neighbours(best)]
+        near = [] if self.blind else [each for best in self.front() for each in self.neighbours(best)]
         return self.random.choice(near) if near else self.anywhere()
 
     def front(self) -> list[Design]:
