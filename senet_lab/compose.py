@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import re
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +26,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from senet_lab import config as fields
 from senet_lab.config import Config, Recipe, UserError
+from senet_lab.labels import Composed, label, plain_name
 from senet_lab.selection import as_asked, named_recipes, networks
 
 PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe")  # chosen by name from conf/
 STUDIES = {"ablation": "study", "search": "search"}  # chosen by name from sweeps/, and the key that each sets
 EVERY_STUDY = "ablation=all"
-
-# Fields that change no result, so that tables are not filed apart by them.
-IDLE = re.compile(
-    r"backbone|seeds|plan|retry|tracking|results|storage|executor\..*|training\.(device|keep)"
-    r"|data\.(name|root|download|workers|train|test)|recipe\.name|search\.(name|title|trials|confirm)"
-)
 
 EXAMPLES = """\
 python -m senet_lab.run                              train one network: SE-ResNet-8 on the digits
@@ -52,27 +44,6 @@ python -m senet_lab.run +ablation=networks_cifar10 'study.only=[wrn16_8]'    net
 python -m senet_lab.run se.reduction=8 se.position=pre 'se.stages=[3,4]'     another design
 python -m senet_lab.run se=null                      the plain network
 """
-
-
-@dataclass(frozen=True)
-class Composed:
-    """A configuration, and what its results are filed under.
-
-    Attributes:
-        config: all of it.
-        data: label of the data set, with what differs from its file: `cifar10-subset=5000`.
-        recipe: label of the recipe, likewise.
-        folder: `<data>/<backbone>-<recipe>/<study>`; `networks` stands for the backbones of rows that name their own.
-        chosen: the configuration without the words that set single keys, which the labels tell the differences from.
-        recipes: recipe that rows name → it with the words that set single keys, and without.
-    """
-
-    config: Config
-    data: str
-    recipe: str
-    folder: str
-    chosen: Config
-    recipes: dict[str, tuple[Recipe, Recipe]]
 
 
 def sweeps() -> list[Path]:
@@ -265,86 +236,6 @@ def plainly(error: Exception) -> str:
         if key in STUDIES:
             first += "; its first line should be # @package _global_"
     return f"{key}: {first}" if key and key not in first else first
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Labels
-
-
-def label(config: Config, chosen: Config, recipes: dict[str, tuple[Recipe, Recipe]]) -> Composed:
-    """File the configuration under its choices and whatever differs from them."""
-    study = config.study
-    data, recipe = labels(config, chosen)
-    trained = plain_name(recipes_label(config, chosen, recipes)) if recipes else recipe
-    network = "networks" if study and networks(study) else config.backbone
-    name = study.name if study else "network"
-    if study and study.only:
-        name += f"-only={','.join(study.only)}"
-    if config.search:
-        name = config.search.name + suffix(differences(config, chosen), "search")
-    folder = f"{data}/{plain_name(network)}-{trained}/{plain_name(name)}"
-    return Composed(config, data, recipe, folder, chosen, recipes)
-
-
-def recipes_label(config: Config, chosen: Config, recipes: dict[str, tuple[Recipe, Recipe]]) -> str:
-    """The recipes of rows that name theirs, and what the words change in them: `cifar+wrn-epochs=1`."""
-    assert config.study
-    every = list(recipes.values())
-    if any("recipe" not in row for row in config.study.rows.values() if isinstance(row, dict)):
-        every.insert(0, (config.recipe, chosen.recipe))
-    different: dict[str, Any] = {}
-    for ours, theirs in every:
-        different |= differences(replace(config, recipe=ours), replace(chosen, recipe=theirs))
-    return "+".join(ours.name for ours, _ in every) + suffix(different, "recipe")
-
-
-def labels(config: Config, chosen: Config) -> tuple[str, str]:
-    """What the data set and the recipe of a configuration are called: their names and what differs from the choices."""
-    different = differences(config, chosen)
-    tree = f"-{Path(config.data.root).resolve().name}" if config.data.name == "folder" else ""
-    data = plain_name(config.data.name + tree + suffix(different, "data"))
-    return data, plain_name(config.recipe.name + suffix(different, "recipe"))
-
-
-def differences(config: Config, chosen: Config) -> dict[str, Any]:
-    """Dotted key → value, where the configuration differs from the choices and that changes a result."""
-    was, now = flat(chosen), flat(config)
-    different = {key: value for key, value in now.items() if was.get(key) != value and not IDLE.fullmatch(key)}
-    if chosen.se is not None and config.se is None:
-        different = {"se": "null"} | {key: value for key, value in different.items() if not key.startswith("se")}
-    return different
-
-
-def suffix(different: dict[str, Any], whose: str) -> str:
-    """The differences of the data set, of the search or of all else (`recipe`), as they stand in a label:
-    `-epochs=2-lr=0.2`."""
-    owners = {"study": "", "data": "data", "search": "search", "budget": "search"}
-    return "".join(
-        f"-{key.rpartition('.')[2]}={value}"
-        for key, value in different.items()
-        if owners.get(key.partition(".")[0], "recipe") == whose
-    )
-
-
-def quoted(text: str) -> str:
-    """Text as the value of a word: in quotes where Hydra's grammar would not take it as it is."""
-    plain = re.fullmatch(r"[A-Za-z/._][\w/.-]*", text, re.ASCII)
-    return text if plain else QuotedString(text, Quote.single).with_quotes()
-
-
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The configuration as dotted key → value."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        key, value = f"{prefix}{field.name}", getattr(config, field.name)
-        found |= flat(value, f"{key}.") if dataclasses.is_dataclass(value) else {key: value}
-    return found
-
-
-def plain_name(text: str) -> str:
-    """Text as the name of a folder; a long one is cut, and still another one for another text."""
-    name = re.sub(r"[^\w.=+-]+", "_", text)
-    return name if len(name) <= 100 else f"{name[:91]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from senet_lab import models
-from senet_lab.compose import choices, compose, compose_all, label
+from senet_lab.compose import choices, compose, compose_all
 from senet_lab.config import Config, Study, UserError
+from senet_lab.labels import label
 from senet_lab.reports import paper
 from senet_lab.studies import plan
 from senet_lab.studies.rows import Row, build, same_networks

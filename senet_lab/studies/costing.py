@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from senet_lab import models
-from senet_lab.compose import Composed
 from senet_lab.config import SE, UserError
+from senet_lab.labels import Composed
 from senet_lab.models.insert import Inserted
 from senet_lab.training import data as images
 

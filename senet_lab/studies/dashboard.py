@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from senet_lab.compose import Composed, choices, compose, plain_name
+from senet_lab.compose import choices, compose
 from senet_lab.config import RunError, UserError
+from senet_lab.labels import Composed, plain_name
 from senet_lab.reports import dashboards, tables
 from senet_lab.reports.dashboards import Shown, Spec
 from senet_lab.reports.files import replace_all

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from senet_lab.compose import compose, quoted
+from senet_lab.compose import compose
 from senet_lab.config import Data, RunError, UserError
+from senet_lab.labels import quoted
 from senet_lab.studies.progress import counting
 from senet_lab.training import classes
 from senet_lab.training import data as images

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from senet_lab import models
-from senet_lab.compose import Composed
 from senet_lab.config import Config, UserError
+from senet_lab.labels import Composed
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
 from senet_lab.studies.store import Store

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from senet_lab import models
-from senet_lab.compose import Composed
 from senet_lab.config import SE, Config, UserError
+from senet_lab.labels import Composed
 from senet_lab.models.cost import Cost
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row

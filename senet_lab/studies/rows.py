@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from senet_lab import models
-from senet_lab.compose import Composed
 from senet_lab.config import SE, Config, Study, UserError
+from senet_lab.labels import Composed
 from senet_lab.models.cost import Cost
 from senet_lab.reports import paper
 from senet_lab.selection import networks

@@ -18,8 +18,8 @@ from typing import Any
 
 from rich.console import Console
 
-from senet_lab.compose import Composed
 from senet_lab.config import SE, Config, RunError, UserError
+from senet_lab.labels import Composed
 from senet_lab.studies import confirming, driver, findings, goals, pricing, study
 from senet_lab.studies.asking import ENUMERATE, LISTED, Asker
 from senet_lab.studies.executors import Workers, default_workers

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from senet_lab.compose import Composed, compose
+from senet_lab.compose import compose
 from senet_lab.config import Config, RunError, UserError
+from senet_lab.labels import Composed
 from senet_lab.reports import tables
 from senet_lab.studies import driver, outcome, plan
 from senet_lab.studies.executors import Workers, default_workers

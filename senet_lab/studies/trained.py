@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from senet_lab.compose import Composed, compose
+from senet_lab.compose import compose
 from senet_lab.config import Data, RunError, UserError
+from senet_lab.labels import Composed
 from senet_lab.studies.store import FAILED, Store
 from senet_lab.training import checkpoints, classes
 from senet_lab.training import data as images
