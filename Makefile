@@ -47,8 +47,8 @@ publish: $(READY)  ## copy finished tables from results/local to results (ARGS n
 optuna-dashboard: $(READY)  ## the store's studies in a browser (ARGS="--port 8081 --storage URL")
 	@$(RUN) -m senet_lab optuna-dashboard $(ARGS)
 
-test: $(READY)  ## the tests
-	@$(RUN) -m pytest -m "not slow" $(ARGS)
+test: $(READY)  ## the tests, on up to four cores
+	@$(RUN) -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 test-slow: $(READY)  ## the tests that take minutes each
 	@$(RUN) -m pytest -m slow $(ARGS)
