@@ -80,7 +80,7 @@ def read(trials: pd.DataFrame) -> Tabulated:
         raise ValueError("these are not the trials of a search")
     trials = trials[trials["asked"] != ""]
     objectives = tuple(str(trials["objectives"].iloc[0]).split())
-    keys = [name for name in trials.columns if name.startswith(REDUCTION) or name in WORDS]
+    keys = [*(name for name in trials.columns if name.startswith(REDUCTION)), *WORDS]
     points = {
         tuple(
             level if level == OFF or key in WORDS else int(level) for key, level in zip(keys, line, strict=True)

@@ -267,6 +267,11 @@ BAD = [
         "no design is within the budget; params: at most 1,000, and the cheapest design (no SE) has",
     ),
     ("budget.macs=0.5x", "and the cheapest design (no SE) has 747,136"),
+    ("budget.latency=0.0001x", "no design is within the budget; latency: at most"),
+    ("search.confirm=-1", "search.confirm=-1 is not between"),
+    ("search.rungs=[30]", "search.rungs=[30]: these are not numbers of epochs"),
+    ("search.keep=1", "search.keep=1.0 is not a share"),
+    ("search.strata=0", "search.strata=0 is not between"),
     ("budget.gflops=1", "there is no key 'budget.gflops'; budget has params, macs, latency"),
     ("+ablation=tiny", "one study at a time: small and tiny were asked for"),
 ]
