@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from senet_lab.reports import labels
 from senet_lab.reports.figures import FORMATS, LABEL_SIZE, SETTINGS
@@ -20,7 +22,7 @@ from senet_lab.reports.front_rows import Found, Front
 COSTS = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "latency (ms)"}
 FRONT, OTHER = "#0072B2", "0.75"
 REFERENCES = {"no SE": ("s", "black"), "the paper's default": ("D", "#D55E00")}
-LABELLED = 8  # designs on the front that are named; more would crowd
+LABELLED = 8  # designs on the front that are numbered, and named below; more would crowd
 
 
 def render(front: Front) -> dict[str, bytes]:
@@ -46,18 +48,22 @@ def files_of(front: Front, draw: Callable[[Front], Figure], stem: str) -> dict[s
 def _figure(front: Front) -> Figure:
     objectives = ["latency_ms" if name == "latency" else name for name in front.objectives]
     costs = [name for name in COSTS if name in objectives] or ["params"]
-    figure = Figure(figsize=(5.2 * len(costs), 4.2), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(costs), 4.6), layout="constrained")
     figure.suptitle((front.title or front.study)[:90], fontsize=10)
     axes = figure.subplots(1, len(costs), squeeze=False)[0]
     pending = [(panel, _panel(panel, front, cost)) for panel, cost in zip(axes, costs, strict=True)]
+    named = {each.label: number for number, each in enumerate(pending[0][1][1], start=1)}
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=LABEL_SIZE)
+    handles += [Line2D([], [], ls="") for _ in named]
+    names += [f"{number}: {label}" for label, number in named.items()]
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=LABEL_SIZE)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    for panel, (cost, named) in pending:
-        points = [(each.costs[cost], _error(each)) for each in named]
-        places = [None] * len(points)
-        labels.place(figure, panel, points, places, [], [each.label[:30] for each in named], LABEL_SIZE)
+    for panel, (cost, best) in pending:
+        points = [(each.costs[cost], _error(each)) for each in best]
+        texts = [str(named[each.label]) if each.label in named else "" for each in best]
+        for note in labels.place(figure, panel, points, [None] * len(points), [], texts, LABEL_SIZE):
+            note.set_path_effects([withStroke(linewidth=2, foreground="white")])  # readable across what is behind it
     return figure
 
 

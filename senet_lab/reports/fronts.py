@@ -19,7 +19,7 @@ __all__ = ["is_search", "show", "summarise", "write"]
 
 
 def write(
-    folder: str | Path, trials: pd.DataFrame, runs: pd.DataFrame | None, curves: pd.DataFrame | None
+    folder: str | Path, trials: pd.DataFrame, runs: pd.DataFrame | None = None, curves: pd.DataFrame | None = None
 ) -> list[Path]:
     """Write a search's files into a folder, all of them or none: `trials.csv`, `runs.csv`, `curves.csv`, and from the
     first alone `front.md` `.csv` `.tex`, `front.svg` `.png` `.pdf` and `search.svg` `.png` `.pdf`.
