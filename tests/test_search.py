@@ -113,6 +113,7 @@ def test_the_designs_are_an_optuna_study_too(whole: Searching, monkeypatch: pyte
 # --------------------------------------------------------------------------------------------------------- interrupted
 
 
+@pytest.mark.slow
 def test_a_search_cut_off_ends_as_one_that_was_not(whole: Searching, tmp_path: Path) -> None:
     """Killed, then taken up on two workers: the same designs, the same bytes."""
     lab = Searching(tmp_path)

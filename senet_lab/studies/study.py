@@ -34,9 +34,9 @@ def run(studies: list[Composed]) -> int:
     config = studies[0].config
     console = Console(markup=False, highlight=False, emoji=False)  # labels and paths are shown as they are
     if config.search:
-        from senet_lab.studies import search  # takes from this module what every study does
+        from senet_lab.studies import search_run  # takes from this module what every study does
 
-        return search.run(studies[0], console)
+        return search_run.run(studies[0], console)
     plans = [plan.make(study) for study in studies]
     missing = absence(config)
     if missing and not config.plan:
