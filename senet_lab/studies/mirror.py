@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import optuna
@@ -53,12 +54,9 @@ class Mirror:
             records: trial id → record, of the trials that have ended.
             patience: seconds to wait for another driver that is adding; then it is left for the next time.
         """
-        until = time.monotonic() + patience
-        while not self.store.claim(LOCK):
-            if time.monotonic() > until:
+        with one_writer(self.store, patience) as ours:
+            if not ours:
                 return
-            time.sleep(0.1)
-        try:
             self.study = self.study or self.open()
             # A trial that had failed and was trained again is there twice, as Optuna deletes none.
             here = {
@@ -69,24 +67,10 @@ class Mirror:
                 record = records.get(cell.trial_id)
                 if record and (cell.row.label, cell.trial_id, STATES[record["state"]]) not in here:
                     self.study.add_trial(self.frozen(cell, record))
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-            # RuntimeError: tables of an Optuna that this one cannot read
-            reason = first_line(error.__cause__ or error)
-            raise RunError(f"the Optuna study in {self.store.name} cannot be written: {reason}") from error
-        finally:
-            self.store.release(LOCK)
 
     def open(self) -> optuna.Study:
         """The Optuna study, made if there is none."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of metric names
-            storage = optuna.storages.RDBStorage(self.store.url, engine_kwargs={"connect_args": self.store.patience})
-            study = optuna.create_study(
-                study_name=self.name, storage=storage, directions=["minimize"] * len(OBJECTIVES), load_if_exists=True
-            )
-            if study.metric_names is None:
-                study.set_metric_names(list(OBJECTIVES))
+        study = opened(self.store, self.name, list(OBJECTIVES))
         about = self.about()
         for name in about.keys() - study.user_attrs.keys():
             study.set_user_attr(name, about[name])
@@ -127,6 +111,47 @@ class Mirror:
             trial.datetime_start = datetime.fromtimestamp(record["started"])
             trial.datetime_complete = datetime.fromtimestamp(record["started"] + record["seconds"])
         return trial
+
+
+@contextmanager
+def one_writer(store: Store, patience: float) -> Iterator[bool]:
+    """Whether it is ours to write to Optuna's tables, for the time of the body: one driver at a time does.
+
+    Args:
+        store: whose database holds them.
+        patience: seconds to wait for another driver.
+
+    Raises:
+        RunError: the tables cannot be written.
+    """
+    until = time.monotonic() + patience
+    while not store.claim(LOCK):
+        if time.monotonic() > until:
+            yield False
+            return
+        time.sleep(0.1)
+    try:
+        yield True
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+        # RuntimeError: tables of an Optuna that this one cannot read
+        reason = first_line(error.__cause__ or error)
+        raise RunError(f"the Optuna study in {store.name} cannot be written: {reason}") from error
+    finally:
+        store.release(LOCK)
+
+
+def opened(store: Store, name: str, metrics: list[str]) -> optuna.Study:
+    """The Optuna study of that name, which minimises the metrics; made if there is none."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of metric names
+        storage = optuna.storages.RDBStorage(store.url, engine_kwargs={"connect_args": store.patience})
+        study = optuna.create_study(
+            study_name=name, storage=storage, directions=["minimize"] * len(metrics), load_if_exists=True
+        )
+        if study.metric_names is None:
+            study.set_metric_names(metrics)
+    return study
 
 
 def listed(texts: Iterable[str]) -> str:

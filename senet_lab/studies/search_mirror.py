@@ -6,20 +6,16 @@ but which designs are there already; the search itself is played from the record
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
 
-from senet_lab.config import RunError
 from senet_lab.studies import goals
-from senet_lab.studies.mirror import LOCK, short_hash
+from senet_lab.studies.mirror import one_writer, opened, short_hash
 from senet_lab.studies.space import Design, Space, label
-from senet_lab.studies.store import Store, first_line
+from senet_lab.studies.store import Store
 
 Values = Sequence[float] | None
 
@@ -53,13 +49,10 @@ class SearchMirror:
             trial_ids: design → ids of its trainings.
             patience: seconds to wait for another driver that is adding; then it is left for the next time.
         """
-        until = time.monotonic() + patience
-        while not self.store.claim(LOCK):
-            if time.monotonic() > until:
+        with one_writer(self.store, patience) as ours:
+            if not ours:
                 return
-            time.sleep(0.1)
-        try:
-            self.study = self.study or self.open()
+            self.study = self.study or opened(self.store, self.name, self.titles)
             here = {
                 (tuple(trial.user_attrs["trial"]["ids"]), trial.state)
                 for trial in self.study.get_trials(deepcopy=False)
@@ -68,28 +61,6 @@ class SearchMirror:
                 state = TrialState.FAIL if found is None else TrialState.COMPLETE
                 if (tuple(trial_ids[design]), state) not in here:
                     self.study.add_trial(self.frozen(design, found, trial_ids[design]))
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-            # RuntimeError: tables of an Optuna that this one cannot read
-            reason = first_line(error.__cause__ or error)
-            raise RunError(f"the Optuna study in {self.store.name} cannot be written: {reason}") from error
-        finally:
-            self.store.release(LOCK)
-
-    def open(self) -> optuna.Study:
-        """The Optuna study, made if there is none."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of metric names
-            storage = optuna.storages.RDBStorage(self.store.url, engine_kwargs={"connect_args": self.store.patience})
-            study = optuna.create_study(
-                study_name=self.name,
-                storage=storage,
-                directions=["minimize"] * len(self.titles),
-                load_if_exists=True,
-            )
-            if study.metric_names is None:
-                study.set_metric_names(self.titles)
-        return study
 
     def frozen(self, design: Design, values: Values, trial_ids: list[str]) -> optuna.trial.FrozenTrial:
         """A design's trial; one user attribute holds all that a dashboard shows of it, since each costs a query."""
