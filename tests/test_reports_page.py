@@ -94,12 +94,14 @@ def rendered(*folders: Path) -> str:
 
 
 def test_the_tables_are_those_of_the_markdown(tmp_path: Path) -> None:
-    """Cell by cell, for every published table."""
+    """Cell by cell, for every published table; a search has a front instead."""
     read = Read(rendered(RESULTS))
     published = [table for table in read.tables[1:] if table[0][0] == "row"]
     studies = sorted(sources.studies([RESULTS]), key=page.order)
-    assert len(published) == len(studies) >= 8
-    for cells, study in zip(published, studies, strict=True):
+    assert len(published) == len(studies)
+    tables = [pair for pair in zip(published, studies, strict=True) if not (pair[1].folder / "front.md").exists()]
+    assert len(tables) >= 8
+    for cells, study in tables:
         lines = (study.folder / "table.md").read_text().splitlines()
         expected = [re.split(r" ?(?<!\\)\| ?", line.strip("|"))[:] for line in lines if line.startswith("| ")]
         expected = [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in line] for line in expected]
@@ -331,7 +333,7 @@ def test_the_same_studies_give_the_same_bytes_and_need_no_torch(tmp_path: Path) 
     done = subprocess.run(command, cwd=tmp_path, env=environment, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.html").read_text() == rendered(RESULTS)
-    assert re.fullmatch(r"written: \S+a\.html \(\d+ studies, \d+ rows, \d+ trainings; 0\.\d MB\)\n", done.stdout)
+    assert re.fullmatch(r"written: \S+a\.html \(\d+ studies, \d+ rows, [\d,]+ trainings; 0\.\d MB\)\n", done.stdout)
 
 
 def test_what_was_published_as_it_is_counts_once(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def done_of(lab: Lab) -> list[dict[str, Any]]:
         return []
 
 
+@pytest.mark.slow
 def test_what_a_study_has_trained_is_not_trained_again(
     here: Searching, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +166,7 @@ def test_what_a_study_has_trained_is_not_trained_again(
 # -------------------------------------------------------------------------------------------- confirmed, and halved
 
 
+@pytest.mark.slow
 def test_the_front_is_confirmed_with_fresh_seeds(here: Searching, capsys: pytest.CaptureFixture[str]) -> None:
     search = SEARCH.replace("{3: [off, 2, 8], 4: [off, 2, 8]}", "{4: [off, 8]}").replace("[avg, max]", "[avg]")
     (here.folder / "sweeps/search/small.yaml").write_text(search)
@@ -185,6 +187,7 @@ def test_the_front_is_confirmed_with_fresh_seeds(here: Searching, capsys: pytest
     assert len(here.records()) == records
 
 
+@pytest.mark.slow
 def test_a_search_by_halving_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     """Trainings that were stopped at a rung have no record, and go on; what is left is the same as without the cut."""
     words = (*WORDS, "recipe.epochs=3", "search.rungs=[1]", "search.pending=2")
@@ -293,6 +296,7 @@ def test_a_search_must_be_there_to_be_changed(here: Searching, capsys: pytest.Ca
     assert one_line(inside(capsys, "+search=nope", code=2).err, "there is no search 'nope'; there are ")
 
 
+@pytest.mark.slow
 def test_another_space_under_the_same_name_is_refused(here: Searching, capsys: pytest.CaptureFixture[str]) -> None:
     search = SEARCH.replace("{3: [off, 2, 8], 4: [off, 2, 8]}", "{4: [off, 8]}").replace("[avg, max]", "[avg]")
     (here.folder / "sweeps/search/small.yaml").write_text(search)
