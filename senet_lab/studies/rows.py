@@ -26,6 +26,8 @@ from senet_lab.training.spec import Spec
 
 PAPER_NETWORK, PAPER_STRIDE = "resnet50", "paper"  # the trunk of the paper's ablations (section 6)
 PAPER_CHANNELS, PAPER_SIZE, PAPER_CLASSES = 3, 224, 1000
+# Backbone, design, pixels a side, classes → its cost in the paper: studies share rows.
+IN_PAPER: dict[tuple[str, str, int, int], Cost | None] = {}
 
 
 @dataclass(frozen=True)
@@ -214,9 +216,17 @@ def paper_cost(config: Config, study: Study | None, paper_row: str, facts: DataF
     here = (config.backbone, config.stride, facts.channels, config.data.size, len(facts.classes))
     if here == (backbone, PAPER_STRIDE, PAPER_CHANNELS, size, classes):
         return cost
+    key = (backbone, repr(config.se), size, classes)
+    if key not in IN_PAPER:
+        IN_PAPER[key] = cost_in_paper(backbone, config.se, size, classes)
+    return IN_PAPER[key]
+
+
+def cost_in_paper(backbone: str, se: SE | None, size: int, classes: int) -> Cost | None:
+    """Cost of a network as the paper builds it; None where it has no such stage."""
     try:
         with torch.device("meta"):
-            net = models.create(backbone, config.se, classes, stride=PAPER_STRIDE, seed=0)
+            net = models.create(backbone, se, classes, stride=PAPER_STRIDE, seed=0)
         return models.cost(net, (PAPER_CHANNELS, size, size))
     except ValueError:
         return None
