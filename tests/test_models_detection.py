@@ -127,7 +127,7 @@ def test_a_detector_learns_a_few_images_by_heart(coco: Dataset[Any]) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for _ in range(40):
+        for _ in range(100):
             optimizer.zero_grad()
             sum(model(images, targets).values()).backward()
             optimizer.step()
