@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import shlex
 import typing
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from senet_lab import config as fields
 from senet_lab.config import Config, Recipe, UserError
-from senet_lab.labels import Composed, label, plain_name
+from senet_lab.labels import Composed, differences, label, plain_name, quoted
 from senet_lab.selection import as_asked, named_recipes, networks
 
 PACKAGE = Path(__file__).parent
@@ -91,6 +92,19 @@ def compose_all(words: Iterable[str]) -> list[Composed]:
     of_one_network = [name for name, study in made.items() if not (study and networks(study))]
     studies = [compose([f"+ablation={name}", *others]) for name in of_one_network]
     return sorted(studies, key=lambda study: (study.config.study.paper or "~") if study.config.study else "~")
+
+
+def words_of(config: Config) -> str:
+    """The words that choose a configuration's data set, its recipe and whatever else bears on one training once more,
+    without the study or the search that asked for it, as a shell takes them. Where its images lie is left out: that is
+    another place on another machine."""
+    names = {"data": config.data.name, "recipe": config.recipe.name}
+    said = [f"{group}={name}" for group, name in names.items() if name in choices(group)]
+    for key, value in differences(config, composed(said)).items():
+        if key.partition(".")[0] not in ("study", "search", "budget"):
+            text = quoted(value) if isinstance(value, str) else "null" if value is None else str(value)
+            said.append(f"{key}={text}")
+    return shlex.join(said)
 
 
 def composed(words: list[str]) -> Config:

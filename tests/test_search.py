@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shlex
 import signal
 from collections import Counter
 from pathlib import Path
@@ -97,6 +99,24 @@ def test_a_search_trains_each_design_once_and_leaves_its_front(whole: Searching)
         if not any((e <= error and p <= params) and (e, p) != (error, params) for e, p in points)
     }
     assert {line["design"] for line in whole.lines("front.csv", TPE) if line["on_front"] == "1"} == best
+
+
+def test_the_best_design_is_written_as_a_command_and_as_a_call(whole: Searching) -> None:
+    command, call = re.findall(r"```(?:python)?\n(.*?)\n```", whole.files(TPE)["front.md"].decode(), re.DOTALL)
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "senet_lab.run"]
+    done = whole.run(*words[3:])
+    assert (done.code, done.err) == (0, ""), done
+    assert len(whole.records()) == 7, "the very training that the search has recorded"
+
+    found: dict[str, Any] = {}
+    exec(call, found)
+    line = min((line for line in whole.lines("front.csv", TPE) if line["on_front"] == "1"), key=error_of)
+    assert sum(p.numel() for p in found["net"].parameters()) == int(line["params"])
+
+
+def error_of(line: dict[str, str]) -> float:
+    return float(line["objective_val_error"])
 
 
 def test_the_designs_are_an_optuna_study_too(whole: Searching, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -189,32 +191,43 @@ def recipe_of(front: Front) -> list[str]:
     facts = front.facts
     head = "se.reduction."
     ratios = {key.removeprefix(head): level for key, level in best.levels.items() if key.startswith(head)}
-    on = ", ".join(f"{stage}: {level}" for stage, level in ratios.items() if level != "off")
-    words = {key: level for key, level in best.levels.items() if not key.startswith(head)}
+    on = {stage: level for stage, level in ratios.items() if level != "off"}
+    words = [word for word in shlex.split(facts["words"]) if word.partition("=")[0] not in best.levels]
     if on:
-        asked = " ".join(
-            [f"'se.reduction={{{on.replace(' ', '')}}}'", *(f"{key}={word}" for key, word in words.items())]
-        )
-        fields = ", ".join([f"reduction={{{on}}}", *(f'{key[3:]}="{word}"' for key, word in words.items())])
-        design = f"lab.SE({fields})"
+        words.append(f"se.reduction={{{','.join(f'{stage}:{level}' for stage, level in on.items())}}}")
+        words += [f"{key}={level}" for key, level in best.levels.items() if not key.startswith(head)]
+        said = dict(word.removeprefix("se.").split("=", 1) for word in words if word.startswith("se."))
+        said["reduction"] = f"{{{', '.join(f'{stage}: {level}' for stage, level in on.items())}}}"
+        design = f"lab.SE({', '.join(f'{key}={value(text)}' for key, text in said.items())})"
     else:
-        asked, design = "se=null", "None"
+        words = [*(word for word in words if not word.startswith("se.")), "se=null"]
+        design = "None"
     return [
         "",
-        f"The best of them by {escape(front.objectives[at], MARKDOWN)}, {escape(best.label, MARKDOWN)}: to be trained "
-        "(with this search's words for data and recipe), and as a network.",
+        f"The best of them by {escape(front.objectives[at], MARKDOWN)}, {escape(best.label, MARKDOWN)}: to be trained, "
+        "and as a network.",
         "",
         "```",
-        f"python -m senet_lab.run backbone={facts['backbone']} {asked}",
+        f"python -m senet_lab.run backbone={facts['backbone']} {shlex.join(words)}",
         "```",
         "",
         "```python",
         "import senet_lab as lab",
         "",
-        f'net = lab.models.create("{facts["backbone"]}", se={design}, num_classes={facts["classes"]}, '
-        f"in_channels={facts['channels']})",
+        "net = lab.models.create(",
+        f'    "{facts["backbone"]}",',
+        f"    se={design},",
+        f"    num_classes={facts['classes']},",
+        f"    in_channels={facts['channels']},",
+        ")",
         "```",
     ]
+
+
+def value(text: str) -> str:
+    """A word of the command line as Python writes it: true, sigmoid → True, "sigmoid"."""
+    meant = yaml.safe_load(text)
+    return f'"{meant}"' if isinstance(meant, str) else text if isinstance(meant, dict) else repr(meant)
 
 
 def latex(front: Front) -> str:

@@ -11,7 +11,7 @@ from senet_lab.reports import front
 from senet_lab.reports.front_rows import LEVELS, TITLES, Found, Front
 from senet_lab.reports.statistics import Sample, sample
 
-FACTS = ("data", "backbone", "recipe", "epochs", "device", "torch", "sampler", "spent", "classes", "channels")
+FACTS = ("data", "backbone", "recipe", "epochs", "device", "torch", "sampler", "spent", "classes", "channels", "words")
 Confirmed = tuple[Sample | None, float | None]  # test error over fresh seeds, chance of being on the front
 
 

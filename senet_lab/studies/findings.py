@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 
+from senet_lab.compose import words_of
 from senet_lab.config import RunError
 from senet_lab.reports import files, fronts
 from senet_lab.reports.trials import csv_bytes, read_trials
@@ -66,7 +67,7 @@ def trials(search: Search, plan: Plan) -> pd.DataFrame:
     for cell in outcome.by_row(plan):
         line = outcome.trial(plan, cell, search.records[cell.trial_id])
         lines.append(line | particular(search, cell, *asked.get(cell.row.label, (None, None))))
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).assign(words=words_of(search.config))
 
 
 def particular(search: Search, cell: Cell, number: int | None, design: Any) -> dict[str, Any]:
