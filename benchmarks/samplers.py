@@ -48,7 +48,7 @@ class Tabulated:
         space: its designs.
         objectives: their names.
         values: design → objectives, means over its seeds.
-        errors: (designs, seeds), validation errors in percent.
+        errors: (designs, seeds), the first objective: validation errors in percent, or losses.
         rows: design → its label.
         epochs: of a whole training.
     """
@@ -108,7 +108,7 @@ def read(trials: pd.DataFrame) -> Tabulated:
         raise ValueError(
             f"{len(missing)} of the {space.distinct()} designs of the space are not in it, {missing[0]} for one"
         )
-    errors = trials.pivot(index="row", columns="seed", values="val_error").to_numpy(dtype=float)
+    errors = trials.pivot(index="row", columns="seed", values=objectives[0]).to_numpy(dtype=float)
     rows = {design: str(group["row"].iloc[0]) for design, group in points.items()}
     return Tabulated(space, objectives, values, errors, rows, int(trials["epochs"].iloc[0]))
 
@@ -125,17 +125,27 @@ def play(table: Tabulated, sampler: str, seed: int, trials: int, pending: int) -
 
 
 def play_halving(
-    table: Tabulated, curves: pd.DataFrame, sampler: str, seed: int, trials: int, pending: int, rungs: Sequence[int]
+    table: Tabulated,
+    curves: pd.DataFrame,
+    sampler: str,
+    seed: int,
+    trials: int,
+    pending: int,
+    rungs: Sequence[int],
+    keep: float,
 ) -> tuple[Array, Array]:
     """A search by successive halving: epochs spent when each design was complete, and the share of hypervolume then.
 
     Args:
-        curves: validation error by row's label and epoch, means over the seeds.
+        curves: what designs are compared by, by row's label and epoch, means over the seeds.
         rungs: where trainings stop.
+        keep: share of the designs at a rung that goes on.
     """
     cheapest = min(table.values, key=lambda design: table.values[design][1:])
     asker = Asker(table.space, sampler, seed, len(table.objectives), trials, trials, [cheapest])
-    halving = Halving(asker, rungs, cost=lambda design: table.values[design][-1], pending=pending, whole=[cheapest])
+    halving = Halving(
+        asker, rungs, keep, cost=lambda design: table.values[design][-1], pending=pending, whole=[cheapest]
+    )
     come: dict[Design, int] = {}
     spent, complete = [], []
     while (job := halving.next()) is not None:
@@ -159,7 +169,8 @@ def halving_text(table: Tabulated, curves: pd.DataFrame, played: pd.DataFrame, g
     for seed in range(given.seeds):
         target = share.loc[("random", seed), last]
         plain = table.epochs * needed(share.loc[(sampler, seed)].to_numpy(), target)
-        spent, found = play_halving(table, curves, sampler, seed, 10 * given.trials, given.pending, given.rungs)
+        asked, rungs, keep = 10 * given.trials, given.rungs, given.keep
+        spent, found = play_halving(table, curves, sampler, seed, asked, given.pending, rungs, keep)
         at = needed(found, target)
         epochs = spent[int(at) - 1] if np.isfinite(at) else np.inf
         with_.append(epochs)
@@ -167,7 +178,8 @@ def halving_text(table: Tabulated, curves: pd.DataFrame, played: pd.DataFrame, g
         ratios.append(epochs / plain if np.isfinite(plain) else np.nan)
     middle, low, high = front.median_interval([ratio for ratio in ratios if not np.isnan(ratio)])
     return (
-        f"\n## Successive halving, rungs at {', '.join(map(str, given.rungs))} of {table.epochs} epochs\n\n"
+        f"\n## Successive halving, rungs at {', '.join(map(str, given.rungs))} of {table.epochs} epochs, "
+        f"{given.keep:.2g} of the designs go on\n\n"
         f"Epochs until {sampler} equals random search's {last} designs, medians over {given.seeds} seeds: "
         f"{np.median(without):.0f} without, {np.median(with_):.0f} with; paired ratio {middle:.2f} "
         f"[{low:.2f}, {high:.2f}].\n"
@@ -282,6 +294,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="of each sampler (%(default)s)")
     parser.add_argument("--trials", type=int, default=100, help="designs of each search (%(default)s)")
     parser.add_argument("--rungs", type=int, nargs="+", help="replay successive halving, too, with these rungs")
+    parser.add_argument("--keep", type=float, default=Search().keep, help="share that goes on (%(default)s)")
     parser.add_argument("--pending", type=int, default=Search().pending, help="in training at a time (%(default)s)")
     given = parser.parse_args()
     try:
@@ -293,7 +306,7 @@ def main() -> int:
     text = table_text(table, played, given.pending)
     if given.rungs:
         curves = pd.read_csv(given.folder / "curves.csv")
-        means = curves.pivot_table(index="row", columns="epoch", values="val_error")
+        means = curves.pivot_table(index="row", columns="epoch", values=table.objectives[0])
         text += halving_text(table, means, played, given)
     print(text)
     lines = played.round({"share": 6}).to_csv(index=False, lineterminator="\n").encode()

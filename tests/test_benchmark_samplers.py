@@ -84,7 +84,7 @@ def test_halving_spends_fewer_epochs_on_the_same_front() -> None:
     table = samplers.read(trials())
     errors = {table.rows[design]: values[0] for design, values in table.values.items()}
     curves = pd.DataFrame({1: {row: error + 50 for row, error in errors.items()}})
-    spent, share = samplers.play_halving(table, curves, "random", 0, trials=25, pending=2, rungs=[1])
+    spent, share = samplers.play_halving(table, curves, "random", 0, trials=25, pending=2, rungs=[1], keep=0.5)
     assert spent[-1] < 0.8 * 25 * 4, "half of the designs go on, and those that come late to be among the best"
     assert share[-1] == pytest.approx(1)
 

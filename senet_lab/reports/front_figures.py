@@ -1,4 +1,5 @@
 """A search's figure: error against each cost, the front as a line, every design that was trained faintly behind it.
+Designs on the front, the plain network and the paper's default have their intervals.
 
 The same trials give the same bytes: no dates, a fixed salt for the identifiers, no settings of the user's.
 """
@@ -80,6 +81,9 @@ def _panel(axes: Axes, front: Front, cost: str) -> tuple[str, list[Found]]:
         )
     _scatter(axes, best, cost, "o", FRONT, "front", 28)
     anchors = [each for each in known if each.reference]
+    _intervals(axes, best, cost, FRONT)
+    for name, (_, colour) in REFERENCES.items():
+        _intervals(axes, [each for each in anchors if each.reference == name and each not in best], cost, colour)
     for name, (marker, colour) in REFERENCES.items():
         _scatter(axes, [each for each in anchors if each.reference == name], cost, marker, colour, name, 34)
     axes.set_xlabel(COSTS[cost])
@@ -95,16 +99,27 @@ def _scatter(axes: Axes, chosen: Sequence[Found], cost: str, marker: str, colour
         axes.scatter(x, y, marker=marker, s=size, color=colour, label=name, linewidths=0, zorder=2 + size / 100)
 
 
+def _intervals(axes: Axes, chosen: Sequence[Found], cost: str, colour: str) -> None:
+    """The 95% t intervals over the seeds, thin: points are what is compared."""
+    for each in chosen:
+        assert each.val_error is not None
+        half = half_width(each)
+        if half is not None:
+            low, high = max(0.0, each.val_error.mean - half), each.val_error.mean + half
+            axes.plot([each.costs[cost]] * 2, [low, high], color=colour, lw=0.7, alpha=0.6, zorder=2)
+
+
 def _cut(axes: Axes, known: Sequence[Found], best: Sequence[Found]) -> None:
     """Leave out what is far worse than the median, so that the front is not squeezed into a corner; and say so."""
     errors = sorted(_error(each) for each in known)
     if len(errors) < 20:
         return
     least, median = errors[0], errors[len(errors) // 2]
-    top = max([median + (median - least), *(_error(each) for each in best)])
+    top = max([median + (median - least), *(_error(each) + (half_width(each) or 0) for each in best)])
     beyond = sum(error > top for error in errors)
     if beyond:
-        axes.set_ylim(least - 0.12 * (top - least), top)
+        foot = min(_error(each) - (half_width(each) or 0) for each in best)
+        axes.set_ylim(max(0.0, min(least, foot) - 0.12 * (top - least)), top)
         axes.text(
             0.99,
             0.99,
@@ -115,6 +130,10 @@ def _cut(axes: Axes, known: Sequence[Found], best: Sequence[Found]) -> None:
             fontsize=7,
             color="0.4",
         )
+
+
+def half_width(each: Found) -> float | None:
+    return None if each.val_error is None else each.val_error.half_width
 
 
 def _error(each: Found) -> float:
