@@ -48,7 +48,9 @@ def parser() -> Parser:
         "  python -m senet_lab excitation NET.ckpt data=cifar10 data.root=DIR --classes cat dog ship truck\n"
         "  python -m senet_lab predict NET.ckpt photo.jpg FOLDER --json\n"
         "  python -m senet_lab export NET.ckpt --to net.onnx\n"
-        "  python -m senet_lab images cifar10 --root DIR --to cifar10-png\n",
+        "  python -m senet_lab images cifar10 --root DIR --to cifar10-png\n"
+        "  python -m senet_lab store import results/digits/resnet8-quick/*/trials.csv   to train them no more\n"
+        "  python -m senet_lab store copy sqlite:///results/local/lab.db postgresql+psycopg://user@host/lab\n",
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     report = commands.add_parser("report", help="every study on one HTML page: tables, interactive plots, filters")
@@ -98,11 +100,7 @@ def parser() -> Parser:
     browse.add_argument("--port", default=8080, type=int, help="of this machine (%(default)s; 0 takes a free one)")
     browse.add_argument("--storage", default=STORAGE, help="database URL (%(default)s)")
     browse.set_defaults(run=browse_studies)
-    store = commands.add_parser("store", help="delete single records, so that their trials are trained again")
-    store.add_argument("action", choices=["forget"])
-    store.add_argument("trial_ids", nargs="+", metavar="trial_id")
-    store.add_argument("--storage", default=STORAGE, help="database URL (%(default)s)")
-    store.set_defaults(run=forget_records)
+    add_store(commands)
     return made
 
 
@@ -148,6 +146,27 @@ def add_networks(commands: Any) -> None:
     images.add_argument("--to", required=True, help="a new or empty folder", metavar="DIR")
     images.add_argument("--root", help="the folder that holds the data set (as data.root=…)", metavar="DIR")
     images.set_defaults(run=write_images)
+
+
+def add_store(commands: Any) -> None:
+    """What is done with the store itself."""
+    store = commands.add_parser("store", help="whether the store is whole; its records elsewhere, or no more")
+    actions = store.add_subparsers(dest="action", required=True, metavar="action", parser_class=Parser)
+    check = actions.add_parser("check", help="read every record, and say what is wrong")
+    copy = actions.add_parser("copy", help="add the records of one store to another one")
+    copy.add_argument("source", metavar="from", help="database URL")
+    copy.add_argument("target", metavar="to", help="database URL")
+    export = actions.add_parser("export", help="every record as a line of a CSV file")
+    export.add_argument("path", metavar="FILE.csv", type=Path)
+    take = actions.add_parser("import", help="add the records of CSV files: exports, or the trials.csv of studies")
+    take.add_argument("paths", metavar="FILE.csv", nargs="+", type=Path)
+    forget = actions.add_parser("forget", help="delete single records, so that their trials are trained again")
+    forget.add_argument("trial_ids", nargs="+", metavar="trial_id")
+    for action in (check, export, take, forget):
+        action.add_argument("--storage", default=STORAGE, help="database URL (%(default)s)")
+    for action in (check, copy, export, take):
+        action.set_defaults(run=keep_store)
+    forget.set_defaults(run=forget_records)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -285,6 +304,20 @@ def show_cost(arguments: argparse.Namespace) -> None:
     from senet_lab.studies import costing  # torch comes with it
 
     costing.show(compose(arguments.words), arguments.words, Console())
+
+
+def keep_store(arguments: argparse.Namespace) -> None:
+    from senet_lab.studies import upkeep  # SQLAlchemy and Optuna come with it
+
+    match arguments.action:
+        case "check":
+            upkeep.check(arguments.storage)
+        case "copy":
+            upkeep.copy(arguments.source, arguments.target)
+        case "export":
+            upkeep.export(arguments.storage, arguments.path)
+        case "import":
+            upkeep.read_in(arguments.storage, arguments.paths)
 
 
 def forget_records(arguments: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from launching import TRIALS, WORDS, Lab, ended
 from test_store import FAILURE, RECORD, another, claim_all, dead_owner
 
 from senet_lab.config import RunError, UserError
+from senet_lab.studies import upkeep
 from senet_lab.studies.store import DONE, FAILED, Store
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian puts them
@@ -116,6 +117,20 @@ def test_of_processes_that_race_one_gets_each_trial(url: str, abandoned: bool) -
         assert racer.exitcode == 0
     assert Counter(result[0] for result in results if result) == Counter(names)
     assert len(Store(url).read(names)) == len(names)
+
+
+def test_a_store_moves_from_sqlite_and_back(url: str, tmp_path: Path) -> None:
+    first, back = (f"sqlite:///{tmp_path}/{name}.db" for name in ("first", "back"))
+    store = Store(first)
+    for name, state, record in (("a", DONE, RECORD), ("b", FAILED, FAILURE | {"reason": "„10 %“: 'ü'"})):
+        assert store.claim(name)
+        assert store.finish(name, state, record)
+    store.note_once("latency", [1.5, None])
+    assert store.claim("c"), "what runs is not moved"
+    upkeep.copy(first, url)
+    upkeep.copy(url, back)
+    assert list(upkeep.ended(Store(back))) == list(upkeep.ended(store))
+    assert Store(back).note("latency") == [1.5, None]
 
 
 @pytest.mark.slow

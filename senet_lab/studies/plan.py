@@ -152,7 +152,7 @@ def expect(plan: Plan, store: Store) -> Expectation:
     device; else scaled by multiply-adds from a second of training here."""
     known: dict[str, list[float]] = {}
     for record in [*plan.recorded.values(), *store.latest(RECENT)]:
-        if record["state"] == "done" and not record["resumed"]:
+        if record["state"] == "done" and not record["resumed"] and "imported" not in record:
             known.setdefault(pace_key(record["config"]), []).append(record["seconds"])
     seconds, rate = {}, None
     for cell in plan.todo:

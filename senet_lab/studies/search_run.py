@@ -82,7 +82,7 @@ def typical(search: Search, fixed: Plan) -> tuple[float, bool]:
     seconds = [
         record["seconds"]
         for record in search.store.latest(RECENT)
-        if not record["resumed"] and {key: record["config"][key] for key in same} == mine
+        if not record["resumed"] and "imported" not in record and {key: record["config"][key] for key in same} == mine
     ]
     if seconds:
         return statistics.median(seconds), False

@@ -213,6 +213,24 @@ class Store:
             )
             return bool(written.rowcount == 1)
 
+    def add(self, trial_id: str, state: str, heartbeat: float, text: str) -> bool:
+        """Take a record over as it stands elsewhere, JSON and all. False if the trial is claimed or recorded here."""
+        values = {"state": state, "owner": self.owner, "heartbeat": heartbeat, "record": text}
+        try:
+            with self.transaction() as connection:
+                connection.execute(records.insert().values(trial_id=trial_id, **values))
+            return True
+        except exc.IntegrityError:
+            return False
+
+    def text(self, trial_id: str) -> str | None:
+        """A trial's record as it stands here; None if it has none."""
+        with self.transaction() as connection:
+            found: str | None = connection.execute(
+                sa.select(records.c.record).where(records.c.trial_id == trial_id)
+            ).scalar()
+        return found
+
     def read(self, trial_ids: Iterable[str]) -> dict[str, Record]:
         """The records of those of the trials that have ended, with their `trial_id` and `state`.
 
