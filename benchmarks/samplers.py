@@ -291,6 +291,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of a search that trained every design")
     parser.add_argument("--samplers", nargs="+", default=["nsga2", "tpe"], help="beside random (%(default)s)")
+    parser.add_argument(
+        "--objective", choices=["val_error", "val_loss"], help="instead of the search's first; prints, writes nothing"
+    )
     parser.add_argument("--seeds", type=int, default=20, help="of each sampler (%(default)s)")
     parser.add_argument("--trials", type=int, default=100, help="designs of each search (%(default)s)")
     parser.add_argument("--rungs", type=int, nargs="+", help="replay successive halving, too, with these rungs")
@@ -298,7 +301,11 @@ def main() -> int:
     parser.add_argument("--pending", type=int, default=Search().pending, help="in training at a time (%(default)s)")
     given = parser.parse_args()
     try:
-        table = read(read_trials(given.folder / "trials.csv"))
+        trials = read_trials(given.folder / "trials.csv")
+        if given.objective and is_search(trials):
+            _, *costs = str(trials["objectives"].iloc[0]).split()
+            trials["objectives"] = " ".join([given.objective, *costs])
+        table = read(trials)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -309,6 +316,8 @@ def main() -> int:
         means = curves.pivot_table(index="row", columns="epoch", values=table.objectives[0])
         text += halving_text(table, means, played, given)
     print(text)
+    if given.objective:
+        return 0
     lines = played.round({"share": 6}).to_csv(index=False, lineterminator="\n").encode()
     files.replace_all(given.folder, {"samplers.md": text.encode(), "samplers.csv": lines, **render(played)})
     return 0

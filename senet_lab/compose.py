@@ -116,7 +116,12 @@ def composed(words: list[str]) -> Config:
     try:
         with initialize_config_dir(str(PACKAGE / "conf"), version_base="1.3"):
             made = OmegaConf.to_object(hydra_compose("config", [*words, f"hydra.searchpath=[{places}]"]))
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        yaml.YAMLError,
+        ValueError,
+    ) as error:  # ValueError: `# @package x y`
         raise UserError(plainly(error)) from error
     assert isinstance(made, Config)
     check_values(made)

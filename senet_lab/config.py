@@ -278,7 +278,7 @@ class Search:
     seed: int = 0
     pending: int = 4
     rungs: list[int] = field(default_factory=list)
-    keep: float = 0.5
+    keep: float = 1 / 3
     strata: int = 3
     confirm: int = 0
 
