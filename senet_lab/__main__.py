@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from senet_lab.config import RunError, UserError
+from senet_lab.config import RunError, UserError, without_passwords
 
 STORAGE = "sqlite:///results/local/lab.db"
 
@@ -176,10 +176,10 @@ def main(argv: list[str] | None = None) -> int:
         arguments.run(arguments)
         return 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_passwords(error)}", file=sys.stderr)
         return 2
     except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_passwords(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

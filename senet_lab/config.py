@@ -6,6 +6,7 @@ is refused. This module imports nothing of the lab (and no torch), so that `--he
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -341,3 +342,8 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """A run could not go on, through no fault of its network: a full disk, an unreadable image (exit code 1)."""
+
+
+def without_passwords(said: object) -> str:
+    """A message with *** in place of the password of each URL in it, whole or malformed."""
+    return re.sub(r"(://[^\s:/@]*):[^\s@]*@", r"\1:***@", str(said))

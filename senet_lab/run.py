@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from senet_lab.config import RunError, UserError
+from senet_lab.config import RunError, UserError, without_passwords
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 GOES_ON = "interrupted: what has ended is recorded; the same command goes on from there"
@@ -28,10 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return answer(words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_passwords(error)}", file=sys.stderr)
         return 2
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_passwords(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(GOES_ON, file=sys.stderr)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from launching import TRIALS, WORDS, Lab, ended
+from launching import ROOT, TRIALS, WORDS, Lab, ended
 from test_store import FAILURE, RECORD, another, claim_all, dead_owner
 
 from senet_lab.config import RunError, UserError
@@ -150,6 +151,45 @@ def test_two_drivers_share_a_study(url: str, finished: Lab, tmp_path: Path) -> N
     again = lab.run(*WORDS, f"storage={url}")
     assert (again.code, again.err) == (0, "")
     assert "nothing to train" in again.out
+
+
+@pytest.mark.slow
+def test_passwords_and_keys_are_written_nowhere(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    password, key = "pl4nted-passw0rd", "0123456789" * 4
+    secret = url.replace("lab@", f"lab:{password}@")
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    lab = Lab(tmp_path)
+    small = ("+ablation=tiny", "seeds=1", "recipe.epochs=1", "data.subset=60", "data.test_subset=60")
+    said = []
+    for words, code in (
+        ([*small, f"storage={secret}"], 0),
+        ([*small, f"storage={secret}", "plan=true"], 0),
+        ([*small, f"storage={secret}nowhere"], 2),
+        ([*small, f"storage={secret.replace('127.0.0.1:', '127.0.0.1:x')}"], 2),
+        ([*small, f"storage={secret.replace('127.0.0.1:', '127.0.0.1:1')}"], 2),
+        ([*small, f"storage={secret}'"], 2),
+        ([*small, f"storag={secret}"], 2),
+        ([*small, f"{secret}"], 2),
+    ):
+        done = lab.run(*words, tracking="offline")
+        assert done.code == code, done
+        said.append(done.out + done.err)
+    for action in (["check"], ["forget", "nothing"], ["export", "all.csv"], ["copy", secret, f"{secret}nowhere"]):
+        storage = [] if action[0] == "copy" else ["--storage", secret]
+        done = subprocess.run(
+            [sys.executable, "-m", "senet_lab", "store", *action, *storage],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == (2 if action[0] in ("forget", "copy") else 0), done
+        said.append(done.stdout + done.stderr)
+    with sa.create_engine(url).connect() as connection:
+        for table in sa.inspect(connection).get_table_names():
+            said += [str(row) for row in connection.execute(sa.text(f"SELECT * FROM {table}"))]
+    written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert any("wandb" in name for name in written)
+    for planted in (password, key):
+        assert [text for text in said if planted in text] == []
+        assert [name for name, content in written.items() if planted.encode() in content] == []
 
 
 def test_a_server_that_is_not_there_or_has_no_such_database(server: str) -> None:

@@ -241,6 +241,7 @@ class Tracker:
                     disable_git=True,
                     disable_code=True,
                     x_disable_stats=True,
+                    x_disable_meta=True,  # the command line, which may hold a password of the database
                     x_save_requirements=False,
                     init_timeout=INIT_SECONDS,
                     finish_timeout=FINISH_SECONDS,
