@@ -124,6 +124,52 @@ def interpreted() -> dict[str, float]:
     return found
 
 
+def touched(last: bool) -> dict[str, list[float]]:
+    """Kernel → how often it reads and writes each element of a map, over all of its maps, and how many maps are read
+    and written if each element counts once: what Triton's interpreter loads and stores by tiles."""
+    import numpy as np
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    from senet_lab.models import fused_kernels as kernels
+
+    seen: dict[str, list[Any]] = {"load": [], "store": []}
+    originals = {way: getattr(InterpreterBuilder, f"create_masked_{way}") for way in seen}
+
+    def watching(way: str) -> Any:
+        def watched(builder: Any, pointers: Any, *rest: Any) -> Any:
+            mask = rest[0] if way == "load" else rest[1]
+            if pointers.data.ndim == 2:  # the others are one number an image and channel
+                seen[way].append(pointers.data[mask.data])
+            return originals[way](builder, pointers, *rest)
+
+        return watched
+
+    layout = torch.channels_last if last else torch.contiguous_format
+    dy, y, x, shortcut = (torch.randn(2, 5, 3, 7).contiguous(memory_format=layout) for _ in range(4))
+    numbers = torch.randn(4, 2, 5)
+    calls = {
+        "moments": lambda: kernels.moments(x),
+        "finish": lambda: kernels.finish(x, shortcut, *numbers[:3]),
+        "sums": lambda: kernels.sums(dy, y, x, numbers[0]),
+        "spread": lambda: kernels.spread(dy, x, *numbers),
+        "spread in evaluation": lambda: kernels.spread(dy, x, *numbers[:3], None),
+    }
+    found = {}
+    try:
+        for way in seen:
+            setattr(InterpreterBuilder, f"create_masked_{way}", watching(way))
+        for name, call in calls.items():
+            for addresses in seen.values():
+                addresses.clear()
+            call()
+            flat = [np.concatenate(addresses) if addresses else np.zeros(0) for addresses in seen.values()]
+            found[name] = [float(n) / x.numel() for all_ in flat for n in (len(all_), len(np.unique(all_)))]
+    finally:
+        for way, original in originals.items():
+            setattr(InterpreterBuilder, f"create_masked_{way}", original)
+    return found
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(interpreted()))
+    print(json.dumps({"apart": interpreted(), "touched": [touched(last) for last in (True, False)]}))

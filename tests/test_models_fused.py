@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -107,8 +108,8 @@ def test_one_value_a_channel_is_no_batch() -> None:
 
 
 @pytest.fixture(scope="module")
-def interpreted() -> dict[str, float]:
-    """Case → how far the kernels, run by Triton's interpreter, are from the modules."""
+def interpreter() -> dict[str, Any]:
+    """What `fused_ends.py` finds of the kernels, run by Triton's interpreter."""
     pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "fused_ends.py"],
@@ -117,22 +118,30 @@ def interpreted() -> dict[str, float]:
         check=True,
         text=True,
     )
-    found: dict[str, float] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def test_the_kernels_compute_what_the_modules_do(interpreted: dict[str, float]) -> None:
-    double = {name: found for name, found in interpreted.items() if "tile" in name}
+def test_the_kernels_compute_what_the_modules_do(interpreter: dict[str, Any]) -> None:
+    double = {name: found for name, found in interpreter["apart"].items() if "tile" in name}
     assert len(double) > len(list(cases()))
     assert {name: found for name, found in double.items() if not found < EXACT} == {}
 
 
-def test_the_kernels_are_precise_in_other_types(interpreted: dict[str, float]) -> None:
+def test_the_kernels_are_precise_in_other_types(interpreter: dict[str, Any]) -> None:
+    interpreted = interpreter["apart"]
     for last in (True, False):
         assert interpreted[f"single shift=2 last={last}"] < 1e-6
         assert interpreted[f"single shift=10000.0 last={last}"] < 3e-4
     assert interpreted["half"] < 0.01
     assert interpreted["nan"] == 0, "a NaN is lost in the ReLU, or spreads"
+
+
+def test_the_kernels_read_and_write_each_map_once(interpreter: dict[str, Any]) -> None:
+    """In either memory format: as many elements as the maps have, and none of them twice."""
+    expected = {"moments": (1, 0), "finish": (2, 1), "sums": (3, 1), "spread": (2, 1), "spread in evaluation": (1, 1)}
+    for touched in interpreter["touched"]:
+        assert touched == {name: [read, read, written, written] for name, (read, written) in expected.items()}
 
 
 COMPILE = """
@@ -282,6 +291,21 @@ def test_who_listens_to_the_gates_hears_them() -> None:
             heard.append(dict(latest))
     assert len(heard[0]) == 3
     assert all(torch.equal(heard[1][name], heard[0][name]) for name in heard[0])
+
+
+def test_it_works_without_gradients_and_in_another_process() -> None:
+    net, fused, x_BCHW = small()
+    fused = pickle.loads(pickle.dumps(fused))
+    assert models.fused_blocks(fused) == 3
+    with torch.inference_mode():
+        assert torch.allclose(fused(x_BCHW), net(x_BCHW), atol=1e-6)
+
+
+def test_a_gradient_of_its_gradient_is_refused() -> None:
+    norm, se, (x, shortcut, _) = made(Case())
+    (grad,) = torch.autograd.grad(block_end(x, shortcut, norm, se).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="twice"):
+        grad.sum().backward()
 
 
 def test_blocks_are_recomputed_as_they_were() -> None:

@@ -52,7 +52,7 @@ def moments_kernel(
         mask = (c < C)[:, None] & (n < N)[None, :]
         value = tl.load(x + start + c[:, None] * stride_c + n[None, :] * stride_n, mask=mask, other=0).to(SUM)
         off = tl.where(mask, value - means, 0)
-        means += off / (first // BLOCK_N + 1)
+        means += off * (tl.full((), 1, SUM) / (first // BLOCK_N + 1))
         deviations += off * (value - means)
     pixels = tl.maximum((N - lane + BLOCK_N - 1) // BLOCK_N, 0).to(SUM)[None, :]
     near = tl.sum(tl.where(lane[None, :] == 0, means, 0), 1)  # sums of what is left are small where the means are not
