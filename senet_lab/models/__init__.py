@@ -6,6 +6,7 @@ from senet_lab.config import SE
 from senet_lab.models.backbones import BACKBONES, create
 from senet_lab.models.cost import Cost, cost, counted, fingerprint, hidden_widths, latency
 from senet_lab.models.detection import faster_rcnn
+from senet_lab.models.fusing import fuse, fused_blocks
 from senet_lab.models.insert import add_se, stages_of
 from senet_lab.models.se import SEBlock
 from senet_lab.models.weights import load_weights, pretrained, timm_state_dict
@@ -21,6 +22,8 @@ __all__ = [
     "create",
     "faster_rcnn",
     "fingerprint",
+    "fuse",
+    "fused_blocks",
     "hidden_widths",
     "latency",
     "load_weights",

@@ -1,0 +1,134 @@
+"""Switches the fused end of residual blocks (`fused.py`) on in a finished network.
+
+Only the class of a block changes: its modules, the keys of its state dict and its name in the network stay, and so does
+what it computes. A fused block looks at every call whether the operator can do it, and otherwise calls its modules one
+by one: on a CPU, for a norm that is no plain batch norm (any more), and where somebody listens to one of the modules
+whose output is never made.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from senet_lab.models.fused import PASSES, block_end
+from senet_lab.models.insert import Gated
+from senet_lab.models.se import SEBlock, check_known
+
+CHOICES = ("auto", *PASSES)
+HAS_TRITON = (
+    importlib.util.find_spec("triton") is not None
+)  # it comes with PyTorch for NVIDIA's and AMD's GPUs on Linux
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class FusedBasic(BasicBlock):  # type: ignore[misc]  # torchvision is not typed
+    """torchvision's basic block, its end fused."""
+
+    fused: str
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return ended(self, self.bn2, self.conv2(self.relu(self.bn1(self.conv1(x_BCHW)))), x_BCHW)
+
+
+class FusedBottleneck(Bottleneck):  # type: ignore[misc]
+    """torchvision's bottleneck, its end fused."""
+
+    fused: str
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        branch_BCHW = self.conv2(self.relu(self.bn1(self.conv1(x_BCHW))))
+        return ended(self, self.bn3, self.conv3(self.relu(self.bn2(branch_BCHW))), x_BCHW)
+
+
+# Exactly these classes, as a subclass may compute something else. Class → what it becomes, and the end of its branch.
+FUSED: dict[type[nn.Module], tuple[type[nn.Module], str]] = {
+    BasicBlock: (FusedBasic, "bn2"),
+    Bottleneck: (FusedBottleneck, "bn3"),
+}
+
+
+def fuse(model: nn.Module, passes: str = "auto", *, ungated: bool = False) -> list[str]:
+    """Fuse the end of every residual block of torchvision's kinds whose branch ends with a batch norm and its SE.
+
+    That is SE in the `standard` position with an average squeeze and any excitation. Other blocks stay as they are.
+
+    Args:
+        model: changed in place.
+        passes: `auto` runs Triton kernels for tensors on a GPU and the modules for others; `triton` runs the kernels on
+            any device (on a CPU they need TRITON_INTERPRET=1), `reference` the same formulas in plain PyTorch.
+        ungated: whether to fuse blocks whose branch ends with a batch norm without SE as well.
+
+    Returns:
+        The paths of the blocks that are fused.
+
+    Raises:
+        ValueError: for other passes, and for `triton` where it is not installed.
+    """
+    check_known("passes", passes, CHOICES)
+    if passes == "triton" and not HAS_TRITON:
+        raise ValueError("passes: Triton is not installed")
+    for block in model.modules():
+        if type(block) in FUSED and can_end(block, FUSED[type(block)][1], ungated):
+            block.__class__ = FUSED[type(block)][0]
+        if is_fused(block):
+            vars(block)["fused"] = passes
+    return [path for path, block in model.named_modules() if is_fused(block)]
+
+
+def fused_blocks(model: nn.Module) -> int:
+    """How many blocks of a network are fused."""
+    return sum(is_fused(block) for block in model.modules())
+
+
+def is_fused(block: nn.Module) -> bool:
+    return isinstance(block, (FusedBasic, FusedBottleneck))
+
+
+def can_end(block: nn.Module, last: str, ungated: bool) -> bool:
+    """Whether the operator computes what the block's last modules do."""
+    end = getattr(block, last)
+    return type(block.relu) is nn.ReLU and (ungated or isinstance(end, Gated)) and parts_of(end) is not None
+
+
+def parts_of(end: nn.Module) -> tuple[nn.BatchNorm2d, SEBlock | None] | None:
+    """The norm and the SE block that a branch ends with; None where these are not what the operator computes."""
+    norm, se = (end.body, end.se) if type(end) is Gated and end.side == "after" else (end, None)
+    if type(norm) is not nn.BatchNorm2d or norm.weight is None or norm.bias is None:
+        return None
+    if se is not None and (type(se) is not SEBlock or se.squeeze != "avg"):
+        return None
+    if se is not None and not (type(se.fc1) is type(se.fc2) is nn.Conv2d):
+        return None
+    return norm, se
+
+
+def ended(block: FusedBasic | FusedBottleneck, end: nn.Module, branch_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
+    """What a block gives for the last convolution's output and its own input, by the operator or by the modules."""
+    shortcut_BCHW = x_BCHW if block.downsample is None else block.downsample(x_BCHW)
+    passes = passes_for(block.fused, branch_BCHW)
+    parts = parts_of(end)
+    alike = shortcut_BCHW.dtype == branch_BCHW.dtype  # autocast may have left a shortcut alone
+    heard = type(block.relu) is not nn.ReLU or listened_to(end) or listened_to(block.relu)
+    y_BCHW: Tensor
+    if passes and parts and alike and not heard:
+        y_BCHW = block_end(branch_BCHW, shortcut_BCHW, *parts, passes)
+    else:
+        branch_BCHW = end(branch_BCHW)
+        branch_BCHW += shortcut_BCHW
+        y_BCHW = block.relu(branch_BCHW)
+    return y_BCHW
+
+
+def passes_for(choice: str, x_BCHW: Tensor) -> str | None:
+    """The name of the passes for a map; None for the modules."""
+    if choice == "auto":
+        return "triton" if HAS_TRITON and x_BCHW.is_cuda else None
+    return choice
+
+
+def listened_to(module: nn.Module) -> bool:
+    """Whether a module or one in it has hooks, which see what the operator does not make."""
+    return any(getattr(part, hooks) for part in module.modules() for hooks in HOOKS)
