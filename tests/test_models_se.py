@@ -96,6 +96,27 @@ def test_one_hidden_unit_gives_gates_that_depend_on_the_image() -> None:
     assert gates.std(0).max() > 0
 
 
+@pytest.mark.parametrize("shape", [(32, 16, 8, 8), (3, 5, 7, 7), (1, 256, 14, 14), (4, 8, 1, 3)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_average_is_pytorchs_mean_to_the_last_bit_and_so_is_its_gradient(
+    shape: tuple[int, ...], channels_last: bool
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x_BCHW = torch.randn(shape, generator=draw).contiguous(memory_format=layout).requires_grad_()
+    weight_BC11 = torch.randn(*shape[:2], 1, 1, generator=draw)
+    found = []
+    for average in (SQUEEZES["avg"], lambda x: x.mean((2, 3), keepdim=True)):
+        z_BC11 = average(x_BCHW)
+        found.append((z_BC11, *torch.autograd.grad(z_BC11, x_BCHW, weight_BC11)))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))
+
+
+def test_the_average_of_half_precision_does_not_overflow() -> None:
+    x_BCHW = torch.full((1, 1, 64, 64), 100.0, dtype=torch.float16)  # the sum is 409,600; the largest number is 65,504
+    assert SQUEEZES["avg"](x_BCHW).item() == 100
+
+
 def test_biases_start_at_zero_and_add_one_weight_for_each_output() -> None:
     se = SEBlock(32, 4, bias=True)
     assert sum(w.numel() for w in se.parameters()) == 2 * 32 * 8 + 8 + 32

@@ -32,7 +32,7 @@ from senet_lab.models.insert import stage_of
 from senet_lab.models.se import SEBlock, check_known
 
 aten = torch.ops.aten
-POOLING = (aten.mean, aten.amax)
+POOLING = (aten.mean, aten.sum, aten.amax)
 SCALING = (aten.mul,)
 SUMS = (aten.add, aten.add_)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Record, Sto
 
 ATTEMPTS = 3  # a trial whose worker was killed so often is recorded as failed
 POLL_SECONDS = 0.5
+FEW = 100  # trials that are looked up each time that a worker is free; more of them, at most so often:
+LOOK_SECONDS = 2.0
 
 Heard = Callable[[Cell, Record], None]
 
@@ -65,13 +68,17 @@ def train(
     running: dict[str, Cell] = {}
     attempts: dict[str, int] = {}
     commit = git_commit()
+    looked = 0.0  # when it was last looked up what other drivers have recorded
 
     def hand_out() -> None:
         """Give free workers what no other driver has, or has had."""
+        nonlocal looked
         if not workers.free:
             return
-        for trial_id, record in store.read(waiting).items():
-            accept(waiting.pop(trial_id), record)
+        if len(waiting) <= FEW or time.monotonic() - looked > LOOK_SECONDS:  # a claim is refused in any case
+            for trial_id, record in store.read(waiting).items():
+                accept(waiting.pop(trial_id), record)
+            looked = time.monotonic()
         offered = list(waiting.values())
         while workers.free and (offered or (offered := further())):
             cell = offered.pop(0)

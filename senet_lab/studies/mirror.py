@@ -27,6 +27,7 @@ from senet_lab.studies.store import DONE, FAILED, Record, Store, first_line
 OBJECTIVES = ("validation error (%)", "params", "multiply-adds")
 TEST_ERROR = "test error (%)"
 STATES = {DONE: TrialState.COMPLETE, FAILED: TrialState.FAIL}
+Key = tuple[str | None, str | None, TrialState]
 LOCK = "mirror"  # claimed like a trial by whoever writes to Optuna's tables
 
 
@@ -46,6 +47,10 @@ class Mirror:
         # Rows are Optuna's categories, which it fixes for good: other rows under the same name are another study.
         self.name = f"{name} ({short_hash(repr(self.labels))})"
         self.study: optuna.Study | None = None
+        # Of a study of thousands of trials, what is here and what is not yet is too much to look through at each one.
+        self.here: set[Key] = set()
+        self.read = 0  # trials of the Optuna study that are in `here`
+        self.lacking = plan.cells
 
     def update(self, records: dict[str, Record], patience: float = 0.0) -> None:
         """Add the trials that the Optuna study lacks, one driver at a time.
@@ -58,15 +63,14 @@ class Mirror:
             if not ours:
                 return
             self.study = self.study or self.open()
-            # A trial that had failed and was trained again is there twice, as Optuna deletes none.
-            here = {
-                (trial.params.get("row"), trial.user_attrs.get("trial", {}).get("id"), trial.state)
-                for trial in self.study.get_trials(deepcopy=False)
-            }
-            for cell in self.plan.cells:
-                record = records.get(cell.trial_id)
-                if record and (cell.row.label, cell.trial_id, STATES[record["state"]]) not in here:
+            trials = self.study.get_trials(deepcopy=False)  # in order of their numbers, and never fewer than before
+            self.here.update(map(key_of, trials[self.read :]))
+            self.read = len(trials)
+            for cell in [cell for cell in self.lacking if cell.trial_id in records]:
+                record = records[cell.trial_id]
+                if (cell.row.label, cell.trial_id, STATES[record["state"]]) not in self.here:
                     self.study.add_trial(self.frozen(cell, record))
+            self.lacking = [cell for cell in self.lacking if cell.trial_id not in records]
 
     def open(self) -> optuna.Study:
         """The Optuna study, made if there is none."""
@@ -111,6 +115,12 @@ class Mirror:
             trial.datetime_start = datetime.fromtimestamp(record["started"])
             trial.datetime_complete = datetime.fromtimestamp(record["started"] + record["seconds"])
         return trial
+
+
+def key_of(trial: optuna.trial.FrozenTrial) -> Key:
+    """What tells a trial that is here: row, id and state. One that had failed and was trained again is here twice, as
+    Optuna deletes none."""
+    return trial.params.get("row"), trial.user_attrs.get("trial", {}).get("id"), trial.state
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class Plan:
         missing = f" ({', '.join(self.left_out)}: not in this network)" if self.left_out else ""
         return f"{study.title or study.name}{missing}"
 
-    @property
+    @cached_property  # asked for at every epoch, and as long as the study
     def trials(self) -> dict[str, Cell]:
         """Trial id → its first cell; rows that build the same network share their trials."""
         return {cell.trial_id: cell for cell in reversed(self.cells)}

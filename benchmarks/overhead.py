@@ -1,0 +1,235 @@
+"""What the lab takes beside training: to start, for each trial, and as the store grows.
+
+    python -m benchmarks.overhead                     100, 1,000 and 10,000 trials: about ten minutes
+    python -m benchmarks.overhead --trials 100 1000
+
+- The command line is started in fresh processes (the files are in the system's cache): `--help`, and the plan of the
+  digits study.
+- One study of many seeds is run from an empty store to its table by the lab's own driver, store and Optuna mirror, with
+  tracking off. Only its trials are made up: instead of worker processes, one object answers each trial at once with a
+  record as a training leaves it (30 epochs). So its time is all bookkeeping, and is taken where so many trials are
+  recorded: the median of the last hundred. The time on the wall has the disk in it, that of the processor has not.
+- A trial as a worker does it, but of a single epoch of 16 images: the set-up of a training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measuring
+from benchmarks.measuring import Line, spread
+
+ROWS = 6  # of the study, Table 10
+LAST = 100  # trials that a time per trial is the median of
+EPOCHS = 30
+GOALS = {"--help": 1.5, "plan": 15.0, "bookkeeping": 0.3, "growth": 2.0}  # seconds, and 10,000 trials over 100
+
+
+class Answering:
+    """What stands in the workers' place: every trial has ended as soon as it is submitted, with a made-up record."""
+
+    def __init__(self, count: int, threads: int) -> None:
+        self.waiting: list[Any] = []
+        self.draw = random.Random(0)
+        self.ended: list[tuple[float, float]] = []  # when each trial was answered: wall, processor
+
+    @property
+    def free(self) -> int:
+        return 1 - len(self.waiting)
+
+    def submit(self, spec: Any, checkpoint: Path, until: int | None = None) -> None:
+        self.waiting.append(spec)
+
+    def events(self, timeout: float) -> list[Any]:
+        from senet_lab.studies.executors import Event
+
+        self.ended.append((time.perf_counter(), time.process_time()))
+        made = [Event("done", spec.trial_id, self.record(spec)) for spec in self.waiting]
+        self.waiting.clear()
+        return made
+
+    def stop(self) -> None:
+        self.waiting.clear()
+
+    def record(self, spec: Any) -> dict[str, Any]:
+        error = self.draw.uniform(1, 3)
+        losses = {f"{split}_{what}": error for split in ("train", "val") for what in ("loss", "error", "top5_error")}
+        return {
+            "config": spec.config(),
+            "epochs": [{"epoch": epoch + 1, **losses} for epoch in range(EPOCHS)],
+            "metrics": {**losses, "test_loss": error, "test_error": error, "test_top5_error": error / 10},
+            "seconds": 10.0,
+            "resumed": False,
+            "started": time.time(),
+            "peak_memory_mib": 500.0,
+            "device_name": "made up",
+            "host": "made up",
+            "versions": {"torch": "0"},
+        }
+
+
+def starts(repeats: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Command → wall and processor seconds of each start."""
+    python = [sys.executable, "-m", "senet_lab.run"]
+    commands = {"--help": [*python, "--help"], "plan": [*python, "+ablation=ratio", "plan=true"]}
+    return {name: [measuring.run(words, folder)[:2] for _ in range(repeats)] for name, words in commands.items()}
+
+
+def grown(trials: int, folder: Path) -> tuple[list[float], list[float]]:
+    """Wall and processor seconds of every trial of a study of about so many, run from an empty store to its table."""
+    from senet_lab import compose
+    from senet_lab.studies import study
+
+    made: list[Answering] = []
+
+    def workers(count: int, threads: int) -> Answering:
+        made.append(Answering(count, threads))
+        return made[0]
+
+    words = ["+ablation=ratio", f"seeds={-(-trials // ROWS)}", "tracking=off", f"results={folder}"]
+    real, study.Workers = study.Workers, workers  # type: ignore[assignment, misc]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert study.run([compose.compose(words)]) == 0
+    finally:
+        study.Workers = real  # type: ignore[misc]
+    ends = made[0].ended[1:]
+    walls, cpus = zip(*ends, strict=True)
+    return differences(walls), differences(cpus)
+
+
+def differences(times: tuple[float, ...]) -> list[float]:
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+def timed(task: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds of a call."""
+    begun, before = time.perf_counter(), time.process_time()
+    task()
+    return time.perf_counter() - begun, time.process_time() - before
+
+
+def after_all(folder: Path) -> dict[str, Callable[[], object]]:
+    """What is done with a store or a table that has grown."""
+    import pandas as pd
+
+    from senet_lab.reports import tables
+    from senet_lab.studies.records import load_records
+    from senet_lab.studies.store import Store
+
+    (source,) = folder.glob("*/*/ratio/trials.csv")
+    trials = tables.read_trials(source)
+    url = f"sqlite:///{folder}/lab.db"
+    return {
+        "open the store": lambda: Store(url),
+        "read every record": lambda: load_records(url),
+        "write the table": lambda: tables.write(folder / "again", trials, pd.DataFrame(), None),
+    }
+
+
+def bare(folder: Path, repeats: int) -> list[tuple[float, float]]:
+    """Wall and processor seconds of a training of one epoch of 16 images, as a warm worker runs it."""
+    import torch
+
+    from senet_lab import compose
+    from senet_lab.studies import executors, plan
+    from senet_lab.training import trial
+
+    torch.set_num_threads(1)
+    executors.quiet()
+    words = ["recipe.epochs=1", "recipe.batch_size=16", "data.subset=16", "data.test_subset=16"]
+    spec = plan.make(compose.compose([*words, "training.device=cpu"])).cells[0].spec
+    checkpoint = folder / "bare.ckpt"
+    taken = []
+    for _ in range(repeats + 1):
+        taken.append(timed(lambda: trial.run(spec, checkpoint, lambda entry: None)))
+        checkpoint.unlink()
+    return taken[1:]
+
+
+def line(what: str, taken: list[tuple[float, float]], goal: str = "", digits: int = 3) -> Line:
+    walls, cpus = zip(*taken, strict=True)
+    return {"what": what, "wall s": spread(walls, digits), "processor s": spread(cpus, digits), "goal": goal}
+
+
+def main(words: list[str] | None = None) -> int:
+    made = measuring.arguments(__doc__)
+    made.add_argument("--trials", type=int, nargs="+", default=[100, 1000, 10_000], help="recorded (%(default)s)")
+    given = made.parse_args(words)
+    if given.short:
+        given.trials = [12, 24]
+    repeats = 1 if given.short else 7
+    measured: list[Line] = []
+    with tempfile.TemporaryDirectory() as place:
+        begun = starts(repeats, Path(place))
+        setup = bare(Path(place), repeats)
+        walls, cpus = grown(max(given.trials), Path(place) / "largest")
+        later: dict[str, dict[int, list[tuple[float, float]]]] = {}
+        for count in given.trials:
+            folder = Path(place) / "largest" if count == max(given.trials) else Path(place) / str(count)
+            if count != max(given.trials):
+                grown(count, folder)
+            for name, task in after_all(folder).items():
+                later.setdefault(name, {})[count] = [timed(task) for _ in range(max(1, repeats // 2))]
+    for what, taken in {**begun, "set-up of a training": setup}.items():
+        measured += [{"what": what, "trials": "", "wall": wall, "processor": used} for wall, used in taken]
+    per_trial: dict[int, list[tuple[float, float]]] = {}
+    for count in given.trials:
+        window = slice(max(0, count - LAST), count)
+        per_trial[count] = list(zip(walls[window], cpus[window], strict=True))
+    for what, by_count in {"a trial's bookkeeping": per_trial, **later}.items():
+        for count, taken in by_count.items():
+            measured += [{"what": what, "trials": count, "wall": wall, "processor": used} for wall, used in taken]
+    fixed = [
+        line("`--help`", begun["--help"], f"at most {GOALS['--help']} s", 2),
+        line("`+ablation=ratio plan=true`", begun["plan"], f"at most {GOALS['plan']:.0f} s", 2),
+        line("set-up of a training", setup),
+    ]
+    growth = [
+        {
+            "what": what,
+            **{f"{count:,}": spread([wall for wall, _ in taken], 4) for count, taken in by_count.items()},
+            f"processor, {max(by_count):,} over {min(by_count):,}": f"{growth_of(by_count):.2f}",
+        }
+        for what, by_count in {"a trial's bookkeeping": per_trial, **later}.items()
+    ]
+    measuring.write(
+        "overhead",
+        "What the lab takes beside training",
+        {"To start": fixed, "As trials are recorded (seconds on the wall)": growth},
+        measured,
+        notes(given),
+        given,
+    )
+    return 0
+
+
+def growth_of(by_count: dict[int, list[tuple[float, float]]]) -> float:
+    """How many times as long the processor takes where the most trials are recorded as where the fewest are."""
+    few, many = (sorted(used for _, used in by_count[count]) for count in (min(by_count), max(by_count)))
+    return many[len(many) // 2] / few[len(few) // 2]
+
+
+def notes(given: argparse.Namespace) -> list[str]:
+    return [
+        "Medians, and their 95% intervals by order statistics. Starts are fresh processes, their files in the system's "
+        "cache.",
+        f"A trial's bookkeeping: driver, store and Optuna mirror, tracking off, of the last {LAST} trials of one study "
+        f"that grows from nothing to {max(given.trials):,} trials; goals: at most {GOALS['bookkeeping']} s, and at "
+        f"10,000 trials at most {GOALS['growth']:.0f} times as long as at 100.",
+        "Set-up of a training: one epoch of 16 digits in a warm worker, from the specification to the record.",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

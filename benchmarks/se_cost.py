@@ -1,0 +1,233 @@
+"""What SE costs in time: networks with it over the same networks without, ours beside timm's and torchvision's.
+
+    python -m benchmarks.se_cost                          a CPU: inference at batch 1, training steps; about ten minutes
+    python -m benchmarks.se_cost --parts inference        of inference, training, cifar
+    python -m benchmarks.se_cost --device cuda            a GPU: batch 1 and 256, bf16, eager and compiled
+
+Multiply-adds say 0.3%. Each network is timed in turn with its own plain network: what timm calls `resnet50` for its
+`seresnet50`, the same network with its SE modules taken out for `legacy_seresnet50`, and torchvision's ResNet-50 for
+torchvision's `SqueezeExcitation` where ours stands, after each last norm. Ours is wrapped around the paper's network
+and, as theirs are, around torchvision's. All have random weights. A training step is forward, backward and SGD.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.ops.misc import SqueezeExcitation
+
+from benchmarks import measuring
+from benchmarks.measuring import Line, ratio, spread, within
+from senet_lab import models
+from senet_lab.config import SE
+from senet_lab.models.insert import POSITIONS
+from senet_lab.models.se import SQUEEZES
+
+PARTS = ("inference", "training", "cifar")
+GOALS = {"inference cpu": "at most 1.06, and timm's", "cifar cpu": "at most 1.08"}
+OURS, PAPER, TIMM, LEGACY, TORCHVISION = "ours", "ours, paper's stride", "timm seresnet50", "timm legacy", "torchvision"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed.
+
+    Attributes:
+        part: one of `PARTS`.
+        batch: images.
+        size: their height and width, in pixels.
+        classes: of the network.
+        training: whether it is a training step.
+        compiled: whether by torch.compile.
+    """
+
+    part: str
+    batch: int
+    size: int
+    classes: int
+    training: bool
+    compiled: bool
+
+    @property
+    def title(self) -> str:
+        network = "ResNet-20" if self.part == "cifar" else "ResNet-50"
+        what = "training step" if self.training else "inference"
+        how = "compiled" if self.compiled else "eager"
+        return f"{network}, {what}, batch {self.batch} at {self.size}, {how}"
+
+
+Build = Callable[[], nn.Module]
+
+
+def resnet50s(every: bool) -> dict[str, tuple[str, Build, Build]]:
+    """Name → name of the plain network, how that is built, and how the network with SE is; `every` adds each position
+    and each squeeze of ours."""
+    plain = functools.partial(models.create, "resnet50", None, stride="torchvision", seed=0)
+    paper = functools.partial(models.create, "resnet50", None, seed=0)
+    found: dict[str, tuple[str, Build, Build]] = {
+        OURS: ("ResNet-50", plain, functools.partial(models.create, "resnet50", SE(), stride="torchvision", seed=0)),
+        PAPER: ("ResNet-50, paper's stride", paper, functools.partial(models.create, "resnet50", SE(), seed=0)),
+        TIMM: ("timm resnet50", lambda: timm.create_model("resnet50"), lambda: timm.create_model("seresnet50")),
+        LEGACY: ("timm legacy without SE", lambda: legacy(False), lambda: legacy(True)),
+        TORCHVISION: ("ResNet-50", plain, torchvision_se),
+    }
+    for name, design in variants().items() if every else ():
+        build = functools.partial(models.create, "resnet50", design, stride="torchvision", seed=0)
+        found[name] = ("ResNet-50", plain, build)
+    return found
+
+
+def variants() -> dict[str, SE]:
+    """Each position and each squeeze of ours but the paper's."""
+    positions = {f"ours, {word}": SE(position=word) for word in POSITIONS if word != SE().position}
+    return positions | {f"ours, squeeze {word}": SE(squeeze=word) for word in SQUEEZES if word != SE().squeeze}
+
+
+def legacy(se: bool) -> nn.Module:
+    """timm's port of the released SE-ResNet-50; without SE, its SE modules pass on what they are given."""
+    net: nn.Module = timm.create_model("legacy_seresnet50")
+    for block in net.modules():
+        if hasattr(block, "se_module") and not se:
+            block.se_module = nn.Identity()
+    return net
+
+
+def torchvision_se() -> nn.Module:
+    """torchvision's ResNet-50 with torchvision's SE after the last norm of each block."""
+    net = torchvision.models.resnet50()
+    for block in net.modules():
+        if isinstance(block, torchvision.models.resnet.Bottleneck):
+            channels = block.bn3.num_features
+            block.bn3 = nn.Sequential(block.bn3, SqueezeExcitation(channels, channels // 16))
+    return net
+
+
+def resnet20s(every: bool) -> dict[str, tuple[str, Build, Build]]:
+    """As `resnet50s`, for CIFAR's ResNet-20."""
+    create = functools.partial(models.create, "resnet20", num_classes=10, seed=0)
+    designs = {OURS: SE(), **(variants() if every else {})}
+    return {
+        name: ("ResNet-20", functools.partial(create, se=None), functools.partial(create, se=design))
+        for name, design in designs.items()
+    }
+
+
+def task(net: nn.Module, case: Case, device: str) -> Callable[[], object]:
+    """One call of the network, or one training step."""
+    draw = torch.Generator().manual_seed(0)
+    x_BCHW = torch.randn(case.batch, 3, case.size, case.size, generator=draw)
+    y_B = torch.randint(case.classes, (case.batch,), generator=draw).to(device)
+    on_gpu = device == "cuda"
+    if on_gpu:
+        x_BCHW, net = x_BCHW.to(device, memory_format=torch.channels_last), net.to(device)
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not case.training:
+        net.eval().requires_grad_(False)
+        if on_gpu:
+            net, x_BCHW = net.bfloat16(), x_BCHW.bfloat16()
+        run: Any = torch.compile(net, mode="max-autotune-no-cudagraphs") if case.compiled else net
+        return functools.partial(inferred, run, x_BCHW)
+    net.train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=on_gpu)
+    run = torch.compile(net) if case.compiled else net
+    return functools.partial(step, run, optimizer, x_BCHW, y_B)
+
+
+def inferred(net: nn.Module, x_BCHW: Tensor) -> None:
+    with torch.inference_mode():
+        net(x_BCHW)
+
+
+def step(net: nn.Module, optimizer: torch.optim.Optimizer, x_BCHW: Tensor, y_B: Tensor) -> None:
+    optimizer.zero_grad()
+    with torch.autocast("cuda", torch.bfloat16, enabled=x_BCHW.is_cuda):
+        loss = F.cross_entropy(net(x_BCHW), y_B)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def cases(parts: list[str], device: str, short: bool) -> list[Case]:
+    """What is timed on a device."""
+    found = []
+    for compiled in (False, True) if device == "cuda" else (False,):
+        for batch in (1, 256) if device == "cuda" else (1,):
+            found.append(Case("inference", batch, 64 if short else 224, 1000, False, compiled))
+        batch = 256 if device == "cuda" else 2
+        found.append(Case("training", batch, 64 if short else 224, 1000, True, compiled))
+        found.append(Case("cifar", 128 if device == "cuda" else 32, 8 if short else 32, 10, True, compiled))
+    return [case for case in found if case.part in parts]
+
+
+def measure(case: Case, rounds: int, device: str, every: bool) -> tuple[list[Line], list[Line]]:
+    """Lines of the case's table, and one for each measurement."""
+    networks = (resnet20s if case.part == "cifar" else resnet50s)(every)
+    builds: dict[str, Build] = {}
+    for name, (plain, build_plain, build) in networks.items():
+        builds |= {plain: build_plain, name: build}
+    tasks = {name: task(copy.deepcopy(build()), case, device) for name, build in builds.items()}
+    taken = measuring.in_turn(tasks, rounds, device)
+    lines = []
+    for name, (plain, _, _) in networks.items():
+        lines.append(
+            {
+                "with SE": name,
+                "ms": spread(taken[name], 2, 1e3),
+                "without": plain,
+                "ms ": spread(taken[plain], 2, 1e3),
+                "ratio": within(ratio(taken[name], taken[plain])),
+                "goal": GOALS.get(f"{case.part} {device}", "") if name in (OURS, PAPER) else "",
+            }
+        )
+    measured = [
+        {"case": case.title, "network": name, "round": number, "seconds": seconds}
+        for name, each in taken.items()
+        for number, seconds in enumerate(each)
+    ]
+    return lines, measured
+
+
+def main(words: list[str] | None = None) -> int:
+    made = measuring.arguments(__doc__, device=True)
+    made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(%(default)s)")
+    made.add_argument("--standard", action="store_true", help="of ours, only the paper's block: no other position")
+    made.add_argument("--rounds", type=int, default=40, help="of timing each network in turn (%(default)s)")
+    given = made.parse_args(words)
+    device = measuring.chosen(given.device)
+    rounds = 2 if given.short else given.rounds
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high")
+    warnings.filterwarnings("ignore", module="torch")
+    every = not given.short and not given.standard
+    tables: dict[str, list[Line]] = {}
+    measured: list[Line] = []
+    for case in cases(given.parts, device, given.short):
+        print(f"{case.title} …", file=sys.stderr)
+        tables[case.title], singles = measure(case, rounds, device, every and case.part != "training")
+        measured += singles
+    measuring.write("se_cost", "What SE costs in time", tables, measured, notes(given, device, rounds), given, device)
+    return 0
+
+
+def notes(given: argparse.Namespace, device: str, rounds: int) -> list[str]:
+    clock = "CUDA events, bf16, channels_last" if device == "cuda" else "processor time of one thread, float32"
+    return [
+        f"{clock}; {rounds} rounds in which every network is timed once, in turn. Ratios are medians over the rounds, "
+        "each over the plain network in the same round; in brackets the 95% interval by order statistics.",
+        "r = 16 everywhere. ours: wrapped around torchvision's ResNet-50, unless the paper's stride is named.",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The benchmarks run, in their short form: what they print, what they write, and that they measure what they say."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import measuring, overhead, se_cost, study, train
+from senet_lab import models
+
+
+def check(name: str, folder: Path, run: Callable[[list[str]], int], *words: str) -> list[dict[str, str]]:
+    """Run a benchmark's short form; the lines of its CSV."""
+    threads = torch.get_num_threads()
+    try:
+        assert run(["--short", "--to", str(folder), *words]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    text = (folder / f"{name}.md").read_text()
+    assert "its numbers mean nothing" in text, "a short form is never taken for a measurement"
+    assert f"torch {torch.__version__.partition('+')[0]}" in text
+    with (folder / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_overhead(tmp_path: Path) -> None:
+    lines = check("overhead", tmp_path, overhead.main)
+    assert {line["trials"] for line in lines} == {"", "12", "24"}
+    assert all(float(line["wall"]) > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_study(tmp_path: Path) -> None:
+    lines = check("study", tmp_path, study.main)
+    assert [line["way"] for line in lines] == ["plain"] * 6 + ["lab"] * 7
+    assert {line["row"] for line in lines} == {*study.ROWS, "all"}
+
+
+@pytest.mark.parametrize("part", ["cifar", pytest.param("inference", marks=pytest.mark.slow)])
+def test_se_cost(part: str, tmp_path: Path) -> None:
+    lines = check("se_cost", tmp_path, se_cost.main, "--device", "cpu", "--parts", part)
+    networks = (se_cost.resnet20s if part == "cifar" else se_cost.resnet50s)(False)
+    assert {line["network"] for line in lines} == {*networks, *(plain for plain, _, _ in networks.values())}
+
+
+def test_train(tmp_path: Path) -> None:
+    lines = check("train", tmp_path, train.main, "--device", "cpu")
+    assert [line["way"] for line in lines] == ["lab", "plain"]
+
+
+def test_every_network_with_se_is_its_plain_one_and_gates() -> None:
+    """In parameters: SE of hidden widths C / 16 is all that is added; timm's and torchvision's have biases."""
+    blocks = {256: 3, 512: 4, 1024: 6, 2048: 3}
+    weights = sum(count * 2 * channels * (channels // 16) for channels, count in blocks.items())
+    biases = sum(count * (channels + channels // 16) for channels, count in blocks.items())
+    with torch.device("meta"):
+        for name, (_, plain, build) in se_cost.resnet50s(every=False).items():
+            added = size(build()) - size(plain())
+            assert added == weights + (0 if name in (se_cost.OURS, se_cost.PAPER) else biases), name
+
+
+def size(net: nn.Module) -> int:
+    return sum(weight.numel() for weight in net.parameters())
+
+
+def test_the_roofline_counts_three_times_the_forward_pass() -> None:
+    """Each product has two more backward, but for the stem, whose images want no gradient."""
+    found = train.products("resnet8")
+    cost = models.cost(models.create("resnet8", num_classes=10, seed=0), (3, 32, 32))
+    stem = 16 * 27 * 32 * 32
+    forward = train.BATCH * (cost.macs - cost.pooling_macs - cost.scaling_macs)
+    assert sum(macs for macs, _ in found) == 3 * forward - train.BATCH * stem
+
+
+def test_tasks_are_timed_in_turn() -> None:
+    order: list[str] = []
+    taken = measuring.in_turn({name: lambda name=name: order.append(name) for name in "abc"}, rounds=3)
+    assert "".join(order) == "cab" + "abc" + "bca" + "cab"
+    assert {name: len(each) for name, each in taken.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    """So that a machine that slows down does not matter."""
+    assert measuring.ratio([2.0, 20.0, 200.0], [1.0, 10.0, 100.0]) == (2.0, 2.0, 2.0)
