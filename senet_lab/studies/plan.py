@@ -19,8 +19,9 @@ from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
 from senet_lab.studies.store import Store
 from senet_lab.training import data as images
+from senet_lab.training import step
 from senet_lab.training.data import DataFacts
-from senet_lab.training.spec import Spec
+from senet_lab.training.spec import STEP, Spec
 
 # A training step is the forward pass and about twice its work backward.
 PASSES_TRAINING, PASSES_FORWARD = 3, 1
@@ -170,6 +171,7 @@ def pace_key(config: dict[str, Any]) -> str:
     """Trainings with the same key take the same time: all that matters but the seed."""
     recipe, data = config["recipe"], config["data"]
     matters = [config[key] for key in ("network", "device", "precision", "identity")]
+    matters += [config.get(key, plain) for key, plain in STEP.items()]  # records of earlier versions have none
     matters += [recipe[key] for key in ("epochs", "batch_size")]
     matters += [data[key] for key in ("size", "validation", "subset", "test_subset")]
     return repr(matters)
@@ -271,6 +273,8 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
         f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
         f"{span} epoch{'s' * (epochs[-1] > 1)}; {workers} worker{'s' * (workers > 1)} on {plan.device}",
     )
+    for how in dict.fromkeys(carried_out(cell.spec) for cell in plan.cells):
+        say(console, how) if how else None
     failed = [record for record in plan.recorded.values() if record["state"] == "failed"]
     if failed:
         say(console, f"{len(failed)} of {len(plan.trials)} trials are recorded as failed; retry=true trains them again")
@@ -280,6 +284,41 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
         say(console, f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
     else:
         say(console, f"all {len(plan.trials)} trials are recorded: nothing to train")
+
+
+def carried_out(spec: Spec) -> str:
+    """How the steps of a training are carried out; empty where that is the plain way."""
+    found = []
+    if spec.feed == "memory":
+        found.append(f"images in memory, {gibibytes(step.size_in_memory(spec.data))} a worker")
+    elif spec.data.name == "folder" and spec.device == "cuda":
+        found.append(f"images from files ({gibibytes(step.size_in_memory(spec.data))} in memory)")
+    if spec.precision != "32-true":
+        found.append(spec.precision)
+    if spec.layout != STEP["layout"]:
+        found.append(spec.layout)
+    if spec.fused:
+        found.append("fused optimiser")
+    if spec.compile != STEP["compile"]:
+        found.append(f"compiled: {spec.compile}")
+    return ", ".join(found)
+
+
+def gibibytes(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def check_room(specs: list[Spec], workers: int) -> None:
+    """A UserError if the device has no room for the images that each worker is to have in its memory."""
+    sizes = {step.size_in_memory(spec.data) for spec in specs if spec.feed == "memory"}
+    if not sizes:
+        return
+    needed, free = workers * max(sizes), step.room(specs[0].device)
+    if needed > free:
+        raise UserError(
+            f"training.feed=memory: the images take {gibibytes(needed)} for {workers} worker{'s' * (workers > 1)}, and "
+            f"{gibibytes(free)} are free; fewer workers need less (executor.workers), training.feed=files none"
+        )
 
 
 def say(console: Console, text: str, style: str = "") -> None:
