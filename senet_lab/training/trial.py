@@ -30,7 +30,7 @@ from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Spec
 from senet_lab.training.step import Step, prepare
 
-SMALL = 64  # pixels a side
+SMALL, MANY = 64, 2**25  # pixels of a side, and of a batch
 Report = Callable[[dict[str, Any]], None]
 QUIET = ("pytorch_lightning", "torch", "multiprocessing", "PIL")  # their warnings are of what is done on purpose here
 VERSIONS = ("torch", "torchvision", "pytorch-lightning", "numpy", "optuna", "wandb")
@@ -57,12 +57,12 @@ class Feeding(pl.LightningDataModule):
         return self.splits.test.test_batches(self.evaluated(self.splits.test))
 
     def evaluated(self, feed: TensorFeed | FolderFeed) -> int:
-        """Larger batches where images are small, or a GPU holds them, which then keeps no activations; otherwise no
-        more of them in memory at once than training has."""
+        """Larger batches where images are small, or a GPU has them and they are not too many; otherwise no more of them
+        in memory at once than training has."""
         if isinstance(feed, FolderFeed):
             return self.batch_size
-        small = feed.images_NCHW.shape[-1] <= SMALL or feed.device == "cuda"
-        return 4 * self.batch_size if small else self.batch_size
+        side, larger = feed.images_NCHW.shape[-1], 4 * self.batch_size
+        return larger if side <= SMALL or (feed.device == "cuda" and larger * side**2 <= MANY) else self.batch_size
 
 
 class Epochs(pl.Callback):
