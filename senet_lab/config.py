@@ -112,7 +112,7 @@ class Data:
             takes all.
         test_subset: likewise for the test images.
         download: fetch CIFAR where it is not below `root`. Changes no result.
-        workers: processes that decode images (`folder` only). Changes no result.
+        workers: processes that decode images (`folder` only), or threads where that is done once. Changes no result.
     """
 
     name: str = "digits"

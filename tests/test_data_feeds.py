@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import multiprocessing
 import random
 import re
 from collections import Counter
@@ -25,7 +26,7 @@ from torchvision.transforms import v2
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.training.augment import AUGMENTS, crop, flip
 from senet_lab.training.data import load
-from senet_lab.training.feeds import DecodedImages, TensorFeed, mixed
+from senet_lab.training.feeds import DecodedImages, FolderFeed, TensorFeed, mixed
 from senet_lab.training.transforms import STATISTICS, ManyViews, cut_out, image_transform
 
 DIGITS = Data(augment="crop", validation=0.2)
@@ -471,6 +472,23 @@ def test_workers_change_nothing(tree: Data) -> None:
     alone, helped = (load(dataclasses.replace(tree, workers=workers)) for workers in (0, 2))
     assert same(fed(alone.train, 4, 1, 2), fed(helped.train, 4, 1, 2))
     assert same(fed(alone.test, 4), fed(helped.test, 4))
+
+
+@FORKS
+def test_processes_that_decode_go_on_from_epoch_to_epoch(tree: Data) -> None:
+    """Their images are those of processes that begin with each epoch, also after one that was left early; closed, they
+    end."""
+    feed, before = load(dataclasses.replace(tree, workers=1)).train, set(multiprocessing.active_children())
+    assert isinstance(feed, FolderFeed)
+    pids = []
+    for epoch in range(3):
+        next(iter(feed.batches(4, 1, epoch + 5)))
+        assert same(fed(feed, 4, 1, epoch), fed(load(tree).train, 4, 1, epoch))
+        pids.append({process.pid for process in multiprocessing.active_children() if process not in before})
+    assert len(pids[0]) == 1
+    assert pids[0] == pids[1] == pids[2]
+    feed.close()
+    assert not set(multiprocessing.active_children()) - before
 
 
 @FORKS

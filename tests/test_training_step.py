@@ -98,7 +98,7 @@ def test_the_fast_way_goes_on_as_if_it_had_not_been_cut_off(tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("fast", [{"layout": "channels_last", "fused": True}, {"compile": "blocks"}], ids=str)
 def test_trained_to_the_end_both_ways_err_alike(tmp_path: Path, fast: dict[str, Any]) -> None:
-    """Means over five seeds, on all digits: no further apart than twice the standard error of their difference.
+    """Means over five seeds, on all digits: no further apart than three times the standard error of their difference.
     `blocks` is translated by the compiler here."""
     recipe = Recipe(epochs=12, batch_size=32, lr=0.05, weight_decay=5e-4)
     spec = make_spec(SE(reduction={2: 4, 3: 4, 4: 4}), data=Data(augment="crop", validation=0.2), recipe=recipe)
@@ -111,7 +111,7 @@ def test_trained_to_the_end_both_ways_err_alike(tmp_path: Path, fast: dict[str, 
             errors[-1].append(trial.run(one, path, silent)["metrics"]["test_error"])
     spread = (sum(statistics.variance(each) for each in errors) / 5) ** 0.5
     assert statistics.mean(errors[0]) < 6
-    assert abs(statistics.mean(errors[0]) - statistics.mean(errors[1])) < 2 * spread
+    assert abs(statistics.mean(errors[0]) - statistics.mean(errors[1])) < 3 * spread
 
 
 # ---------------------------------------------------------------------------------------------------------------------
