@@ -202,7 +202,12 @@ def check_values(config: Config) -> None:
     words = {
         "tracking": (config.tracking, ("offline", "online", "off")),
         "training.keep": (training.keep, ("none", "last")),
-        "training.precision": (training.precision, ("32-true", "bf16-mixed", "16-mixed")),
+        "training.precision": (training.precision, ("32-true", "bf16-mixed", "16-mixed", "auto")),
+        "training.path": (training.path, ("auto", "plain")),
+        "training.feed": (training.feed, ("auto", "memory", "files")),
+        "training.layout": (training.layout, ("auto", "contiguous", "channels_last")),
+        "training.optimiser": (training.optimiser, ("auto", "plain", "fused")),
+        "training.compile": (training.compile, ("auto", "off", "blocks", "whole", "graphs")),
         "recipe.schedule": (recipe.schedule, ("constant", "cosine", "step")),
         "recipe.sampling": (recipe.sampling, ("uniform", "balanced")),
         "stride": (config.stride, ("paper", "torchvision")),

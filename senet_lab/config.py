@@ -113,7 +113,7 @@ class Data:
             takes all.
         test_subset: likewise for the test images.
         download: fetch CIFAR where it is not below `root`. Changes no result.
-        workers: processes that decode images (`folder` only). Changes no result.
+        workers: processes that decode images (`folder` only), or threads where that is done once. Changes no result.
     """
 
     name: str = "digits"
@@ -180,16 +180,33 @@ class Recipe:
 
 @dataclass
 class Training:
-    """Where a training runs and what it leaves behind.
+    """Where and how a training runs, and what it leaves behind.
+
+    What is `auto` is plain on a CPU, where the numbers of a training have always been those of the plain way, and the
+    fast way on a GPU. What is not plain may change last digits, and is a part of a trial's name.
 
     Attributes:
         device: `auto` (a GPU if there is one), `cpu` or `cuda`.
-        precision: Lightning's word: `32-true`, `bf16-mixed` or `16-mixed`.
+        precision: Lightning's word: `32-true`, `bf16-mixed` or `16-mixed`; `auto` is `bf16-mixed` on a GPU that
+            computes in bfloat16, and `32-true` elsewhere.
+        path: `auto`, or `plain` to have all below that is `auto` the plain way on a GPU, too.
+        feed: whether a tree of images is read from its `files` by the DataLoader, each image when it is needed (plain),
+            or is decoded once into the `memory` of the device and augmented there in whole batches. `auto` on a GPU is
+            memory up to 8 GiB. All other data sets always lie in the device's memory.
+        layout: of the tensors: `contiguous` (plain) or `channels_last` (`auto` on a GPU).
+        optimiser: `plain`, or `fused` into one kernel (`auto` on a GPU).
+        compile: by torch.compile: `off` (plain, and `auto`), `blocks` (each block, those alike once), `whole`, or
+            `graphs` (whole, launched as CUDA graphs; a GPU only).
         keep: `none`, or `last` to keep each trial's final weights under `<results>/checkpoints/`.
     """
 
     device: str = "auto"
     precision: str = "32-true"
+    path: str = "auto"
+    feed: str = "auto"
+    layout: str = "auto"
+    optimiser: str = "auto"
+    compile: str = "auto"
     keep: str = "none"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import multiprocessing
 import random
 import re
 from collections import Counter
@@ -23,19 +24,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from senet_lab.config import Data, RunError, UserError
+from senet_lab.training.augment import AUGMENTS, crop, flip
 from senet_lab.training.data import load
-from senet_lab.training.feeds import (
-    AUGMENTS,
-    STATISTICS,
-    DecodedImages,
-    ManyViews,
-    TensorFeed,
-    crop,
-    cut_out,
-    flip,
-    image_transform,
-    mixed,
-)
+from senet_lab.training.feeds import DecodedImages, FolderFeed, TensorFeed, mixed
+from senet_lab.training.transforms import STATISTICS, ManyViews, cut_out, image_transform
 
 DIGITS = Data(augment="crop", validation=0.2)
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
@@ -471,8 +463,8 @@ def test_the_order_of_files_depends_on_seed_and_epoch(tree: Data) -> None:
 
 def test_every_image_is_cut_by_itself(tree: Data) -> None:
     path = load(tree).train.files[0]
-    decoded = DecodedImages([path] * 20, image_transform(tree, training=True), 0, 0)
-    assert len({tuple(decoded[index][0].flatten().tolist()) for index in range(20)}) == 20
+    decoded = DecodedImages([path] * 20, image_transform(tree, training=True), 0)
+    assert len({tuple(decoded[0, index][0].flatten().tolist()) for index in range(20)}) == 20
 
 
 @FORKS
@@ -480,6 +472,23 @@ def test_workers_change_nothing(tree: Data) -> None:
     alone, helped = (load(dataclasses.replace(tree, workers=workers)) for workers in (0, 2))
     assert same(fed(alone.train, 4, 1, 2), fed(helped.train, 4, 1, 2))
     assert same(fed(alone.test, 4), fed(helped.test, 4))
+
+
+@FORKS
+def test_processes_that_decode_go_on_from_epoch_to_epoch(tree: Data) -> None:
+    """Their images are those of processes that begin with each epoch, also after one that was left early; closed, they
+    end."""
+    feed, before = load(dataclasses.replace(tree, workers=1)).train, set(multiprocessing.active_children())
+    assert isinstance(feed, FolderFeed)
+    pids = []
+    for epoch in range(3):
+        next(iter(feed.batches(4, 1, epoch + 5)))
+        assert same(fed(feed, 4, 1, epoch), fed(load(tree).train, 4, 1, epoch))
+        pids.append({process.pid for process in multiprocessing.active_children() if process not in before})
+    assert len(pids[0]) == 1
+    assert pids[0] == pids[1] == pids[2]
+    feed.close()
+    assert not set(multiprocessing.active_children()) - before
 
 
 @FORKS
@@ -499,8 +508,8 @@ def test_no_damage_to_a_file_gets_past_its_name(tmp_path: Path, kind: str) -> No
     path = tmp_path / f"image.{kind}"
     picture(3).save(path)
     whole, chance = path.read_bytes(), random.Random(kind)
-    decoded = DecodedImages([(str(path), 7)], image_transform(Data(name="folder", size=8, resize=8), False), None, 0)
-    x, label = decoded[0]
+    decoded = DecodedImages([(str(path), 7)], image_transform(Data(name="folder", size=8, resize=8), False), None)
+    x, label = decoded[0, 0]
     assert (x.shape, label) == ((3, 8, 8), 7)
     faults = 0
     for _ in range(60):
@@ -508,7 +517,7 @@ def test_no_damage_to_a_file_gets_past_its_name(tmp_path: Path, kind: str) -> No
         for _ in range(chance.randrange(1, 6) if damaged else 0):
             damaged[chance.randrange(min(len(damaged), 200))] = chance.randrange(256)
         path.write_bytes(damaged)
-        found = decoded[0]
+        found = decoded[0, 0]
         faults += isinstance(found, RunError)
         assert str(path) in str(found) if isinstance(found, RunError) else found[0].shape == (3, 8, 8)
     assert faults > 20
@@ -518,5 +527,5 @@ def test_no_damage_to_a_file_gets_past_its_name(tmp_path: Path, kind: str) -> No
 def test_every_colour_mode_comes_as_three_channels(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
     picture(2, mode=mode).save(path)
-    decoded = DecodedImages([(str(path), 0)], image_transform(Data(name="folder", size=8, resize=8), False), None, 0)
-    assert decoded[0][0].shape == (3, 8, 8)
+    decoded = DecodedImages([(str(path), 0)], image_transform(Data(name="folder", size=8, resize=8), False), None)
+    assert decoded[0, 0][0].shape == (3, 8, 8)

@@ -42,7 +42,7 @@ def test_a_plan_shows_the_study_and_writes_nothing(here: Path, capsys: pytest.Ca
     assert "28.07 M" in out
     assert "718 training, 180 validation, 899 test images; 30 epochs" in out
     assert "18 of 18 trials to train: about" in out
-    assert "(rough: from a one-second calibration)" in out
+    assert "(rough: from a few steps of each network)" in out
     assert all(len(line) <= 80 for line in lines if "images" not in line)
 
 
@@ -67,7 +67,7 @@ def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypat
     monkeypatch.chdir(copy.folder)
     seconds = {record["trial_id"]: record["seconds"] for record in copy.records()}
     store = Store("sqlite:///results/local/lab.db", create=False)
-    monkeypatch.setattr(plan, "calibrate", lambda _: 1.0)
+    monkeypatch.setattr(plan, "calibrate", lambda *_: 1.0)
     more = look_up(make(compose([*WORDS, "seeds=3"])), store)
     expectation = expect(more, store)
     assert not expectation.rough
@@ -82,12 +82,49 @@ def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypat
     assert expectation.rough, "other epochs take another time"
     cell = other.todo[0]
     epochs = 3 * other.facts.train * 9 + other.facts.validation * 9 + other.facts.test
-    assert expectation.seconds[cell.trial_id] == cell.row.cost.macs * epochs
+    overhead = 9 * (plan.EPOCH_SECONDS + 7 * plan.STEP_SECONDS)  # 200 images in batches of 32
+    assert expectation.seconds[cell.trial_id] == cell.row.cost.macs * epochs + overhead
 
 
 def test_the_calibration_is_of_the_right_size(here: Path) -> None:
     """Multiply-adds a second: more than a pocket calculator, less than any processor has."""
-    assert 1e6 < plan.calibrate(make(compose([]))) < 1e14
+    study = make(compose([]))
+    assert 1e6 < plan.calibrate(study, study.todo[0]) < 1e14
+
+
+@pytest.mark.parametrize(
+    ("seconds", "workers", "total"),
+    [
+        ([], 2, 0),
+        ([5, 5, 5], 2, 10),
+        ([5, 5, 5], 1, 15),
+        ([5, 5, 5], 9, 5),
+        ([9, 1, 1, 1, 1], 2, 9),
+        ([1, 1, 9], 2, 10),
+    ],
+)
+def test_a_trial_is_not_shared_by_workers(seconds: list[float], workers: int, total: float) -> None:
+    """Each worker takes the next trial when it is free."""
+    expectation = plan.Expectation({str(number): each for number, each in enumerate(seconds)}, rough=False)
+    assert expectation.total(workers) == total
+
+
+def test_a_study_of_many_networks_is_not_kept_waiting(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the time for calibration is over, networks go at the mean rate of those before."""
+    rates = [2.0, 6.0]
+
+    def calibrate(*_: object) -> float:
+        if len(rates) == 1:
+            monkeypatch.setattr(plan, "PROBING", 0.0)
+        return rates.pop(0)
+
+    monkeypatch.setattr(plan, "calibrate", calibrate)
+    study = make(compose(["+ablation=ratio", "seeds=2"]))
+    found = expect(study, Store("sqlite:///nowhere.db", create=False)).seconds
+    for cell, rate in zip(study.todo, [2, 6, 3, 3, 3, 3] * 2, strict=True):
+        overhead = plan.overhead(cell, study.facts)
+        assert overhead < 3
+        assert found[cell.trial_id] == pytest.approx(plan.trial_macs(cell, study.facts) / rate + overhead)
 
 
 @pytest.mark.parametrize(
@@ -143,24 +180,32 @@ def test_the_time_left_is_honest(here: Path, monkeypatch: pytest.MonkeyPatch) ->
     clock = [0.0]
     monkeypatch.setattr("senet_lab.studies.progress.time.monotonic", lambda: clock[0])
     expectation = plan.Expectation({cell.trial_id: 80.0 for cell in study.todo}, rough=True)
-    progress = Progress(study, expectation, 2, Console(file=io.StringIO()))
+    said = io.StringIO()
+    progress = Progress(study, expectation, 2, Console(file=said))
     assert progress.left() == pytest.approx(240)
 
     first, second, *others = study.todo
     progress.start(first)
     progress.start(second)
     assert progress.left() == pytest.approx(240)
-    clock[0] = 20.0  # half of the first in a quarter of the time, and the second had been half done before
-    for epoch in (1, 2, 3, 4):
+    clock[0] = 100.0  # that workers start slowly is no pace
+    for epoch in (1, 2, 3, 4):  # epochs of 10 s are expected; the second had been half done before
         progress.epoch(first, {"epoch": epoch, "val_error": 50.0})
         progress.epoch(second, {"epoch": epoch + 4, "val_error": 50.0})
-    assert progress.left() == pytest.approx((4 * 80 + 40) / 2 * 40 / 80)
+        assert ("by the first epochs" in said.getvalue()) == (epoch > 1)
+        clock[0] += 5.0
+    assert said.getvalue() == "about 2 min left, by the first epochs\n"
+    assert progress.left() == pytest.approx(0.5 * (40 + 80 + 80)), (
+        "the first goes on, and two follow it; two, the second"
+    )
 
     done = {"state": "done", "metrics": {"test_error": 1.0}}
-    progress.end(first, {**done, "seconds": 40.0, "resumed": False})
+    progress.end(first, {**done, "seconds": 48.0, "resumed": False})
     progress.end(second, {**done, "seconds": 20.0, "resumed": True})
-    assert progress.left() == pytest.approx(4 * 80 / 2 * 40 / 80), "what was resumed measures nothing"
+    other_rows, same_row = 3, 1
+    assert len(others) == other_rows + same_row
+    assert progress.left() == pytest.approx(4 / 2 * 48), "what was resumed measures nothing"
     for cell in others[:-1]:
         progress.start(cell)
         progress.end(cell, {"state": "failed", "reason": "diverged"})
-    assert progress.left() == pytest.approx(80 * 40 / 80), "one trial cannot be shared by two workers"
+    assert progress.left() == pytest.approx(48), "one trial cannot be shared by two workers"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -20,11 +21,15 @@ from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
 from senet_lab.studies.store import Store
 from senet_lab.training import data as images
+from senet_lab.training import step
 from senet_lab.training.data import DataFacts
-from senet_lab.training.spec import Spec
+from senet_lab.training.spec import STEP, Spec
 
 # A training step is the forward pass and about twice its work backward.
 PASSES_TRAINING, PASSES_FORWARD = 3, 1
+EPOCH_SECONDS, STEP_SECONDS = 0.03, 0.002  # of overhead, measured with a ResNet-8 on the digits, on a CPU of 2026
+PIXELS = {"cpu": 2**16, "cuda": 2**22}  # of a batch to calibrate with
+CALIBRATING, PROBING = 0.3, 3.0  # seconds of one network, and of all
 RECENT = 200  # records whose times are looked at; a store may hold many thousands
 
 
@@ -143,34 +148,41 @@ class Expectation:
     rough: bool
 
     def total(self, workers: int) -> float:
-        """Seconds for all of them on so many workers."""
-        longest = max(self.seconds.values(), default=0.0)
-        return max(longest, sum(self.seconds.values()) / workers)
+        """Seconds for all of them on so many workers, each taking the next when it is free."""
+        free = [0.0] * workers
+        for seconds in self.seconds.values():
+            heapq.heapreplace(free, free[0] + seconds)
+        return max(free)
 
 
 def expect(plan: Plan, store: Store) -> Expectation:
     """How long the trials still to run will take: from records of the same network, data and recipe on the same kind of
-    device; else scaled by multiply-adds from a second of training here."""
+    device; else by multiply-adds, at the rate that a few steps of the network reach here, or, once that has taken
+    `PROBING` seconds, at the mean rate of the networks before it."""
     known: dict[str, list[float]] = {}
     for record in [*plan.recorded.values(), *store.latest(RECENT)]:
         if record["state"] == "done" and not record["resumed"] and "imported" not in record:
             known.setdefault(pace_key(record["config"]), []).append(record["seconds"])
-    seconds, rate = {}, None
+    seconds: dict[str, float] = {}
+    rates: dict[str, float] = {}
+    begun = time.monotonic()
     for cell in plan.todo:
-        times = known.get(pace_key(cell.spec.config()))
-        if times is None:
-            rate = rate or calibrate(plan)
-            guess = trial_macs(cell, plan.facts) / rate
-        else:
-            guess = statistics.median(times)
-        seconds[cell.trial_id] = guess
-    return Expectation(seconds, rough=rate is not None)
+        key = pace_key(cell.spec.config())
+        if key in known:
+            seconds[cell.trial_id] = statistics.median(known[key])
+            continue
+        if key not in rates and (not rates or time.monotonic() - begun < PROBING):
+            rates[key] = calibrate(plan, cell)
+        rate = rates.get(key) or statistics.harmonic_mean([*rates.values()])
+        seconds[cell.trial_id] = trial_macs(cell, plan.facts) / rate + overhead(cell, plan.facts)
+    return Expectation(seconds, rough=bool(rates))
 
 
 def pace_key(config: dict[str, Any]) -> str:
     """Trainings with the same key take the same time: all that matters but the seed."""
     recipe, data = config["recipe"], config["data"]
     matters = [config[key] for key in ("network", "device", "precision", "identity")]
+    matters += [config.get(key, plain) for key, plain in STEP.items()]  # records of earlier versions have none
     matters += [recipe[key] for key in ("epochs", "batch_size")]
     matters += [data[key] for key in ("size", "validation", "subset", "test_subset")]
     return repr(matters)
@@ -183,30 +195,42 @@ def trial_macs(cell: Cell, facts: DataFacts) -> float:
     return float(cell.row.cost.macs * (images_trained + images_seen))
 
 
-def calibrate(plan: Plan) -> float:
-    """Multiply-adds a second that training reaches here, from about a second of it with a small network on images and
-    batches of the study's size: on tiny images it is the overhead of each step that counts."""
-    data, recipe = plan.config.data, plan.config.recipe
+def overhead(cell: Cell, facts: DataFacts) -> float:
+    """Seconds of a whole training that go into Lightning, batches, metrics and checkpoints: they count where images and
+    networks are tiny."""
+    steps = -(-facts.train // cell.spec.recipe.batch_size)
+    return cell.spec.recipe.epochs * (EPOCH_SECONDS + steps * STEP_SECONDS)
+
+
+def calibrate(plan: Plan, cell: Cell) -> float:
+    """Multiply-adds a second that training the cell's network reaches here, from a few steps of it on batches of the
+    study's size, or on fewer images where they are large: on tiny images it is the overhead of each step that counts.
+    """
+    spec = cell.spec
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.config.executor.threads)
     try:
-        net = models.create("resnet8", None, 10, in_channels=plan.facts.channels, seed=0).to(plan.device)
-        batch = max(2, min(recipe.batch_size, 2**16 // data.size**2))
-        x_BCHW = torch.zeros(batch, plan.facts.channels, data.size, data.size, device=plan.device)
+        net = models.create(spec.backbone, spec.se, spec.classes, in_channels=spec.channels, stride=spec.stride, seed=0)
+        net.to(plan.device)
+        if spec.layout == "channels_last":
+            net.to(memory_format=torch.channels_last)
+        batch = max(2, min(spec.recipe.batch_size, PIXELS[plan.device] // spec.data.size**2))
+        x_BCHW = torch.zeros(batch, spec.channels, spec.data.size, spec.data.size, device=plan.device)
         y_B = torch.zeros(batch, dtype=torch.long, device=plan.device)
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9)
-        macs = PASSES_TRAINING * batch * models.cost(net, tuple(x_BCHW.shape[1:])).macs
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
         steps, begun = 0, time.perf_counter()
-        while steps < 2 or time.perf_counter() - begun < 0.7:
+        while steps < 2 or time.perf_counter() - begun < CALIBRATING:
             if steps == 1:
                 begun = time.perf_counter()  # the first step warms up
             optimizer.zero_grad()
-            F.cross_entropy(net(x_BCHW), y_B).backward()  # type: ignore[no-untyped-call]
+            with torch.autocast(plan.device, torch.bfloat16, enabled=spec.precision == "bf16-mixed"):
+                loss = F.cross_entropy(net(x_BCHW), y_B)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if plan.device == "cuda":
                 torch.cuda.synchronize()
             steps += 1
-        return macs * (steps - 1) / (time.perf_counter() - begun)
+        return PASSES_TRAINING * batch * cell.row.cost.macs * (steps - 1) / (time.perf_counter() - begun)
     finally:
         torch.set_num_threads(threads)
 
@@ -272,15 +296,52 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
         f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
         f"{span} epoch{'s' * (epochs[-1] > 1)}; {workers} worker{'s' * (workers > 1)} on {plan.device}",
     )
+    for how in dict.fromkeys(carried_out(cell.spec) for cell in plan.cells):
+        say(console, how) if how else None
     failed = [record for record in plan.recorded.values() if record["state"] == "failed"]
     if failed:
         say(console, f"{len(failed)} of {len(plan.trials)} trials are recorded as failed; retry=true trains them again")
     if plan.todo:
         about = duration(expectation.total(workers))
-        rough = " (rough: from a one-second calibration)" if expectation.rough else ""
+        rough = " (rough: from a few steps of each network)" if expectation.rough else ""
         say(console, f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
     else:
         say(console, f"all {len(plan.trials)} trials are recorded: nothing to train")
+
+
+def carried_out(spec: Spec) -> str:
+    """How the steps of a training are carried out; empty where that is the plain way."""
+    found = []
+    if spec.feed == "memory":
+        found.append(f"images in memory, {gibibytes(step.size_in_memory(spec.data))} a worker")
+    elif spec.data.name == "folder" and spec.device == "cuda":
+        found.append(f"images from files ({gibibytes(step.size_in_memory(spec.data))} in memory)")
+    if spec.precision != "32-true":
+        found.append(spec.precision)
+    if spec.layout != STEP["layout"]:
+        found.append(spec.layout)
+    if spec.fused:
+        found.append("fused optimiser")
+    if spec.compile != STEP["compile"]:
+        found.append(f"compiled: {spec.compile}")
+    return ", ".join(found)
+
+
+def gibibytes(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def check_room(specs: list[Spec], workers: int) -> None:
+    """A UserError if the device has no room for the images that each worker is to have in its memory."""
+    sizes = {step.size_in_memory(spec.data) for spec in specs if spec.feed == "memory"}
+    if not sizes:
+        return
+    needed, free = workers * max(sizes), step.room(specs[0].device)
+    if needed > free:
+        raise UserError(
+            f"training.feed=memory: the images take {gibibytes(needed)} for {workers} worker{'s' * (workers > 1)}, and "
+            f"{gibibytes(free)} are free; fewer workers need less (executor.workers), training.feed=files none"
+        )
 
 
 def say(console: Console, text: str, style: str = "") -> None:

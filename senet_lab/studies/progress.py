@@ -5,9 +5,11 @@ On a terminal a display that renews itself; elsewhere (a log, CI) one line a tri
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -15,13 +17,46 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from senet_lab.studies.plan import Cell, Expectation, Plan, duration
+from senet_lab.studies.plan import Cell, Expectation, Plan, duration, pace_key
 
 BAR, FACTS = 20, 38  # columns of the terminal: a bar, and what stands beside it; the label has the rest
+PROBED = 0.05  # share of their epochs after which the first trials say how long all will take
+
+
+@dataclass
+class Running:
+    """A trial that trains here.
+
+    Attributes:
+        cell: it.
+        first: its first epoch that was trained here: one that goes on from a checkpoint has not trained those before.
+        begun: when that epoch had ended. What was before it, the start of a worker for instance, is no pace.
+        last: what was said of its last epoch; empty before the first.
+        ended: when that was.
+    """
+
+    cell: Cell
+    first: float = 0.0
+    begun: float = 0.0
+    last: dict[str, float] = field(default_factory=dict)
+    ended: float = 0.0
+
+    @property
+    def done(self) -> float:
+        """Share of its epochs that are behind it."""
+        return self.last.get("epoch", 0.0) / self.cell.spec.recipe.epochs
+
+    @property
+    def timed(self) -> float:
+        """Share of its epochs whose time is known."""
+        return (self.last.get("epoch", 0.0) - self.first) / self.cell.spec.recipe.epochs
 
 
 class Progress:
     """The display of one study.
+
+    How long the rest will take is told by the epochs and the trials that have ended: trials of a network that has been
+    trained already take what that took, others what was expected of them, times the pace so far.
 
     Args:
         plan: the study.
@@ -40,8 +75,11 @@ class Progress:
         self.expected = dict(expectation.seconds)
         self.workers = workers
         self.console = console
-        self.running: dict[str, tuple[Cell, float, dict[str, float]]] = {}  # cell, start, last epoch
+        self.running: dict[str, Running] = {}
         self.measured = [0.0, 0.0]  # seconds expected, seconds taken
+        self.keys = {trial_id: pace_key(cell.spec.config()) for trial_id, cell in plan.trials.items()}
+        self.known: dict[str, list[float]] = {}  # what trainings of a network have taken here
+        self.probed = not plan.todo  # whether the first epochs have been told of
         self.elsewhere = 0
         self.live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
@@ -60,16 +98,21 @@ class Progress:
         """A search has asked for these cells, and for so many more that are recorded."""
         for cell in cells:
             self.expected[cell.trial_id] = self.unasked.pop() if self.unasked else 0.0
+            self.keys[cell.trial_id] = pace_key(cell.spec.config())
         del self.unasked[len(self.unasked) - recorded :]
         self.done += recorded
 
     def start(self, cell: Cell) -> None:
-        self.running[cell.trial_id] = (cell, time.monotonic(), {})
+        self.running[cell.trial_id] = Running(cell)
 
     def epoch(self, cell: Cell, entry: dict[str, float]) -> None:
-        _, since, last = self.running[cell.trial_id]
-        # A trial that goes on from a checkpoint has not trained its first epochs here.
-        self.running[cell.trial_id] = (cell, since, {"first": last.get("first", entry["epoch"]), **entry})
+        trial, now = self.running[cell.trial_id], time.monotonic()
+        if not trial.last:
+            trial.first, trial.begun = entry["epoch"], now
+        trial.last, trial.ended = entry, now
+        if not self.probed and all(trial.timed >= PROBED for trial in self.running.values()):
+            self.probed = True
+            self.say(f"about {duration(self.left())} left, by the first epochs")
 
     def end(self, cell: Cell, record: dict[str, Any]) -> None:
         self.done += 1
@@ -79,10 +122,12 @@ class Progress:
             if not record["resumed"]:
                 self.measured[0] += expected
                 self.measured[1] += record["seconds"]
+                self.known.setdefault(self.keys.get(cell.trial_id, ""), []).append(record["seconds"])
             metrics = record["metrics"]
             outcome = f"test error {metrics['test_error']:.2f}%, in {duration(record['seconds'])}"
         else:
             outcome = f"failed: {record['reason']}"
+        self.probed = True
         left = f", about {duration(self.left())} left" if self.done < self.total else ""
         self.say(f"[{self.done}/{self.total}] {cell.row.label}, seed {cell.seed}: {outcome}{left}")
 
@@ -110,18 +155,19 @@ class Progress:
     def left(self) -> float:
         """Seconds to the end, as far as is known."""
         expected, taken = self.measured
-        for cell, since, last in self.running.values():
-            if last:  # a trial half done is half a measurement
-                share = (last["epoch"] - last["first"] + 1) / cell.spec.recipe.epochs
-                expected += share * self.expected.get(cell.trial_id, 0.0)
-                taken += time.monotonic() - since
+        for trial_id, trial in self.running.items():
+            if trial.timed:  # a trial half done is half a measurement
+                expected += trial.timed * self.expected.get(trial_id, 0.0)
+                taken += trial.ended - trial.begun
         pace = taken / expected if expected else 1.0
-        rest = dict(self.expected)
-        for cell, _, last in self.running.values():
-            if cell.trial_id in rest:
-                rest[cell.trial_id] *= 1 - last.get("epoch", 0) / cell.spec.recipe.epochs
-        rest |= {f"unasked {number}": seconds for number, seconds in enumerate(self.unasked)}
-        return pace * Expectation(rest, rough=True).total(self.workers)
+        rest = {}
+        for trial_id in dict.fromkeys([*self.running, *self.expected]):  # those that run have their workers already
+            if trial_id in self.expected:
+                known = self.known.get(self.keys[trial_id])
+                whole = statistics.median(known) if known else pace * self.expected[trial_id]
+                rest[trial_id] = whole * (1 - self.running[trial_id].done) if trial_id in self.running else whole
+        rest |= {f"unasked {number}": pace * seconds for number, seconds in enumerate(self.unasked)}
+        return Expectation(rest, rough=True).total(self.workers)
 
     # ------------------------------------------------------------------------------------------------------- display
 
@@ -141,7 +187,8 @@ class Progress:
         table.add_row(
             f"{self.done} of {self.total} trials", bar(self.done, self.total), f"about {duration(self.left())} left"
         )
-        for cell, _, last in self.running.values():
+        for trial in self.running.values():
+            cell, last = trial.cell, trial.last
             label, epochs = f"{cell.row.label}, seed {cell.seed}", cell.spec.recipe.epochs
             if last:
                 epoch = f"epoch {last['epoch']}/{epochs}, val accuracy {100 - last['val_error']:.1f}%"

@@ -21,6 +21,7 @@ from senet_lab.selection import networks
 from senet_lab.studies.store import first_line
 from senet_lab.studies.variants import Variant, variants
 from senet_lab.training import data as images
+from senet_lab.training import step
 from senet_lab.training.data import DataFacts
 from senet_lab.training.spec import Spec
 
@@ -74,7 +75,8 @@ class Row:
             recipe=self.config.recipe,
             seed=seed,
             device=device,
-            precision=self.config.training.precision,
+            precision=step.precision_of(self.config.training.precision, device),
+            **vars(step.chosen(self.config.training, self.config.data, device)),
         )
 
 

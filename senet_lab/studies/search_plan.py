@@ -95,6 +95,6 @@ def show_work(search: Search, fixed: Plan, seconds: float, rough: bool, workers:
         say(console, f"all {total:,} trials are recorded: nothing to train")
         return
     about = duration(seconds * (total - recorded) / workers)
-    why = " (rough: from a one-second calibration)" if rough else ""
+    why = " (rough: from a few steps of the dearest)" if rough else ""
     least = "" if search.asker.listed is not None else ", less what is recorded already"
     say(console, f"{total - recorded:,} of {total:,} trials to train{least}: about {about}{why}")

@@ -14,7 +14,7 @@ from senet_lab.config import RunError
 from senet_lab.labels import Composed
 from senet_lab.studies import confirming, driver, findings, study
 from senet_lab.studies.executors import Workers, default_workers
-from senet_lab.studies.plan import Cell, Expectation, Plan, expect, say, show_total
+from senet_lab.studies.plan import Cell, Expectation, Plan, carried_out, check_room, expect, say, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.search import Search, check_same, prepare
 from senet_lab.studies.search_mirror import SearchMirror
@@ -22,6 +22,7 @@ from senet_lab.studies.search_plan import show
 from senet_lab.studies.space import Design
 from senet_lab.studies.store import DONE, Record, Store
 from senet_lab.studies.tracking import Tracker
+from senet_lab.training.spec import STEP
 
 RECENT = 200  # records whose times are looked at
 
@@ -48,10 +49,14 @@ def run(composed: Composed, console: Console) -> int:
     asked = search.asker.trials * search.seeds
     expectation = Expectation(dict.fromkeys((cell.trial_id for cell in fixed.todo), seconds), rough)
     show(search, fixed, seconds, rough, workers, console)
+    spec = search.trainings(search.priced.plain_row)[0].spec  # all are trained alike
+    if carried_out(spec):
+        say(console, carried_out(spec))
     if config.plan:
         if missing:
             console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
         return 0
+    check_room([spec], workers)
     progress = Progress(fixed, expectation, workers, console, [seconds] * asked)
     train(search, fixed, progress, workers)
     return 0
@@ -77,12 +82,13 @@ def typical(search: Search, fixed: Plan) -> tuple[float, bool]:
     """Seconds of one training, from recorded ones like it or from a calibration; whether that is rough."""
     cells = search.trainings(search.priced.row(search.priced.space.extreme("macs", dearest=True)))[:1]
     mine = cells[0].spec.config()
-    same = ("backbone", "identity", "device", "precision", "data", "recipe")
+    same = {**dict.fromkeys(("backbone", "identity", "device", "precision", "data", "recipe")), **STEP}
     mine = {key: as_stored(mine[key]) for key in same}
     seconds = [
         record["seconds"]
         for record in search.store.latest(RECENT)
-        if not record["resumed"] and "imported" not in record and {key: record["config"][key] for key in same} == mine
+        if not (record["resumed"] or "imported" in record)
+        and {key: record["config"].get(key, plain) for key, plain in same.items()} == mine
     ]
     if seconds:
         return statistics.median(seconds), False

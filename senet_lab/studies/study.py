@@ -58,6 +58,7 @@ def run(studies: list[Composed]) -> int:
         if missing:
             console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
         return 0
+    plan.check_room([cell.spec for cell in whole.todo], workers)
     train(studies, plans, whole, store, Progress(whole, expectation, workers, console))
     return 0
 

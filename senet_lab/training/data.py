@@ -20,7 +20,9 @@ import numpy as np
 import torch
 
 from senet_lab.config import Data, UserError
-from senet_lab.training.feeds import AUGMENTS, FolderFeed, TensorFeed
+from senet_lab.training import memory
+from senet_lab.training.augment import AUGMENTS
+from senet_lab.training.feeds import FolderFeed, TensorFeed
 from senet_lab.training.transforms import FILE_AUGMENTS, channels_of
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]  # (N,) integers
@@ -64,6 +66,12 @@ class Splits:
     test: TensorFeed | FolderFeed
     classes: tuple[str, ...]
 
+    def close(self) -> None:
+        """End the processes that decode images, if there are any."""
+        for feed in (self.train, self.validation, self.test):
+            if isinstance(feed, FolderFeed):
+                feed.close()
+
 
 def facts(data: Data) -> DataFacts:
     """What is known of the data set without reading its images.
@@ -101,29 +109,46 @@ def counts(data: Data, train: int, test: int) -> tuple[int, int, int]:
     return trained, validated, min(test, data.test_subset or test)
 
 
-def load(data: Data) -> Splits:
-    """Read the data set (into memory, but for `folder`) and split it.
+def load(data: Data, feed: str = "files", device: str = "cpu") -> Splits:
+    """Read the data set and split it.
+
+    Args:
+        data: which.
+        feed: whether a `folder` is decoded into `memory`, or its images are read from `files` whenever they are fed.
+            All other data sets lie in memory.
+        device: where what lies in memory lies.
 
     Raises:
         UserError: as for `facts`, and a file that is missing or damaged, by name.
+        RunError: an image that cannot be decoded, by name.
     """
     check(data)
     feeds: list[TensorFeed | FolderFeed]
     if data.name == "folder":
         train_files, test_files, classes = folder(data)
         indices = parts(data, labels_of(train_files), labels_of(test_files))
-        feeds = [
-            FolderFeed([files[i] for i in index], data)
+        splits = [
+            [files[i] for i in index]
             for files, index in zip((train_files, train_files, test_files), indices, strict=True)
         ]
+        if feed == "memory":
+            feeds = memory.feeds(splits, data, device, digest_of(data, [file for files in splits for file in files]))
+        else:
+            feeds = [FolderFeed(files, data, pinned=device == "cuda") for files in splits]
     else:
         train, test = arrays(data)
         classes = numbered(CIFAR[data.name][1] if data.name in CIFAR else 10)
         feeds = [
-            TensorFeed(torch.from_numpy(images[index]), torch.from_numpy(labels[index]), data)
+            TensorFeed(torch.from_numpy(images[index]), torch.from_numpy(labels[index]), data, device)
             for (images, labels), index in zip((train, train, test), parts(data, train[1], test[1]), strict=True)
         ]
     return Splits(feeds[0], feeds[1], feeds[2], classes)
+
+
+def size_in_memory(data: Data) -> int:
+    """Bytes that the images of a `folder` take in memory, about."""
+    train, test, _ = folder(data)
+    return memory.size_of(train, data, counts(data, len(train), len(test)))
 
 
 def numbered(count: int) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from senet_lab.config import Data, RunError
-from senet_lab.training.transforms import STATISTICS, ManyViews, Normalised, channels_of, cut_out, image_transform
+from senet_lab.training.augment import AUGMENTS, Parts, cutout
+from senet_lab.training.transforms import ManyViews, channels_of, image_transform, in_memory
 
 
 def mixed(*numbers: int) -> int:
@@ -28,14 +28,25 @@ def mixed(*numbers: int) -> int:
 
 
 class TensorFeed:
-    """A split that lies in memory as one tensor; whole batches are augmented at once."""
+    """A split that lies in memory, on the device that trains; whole batches are augmented there at once.
 
-    def __init__(self, images_NCHW: Tensor, labels_N: Tensor, data: Data) -> None:
-        self.images_NCHW = images_NCHW  # uint8
+    Args:
+        images: bytes (N, C, H, W), or images of any sizes of which random resized crops are taken.
+        labels_N: their labels.
+        data: how they are augmented and normalised.
+        device: where they lie. Random numbers are drawn on the CPU whatever it is, an epoch's at once, so that batches
+            do not depend on it, and that nothing waits for it within an epoch.
+    """
+
+    def __init__(self, images: Tensor | Parts, labels_N: Tensor, data: Data, device: str = "cpu") -> None:
+        self.parts = images if isinstance(images, Parts) else None
+        none = (0, channels_of(data), data.size, data.size)
+        self.images_NCHW = torch.empty(none) if isinstance(images, Parts) else images.to(device)
         self.labels_N = labels_N
-        self.normalised = Normalised(*STATISTICS[data.name])
-        self.augment = data.augment
-        self.cutout = data.cutout
+        self.device = device
+        self.normalised = in_memory(data, device)
+        self.changes = AUGMENTS.get(data.augment, ())  # of `imagenet`, evaluation has none and training its parts
+        self.cutout = cutout(data.cutout) if data.cutout else None
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -45,16 +56,34 @@ class TensorFeed:
 
         def make() -> Iterator[tuple[Tensor, Tensor]]:
             generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
-            for index_B in torch.split(order_of(self.labels_N, batch_size, seed, generator, sampling), batch_size):
-                x_BCHW = self.images_NCHW[index_B]
-                for change in AUGMENTS[self.augment] if seed is not None else ():
-                    x_BCHW = change(x_BCHW, generator)
-                x_BCHW = self.normalised(x_BCHW)
-                if self.cutout and seed is not None:
-                    x_BCHW = cut_out(x_BCHW, self.cutout, generator)
-                yield x_BCHW, self.labels_N[index_B]
+            order_N = order_of(self.labels_N, batch_size, seed, generator, sampling)
+            indices = torch.split(order_N, batch_size)
+            drawn = [self.draw(index_B, generator) if seed is not None else [] for index_B in indices]
+            numbers = [torch.split(torch.cat(each).to(self.device), batch_size) for each in zip(*drawn, strict=True)]
+            on_device = torch.split(order_N.to(self.device), batch_size)
+            labels = torch.split(self.labels_N[order_N].to(self.device), batch_size)
+            for at, (index_B, labels_B) in enumerate(zip(on_device, labels, strict=True)):
+                yield self.batch(index_B, [each[at] for each in numbers], drawn[at]), labels_B
 
         return Batches(make, -(-fed(len(self), batch_size, seed) // batch_size))
+
+    def draw(self, index_B: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """The random numbers of a batch, (B, n) for each thing that is done to it."""
+        _, _, H, W = self.images_NCHW.shape
+        changes = [*self.changes, *([self.cutout] if self.cutout else [])]
+        crops = [self.parts.draw(index_B, generator)] if self.parts else []
+        return crops + [change.draw(len(index_B), H, W, generator) for change in changes]
+
+    def batch(self, index_B: Tensor, numbers: list[Tensor], drawn: list[Tensor]) -> Tensor:
+        """A batch, augmented if there are numbers: those on the feed's device, and the same on the CPU."""
+        if self.parts:
+            x_BCHW = self.parts.cut(numbers[0], (int(drawn[0][:, 0].max()), int(drawn[0][:, 1].max())))
+        else:
+            x_BCHW = self.images_NCHW[index_B]
+            for change, numbers_Bn in zip(self.changes, numbers, strict=False):  # the last may be cutout's
+                x_BCHW = change.apply(x_BCHW, numbers_Bn)
+        x_BCHW = self.normalised(x_BCHW)
+        return self.cutout.apply(x_BCHW, numbers[-1]) if self.cutout and numbers else x_BCHW
 
     def test_batches(self, batch_size: int) -> Batches:
         """The split in its own order."""
@@ -62,11 +91,19 @@ class TensorFeed:
 
 
 class FolderFeed:
-    """A split that lies on disk as one image a file; every image is decoded and augmented by itself."""
+    """A split that lies on disk as one image a file; every image is decoded and augmented by itself.
 
-    def __init__(self, files: list[tuple[str, int]], data: Data) -> None:
+    Args:
+        files: paths and labels.
+        data: how they are read, augmented and normalised.
+        pinned: whether batches come in memory that a GPU copies from while it computes.
+    """
+
+    def __init__(self, files: list[tuple[str, int]], data: Data, pinned: bool = False) -> None:
         self.files = files
         self.data = data
+        self.pinned = pinned
+        self.loaders: dict[tuple[int, int], tuple[DataLoader[Any], Order]] = {}  # those whose processes go on
 
     def __len__(self) -> int:
         return len(self.files)
@@ -83,32 +120,59 @@ class FolderFeed:
         views = self.data.crops * max(1, len(self.data.scales))
         return self.decoded(ManyViews(self.data), max(1, batch_size // views))
 
+    def close(self) -> None:
+        """End the processes that decode, if there are any."""
+        self.loaders.clear()
+
     def decoded(
         self, transform: Any, batch_size: int, seed: int | None = None, epoch: int = 0, sampling: str = "uniform"
     ) -> Batches:
-        """Batches of the images as a transform makes them."""
-        from torch.utils.data import DataLoader
-
-        generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
-        labels_N = torch.tensor([label for _, label in self.files])
-        order = order_of(labels_N, batch_size, seed, generator, sampling)
-        images = DecodedImages(self.files, transform, seed, epoch, mode="L" if channels_of(self.data) == 1 else "RGB")
-        loader: DataLoader[Any] = DataLoader(
-            images,
-            batch_size=batch_size,
-            sampler=order.tolist(),
-            num_workers=self.data.workers,
-            generator=generator,
-            collate_fn=collate,
-        )
+        """Batches of the images as a transform makes them. Processes that decode training images go on from epoch to
+        epoch: which one it is comes to them with each image's number."""
 
         def make() -> Iterator[Any]:
+            generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
+            labels_N = torch.tensor([label for _, label in self.files])
+            numbers = order_of(labels_N, batch_size, seed, generator, sampling).tolist()
+            key = (batch_size, -1 if seed is None else seed)
+            loader, order = self.loaders.get(key) or self.loader(transform, batch_size, seed)
+            if seed is not None and self.data.workers:
+                self.loaders[key] = loader, order
+            order.images = [(epoch, number) for number in numbers]
             for batch in loader:
                 if isinstance(batch, RunError):
                     raise batch
                 yield batch
 
-        return Batches(make, len(loader))
+        return Batches(make, -(-fed(len(self), batch_size, seed) // batch_size))
+
+    def loader(self, transform: Any, batch_size: int, seed: int | None) -> tuple[DataLoader[Any], Order]:
+        """What decodes the images that an order lists; the order is still empty."""
+        order = Order()
+        loader: DataLoader[Any] = DataLoader(
+            DecodedImages(self.files, transform, seed, mode=mode_of(self.data)),
+            batch_size=batch_size,
+            sampler=order,
+            num_workers=self.data.workers,
+            persistent_workers=seed is not None and self.data.workers > 0,
+            pin_memory=self.pinned,
+            generator=torch.Generator().manual_seed(0),  # so that the global one is left alone; images have their own
+            collate_fn=collate,
+        )
+        return loader, order
+
+
+class Order(torch.utils.data.Sampler[tuple[int, int]]):
+    """Epoch and number of each image that is to be fed next, in order."""
+
+    def __init__(self) -> None:
+        self.images: list[tuple[int, int]] = []
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 def order_of(labels_N: Tensor, batch_size: int, seed: int | None, generator: torch.Generator, sampling: str) -> Tensor:
@@ -166,72 +230,54 @@ class Batches:
 
 
 class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int] | RunError]):
-    """Files as tensors. The augmentation of an image is seeded by (seed, epoch, index), so that it does not depend on
-    how many processes decode.
+    """Files as tensors, by epoch and number. The augmentation of an image is seeded by (seed, epoch, number), so that
+    it does not depend on how many processes decode.
 
     A file that cannot be decoded is given as the error instead of raised: an exception that leaves a process of the
     DataLoader comes back as text, with a traceback in it.
     """
 
     def __init__(
-        self,
-        files: list[tuple[str, int]],
-        transform: Callable[[Any], Tensor],
-        seed: int | None,
-        epoch: int,
-        mode: str = "RGB",
+        self, files: list[tuple[str, int]], transform: Callable[[Any], Tensor], seed: int | None, mode: str = "RGB"
     ) -> None:
         self.files = files
         self.transform = transform
         self.seed = seed
-        self.epoch = epoch
         self.mode = mode  # PIL's word for the colours
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | RunError:
-        from PIL import Image
-
-        path, label = self.files[index]
+    def __getitem__(self, which: tuple[int, int]) -> tuple[Tensor, int] | RunError:
+        epoch, number = which
+        path, label = self.files[number]
         try:
-            with Image.open(path) as file:
-                image = file.convert(self.mode)
-        except MemoryError:
-            raise
-        except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error …: no common class
-            return RunError(f"the image {path} cannot be read: {error}")
+            image = opened(path, self.mode)
+        except RunError as error:
+            return error
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mixed(self.seed or 0, self.epoch, index))  # not the GPUs', for dropout
+            torch.default_generator.manual_seed(mixed(self.seed or 0, epoch, number))  # not the GPUs', for dropout
             return self.transform(image), label
+
+
+def opened(path: str, mode: str) -> Any:
+    """A file as a PIL image; a RunError that names it if it cannot be decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            return file.convert(mode)
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error …: no common class
+        raise RunError(f"the image {path} cannot be read: {error}") from error
+
+
+def mode_of(data: Data) -> str:
+    """PIL's word for the colours of the images that a network sees."""
+    return "L" if channels_of(data) == 1 else "RGB"
 
 
 def collate(items: list[Any]) -> Any:
     """Images and labels as a batch; or the first error among them."""
     return next((item for item in items if isinstance(item, RunError)), None) or default_collate(items)
-
-
-def flip(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror every other image, at random, left to right."""
-    flipped_B = torch.rand(len(x_BCHW), generator=generator) < 0.5
-    return torch.where(flipped_B.view(-1, 1, 1, 1), x_BCHW.flip(3), x_BCHW)
-
-
-def crop(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Zero-pad by an eighth of the width (4 pixels of 32, as in the paper's section 5.1) and cut the size out again,
-    at random places."""
-    B, _, H, W = x_BCHW.shape
-    pad = W // 8
-    windows_BCYXHW = F.pad(x_BCHW, (pad, pad, pad, pad)).unfold(2, H, 1).unfold(3, W, 1)  # every crop, none copied yet
-    top_B = torch.randint(2 * pad + 1, (B,), generator=generator)
-    left_B = torch.randint(2 * pad + 1, (B,), generator=generator)
-    cut_BCHW = windows_BCYXHW[torch.arange(B), :, top_B, left_B]
-    return cut_BCHW.clone(memory_format=torch.contiguous_format)  # with C = 1 it passes for channels-last otherwise
-
-
-# Name → what is done, in order, to a batch that lies in memory.
-AUGMENTS: dict[str, tuple[Callable[[Tensor, torch.Generator], Tensor], ...]] = {
-    "none": (),
-    "crop": (crop,),
-    "cifar": (flip, crop),
-}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from senet_lab import models
 from senet_lab.config import SE, Recipe
+from senet_lab.training.step import PLAIN, compiled, laid_out
 
 
 class DivergedError(RuntimeError):
@@ -62,28 +63,32 @@ class SENet(pl.LightningModule):
         self.tested: dict[str, float] = {}
         self.images: dict[str, Any] = {}  # how its images are read and its classes called (`checkpoints.describe`)
         self.sums: dict[str, Tensor] = {}
+        self.step = PLAIN  # how it is trained here; whoever loads its checkpoint need not know
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        logits_BK: Tensor = self.net(x_BCHW)
+        logits_BK: Tensor = self.net(laid_out(x_BCHW, self.step))
         return logits_BK
 
     # ----------------------------------------------------------------------------------------------------- one batch
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x_BCHW, y_B = batch
-        logits_BK = self(x_BCHW)
+        with compiled(self.step, full=len(y_B) == self.recipe.batch_size):
+            logits_BK = self(x_BCHW)
         loss = F.cross_entropy(logits_BK, y_B, label_smoothing=self.recipe.label_smoothing)
         self.add("train", loss.detach(), logits_BK, y_B)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         x_BCHW, y_B = batch
-        logits_BK = self(x_BCHW)
+        with compiled(self.step, full=False):
+            logits_BK = self(x_BCHW)
         self.add("val", F.cross_entropy(logits_BK, y_B), logits_BK, y_B)
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         x, y_B = batch
-        logits_BK = self(x) if x.ndim == 4 else self.over_views(x)
+        with compiled(self.step, full=False):
+            logits_BK = self(x) if x.ndim == 4 else self.over_views(x)
         self.add("test", F.cross_entropy(logits_BK, y_B), logits_BK, y_B)
 
     def over_views(self, x_BVCHW: Tensor) -> Tensor:
@@ -137,6 +142,7 @@ class SENet(pl.LightningModule):
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
+            fused=True if self.step.fused else None,
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(recipe, step, steps))

@@ -18,6 +18,9 @@ from senet_lab.config import SE, Data, Recipe
 # Fields that change no result, and so are no part of a trial's name.
 IDLE_DATA = {"root", "train", "test", "download", "workers"}  # names of folders are in the identity
 IDLE_RECIPE = {"name"}
+# How a training is carried out → the way that is left out of its name.
+STEP = {"feed": "files", "layout": "contiguous", "fused": False, "compile": "off"}
+PLAINLY = {"stride": "paper", "device": "cpu", "precision": "32-true", **STEP}
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Spec:
         seed: of the initial weights and of the order of the images.
         device: `cpu` or `cuda`; the kinds do not agree to the last digit.
         precision: Lightning's word for it.
+        feed, layout, fused, compile: how its steps are carried out (`step.Step`).
     """
 
     backbone: str
@@ -53,6 +57,10 @@ class Spec:
     seed: int
     device: str = "cpu"
     precision: str = "32-true"
+    feed: str = "files"
+    layout: str = "contiguous"
+    fused: bool = False
+    compile: str = "off"
 
     def determinants(self) -> dict[str, Any]:
         """Everything that the trial's name depends on; fields at their default are left out, so that a field that is
@@ -67,7 +75,7 @@ class Spec:
         }
         if ":" in self.backbone:  # the user's own code may change under the same name; its structure tells
             found["network"] = self.network
-        for name, default in (("stride", "paper"), ("device", "cpu"), ("precision", "32-true")):
+        for name, default in PLAINLY.items():
             if getattr(self, name) != default:
                 found[name] = getattr(self, name)
         return found

@@ -31,27 +31,42 @@ class Normalised:
     Args:
         mean: of each channel, in units of the full range.
         std: likewise.
+        device: that the images lie on.
+        shares: whether levels become shares of the full range first, as torchvision's transforms have it; the two ways
+            differ in the last bit.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.mean = torch.tensor(mean).view(-1, 1, 1) * 255
-        self.std = torch.tensor(std).view(-1, 1, 1) * 255
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: str = "cpu", shares: bool = False) -> None:
+        full = 1 if shares else 255
+        self.mean = (torch.tensor(mean).view(-1, 1, 1) * full).to(device)
+        self.std = (torch.tensor(std).view(-1, 1, 1) * full).to(device)
+        self.shares = shares
 
     def __call__(self, x_CHW: Tensor) -> Tensor:
         """One image (C, H, W), or a batch of them."""
-        return (x_CHW - self.mean) / self.std
+        return ((x_CHW * (1 / 255) if self.shares else x_CHW) - self.mean) / self.std
+
+
+def squares(B: int, H: int, W: int, side: int, generator: torch.Generator) -> Tensor:
+    """Top and left of a square in each image, whose centre is anywhere in it: (B, 2)."""
+    return torch.cat([torch.randint(length, (B, 1), generator=generator) - side // 2 for length in (H, W)], 1)
+
+
+def blank(x_BCHW: Tensor, corners_B2: Tensor, side: int) -> Tensor:
+    """The images with 0 in a square each, `side` pixels wide; part of it may lie outside."""
+    H, W = x_BCHW.shape[2:]
+    top_B1, left_B1, device = corners_B2[:, :1], corners_B2[:, 1:], x_BCHW.device
+    y_H, x_W = torch.arange(H, device=device), torch.arange(W, device=device)
+    rows_BH = (top_B1 <= y_H) & (y_H < top_B1 + side)
+    columns_BW = (left_B1 <= x_W) & (x_W < left_B1 + side)
+    return x_BCHW.masked_fill(rows_BH[:, None, :, None] & columns_BW[:, None, None, :], 0.0)
 
 
 def cut_out(x_BCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """Blank a square in every normalised image, `side` pixels wide; its centre is anywhere, so that part of it may lie
     outside (DeVries and Taylor 2017, arXiv 1708.04552). Blank is 0, the mean of the training images."""
     B, _, H, W = x_BCHW.shape
-    top_B1 = torch.randint(H, (B, 1), generator=generator) - side // 2
-    left_B1 = torch.randint(W, (B, 1), generator=generator) - side // 2
-    y_H, x_W = torch.arange(H), torch.arange(W)
-    rows_BH = (top_B1 <= y_H) & (y_H < top_B1 + side)
-    columns_BW = (left_B1 <= x_W) & (x_W < left_B1 + side)
-    return x_BCHW.masked_fill(rows_BH[:, None, :, None] & columns_BW[:, None, None, :], 0.0)
+    return blank(x_BCHW, squares(B, H, W, side, generator).to(x_BCHW.device), side)
 
 
 def cut_out_of_one(x_CHW: Tensor, side: int) -> Tensor:
@@ -62,7 +77,7 @@ def cut_out_of_one(x_CHW: Tensor, side: int) -> Tensor:
 PAPER_RESIZE = {224: 256, 299: 352}  # crop → short side, in pixels (section 5.1)
 
 # Name → what training does to an image that lies in a file, in order; from its size in pixels. All but the random
-# resized crop begin with what testing does, and are then those of images in memory (`feeds.AUGMENTS`).
+# resized crop begin with what testing does, and are then those of images in memory (`augment.AUGMENTS`).
 FILE_AUGMENTS: dict[str, Callable[[int], list[Any]]] = {
     "none": lambda size: [],
     "crop": lambda size: [v2.RandomCrop(size, padding=size // 8)],
@@ -78,11 +93,15 @@ def image_transform(data: Data, training: bool) -> Any:
     `data.augment` says; testing resizes the short side to `data.resize` (224 from 256, 299 from 352) and takes the
     centre. Cutout is last, in training only.
     """
-    centre = [v2.Resize(short_side(data), antialias=True), v2.CenterCrop(data.size)]
-    steps = [] if training and data.augment == "imagenet" else centre
+    steps = [] if training and data.augment == "imagenet" else centre(data)
     random = FILE_AUGMENTS[data.augment](data.size) if training else []
     cut = [partial(cut_out_of_one, side=data.cutout)] if training and data.cutout else []
     return v2.Compose([*steps, *random, pixels(data), *cut])
+
+
+def centre(data: Data) -> list[Any]:
+    """What brings a PIL image to the size of the network's input without chance: its short side resized, its centre."""
+    return [v2.Resize(short_side(data), antialias=True), v2.CenterCrop(data.size)]
 
 
 class ManyViews:
@@ -121,6 +140,11 @@ def in_files(data: Data) -> Data:
         return data
     mean, std = STATISTICS[data.name]
     return replace(data, name="folder", resize=data.size, mean=list(mean), std=list(std))
+
+
+def in_memory(data: Data, device: str) -> Normalised:
+    """What normalises batches of bytes on a device: to the last bit as `pixels` does it image by image."""
+    return Normalised(*statistics_of(data), device, shares=data.name == "folder" and not data.mean)
 
 
 def pixels(data: Data) -> Any:

@@ -28,7 +28,9 @@ from senet_lab.training.average import Average
 from senet_lab.training.feeds import FolderFeed, TensorFeed, mixed
 from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Spec
+from senet_lab.training.step import Step, prepare
 
+SMALL, MANY = 64, 2**25  # pixels of a side, and of a batch
 Report = Callable[[dict[str, Any]], None]
 QUIET = ("pytorch_lightning", "torch", "multiprocessing", "PIL")  # their warnings are of what is done on purpose here
 VERSIONS = ("torch", "torchvision", "pytorch-lightning", "numpy", "optuna", "wandb")
@@ -55,8 +57,12 @@ class Feeding(pl.LightningDataModule):
         return self.splits.test.test_batches(self.evaluated(self.splits.test))
 
     def evaluated(self, feed: TensorFeed | FolderFeed) -> int:
-        """Larger batches where images are small; otherwise no more of them in memory at once than training has."""
-        return self.batch_size if isinstance(feed, FolderFeed) else 4 * self.batch_size
+        """Larger batches where images are small, or a GPU has them and they are not too many; otherwise no more of them
+        in memory at once than training has."""
+        if isinstance(feed, FolderFeed):
+            return self.batch_size
+        side, larger = feed.images_NCHW.shape[-1], 4 * self.batch_size
+        return larger if side <= SMALL or (feed.device == "cuda" and larger * side**2 <= MANY) else self.batch_size
 
 
 class Epochs(pl.Callback):
@@ -163,6 +169,8 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None) 
         )
         splits = splits_of(spec)
         module.images = checkpoints.describe(spec.data, splits)
+        module.step = Step(spec.feed, spec.layout, spec.fused, spec.compile)
+        prepare(module.net, module.step, spec.network)
         feeding = Feeding(splits, spec.recipe.batch_size, spec.seed, spec.recipe.sampling)
         averaging = [Average(spec.recipe.ema)] if spec.recipe.ema else []
         trainer = pl.Trainer(
@@ -182,10 +190,13 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None) 
             callbacks=[*averaging, Epochs(spec.seed, checkpoint, report, until)],
         )
         resumed = readable(checkpoint, module, report)
-        trainer.fit(module, datamodule=feeding, ckpt_path=checkpoint if resumed else None, weights_only=True)
-        if until is not None and until < spec.recipe.epochs:
-            return {"epochs": module.history}
-        trainer.test(module, datamodule=feeding, verbose=False)
+        try:
+            trainer.fit(module, datamodule=feeding, ckpt_path=checkpoint if resumed else None, weights_only=True)
+            if until is not None and until < spec.recipe.epochs:
+                return {"epochs": module.history}
+            trainer.test(module, datamodule=feeding, verbose=False)
+        finally:
+            splits.close()
     for left in checkpoint.parent.glob(f"{checkpoint.stem}.*.tmp"):  # by a process that was killed as it wrote
         left.unlink(missing_ok=True)
     last = module.history[-1]
@@ -206,7 +217,7 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None) 
 def splits_of(spec: Spec) -> images.Splits:
     """The trial's data set; if it was there when the study began and is not now, that is no fault of the network."""
     try:
-        return images.load(spec.data)
+        return images.load(spec.data, spec.feed, spec.device)
     except UserError as error:
         raise RunError(str(error)) from error
 

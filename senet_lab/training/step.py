@@ -1,0 +1,166 @@
+"""How a training step is carried out on a kind of device: what the words `auto` of `training.…` come to.
+
+The plain way is what PyTorch does unasked: contiguous tensors, an optimiser in Python, no compiler, and a tree of
+images read from its files. It is what a CPU gets: there the numbers of a training have always been these, and there a
+compiler takes longer than a small training. A GPU gets tensors in the layout that its tensor cores want, the optimiser
+as one kernel, and a tree of images in its memory if it fits. Nothing is compiled unasked: that takes minutes a network,
+which a long training earns back and a short one does not.
+
+Whatever is not plain may change the last digits of a result, and so is a part of a trial's name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet_lab.config import Data, Training, UserError
+from senet_lab.training import data as images
+
+ROOM = 8 * 2**30  # bytes of a tree of images that a GPU is given unasked, for each worker; the same on every machine
+GRAPHS = "graphs"
+VARIANTS = 256  # of a block that may be compiled: every width, with every design
+
+
+@dataclass(frozen=True)
+class Step:
+    """How the training steps of a trial are carried out; the defaults are the plain way.
+
+    Attributes:
+        feed: whether a tree of images is read from its `files`, or lies in `memory`.
+        layout: of the tensors, `contiguous` or `channels_last`.
+        fused: whether the optimiser is one kernel.
+        compile: `off`, `blocks` (each block is compiled, those alike once; a network without blocks is compiled whole),
+            `whole`, or `graphs` (whole, and its kernels are launched as CUDA graphs).
+    """
+
+    feed: str = "files"
+    layout: str = "contiguous"
+    fused: bool = False
+    compile: str = "off"
+
+
+PLAIN = Step()
+FAST = {"cpu": PLAIN, "cuda": Step(feed="memory", layout="channels_last", fused=True)}
+
+
+def chosen(training: Training, data: Data, device: str) -> Step:
+    """What the words come to for a data set on a kind of device.
+
+    Raises:
+        UserError: for what cannot be there.
+    """
+    if training.compile == GRAPHS and device != "cuda":
+        raise UserError("training.compile=graphs needs a GPU; on a CPU there are off, blocks and whole")
+    auto = PLAIN if training.path == "plain" else FAST[device]
+    return Step(
+        feed=feed_of(training.feed, data, auto),
+        layout=auto.layout if training.layout == "auto" else training.layout,
+        fused=auto.fused if training.optimiser == "auto" else training.optimiser == "fused",
+        compile=auto.compile if training.compile == "auto" else training.compile,
+    )
+
+
+def feed_of(word: str, data: Data, auto: Step) -> str:
+    """Whether a tree of images is read from `files` or lies in `memory`. What is no tree lies there in any case, which
+    needs no word."""
+    if data.name != "folder":
+        if word == "files":
+            raise UserError(f"training.feed=files: {data.name} is no tree of images; it always lies in memory")
+        return PLAIN.feed
+    if word != "auto":
+        return word
+    return "memory" if auto.feed == "memory" and size_in_memory(data) <= ROOM else "files"
+
+
+SIZES: dict[str, int] = {}  # data set → bytes; every row and seed asks
+
+
+def size_in_memory(data: Data) -> int:
+    """Bytes that the images take in memory, about."""
+    if repr(data) not in SIZES:
+        SIZES[repr(data)] = images.size_in_memory(data)
+    return SIZES[repr(data)]
+
+
+def precision_of(word: str, device: str) -> str:
+    """Lightning's word; `auto` is mixed precision in bfloat16 on a GPU that computes in it."""
+    if word != "auto":
+        return word
+    return "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported(False) else "32-true"
+
+
+def room(device: str) -> float:
+    """Bytes of memory that are free on the device; infinite where the system does not tell."""
+    if device == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return math.inf
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# In a worker
+
+COMPILED: list[str] = []  # the network that this process has compiled last
+
+
+def prepare(net: nn.Module, step: Step, network: str, backend: str = "inductor") -> None:
+    """Bring a network to the layout of the step, and have its parts compiled when they are first called.
+
+    Args:
+        net: the network; its parameters and their names stay as they are.
+        step: how it is trained.
+        network: its structural fingerprint; what was compiled for another one is given up.
+        backend: of the compiler.
+    """
+    if step.layout == "channels_last":
+        net.to(memory_format=torch.channels_last)
+    if step.compile == "off":
+        return
+    if [network] != COMPILED:
+        torch.compiler.reset()
+        COMPILED[:] = [network]
+    torch._dynamo.config.recompile_limit = VARIANTS  # beyond which blocks would silently be left as they are
+    parts = list(blocks_of(net)) if step.compile == "blocks" else []
+    for part in parts or [net]:
+        how = {"mode": "reduce-overhead"} if step.compile == GRAPHS else {}
+        part.compile(backend=backend, dynamic=False, **how)
+
+
+def blocks_of(net: nn.Module) -> Iterator[nn.Module]:
+    """The outermost parts that a network has in a row and that hold convolutions: its blocks."""
+    for part in net.children():
+        whole = not isinstance(part, (nn.Sequential, nn.ModuleList)) and len(list(part.children())) > 0
+        if isinstance(net, nn.Sequential) and whole and any(isinstance(each, nn.Conv2d) for each in part.modules()):
+            yield part
+        else:
+            yield from blocks_of(part)
+
+
+def compiled(step: Step, full: bool) -> AbstractContextManager[Any]:
+    """Within this, what is compiled runs compiled on a full batch of training; on all else, which would be compiled for
+    its own sizes only to be run once, it runs as it is written."""
+    if step.compile == "off":
+        return nullcontext()
+    if not full:
+        eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return eager
+    if step.compile == GRAPHS:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # the last step's memory is free
+    return nullcontext()
+
+
+def laid_out(x_BCHW: Tensor, step: Step) -> Tensor:
+    """A batch in the layout of the step."""
+    channels_last = step.layout == "channels_last"
+    return x_BCHW.contiguous(memory_format=torch.channels_last) if channels_last else x_BCHW
