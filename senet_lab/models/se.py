@@ -19,9 +19,8 @@ from senet_lab.config import reduction_number
 def average(x_BCHW: Tensor) -> Tensor:
     """Mean over H × W, to the last bit what PyTorch's own gives on a CPU.
 
-    Its own hands a gradient back that is as large as x, written once and read once more; a sum hands back a view. That
-    is more than half of what SE takes of a training step of a ResNet-20. In half precision a sum might overflow, or be
-    rounded once more.
+    Its own hands a gradient back that is as large as x, written once and read once more; a sum hands back a view. In
+    half precision a sum might overflow, or be rounded once more.
     """
     if x_BCHW.dtype in (torch.float16, torch.bfloat16):
         return x_BCHW.mean((2, 3), keepdim=True)
