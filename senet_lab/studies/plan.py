@@ -205,12 +205,16 @@ def overhead(cell: Cell, facts: DataFacts) -> float:
 def calibrate(plan: Plan, cell: Cell) -> float:
     """Multiply-adds a second that training the cell's network reaches here, from a few steps of it on batches of the
     study's size, or on fewer images where they are large: on tiny images it is the overhead of each step that counts.
+    A network of the user's own is first run where its faults are a trial's result; a small one stands in for it here.
     """
     spec = cell.spec
+    own = ":" in spec.backbone
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.config.executor.threads)
     try:
-        net = models.create(spec.backbone, spec.se, spec.classes, in_channels=spec.channels, stride=spec.stride, seed=0)
+        name, se = ("resnet8", None) if own else (spec.backbone, spec.se)
+        net = models.create(name, se, spec.classes, in_channels=spec.channels, stride=spec.stride, seed=0)
+        macs = models.cost(net, (spec.channels, spec.data.size, spec.data.size)).macs if own else cell.row.cost.macs
         net.to(plan.device)
         if spec.layout == "channels_last":
             net.to(memory_format=torch.channels_last)
@@ -230,7 +234,7 @@ def calibrate(plan: Plan, cell: Cell) -> float:
             if plan.device == "cuda":
                 torch.cuda.synchronize()
             steps += 1
-        return PASSES_TRAINING * batch * cell.row.cost.macs * (steps - 1) / (time.perf_counter() - begun)
+        return PASSES_TRAINING * batch * macs * (steps - 1) / (time.perf_counter() - begun)
     finally:
         torch.set_num_threads(threads)
 
