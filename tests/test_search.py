@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -101,13 +102,15 @@ def test_a_search_trains_each_design_once_and_leaves_its_front(whole: Searching)
     assert {line["design"] for line in whole.lines("front.csv", TPE) if line["on_front"] == "1"} == best
 
 
-def test_the_best_design_is_written_as_a_command_and_as_a_call(whole: Searching) -> None:
+def test_the_best_design_is_written_as_a_command_and_as_a_call(whole: Searching, tmp_path: Path) -> None:
+    lab = Searching(tmp_path / "copy")
+    shutil.copytree(whole.folder / "results", lab.folder / "results")
     command, call = re.findall(r"```(?:python)?\n(.*?)\n```", whole.files(TPE)["front.md"].decode(), re.DOTALL)
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "senet_lab.run"]
-    done = whole.run(*words[3:])
+    done = lab.run(*words[3:])
     assert (done.code, done.err) == (0, ""), done
-    assert len(whole.records()) == 7, "the very training that the search has recorded"
+    assert len(lab.records()) == 7, "the very training that the search has recorded"
 
     found: dict[str, Any] = {}
     exec(call, found)
