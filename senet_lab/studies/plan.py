@@ -93,7 +93,7 @@ def make(composed: Composed) -> Plan:
     seeds = config.seeds or (3 if config.study else 1)
     facts = images.facts(config.data)
     rows, missing = study_rows.build(composed, facts)
-    device = device_of(config.training.device)
+    device = device_of(config.training.device, config.executor.gpus_per_trial)
     cells = []
     for seed in range(seeds):
         for row in rows:
@@ -120,11 +120,15 @@ def together(plans: list[Plan]) -> Plan:
     )
 
 
-def device_of(word: str) -> str:
-    """`cpu` or `cuda`, as the user said or as there is."""
+def device_of(word: str, share: float | None = None) -> str:
+    """`cpu` or `cuda`, as the user said or as there is: on a cluster, whether trials have a share of a GPU."""
     choices = ("auto", "cpu", "cuda")
     if word not in choices:
         raise UserError(f"training.device: there is no device '{word}'; there are {', '.join(choices)}")
+    if share is not None and word == ("cpu" if share else "cuda"):
+        raise UserError(f"training.device={word} and executor.gpus_per_trial={share:g} exclude each other")
+    if share is not None:
+        return "cuda" if share else "cpu"
     if word == "cuda" and not torch.cuda.is_available():
         raise UserError("training.device=cuda: PyTorch finds no GPU here")
     return "cuda" if word != "cpu" and torch.cuda.is_available() else "cpu"
@@ -186,13 +190,14 @@ def calibrate(plan: Plan) -> float:
     """Multiply-adds a second that training reaches here, from about a second of it with a small network on images and
     batches of the study's size: on tiny images it is the overhead of each step that counts."""
     data, recipe = plan.config.data, plan.config.recipe
+    device = plan.device if torch.cuda.is_available() else "cpu"  # a cluster may have GPUs where there is none here
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.config.executor.threads)
     try:
-        net = models.create("resnet8", None, 10, in_channels=plan.facts.channels, seed=0).to(plan.device)
+        net = models.create("resnet8", None, 10, in_channels=plan.facts.channels, seed=0).to(device)
         batch = max(2, min(recipe.batch_size, 2**16 // data.size**2))
-        x_BCHW = torch.zeros(batch, plan.facts.channels, data.size, data.size, device=plan.device)
-        y_B = torch.zeros(batch, dtype=torch.long, device=plan.device)
+        x_BCHW = torch.zeros(batch, plan.facts.channels, data.size, data.size, device=device)
+        y_B = torch.zeros(batch, dtype=torch.long, device=device)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9)
         macs = PASSES_TRAINING * batch * models.cost(net, tuple(x_BCHW.shape[1:])).macs
         steps, begun = 0, time.perf_counter()
@@ -202,7 +207,7 @@ def calibrate(plan: Plan) -> float:
             optimizer.zero_grad()
             F.cross_entropy(net(x_BCHW), y_B).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            if plan.device == "cuda":
+            if device == "cuda":
                 torch.cuda.synchronize()
             steps += 1
         return macs * (steps - 1) / (time.perf_counter() - begun)
