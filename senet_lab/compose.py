@@ -31,7 +31,7 @@ from senet_lab.labels import Composed, differences, label, plain_name, quoted
 from senet_lab.selection import as_asked, named_recipes, networks
 
 PACKAGE = Path(__file__).parent
-GROUPS = ("data", "recipe")  # chosen by name from conf/
+GROUPS = ("data", "recipe", "executor")  # chosen by name from conf/
 STUDIES = {"ablation": "study", "search": "search"}  # chosen by name from sweeps/, and the key that each sets
 EVERY_STUDY = "ablation=all"
 
@@ -110,7 +110,7 @@ def words_of(config: Config) -> str:
 def composed(words: list[str]) -> Config:
     store = ConfigStore.instance()
     store.store("schema", node=Config)
-    for group, node in (("data", fields.Data), ("recipe", Recipe)):
+    for group, node in (("data", fields.Data), ("recipe", Recipe), ("executor", fields.Executor)):
         store.store(f"{group}_schema", node=node, group=group)
     places = ",".join(QuotedString(f"file://{place}", Quote.single).with_quotes() for place in sweeps())
     try:
@@ -198,8 +198,9 @@ def inner_dataclass(annotation: Any) -> Any:
 
 def check_values(config: Config) -> None:
     """A UserError for a value that no study can have. What needs torch to be judged is judged where it is used."""
-    training, recipe = config.training, config.recipe
+    training, recipe, executor = config.training, config.recipe, config.executor
     words = {
+        "executor.name": (executor.name, ("local", "ray")),
         "tracking": (config.tracking, ("offline", "online", "off")),
         "training.keep": (training.keep, ("none", "last")),
         "training.precision": (training.precision, ("32-true", "bf16-mixed", "16-mixed", "auto")),
@@ -220,8 +221,10 @@ def check_values(config: Config) -> None:
         "seeds": (1 if config.seeds is None else config.seeds, 1, 10_000),
         "data.size": (config.data.size, 1, 10_000),
         "data.workers": (config.data.workers, 0, 1_000),
-        "executor.threads": (config.executor.threads, 1, 1_000),
-        "executor.workers": (config.executor.workers, 0, 1_000),
+        "executor.threads": (executor.threads, 1, 1_000),
+        "executor.workers": (executor.workers, 0, 1_000),
+        "executor.cpus_per_trial": (executor.cpus_per_trial, 0.01, 1_000),
+        "executor.gpus_per_trial": (executor.gpus_per_trial or 0, 0, 1),
         "recipe.epochs": (recipe.epochs, 1, endless),
         "recipe.batch_size": (recipe.batch_size, 1, endless),
         "recipe.lr": (recipe.lr, tiny, endless),
@@ -239,6 +242,10 @@ def check_values(config: Config) -> None:
             raise UserError(f"{key}={value} is not between {least:g} and {most:g}")
     if recipe.nesterov and not recipe.momentum:
         raise UserError("recipe.nesterov=true needs a recipe.momentum above 0")
+    of_ray = {"address": executor.address, "cpus_per_trial": executor.cpus_per_trial - 1}
+    of_ray["gpus_per_trial"] = executor.gpus_per_trial is not None
+    for key in (key for key, said in of_ray.items() if said and executor.name != "ray"):
+        raise UserError(f"executor.{key} is for executor=ray; executor={executor.name} was asked for")
     for key, text in {"results": config.results, "recipe.name": recipe.name}.items():
         if not text.strip():
             raise UserError(f"{key} is empty")

@@ -212,15 +212,28 @@ class Training:
 
 @dataclass
 class Executor:
-    """Who trains.
+    """Who trains. Changes no result.
 
     Attributes:
-        workers: processes that train side by side; 0 takes one a core, or one a GPU.
-        threads: CPU threads of each.
+        name: `local` (processes on this machine) or `ray` (a cluster; needs the extra `ray`).
+        workers: trials that are trained side by side; 0 takes one a core, or one a GPU; on Ray, as many as there is
+            room for, also on nodes that join later.
+        threads: CPU threads of each local process; a trial on Ray has as many as CPUs, at least one.
+        address: of a Ray cluster that this machine is a node of, `host:port` or `auto`; empty starts one here and stops
+            it in the end. Every node needs the lab's libraries (its code is sent along, and so is the working directory
+            where a backbone is your own), and the data set where this machine has it. Checkpoints go to `results` where
+            a node shares that folder; elsewhere a trial whose node is lost starts again.
+        cpus_per_trial: CPUs that Ray sets aside for a trial; fewer than one share it.
+        gpus_per_trial: GPUs likewise, 0 to 1: 0.25 has four trials share one. Above 0 trials are trained on GPUs, also
+            where this machine has none; null takes 1 if this machine has a GPU, else 0.
     """
 
+    name: str = "local"
     workers: int = 0
     threads: int = 1
+    address: str = ""
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float | None = None
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from senet_lab.config import RunError
-from senet_lab.studies.executors import Event, Workers
+from senet_lab.studies.executors import Event, Pool
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Record, Store
@@ -31,7 +31,7 @@ Heard = Callable[[Cell, Record], None]
 def train(
     plan: Plan,
     store: Store,
-    workers: Workers,
+    workers: Pool,
     progress: Progress,
     checkpoints: Path,
     on_epoch: Heard,

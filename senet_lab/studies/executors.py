@@ -1,7 +1,7 @@
-"""Who trains: warm worker processes on this machine.
+"""Who trains: warm worker processes on this machine, or a Ray cluster.
 
-A worker imports the libraries once, then trains one trial after another. It speaks to the driver over a pipe and ends
-with it: when the pipe closes, however the driver ended, the worker is gone at once.
+A worker of this machine imports the libraries once, then trains one trial after another. It speaks to the driver over a
+pipe and ends with it: when the pipe closes, however the driver ended, the worker is gone at once.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import Queue
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from senet_lab.config import RunError, UserError
+from senet_lab.config import Config, RunError, UserError
 from senet_lab.studies.store import first_line
 from senet_lab.training.spec import Spec
 
 Task = tuple[Spec, Path, int | None]  # a training, its checkpoint, and the epoch to stop after
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Kind = Literal["epoch", "stopped", "done", "failed", "halt", "lost"]
 
 
@@ -45,6 +46,50 @@ class Event:
     kind: Kind
     trial_id: str
     value: dict[str, Any]
+
+
+class Pool(Protocol):
+    """Whoever trains for a driver."""
+
+    @property
+    def free(self) -> int:
+        """How many trials that are submitted now are trained now."""
+
+    def submit(self, spec: Spec, checkpoint: Path, until: int | None = None) -> None:
+        """Train a trial, to its end or until an epoch."""
+
+    def events(self, timeout: float) -> list[Event]:
+        """What happened, waiting for at most `timeout` seconds."""
+
+    def stop(self) -> None:
+        """End all trainings, whatever they do."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Who can train: how many trials side by side, and a pool for (at least) so many of them."""
+
+    room: int
+    pool: Callable[[int], Pool]
+
+
+@contextmanager
+def ready(config: Config, device: str, idle: bool = False) -> Iterator[Ready]:
+    """Whoever `config.executor` names, for the time of the body. Where nothing is to be trained (`idle`) no cluster is
+    needed; a plan looks at the cluster that has an address, and starts none.
+
+    Raises:
+        UserError: a cluster that cannot be reached, or where no trial has room.
+    """
+    executor = config.executor
+    if executor.name == "ray" and not idle and (executor.address or not config.plan):
+        from senet_lab.studies import ray_executor
+
+        with ray_executor.connected(config, device) as found:
+            yield found
+    else:
+        room = executor.workers or max(1, default_workers(device))
+        yield Ready(room, lambda count: Workers(count, executor.threads))
 
 
 class Workers:
@@ -126,14 +171,23 @@ class Worker:
 def undisturbed() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait until the body is done, and are blocked for good in processes that are started in it:
     Ctrl-C reaches the whole process group, and the driver decides what becomes of its workers."""
-    numbers, came = (signal.SIGINT, signal.SIGTERM), []
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
-    resource_tracker.ensure_running()  # its start would unblock them
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    with postponed():
+        resource_tracker.ensure_running()  # its start would unblock them
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the body is done; their handlers are then what they were before."""
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if came:
@@ -151,10 +205,6 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
-    from senet_lab.training import trial
-    from senet_lab.training.lit import DivergedError
-
-    quiet()
 
     def send(kind: Kind, value: dict[str, Any]) -> None:
         try:
@@ -162,25 +212,35 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
         except OSError:
             os._exit(0)  # the driver has gone
 
-    def attempt(spec: Spec, checkpoint: Path, until: int | None) -> tuple[Kind, dict[str, Any]]:
-        try:
-            value = trial.run(spec, checkpoint, lambda epoch: send("epoch", epoch), until)
-            return "done" if "metrics" in value else "stopped", value
-        except DivergedError as error:
-            return "failed", {"reason": f"diverged: {error}"}
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            return "failed", {"reason": f"out of memory: {first_line(error)}"}
-        except (RunError, UserError) as error:
-            return "halt", {"reason": str(error)}
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
-                return "halt", {"reason": str(error)}
-            return "failed", {"reason": f"{type(error).__name__}: {first_line(error)}"}
-        except Exception as error:  # a bug in a network is that row's result; the study goes on and shows it
-            return "failed", {"reason": f"{type(error).__name__}: {first_line(error)}"}
-
     while True:
-        send(*attempt(*tasks.get()))
+        send(*attempt(*tasks.get(), lambda epoch: send("epoch", epoch)))
+
+
+def attempt(
+    spec: Spec, checkpoint: Path, until: int | None, report: Callable[[dict[str, Any]], None]
+) -> tuple[Kind, dict[str, Any]]:
+    """Train in this process; the kind and the value of the event that it ends with. Each epoch is reported."""
+    import torch
+
+    from senet_lab.training import trial
+    from senet_lab.training.lit import DivergedError
+
+    quiet()  # Lightning sets its levels when it is imported
+    try:
+        value = trial.run(spec, checkpoint, report, until)
+        return "done" if "metrics" in value else "stopped", value
+    except DivergedError as error:
+        return "failed", {"reason": f"diverged: {error}"}
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return "failed", {"reason": f"out of memory: {first_line(error)}"}
+    except (RunError, UserError) as error:
+        return "halt", {"reason": str(error)}
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+            return "halt", {"reason": str(error)}
+        return "failed", {"reason": f"{type(error).__name__}: {first_line(error)}"}
+    except Exception as error:  # a bug in a network is that row's result; the study goes on and shows it
+        return "failed", {"reason": f"{type(error).__name__}: {first_line(error)}"}
 
 
 def listen(pipe: Connection, tasks: Queue[Task]) -> None:

@@ -99,7 +99,7 @@ def make(composed: Composed) -> Plan:
     seeds = config.seeds or (3 if config.study else 1)
     facts = images.facts(config.data)
     rows, missing = study_rows.build(composed, facts)
-    device = device_of(config.training.device)
+    device = device_of(config.training.device, config.executor.gpus_per_trial)
     cells = []
     for seed in range(seeds):
         for row in rows:
@@ -126,11 +126,15 @@ def together(plans: list[Plan]) -> Plan:
     )
 
 
-def device_of(word: str) -> str:
-    """`cpu` or `cuda`, as the user said or as there is."""
+def device_of(word: str, share: float | None = None) -> str:
+    """`cpu` or `cuda`, as the user said or as there is: on a cluster, whether trials have a share of a GPU."""
     choices = ("auto", "cpu", "cuda")
     if word not in choices:
         raise UserError(f"training.device: there is no device '{word}'; there are {', '.join(choices)}")
+    if share is not None and word == ("cpu" if share else "cuda"):
+        raise UserError(f"training.device={word} and executor.gpus_per_trial={share:g} exclude each other")
+    if share is not None:
+        return "cuda" if share else "cpu"
     if word == "cuda" and not torch.cuda.is_available():
         raise UserError("training.device=cuda: PyTorch finds no GPU here")
     return "cuda" if word != "cpu" and torch.cuda.is_available() else "cpu"
@@ -209,29 +213,30 @@ def calibrate(plan: Plan, cell: Cell) -> float:
     """
     spec = cell.spec
     own = ":" in spec.backbone
+    device = plan.device if torch.cuda.is_available() else "cpu"  # a cluster may have GPUs where there is none here
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.config.executor.threads)
     try:
         name, se = ("resnet8", None) if own else (spec.backbone, spec.se)
         net = models.create(name, se, spec.classes, in_channels=spec.channels, stride=spec.stride, seed=0)
         macs = models.cost(net, (spec.channels, spec.data.size, spec.data.size)).macs if own else cell.row.cost.macs
-        net.to(plan.device)
+        net.to(device)
         if spec.layout == "channels_last":
             net.to(memory_format=torch.channels_last)
         batch = max(2, min(spec.recipe.batch_size, PIXELS[plan.device] // spec.data.size**2))
-        x_BCHW = torch.zeros(batch, spec.channels, spec.data.size, spec.data.size, device=plan.device)
-        y_B = torch.zeros(batch, dtype=torch.long, device=plan.device)
+        x_BCHW = torch.zeros(batch, spec.channels, spec.data.size, spec.data.size, device=device)
+        y_B = torch.zeros(batch, dtype=torch.long, device=device)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
         steps, begun = 0, time.perf_counter()
         while steps < 2 or time.perf_counter() - begun < CALIBRATING:
             if steps == 1:
                 begun = time.perf_counter()  # the first step warms up
             optimizer.zero_grad()
-            with torch.autocast(plan.device, torch.bfloat16, enabled=spec.precision == "bf16-mixed"):
+            with torch.autocast(device, torch.bfloat16, enabled=spec.precision == "bf16-mixed"):
                 loss = F.cross_entropy(net(x_BCHW), y_B)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            if plan.device == "cuda":
+            if device == "cuda":
                 torch.cuda.synchronize()
             steps += 1
         return PASSES_TRAINING * batch * macs * (steps - 1) / (time.perf_counter() - begun)

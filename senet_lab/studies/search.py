@@ -14,6 +14,8 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from senet_lab.config import SE, Config, UserError
 from senet_lab.labels import Composed
 from senet_lab.studies import goals, pricing
@@ -221,10 +223,12 @@ def prepare(composed: Composed, store: Store) -> Search:
     goals.check(config.search, config.recipe.epochs)
     facts = images.facts(config.data)
     priced = pricing.price(composed, facts)
-    device = device_of(config.training.device)
+    device = device_of(config.training.device, config.executor.gpus_per_trial)
     stopwatch = None
     plain: dict[str, float] = dict(priced.space.plain)
     if goals.latency_matters(config.search, config.budget):
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("latency is measured on this machine, and PyTorch finds no GPU here")
         stopwatch = Stopwatch(priced, store, device, note=not config.plan)
         plain["latency"] = stopwatch.plain
     limits = goals.limits(config.budget, plain)

@@ -13,7 +13,7 @@ from rich.console import Console
 from senet_lab.config import RunError
 from senet_lab.labels import Composed
 from senet_lab.studies import confirming, driver, findings, study
-from senet_lab.studies.executors import Workers, default_workers
+from senet_lab.studies.executors import Ready, ready
 from senet_lab.studies.plan import Cell, Expectation, Plan, carried_out, check_room, expect, say, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.search import Search, check_same, prepare
@@ -43,22 +43,22 @@ def run(composed: Composed, console: Console) -> int:
     store = Store(config.storage, create=not config.plan)
     search = prepare(composed, store)
     check_same(search)
-    workers = config.executor.workers or default_workers(search.device)
-    fixed = reference_plan(search)
-    seconds, rough = typical(search, fixed)
-    asked = search.asker.trials * search.seeds
-    expectation = Expectation(dict.fromkeys((cell.trial_id for cell in fixed.todo), seconds), rough)
-    show(search, fixed, seconds, rough, workers, console)
-    spec = search.trainings(search.priced.plain_row)[0].spec  # all are trained alike
-    if carried_out(spec):
-        say(console, carried_out(spec))
-    if config.plan:
-        if missing:
-            console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
-        return 0
-    check_room([spec], workers)
-    progress = Progress(fixed, expectation, workers, console, [seconds] * asked)
-    train(search, fixed, progress, workers)
+    with ready(config, search.device) as executor:
+        fixed = reference_plan(search)
+        seconds, rough = typical(search, fixed)
+        asked = search.asker.trials * search.seeds
+        expectation = Expectation(dict.fromkeys((cell.trial_id for cell in fixed.todo), seconds), rough)
+        show(search, fixed, seconds, rough, executor.room, console)
+        spec = search.trainings(search.priced.plain_row)[0].spec  # all are trained alike
+        if carried_out(spec):
+            say(console, carried_out(spec))
+        if config.plan:
+            if missing:
+                console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
+            return 0
+        check_room([spec], executor.room)
+        progress = Progress(fixed, expectation, executor.room, console, [seconds] * asked)
+        train(search, fixed, progress, executor)
     return 0
 
 
@@ -101,7 +101,7 @@ def as_stored(value: Any) -> Any:
     return [as_stored(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def train(search: Search, fixed: Plan, progress: Progress, workers: int) -> None:
+def train(search: Search, fixed: Plan, progress: Progress, executor: Ready) -> None:
     """Train what the search asks for, report it, and write what came of it."""
     config, composed = search.config, search.composed
     assert config.search is not None
@@ -127,7 +127,7 @@ def train(search: Search, fixed: Plan, progress: Progress, workers: int) -> None
                 search.heard(design)
                 mirror.update(*search.so_far())
 
-        pool = Workers(workers, config.executor.threads)
+        pool = executor.pool(executor.room)
         with progress:
             driver.train(
                 fixed,
@@ -149,12 +149,12 @@ def train(search: Search, fixed: Plan, progress: Progress, workers: int) -> None
         if not any(record["state"] == DONE for record in search.records.values()):
             raise RunError(f"every trial failed: {next(iter(search.records.values()))['reason']}")
         if config.search.confirm:
-            confirm(search, fixed, progress, tracker)
+            confirm(search, fixed, progress, tracker, executor)
     folder = findings.write(search, progress.console)
     tracker.table(folder / "front.csv", folder / "front.png")
 
 
-def confirm(search: Search, fixed: Plan, progress: Progress, tracker: Tracker) -> None:
+def confirm(search: Search, fixed: Plan, progress: Progress, tracker: Tracker, executor: Ready) -> None:
     """Train the designs on and near the front with fresh seeds."""
     again = confirming.plan(search, fixed)
     seconds, rough = typical(search, fixed)
@@ -163,7 +163,7 @@ def confirm(search: Search, fixed: Plan, progress: Progress, tracker: Tracker) -
     say(progress.console, f"{number} designs on or near the front, with {seeds} fresh seed{'s' * (seeds > 1)}:")
     show_total(again, expectation, progress.workers, progress.console)
     shown = Progress(again, expectation, progress.workers, progress.console)
-    pool = Workers(progress.workers, search.config.executor.threads)
+    pool = executor.pool(progress.workers)
     folder = Path(search.config.results) / "checkpoints"
     with shown:
         search.records |= driver.train(again, search.store, pool, shown, folder, tracker.epoch, tracker.trial)

@@ -16,7 +16,7 @@ from senet_lab.config import Config, RunError, UserError
 from senet_lab.labels import Composed
 from senet_lab.reports import tables
 from senet_lab.studies import driver, outcome, plan
-from senet_lab.studies.executors import Workers, default_workers
+from senet_lab.studies.executors import Ready, ready
 from senet_lab.studies.mirror import Mirror
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, FAILED, Record, Store
@@ -49,21 +49,29 @@ def run(studies: list[Composed]) -> int:
         store.forget(trial_id for records in recorded for trial_id in records if records[trial_id]["state"] == FAILED)
     plans = [plan.look_up(each, store) for each in plans]
     whole = plan.together(plans)
-    workers = min(config.executor.workers or default_workers(whole.device), max(1, len(whole.todo)))
-    expectation = plan.expect(whole, store)
-    for each in plans:
-        plan.show(each, console)
-    plan.show_total(whole, expectation, workers, console)
-    if config.plan:
-        if missing:
-            console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
-        return 0
-    plan.check_room([cell.spec for cell in whole.todo], workers)
-    train(studies, plans, whole, store, Progress(whole, expectation, workers, console))
+    with ready(config, whole.device, idle=not whole.todo) as executor:
+        workers = min(executor.room, max(1, len(whole.todo)))
+        expectation = plan.expect(whole, store)
+        for each in plans:
+            plan.show(each, console)
+        plan.show_total(whole, expectation, workers, console)
+        if config.plan:
+            if missing:
+                console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
+            return 0
+        plan.check_room([cell.spec for cell in whole.todo], workers)
+        train(studies, plans, whole, store, Progress(whole, expectation, workers, console), executor)
     return 0
 
 
-def train(studies: list[Composed], plans: list[plan.Plan], whole: plan.Plan, store: Store, progress: Progress) -> None:
+def train(
+    studies: list[Composed],
+    plans: list[plan.Plan],
+    whole: plan.Plan,
+    store: Store,
+    progress: Progress,
+    executor: Ready,
+) -> None:
     """Train what is not recorded, and report it to each study that it belongs to."""
     config = studies[0].config
     results = Path(config.results)
@@ -93,7 +101,7 @@ def train(studies: list[Composed], plans: list[plan.Plan], whole: plan.Plan, sto
         for trial_id, record in whole.recorded.items():  # by a run that was cut off before its tracking
             for number, own in cells(trial_id):
                 trackers[number].trial(own, record)
-        pool = Workers(progress.workers, config.executor.threads)
+        pool = executor.pool(progress.workers)
         with progress:
             records = driver.train(whole, store, pool, progress, results / "checkpoints", epoch, ended)
         for mirror in mirrors:

@@ -99,8 +99,8 @@ def precision_of(word: str, device: str) -> str:
 
 def room(device: str) -> float:
     """Bytes of memory that are free on the device; infinite where the system does not tell."""
-    if device == "cuda":
-        return float(torch.cuda.mem_get_info()[0])
+    if device == "cuda":  # a cluster may have GPUs where there is none here
+        return float(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else math.inf
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

@@ -1,0 +1,221 @@
+"""Studies on real Ray clusters: of two nodes on this machine, of which one is killed, and one that a study starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from launching import TRIALS, WORDS, Ended, Lab, ended, one_line, text_of, wait_for
+
+from senet_lab.run import main
+
+pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
+pytestmark = pytest.mark.timeout(300)
+
+ON_RAY = (*WORDS[:-1], "executor=ray")
+SMALL_STORE = "--object-store-memory=78643200"
+
+
+class Nodes:
+    """Nodes of a Ray cluster, each a process group with a mark in its environment. Nobody else can use it: its token
+    is in the environment, too."""
+
+    def __init__(self) -> None:
+        self.temp = Path(tempfile.mkdtemp(prefix="lab-test-ray-", dir="/tmp"))  # paths of sockets must be short
+        self.secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}
+        self.marks: dict[str, str] = {}
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            self.port = probe.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+
+    def start(self, name: str, *words: str) -> None:
+        self.marks[name] = f"LAB_RAY_NODE={uuid.uuid4().hex}"
+        variable, _, value = self.marks[name].partition("=")
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--disable-usage-stats"]
+        subprocess.run(
+            [*ray, SMALL_STORE, "--node-ip-address=127.0.0.1", f"--node-name={name}", *words],
+            env={**os.environ, **self.secret, "HOME": str(self.temp), variable: value},
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+
+    def pids(self, name: str) -> list[int]:
+        mark = self.marks[name]
+        return [int(place.parent.name) for place in Path("/proc").glob("[0-9]*/environ") if mark in text_of(place)]
+
+    def kill(self, name: str) -> None:
+        """The node is gone at once, as if its plug was pulled."""
+        while pids := self.pids(name):
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """A cluster whose head is node a; tests start and kill node b."""
+    made = Nodes()
+    try:
+        made.start("a", "--head", f"--port={made.port}", "--include-dashboard=false", f"--temp-dir={made.temp}")
+        yield made
+    finally:
+        for name in made.marks:
+            made.kill(name)
+        assert not (made.temp / ".ray").exists(), "no token is left in the home"
+        shutil.rmtree(made.temp, ignore_errors=True)
+
+
+def home(lab: Lab) -> Path:
+    made = lab.folder / "home"
+    made.mkdir(exist_ok=True)
+    return made
+
+
+def check_whole(lab: Lab, like: Lab, done: Ended) -> None:
+    """It ended well, every trial is recorded once, and its files are those of a run on local workers."""
+    assert (done.code, done.err) == (0, ""), done
+    assert Counter(record["state"] for record in lab.records()) == {"done": TRIALS}
+    assert done.out.count(f"/{TRIALS}]") == TRIALS
+    assert lab.bytes() == like.bytes()
+    assert not list((lab.folder / "results/local/checkpoints").iterdir())
+    assert lab.left() == []
+
+
+def clusters() -> set[Path]:
+    """Folders of clusters that studies have started."""
+    return set(Path("/tmp").glob("senet_lab-ray-*"))
+
+
+@pytest.mark.slow
+def test_a_study_on_two_nodes_of_which_one_is_killed_ends_with_the_same_bytes(
+    nodes: Nodes, finished: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes.start("b", f"--address={nodes.address}")
+    lab = Lab(tmp_path)
+    for name, value in {**nodes.secret, "HOME": str(home(lab))}.items():
+        monkeypatch.setenv(name, value)
+    driver = lab.start(*ON_RAY, f"executor.address={nodes.address}", "recipe.epochs=8")
+
+    def training_on_both() -> bool:
+        return len(list((tmp_path / "results/local/checkpoints").glob("*.ckpt"))) >= 2
+
+    wait_for(training_on_both, driver, 200)
+    nodes.kill("b")
+    done = ended(driver)
+    check_whole(lab, finished, done)
+    assert "was lost; it goes on from its last epoch" in done.out
+    assert max(record["attempts"] for record in lab.records()) == 2
+    assert not (home(lab) / ".ray").exists()
+
+
+@pytest.mark.slow
+def test_a_node_without_the_data_set_is_named(
+    nodes: Nodes, digit_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nodes are on this machine, so the folder is taken away once the driver has seen it."""
+    lab = Lab(tmp_path)
+    shutil.copytree(digit_files, tmp_path / "images")
+    for name, value in nodes.secret.items():
+        monkeypatch.setenv(name, value)
+    driver = lab.start(
+        *("data=folder", "data.root=images", "data.size=8", "data.resize=8", "data.mean=[0.3]", "data.std=[0.4]"),
+        *("data.augment=none", "recipe.epochs=1", "executor=ray", f"executor.address={nodes.address}"),
+    )
+    wait_for(lambda: list((tmp_path / "results/local/checkpoints").glob(".shared-*")), driver)
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    done = ended(driver)
+    assert done.code == 1, done
+    assert one_line(done.err, "error: network, seed 0: on the node ", socket.gethostname(), str(tmp_path / "images"))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_a_study_starts_is_gone_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle, the driver killed, then to the end."""
+    lab, before = Lab(tmp_path), clusters()
+    monkeypatch.setenv("HOME", str(home(lab)))
+    words = ("data.subset=60", "data.test_subset=60", "executor=ray", "executor.workers=1")
+    driver = lab.start(*words, "recipe.epochs=500")
+    wait_for(lab.training, driver)
+    os.killpg(driver.pid, signal.SIGINT)
+    asked = time.monotonic()
+    done = ended(driver)
+    assert done.code == 130, done
+    assert one_line(done.err, "interrupted: ")
+    assert time.monotonic() - asked < 30
+    assert lab.left() == []
+    assert not any(record["state"] == "running" for record in lab.records()), "its claims are given back"
+    driver = lab.start(*words, "recipe.epochs=500")  # the driver is killed
+    wait_for(lambda: lab.training() and clusters() > before, driver)
+    time.sleep(1)
+    os.kill(driver.pid, signal.SIGKILL)
+    ended(driver)
+    wait_for(lambda: not lab.left() and clusters() <= before)
+    done = lab.run(*words, "recipe.epochs=1", "training.keep=last")
+    assert (done.code, done.err) == (0, ""), done
+    assert "weights kept: " in done.out
+    assert lab.left() == []
+    assert clusters() <= before
+    assert not list(home(lab).glob(".ray*"))
+    assert not list((tmp_path / "results/local/checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:x"])
+def test_an_address_without_a_cluster_is_one_line(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["executor=ray", f"executor.address={address}", "tracking=off"]) == 2
+    assert one_line(capsys.readouterr().err, f"error: executor.address={address}")
+
+
+@pytest.mark.slow
+def test_an_address_where_something_else_listens_is_one_line(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    with socket.socket() as other:  # it says nothing
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        done = ended(lab.start("executor=ray", f"executor.address={address}"), timeout=90)
+    assert done.code == 2
+    assert one_line(done.err, f"error: executor.address={address}: there is no Ray cluster")
+    assert lab.left() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("executor=slurm", "executor: there is no executor 'slurm'; there are local, ray"),
+        ("executor.address=auto", "executor.address is for executor=ray"),
+        ("executor=ray executor.gpus_per_trial=2", "executor.gpus_per_trial=2.0 is not between 0 and 1"),
+        ("executor=ray executor.cpus_per_trial=0", "executor.cpus_per_trial=0.0 is not between 0.01 and"),
+        ("executor=ray executor.gpus_per_trial=0.5 training.device=cpu", "exclude each other"),
+    ],
+)
+def test_words_that_cannot_be(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
+    assert one_line(capsys.readouterr().err, said)
+
+
+def test_without_ray_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)  # as Python has it for a module that cannot be imported
+    assert main(["executor=ray", "tracking=off"]) == 2
+    assert one_line(capsys.readouterr().err, "executor=ray: Ray is not installed; pip install 'senet-lab[ray]'")
