@@ -70,7 +70,9 @@ def test_the_recipes_are_the_papers() -> None:
     for recipe in (main, ablation, cifar):
         assert (recipe.momentum, recipe.weight_decay, recipe.nesterov, recipe.factor) == (0.9, 1e-4, False, 0.1)
     assert named["places365"] == dataclasses.replace(main, name="places365", sampling="balanced")
-    assert {name for name, recipe in named.items() if recipe.ema or recipe.sampling != "uniform"} == {"places365"}
+    assert named["tabular_ema"] == dataclasses.replace(named["tabular"], name="tabular_ema", ema=0.97)
+    special = {name for name, recipe in named.items() if recipe.ema or recipe.sampling != "uniform"}
+    assert special == {"places365", "tabular_ema"}
 
 
 # recipe → (batch, weight decay, Nesterov, {epoch: learning rate in it or at its start}), written down by hand.
@@ -84,6 +86,7 @@ RATES: dict[str, tuple[int, float, bool, dict[int, float]]] = {
     "shake_cifar100": (32, 5e-4, True, {0: 0.025, 600: 0.01875, 900: 0.0125, 1200: 0.00625, 1800: 0.0}),
     "places365": (1024, 1e-4, False, {0: 0.6, 29: 0.6, 30: 0.06, 60: 6e-3, 90: 6e-4, 99: 6e-4}),
     "tabular": (16, 5e-4, False, {0: 0.05, 8: 0.0375, 12: 0.025, 16: 0.0125, 24: 0.0}),
+    "tabular_ema": (16, 5e-4, False, {0: 0.05, 8: 0.0375, 12: 0.025, 16: 0.0125, 24: 0.0}),
     "quick": (32, 5e-4, False, {0: 0.05, 10: 0.0375, 15: 0.025, 20: 0.0125, 30: 0.0}),
 }
 
