@@ -171,7 +171,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(FEW, max_examples=200)
+@settings(FEW, max_examples=150)
 def test_wrong_words(place: Path, seed: int) -> None:
     words = wrong_words(random.Random(seed))
     before = contents(place)
@@ -182,7 +182,7 @@ def test_wrong_words(place: Path, seed: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(FEW, max_examples=120)
+@settings(FEW, max_examples=70)
 def test_wrong_studies(place: Path, seed: int) -> None:
     draw = random.Random(seed)
     kind, _name, text = draw.choice([("ablation", "tiny", TINY), ("search", "small", SEARCH)])

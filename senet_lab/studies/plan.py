@@ -183,12 +183,13 @@ def expect(plan: Plan, store: Store) -> Expectation:
 
 
 def pace_key(config: dict[str, Any]) -> str:
-    """Trainings with the same key take the same time: all that matters but the seed."""
-    recipe, data = config["recipe"], config["data"]
-    matters = [config[key] for key in ("network", "device", "precision", "identity")]
-    matters += [config.get(key, plain) for key, plain in STEP.items()]  # records of earlier versions have none
-    matters += [recipe[key] for key in ("epochs", "batch_size")]
-    matters += [data[key] for key in ("size", "validation", "subset", "test_subset")]
+    """Trainings with the same key take the same time: all that matters but the seed. A record that lacks some of it, of
+    an earlier version or damaged, is like no training that is to come."""
+    recipe, data = config.get("recipe") or {}, config.get("data") or {}
+    matters = [config.get(key) for key in ("network", "device", "precision", "identity")]
+    matters += [config.get(key, plain) for key, plain in STEP.items()]
+    matters += [recipe.get(key) for key in ("epochs", "batch_size")]
+    matters += [data.get(key, "lacking") for key in ("size", "validation", "subset", "test_subset")]
     return repr(matters)
 
 

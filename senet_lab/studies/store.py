@@ -130,8 +130,8 @@ class Store:
             raise UserError(f"storage={self.name}: its driver is not installed ({error.name})") from error
         except exc.OperationalError as error:
             raise UserError(f"storage={self.name} cannot be opened: {first_line(error.orig)}") from error
-        except exc.DBAPIError as error:
-            raise UserError(f"storage={self.name} is damaged, or no database: {first_line(error.orig)}") from error
+        except (exc.DBAPIError, UnicodeDecodeError) as error:  # names of tables that are no UTF-8 any more
+            raise UserError(f"storage={self.name} is damaged, or no database: {said_by(error)}") from error
         except (OSError, TypeError, exc.SQLAlchemyError) as error:  # TypeError: an option that the driver lacks
             raise UserError(f"storage={self.name}: {first_line(error)}") from error
 
@@ -143,8 +143,8 @@ class Store:
                 yield connection
         except exc.IntegrityError:
             raise
-        except exc.DBAPIError as error:
-            raise RunError(f"the store {self.name} failed: {first_line(error.orig)}") from error
+        except (exc.DBAPIError, UnicodeDecodeError) as error:
+            raise RunError(f"the store {self.name} failed: {said_by(error)}") from error
 
     # ------------------------------------------------------------------------------------------------------- claims
 
@@ -300,6 +300,11 @@ def parse(url: str) -> sa.URL:
         return location
     except (exc.ArgumentError, ValueError) as error:  # ValueError: a port that is no number
         raise UserError(f"storage={url} is not a database URL such as sqlite:///results/local/lab.db") from error
+
+
+def said_by(error: Exception) -> str:
+    """What the database itself said."""
+    return first_line(error.orig if isinstance(error, exc.DBAPIError) else error)
 
 
 def first_line(error: object) -> str:
