@@ -88,7 +88,7 @@ def starts(repeats: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
 def grown(trials: int, folder: Path) -> tuple[list[float], list[float]]:
     """Wall and processor seconds of every trial of a study of about so many, run from an empty store to its table."""
     from senet_lab import compose
-    from senet_lab.studies import study
+    from senet_lab.studies import executors, study
 
     made: list[Answering] = []
 
@@ -97,12 +97,12 @@ def grown(trials: int, folder: Path) -> tuple[list[float], list[float]]:
         return made[0]
 
     words = ["+ablation=ratio", f"seeds={-(-trials // ROWS)}", "tracking=off", f"results={folder}"]
-    real, study.Workers = study.Workers, workers  # type: ignore[assignment, misc]
+    real, executors.Workers = executors.Workers, workers  # type: ignore[assignment, misc]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             assert study.run([compose.compose(words)]) == 0
     finally:
-        study.Workers = real  # type: ignore[misc]
+        executors.Workers = real  # type: ignore[misc]
     ends = made[0].ended[1:]
     walls, cpus = zip(*ends, strict=True)
     return differences(walls), differences(cpus)
