@@ -29,7 +29,7 @@ from senet_lab.training.spec import STEP, Spec
 PASSES_TRAINING, PASSES_FORWARD = 3, 1
 EPOCH_SECONDS, STEP_SECONDS = 0.03, 0.002  # of overhead, measured with a ResNet-8 on the digits, on a CPU of 2026
 PIXELS = {"cpu": 2**16, "cuda": 2**22}  # of a batch to calibrate with
-CALIBRATING, PROBING = 0.3, 3.0  # seconds of one network, and of all
+CALIBRATING, PROBING = 0.3, 1.5  # seconds of one network, and of all
 RECENT = 200  # records whose times are looked at; a store may hold many thousands
 
 
