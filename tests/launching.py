@@ -31,6 +31,17 @@ study:
     r = 8: {se.reduction: 8}
     no SE: {se: null}
 """
+# 18 points, 17 networks.
+SEARCH = """\
+# @package _global_
+search:
+  name: small
+  title: A small search
+  trials: 6
+  space:
+    se.reduction: {3: [off, 2, 8], 4: [off, 2, 8]}
+    se.squeeze: [avg, max]
+"""
 WORDS = ("+ablation=tiny", "seeds=2", "recipe.epochs=8", "data.subset=200", "executor.workers=2")
 TRIALS = 6
 FOLDER = "results/local/digits-subset=200/resnet8-quick-epochs=8/tiny"

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from kept import Kept
-from launching import ROOT, TINY, Lab
+from launching import ROOT, SEARCH, TINY, Lab
 
 from senet_lab import __main__, run
 
@@ -34,16 +34,6 @@ REAL = (
     ("backbone=resnet8", "data=digits", "recipe=quick", "se.squeeze=max", "se.excitation=tanh", *TRIVIAL),
     ("+ablation=tiny", *TRIVIAL, "recipe.lr=0.1", "recipe.milestones=[1]", "recipe.schedule=step", "data.augment=crop"),
 )
-SEARCH = """\
-# @package _global_
-search:
-  name: small
-  title: A small search
-  trials: 6
-  space:
-    se.reduction: {3: [off, 2, 8], 4: [off, 2, 8]}
-    se.squeeze: [avg, max]
-"""
 ODD = (
     *(
         "",

@@ -15,21 +15,11 @@ from typing import Any
 
 import optuna
 import pytest
-from launching import TINY, Lab, ended, one_line, wait_for
+from launching import SEARCH, TINY, Lab, ended, one_line, wait_for
 
 from senet_lab.run import main
 from senet_lab.studies.executors import Workers
 
-SEARCH = """\
-# @package _global_
-search:
-  name: small
-  title: A small search
-  trials: 6
-  space:
-    se.reduction: {3: [off, 2, 8], 4: [off, 2, 8]}
-    se.squeeze: [avg, max]
-"""  # 18 points, 17 networks
 SMALL = ("recipe.epochs=1", "data.subset=60", "data.test_subset=60", "executor.workers=2")
 WORDS = ("+search=small", *SMALL)
 FILES = ("trials.csv", "curves.csv", "front.md", "front.csv", "front.tex", "front.svg")

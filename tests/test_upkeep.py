@@ -112,6 +112,13 @@ def test_a_copy_has_everything_once(here: Path, capsys: pytest.CaptureFixture[st
     assert load_records("results/local/other.db")["test_error"][0] != 50, "what was there stays"
 
 
+def test_a_store_of_an_earlier_version_has_no_notes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change("DROP TABLE notes")
+    assert main(["store", "check"]) == 0
+    assert main(["store", "copy", "sqlite:///results/local/lab.db", NOWHERE]) == 0
+    assert "records added, 0 notes" in capsys.readouterr().out
+
+
 def test_an_export_is_read_back_as_it_was(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "export", "all.csv"]) == 0
     assert main(["store", "import", "all.csv", "--storage", NOWHERE]) == 0

@@ -261,11 +261,15 @@ class Store:
 
     def note(self, name: str) -> Any:
         """The value noted under a name; None if there is none."""
+        text = self.noted(notes.c.name == name).get(name)
+        return None if text is None else json.loads(text)
+
+    def noted(self, *which: sa.ColumnElement[bool]) -> dict[str, str]:
+        """Name → value as JSON, of all notes or some; a store of an earlier version has none."""
         with self.transaction() as connection:
             if not sa.inspect(connection).has_table(notes.name):
-                return None
-            text = connection.execute(sa.select(notes.c.value).where(notes.c.name == name)).scalar()
-        return None if text is None else json.loads(text)
+                return {}
+            return {row.name: row.value for row in connection.execute(sa.select(notes).where(*which))}
 
     def note_once(self, name: str, value: Any) -> Any:
         """Note a value, unless there is one of that name already; the one that is noted then."""

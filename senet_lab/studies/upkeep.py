@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from senet_lab.config import SE, Data, Recipe, RunError, UserError
 from senet_lab.reports import curves, files
 from senet_lab.reports.trials import read_cells, read_trials
-from senet_lab.studies.store import DONE, FAILED, RUNNING, STALE_SECONDS, Record, Store, is_dead, notes, parse, records
+from senet_lab.studies.store import DONE, FAILED, RUNNING, STALE_SECONDS, Record, Store, is_dead, parse, records
 from senet_lab.training.spec import Spec
 
 RECORD = "record"  # column of an export that holds the whole record as JSON
@@ -66,11 +66,11 @@ def check(url: str) -> None:
             elif row.state == RUNNING:
                 silent = time.time() - row.heartbeat > STALE_SECONDS
                 counts["dead" if silent or is_dead(row.owner) else "alive"] += 1
-        for row in connection.execute(sa.select(notes)):
-            try:
-                json.loads(row.value)
-            except ValueError as error:
-                wrong.append((f"note {row.name}", f"it is no JSON ({error})"))
+    for name, text in store.noted().items():
+        try:
+            json.loads(text)
+        except ValueError as error:
+            wrong.append((f"note {name}", f"it is no JSON ({error})"))
     for name, said in wrong:
         print(f"{name}: {said}")
     print(f"{store.name}: {counts[DONE]:,} done, {counts[FAILED]:,} failed, {counts['alive']:,} running")
@@ -124,8 +124,7 @@ def copy(source: str, target: str) -> None:
     ours, theirs = opened(source), Store(target)
     if parse(source) == parse(target):
         raise UserError(f"{ours.name} cannot be copied to itself")
-    with ours.transaction() as connection:
-        noted = {row.name: row.value for row in connection.execute(sa.select(notes))}
+    noted = ours.noted()
     added, other = add(theirs, ended(ours))
     for name, value in noted.items():
         theirs.note_once(name, json.loads(value))
