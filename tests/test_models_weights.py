@@ -19,6 +19,12 @@ from senet_lab.models.weights import LIBRARIES, SOURCES
 IMAGE = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The libraries draw convolutions from the global generator, whose state is whatever other tests have left."""
+    torch.manual_seed(0)
+
+
 def drawn(net: nn.Module, seed: int = 0) -> nn.Module:
     """With norms, their statistics and all biases drawn too, in float64, for evaluation. The values fit float32."""
     dice = torch.Generator().manual_seed(seed)

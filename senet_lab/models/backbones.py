@@ -9,6 +9,8 @@ Stages are numbered as in the paper's ResNets: stage s has maps 2^s times smalle
 images, which halve it later, have the same three stages 2 to 4). By that VGG, which starts at full resolution, has the
 stages 0 to 4, MobileNet 1 to 5, and those with a stem of stride 8 have 3 to 5. A block that lowers the resolution
 belongs to the stage that it opens.
+
+timm is imported by the networks that are made of it: that takes as long as building all others.
 """
 
 from __future__ import annotations
@@ -20,8 +22,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import timm
-import timm.models.resnet
 import torch
 import torchvision.models
 from torch import nn
@@ -56,8 +56,11 @@ def senet154(num_classes: int, in_channels: int = 3) -> nn.Module:
     halves the resolution, and dropout of 0.2 before the classifier. That makes 108,459,944 weights for 1000 classes;
     SE at r = 16 adds 6.58 M, and 0.05 M if it has biases, as the released model's has.
     """
-    net: nn.Module = timm.models.resnet.ResNet(
-        timm.models.resnet.Bottleneck,  # type: ignore[arg-type]  # annotated as an instance, meant as a class
+    from timm.models.resnet import Bottleneck as Block
+    from timm.models.resnet import ResNet as Trunk
+
+    net: nn.Module = Trunk(
+        Block,  # type: ignore[arg-type]  # annotated as an instance, meant as a class
         (3, 8, 36, 3),
         num_classes=num_classes,
         in_chans=in_channels,
@@ -104,6 +107,8 @@ def inception_resnet_v2(num_classes: int, in_channels: int = 3) -> nn.Module:
     gates' layers add the printed 0.01 G either way. The printed 11.75 G of the plain network are not
     those of this one, 13.16 G; which version was counted is not known.
     """
+    import timm
+
     net = timm.create_model("inception_resnet_v2", num_classes=num_classes, in_chans=in_channels)
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
@@ -124,6 +129,8 @@ def mobilenet(num_classes: int, in_channels: int = 3) -> nn.Module:
     and 571.9 M multiply-adds that is the printed network of 4.7 M and 572 M. Behind the depthwise convolutions it would
     have 4.58 M parameters.
     """
+    import timm
+
     net = timm.create_model("mobilenetv1_100", num_classes=num_classes, in_chans=in_channels)
     stages = {number + 1: [f"blocks.{number}"] for number in range(5)}
     places = {

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import timm.models.resnet
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from senet_lab.models.cifar import PreactBasic, PreactBottleneck
-from senet_lab.models.shake import Branches, ShakeBlock
+from senet_lab.models.shake import Branches
 from senet_lab.models.trying import Slot
 
 BASIC = {
@@ -30,20 +27,29 @@ SHAKE = {  # gates the mix of the branches; there are two 3×3 convolutions side
 }
 
 # The kinds of block whose slots are known. Exactly these classes: a subclass may compute something else, and is looked
-# into as any other block is.
-BLOCKS: dict[type[nn.Module], dict[str, Slot]] = {
-    BasicBlock: BASIC,
-    Bottleneck: BOTTLENECK,
-    timm.models.resnet.Bottleneck: BOTTLENECK,
-    PreactBasic: PREACT_BASIC,
-    PreactBottleneck: PREACT_BOTTLENECK,
-    ShakeBlock: SHAKE,
+# into as any other block is. They go by their names, so that timm, which takes long, is imported where it is used only.
+BLOCKS: dict[str, dict[str, Slot]] = {
+    "torchvision.models.resnet.BasicBlock": BASIC,
+    "torchvision.models.resnet.Bottleneck": BOTTLENECK,
+    "timm.models.resnet.Bottleneck": BOTTLENECK,
+    "senet_lab.models.cifar.PreactBasic": PREACT_BASIC,
+    "senet_lab.models.cifar.PreactBottleneck": PREACT_BOTTLENECK,
+    "senet_lab.models.shake.ShakeBlock": SHAKE,
 }
 
 
+def name_of(kind: type[nn.Module]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def is_known(block: nn.Module) -> bool:
+    """Whether it is of one of these kinds."""
+    return name_of(type(block)) in BLOCKS
+
+
 def slots_of(block: nn.Module) -> dict[str, Slot]:
-    """The slots of one block, by position."""
-    slots = BLOCKS[type(block)]
+    """The slots of one block of a known kind, by position."""
+    slots = BLOCKS[name_of(type(block))]
     if getattr(block, "shares_norm", False):  # a gate before that norm would gate the projection, too
         return slots | {"pre": Slot("conv1", "before")}
     return slots

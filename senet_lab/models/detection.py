@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -56,6 +55,8 @@ def faster_rcnn(
     for path, weight in net.named_parameters():
         weight.requires_grad_(path.startswith(trained))
     if frozen_norms:
+        from timm.layers.norm_act import freeze_batch_norm_2d
+
         freeze_batch_norm_2d(net)  # type: ignore[no-untyped-call]
     backbone = BackboneWithFPN(
         net,

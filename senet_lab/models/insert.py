@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.config import SE, reduction_number
-from senet_lab.models.blocks import BASIC, BLOCKS, channels_in, channels_out, slots_of
+from senet_lab.models.blocks import BASIC, channels_in, channels_out, is_known, slots_of
 from senet_lab.models.named import matches, widths_of
 from senet_lab.models.se import SEBlock, check_known
 from senet_lab.models.structure import Residual, residual_blocks
@@ -224,11 +224,11 @@ def targets_of(model: nn.Module, where: str | Sequence[str] | None = None) -> li
         targets = [Target(path, stage_of(model, path), width=said[path]) for path in there]
         check_stages(model, targets)
     else:
-        found, reasons = residual_blocks(model, lambda module: type(module) in BLOCKS)
+        found, reasons = residual_blocks(model, is_known)
         targets = [
             Target(path, stage_of(model, path), found.get(path))
             for path, module in model.named_modules()
-            if type(module) in BLOCKS or path in found
+            if is_known(module) or path in found
         ]
         if not targets:
             raise ValueError(nowhere(model, reasons))

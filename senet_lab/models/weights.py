@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import timm
 import torch
 import torchvision.models
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
@@ -116,6 +114,8 @@ def build(
     stride, pool = ("paper", "ceil") if source.legacy else ("torchvision", "padded")
     net = create(source.backbone, None, num_classes, in_channels=in_channels, stride=stride, pool=pool, seed=seed)
     if source.legacy:
+        from timm.layers.norm_act import BatchNormAct2d
+
         for block in net.modules():
             if isinstance(block, BasicBlock):  # the ReLU of the released models between this norm and the gate
                 block.bn2 = BatchNormAct2d(block.bn2.num_features)
@@ -137,6 +137,8 @@ def fetched(name: str, library: str) -> Mapping[str, Tensor]:
         except (pickle.UnpicklingError, EOFError) as error:
             raise ValueError(f"weights: torchvision's file of {name} is damaged, or holds more than weights") from error
         return state
+    import timm
+
     if not timm.is_model_pretrained(name):
         raise ValueError(f"weights: timm has none for {name}; give a state dict or a file of one")
     return timm.create_model(name, pretrained=True).state_dict()

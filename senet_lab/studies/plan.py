@@ -169,9 +169,10 @@ def expect(plan: Plan, store: Store) -> Expectation:
             known.setdefault(pace_key(record["config"]), []).append(record["seconds"])
     seconds: dict[str, float] = {}
     rates: dict[str, float] = {}
+    keys: dict[int, str] = {}  # by row: its seeds take the same time, and may be thousands
     begun = time.monotonic()
     for cell in plan.todo:
-        key = pace_key(cell.spec.config())
+        key = keys.get(id(cell.row)) or keys.setdefault(id(cell.row), pace_key(cell.spec.config()))
         if key in known:
             seconds[cell.trial_id] = statistics.median(known[key])
             continue

@@ -14,7 +14,6 @@ from rich.console import Console
 from senet_lab.compose import compose
 from senet_lab.config import Config, RunError, UserError
 from senet_lab.labels import Composed
-from senet_lab.reports import tables
 from senet_lab.studies import driver, outcome, plan
 from senet_lab.studies.executors import Ready, ready
 from senet_lab.studies.mirror import Mirror
@@ -134,6 +133,8 @@ def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, stor
 
 def write(composed: Composed, study: plan.Plan, records: dict[str, Record], console: Console) -> Path:
     """Write and show the table of a study whose trials have all ended; its folder."""
+    from senet_lab.reports import tables  # what draws and tests takes long to import: training begins before it
+
     folder = Path(composed.config.results) / composed.folder
     trials = outcome.trials(study, records)
     if not (trials["status"] == DONE).any():
