@@ -36,9 +36,14 @@ GOALS = {"--help": 1.5, "plan": 15.0, "bookkeeping": 0.3, "growth": 2.0}  # seco
 
 
 class Answering:
-    """What stands in the workers' place: every trial has ended as soon as it is submitted, with a made-up record."""
+    """What stands in the workers' place: every trial has ended as soon as it is submitted, with a made-up record.
 
-    def __init__(self, count: int, threads: int) -> None:
+    Args:
+        told: whether it tells of each of its epochs before it ends, as a worker does.
+    """
+
+    def __init__(self, told: bool = False) -> None:
+        self.told = told
         self.waiting: list[Any] = []
         self.draw = random.Random(0)
         self.ended: list[tuple[float, float]] = []  # when each trial was answered: wall, processor
@@ -54,7 +59,11 @@ class Answering:
         from senet_lab.studies.executors import Event
 
         self.ended.append((time.perf_counter(), time.process_time()))
-        made = [Event("done", spec.trial_id, self.record(spec)) for spec in self.waiting]
+        made = []
+        for spec in self.waiting:
+            record = self.record(spec)
+            made += [Event("epoch", spec.trial_id, entry) for entry in record["epochs"] if self.told]
+            made.append(Event("done", spec.trial_id, record))
         self.waiting.clear()
         return made
 
@@ -85,18 +94,25 @@ def starts(repeats: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
     return {name: [measuring.run(words, folder)[:2] for _ in range(repeats)] for name, words in commands.items()}
 
 
-def grown(trials: int, folder: Path) -> tuple[list[float], list[float]]:
-    """Wall and processor seconds of every trial of a study of about so many, run from an empty store to its table."""
+def grown(trials: int, folder: Path, *more: str, told: bool = False) -> tuple[list[float], list[float]]:
+    """Wall and processor seconds of every trial of a study of about so many, run from an empty store to its table.
+
+    Args:
+        trials: how many there are to be.
+        folder: of the results.
+        more: further words of the command.
+        told: whether the driver hears of each epoch.
+    """
     from senet_lab import compose
     from senet_lab.studies import executors, study
 
     made: list[Answering] = []
 
     def workers(count: int, threads: int) -> Answering:
-        made.append(Answering(count, threads))
+        made.append(Answering(told))
         return made[0]
 
-    words = ["+ablation=ratio", f"seeds={-(-trials // ROWS)}", "tracking=off", f"results={folder}"]
+    words = ["+ablation=ratio", f"seeds={-(-trials // ROWS)}", "tracking=off", f"results={folder}", *more]
     real, executors.Workers = executors.Workers, workers  # type: ignore[assignment, misc]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
