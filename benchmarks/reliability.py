@@ -89,7 +89,7 @@ def begin(words: Sequence[str], folder: Path, **variables: str) -> subprocess.Po
 
 def drivers(given: argparse.Namespace, server: str) -> None:
     """Two drivers on one study."""
-    rounds, seeds = (1, 2) if given.short else (5, 50)
+    rounds, seeds = (1, 2) if given.short else (6, 50)
     measured = []
     for number in range(rounds):
         measured.append(together(postgres.database(server, f"drivers{number}"), seeds))
@@ -157,7 +157,7 @@ def together(url: str, seeds: int) -> Line:
 
 def start(given: argparse.Namespace, server: str) -> None:
     """A driver with many trials ahead."""
-    rounds, seeds = (1, 10) if given.short else (5, 1667)
+    rounds, seeds = (1, 10) if given.short else (6, 1667)
     measured = []
     for number in range(rounds):
         seconds = first_trial(postgres.database(server, f"start{number}"), seeds)

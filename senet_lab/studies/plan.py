@@ -100,10 +100,11 @@ def make(composed: Composed) -> Plan:
     facts = images.facts(config.data)
     rows, missing = study_rows.build(composed, facts)
     device = device_of(config.training.device, config.executor.gpus_per_trial)
+    first = [row.spec(facts, 0, device) for row in rows]
     cells = []
     for seed in range(seeds):
-        for row in rows:
-            spec = row.spec(facts, seed, device)
+        for row, like in zip(rows, first, strict=True):
+            spec = replace(like, seed=seed)
             cells.append(Cell(row, seed, spec, spec.trial_id))
     return Plan(config, facts, rows, device, cells, {}, missing)
 
