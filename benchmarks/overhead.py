@@ -40,17 +40,19 @@ class Answering:
 
     Args:
         told: whether it tells of each of its epochs before it ends, as a worker does.
+        at_once: how many trials are held at any moment, of which the oldest ends.
     """
 
-    def __init__(self, told: bool = False) -> None:
+    def __init__(self, told: bool = False, at_once: int = 1) -> None:
         self.told = told
+        self.at_once = at_once
         self.waiting: list[Any] = []
         self.draw = random.Random(0)
         self.ended: list[tuple[float, float]] = []  # when each trial was answered: wall, processor
 
     @property
     def free(self) -> int:
-        return 1 - len(self.waiting)
+        return self.at_once - len(self.waiting)
 
     def submit(self, spec: Any, checkpoint: Path, until: int | None = None) -> None:
         self.waiting.append(spec)
@@ -59,13 +61,10 @@ class Answering:
         from senet_lab.studies.executors import Event
 
         self.ended.append((time.perf_counter(), time.process_time()))
-        made = []
-        for spec in self.waiting:
-            record = self.record(spec)
-            made += [Event("epoch", spec.trial_id, entry) for entry in record["epochs"] if self.told]
-            made.append(Event("done", spec.trial_id, record))
-        self.waiting.clear()
-        return made
+        spec = self.waiting.pop(0)
+        record = self.record(spec)
+        epochs = [Event("epoch", spec.trial_id, entry) for entry in record["epochs"] if self.told]
+        return [*epochs, Event("done", spec.trial_id, record)]
 
     def stop(self) -> None:
         self.waiting.clear()
@@ -94,14 +93,16 @@ def starts(repeats: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
     return {name: [measuring.run(words, folder)[:2] for _ in range(repeats)] for name, words in commands.items()}
 
 
-def grown(trials: int, folder: Path, *more: str, told: bool = False) -> tuple[list[float], list[float]]:
+def grown(
+    trials: int, folder: Path, *more: str, told: bool = False, at_once: int = 1
+) -> tuple[list[float], list[float]]:
     """Wall and processor seconds of every trial of a study of about so many, run from an empty store to its table.
 
     Args:
         trials: how many there are to be.
         folder: of the results.
         more: further words of the command.
-        told: whether the driver hears of each epoch.
+        told, at_once: of `Answering`.
     """
     from senet_lab import compose
     from senet_lab.studies import executors, study
@@ -109,7 +110,7 @@ def grown(trials: int, folder: Path, *more: str, told: bool = False) -> tuple[li
     made: list[Answering] = []
 
     def workers(count: int, threads: int) -> Answering:
-        made.append(Answering(told))
+        made.append(Answering(told, min(at_once, count)))
         return made[0]
 
     words = ["+ablation=ratio", f"seeds={-(-trials // ROWS)}", "tracking=off", f"results={folder}", *more]

@@ -1,6 +1,6 @@
 """How far one study reaches: several drivers on one store, ten thousand trials ahead, a thousand workers.
 
-    python -m benchmarks.reliability                     all parts, about five minutes; PostgreSQL must be installed
+    python -m benchmarks.reliability                     all parts, about fifteen minutes; PostgreSQL must be there
     python -m benchmarks.reliability --parts scaling     of drivers, start, scaling
 
 - drivers: two drivers with two workers each train 200 trials from one PostgreSQL store, tracking off. Each is one epoch
@@ -204,11 +204,14 @@ def first_trial(url: str, seeds: int) -> float:
 
 def scaling(given: argparse.Namespace, server: str) -> None:
     """One driver and up to a thousand workers."""
-    trials = 60 if given.short else 1200
+    trials, at_once = (60, 10) if given.short else (3000, max(COUNTS))
     with tempfile.TemporaryDirectory() as place:
         stores = {"SQLite": [], "PostgreSQL": [f"storage={postgres.database(server, 'scaling')}"]}
         services = {
-            store: overhead.grown(trials, Path(place) / store, *words, told=True)[0] for store, words in stores.items()
+            store: overhead.grown(
+                trials, Path(place) / store, *words, f"executor.workers={at_once}", told=True, at_once=at_once
+            )[0]
+            for store, words in stores.items()
         }
     relative = relative_lengths()
     measured: list[Line] = []
@@ -233,8 +236,9 @@ def scaling(given: argparse.Namespace, server: str) -> None:
         )
     notes = [
         f"`python -m benchmarks.reliability --parts scaling`: the driver's time of {trials:,} trials of a study that "
-        f"grows from nothing, each with {overhead.EPOCHS} epochs that it is told of; workers on the same machine would "
-        "take its cores from it.",
+        f"grows from nothing, {at_once:,} of them in training at any moment, each with {overhead.EPOCHS} epochs that "
+        "it is told of. Their messages come from its own process: pipes, or Ray's, are not in it, and workers on the "
+        "same machine would take its cores from it.",
         "One driver becomes the limit where so many workers end a trial in the time that it needs for one; a second "
         "driver on the same store, on another machine, is the way on.",
         f"Lengths of trials vary as those of `{PUBLISHED.relative_to(measuring.ROOT)}` do.",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import measuring, overhead, se_cost, study, train
+from benchmarks import measuring, overhead, postgres, reliability, se_cost, study, train
 from senet_lab import models
 
 
@@ -52,6 +54,31 @@ def test_se_cost(part: str, tmp_path: Path) -> None:
 def test_train(tmp_path: Path) -> None:
     lines = check("train", tmp_path, train.main, "--device", "cpu")
     assert [line["way"] for line in lines] == ["lab", "plain"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not postgres.BINARIES, reason="there is no PostgreSQL here")
+def test_reliability(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "benchmarks.reliability", "--short", "--to", str(tmp_path)]
+    subprocess.run(words, cwd=measuring.ROOT, check=True, capture_output=True)  # its connections end with it
+    text = (tmp_path / "reliability.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "# How far it reaches, and what it survives",
+        "## Two drivers, one store",
+        "## A driver with ten thousand trials ahead",
+        "## Workers of one driver",
+    ]
+    with (tmp_path / "reliability" / "drivers.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert line["records"] == line["attempts"] == line["trained"] == "8", "each exactly once"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 5, 6, 50])
+def test_workers_that_share_a_driver_end_as_many_trials_as_they_can_or_as_it_can(workers: int) -> None:
+    """Of equal trials, W workers end W in the time of a trial and its service, until the driver serves all the time."""
+    length, service = 8.0, 2.0
+    most = min(workers / (length + service), 1 / service)
+    assert reliability.simulate(workers, [length], [service], 1000) == pytest.approx(3600 * most, rel=0.01)
 
 
 def test_every_network_with_se_is_its_plain_one_and_gates() -> None:
