@@ -8,7 +8,7 @@ NAME ?= design
 PUBLISHED = $(shell find results -name trials.csv -not -path 'results/local/*' 2>/dev/null | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search test test-slow check tables report optuna-dashboard publish lock clean
+.PHONY: help setup search test test-slow check audit tables report optuna-dashboard publish lock clean
 
 help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
@@ -58,6 +58,10 @@ check: $(READY)  ## ruff, mypy, import-linter
 	@$(RUN) -m ruff format --check --quiet .
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports --no-cache
+
+audit: $(READY)  ## known vulnerabilities of the locked dependencies, asked of the network; fails where it cannot tell
+	@uv="$$(command -v uv || echo $(RUN) -m uv)"; \
+	  $$uv tool run --quiet pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock
 
 lock: $(READY)  ## resolve pyproject.toml anew into requirements.lock
 	@uv="$$(command -v uv || echo $(RUN) -m uv)"; $$uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev pyproject.toml -o requirements.lock --quiet
