@@ -113,6 +113,7 @@ def grown(
         made.append(Answering(told, min(at_once, count)))
         return made[0]
 
+    print(f"{trials:,} made-up trials …", file=sys.stderr)
     words = ["+ablation=ratio", f"seeds={-(-trials // ROWS)}", "tracking=off", f"results={folder}", *more]
     real, executors.Workers = executors.Workers, workers  # type: ignore[assignment, misc]
     try:
@@ -188,6 +189,7 @@ def main(words: list[str] | None = None) -> int:
     repeats = 1 if given.short else 7
     measured: list[Line] = []
     with tempfile.TemporaryDirectory() as place:
+        print("starting the command line …", file=sys.stderr)
         begun = starts(repeats, Path(place))
         setup = bare(Path(place), repeats)
         walls, cpus = grown(max(given.trials), Path(place) / "largest")
