@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import measuring, overhead, postgres, reliability, se_cost, study, train
+from benchmarks import clock, measuring, overhead, postgres, reliability, se_cost, study, train
 from senet_lab import models
 
 
@@ -42,6 +42,14 @@ def test_study(tmp_path: Path) -> None:
     lines = check("study", tmp_path, study.main)
     assert [line["way"] for line in lines] == ["plain"] * 6 + ["lab"] * 7
     assert {line["row"] for line in lines} == {*study.ROWS, "all"}
+
+
+@pytest.mark.slow
+def test_clock(tmp_path: Path) -> None:
+    (line,) = check("clock", tmp_path, clock.main)
+    assert (line["study"], line["trials"]) == ("position", "4")
+    assert float(line["told"]) >= 1
+    assert float(line["took"]) > 0
 
 
 @pytest.mark.parametrize("part", ["cifar", pytest.param("inference", marks=pytest.mark.slow)])

@@ -364,6 +364,8 @@ def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
+    if seconds < 9.5 * 60:
+        return f"{seconds / 60:.1f} min"  # a whole number would be up to a quarter off
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     if seconds < 48 * 3600:

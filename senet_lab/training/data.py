@@ -264,10 +264,9 @@ def arrays(data: Data) -> tuple[Arrays, Arrays]:
 def digits() -> Arrays:
     """scikit-learn's handwritten digits: (1797, 1, 8, 8), 0…16 stretched to 0…255. Read from the file that it brings,
     as its `load_digits` does: to import it takes a hundred times as long."""
-    place = importlib.util.find_spec("sklearn")
-    assert place is not None and place.submodule_search_locations
-    (library,) = place.submodule_search_locations
-    lines = np.loadtxt(Path(library) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    library = importlib.util.find_spec("sklearn")
+    assert library is not None
+    lines = np.loadtxt(Path(str(library.origin)).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     images = np.round(lines[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     return images, lines[:, -1].astype(np.int64)
 
