@@ -38,7 +38,7 @@ GOALS = {"--help": 1.5, "plan": 15.0, "bookkeeping": 0.3, "growth": 2.0}  # seco
 class Answering:
     """What stands in the workers' place: every trial has ended as soon as it is submitted, with a made-up record."""
 
-    def __init__(self, count: int, threads: int) -> None:
+    def __init__(self) -> None:
         self.waiting: list[Any] = []
         self.draw = random.Random(0)
         self.ended: list[tuple[float, float]] = []  # when each trial was answered: wall, processor
@@ -57,6 +57,9 @@ class Answering:
         made = [Event("done", spec.trial_id, self.record(spec)) for spec in self.waiting]
         self.waiting.clear()
         return made
+
+    def rest(self) -> None:
+        pass
 
     def stop(self) -> None:
         self.waiting.clear()
@@ -92,8 +95,8 @@ def grown(trials: int, folder: Path) -> tuple[list[float], list[float]]:
 
     made: list[Answering] = []
 
-    def workers(count: int, threads: int) -> Answering:
-        made.append(Answering(count, threads))
+    def workers(*how: Any) -> Answering:
+        made.append(Answering())
         return made[0]
 
     words = ["+ablation=ratio", f"seeds={-(-trials // ROWS)}", "tracking=off", f"results={folder}"]

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from senet_lab.config import Config, RunError, UserError
-from senet_lab.studies.executors import Event, Ready, default_workers
+from senet_lab.studies import limits
+from senet_lab.studies.executors import BEGUN, Event, Ready, default_workers
+from senet_lab.studies.limits import Limits
 from senet_lab.studies.ray_cluster import (
     OBJECT_STORE_BYTES,
     QUIET,
@@ -69,27 +71,31 @@ def connected(config: Config, device: str) -> Iterator[Ready]:
                 f"no node of the Ray cluster has room for a trial of executor.cpus_per_trial={share.cpus:g} and "
                 f"executor.gpus_per_trial={share.gpus:g}; there are {listed()}"
             )
-        most = executor.workers or inf
-        yield Ready(int(min(room, most)), lambda count: RayWorkers(share, most, config.training.keep == "last"))
+        most, keep = executor.workers or inf, config.training.keep == "last"
+        yield Ready(int(min(room, most)), lambda count: RayWorkers(share, most, keep, limits.of(executor)))
 
 
 @dataclass
 class Running:
-    """A task that has not ended, and where it runs, once it has said so."""
+    """A task that has not ended: where it runs, when its training began on the monotonic clock, and the limit that it
+    is over, once it has said so."""
 
     task: Task
     spec: Spec
     checkpoint: Path
     node: tuple[str, str] | None = None  # id and name
+    begun: float | None = None
+    over: str = ""
 
 
 class RayWorkers:
     """The cluster, as a driver sees its workers."""
 
-    def __init__(self, share: Share, most: float, keep: bool) -> None:
-        """As many trials at once as have room, also on nodes that join, but not more than `most`."""
+    def __init__(self, share: Share, count: float, keep: bool, most: Limits) -> None:
+        """As many trials at once as have room, also on nodes that join, but not more than `count`."""
         self.ray = library()
         self.share = share
+        self.count = count
         self.most = most
         self.keep = keep
         self.running: dict[Any, Running] = {}  # by reference
@@ -110,7 +116,7 @@ class RayWorkers:
         if now - self.known[0] > ROOM_SECONDS:
             with self.reachable():
                 self.known = (now, self.share.room())
-        return max(0, int(min(self.known[1], self.most)) - len(self.running))
+        return max(0, int(min(self.known[1], self.count)) - len(self.running))
 
     def submit(self, spec: Spec, checkpoint: Path, until: int | None = None) -> None:
         self.mark(checkpoint.parent)
@@ -118,7 +124,7 @@ class RayWorkers:
         data = replace(spec.data, root=str(Path(spec.data.root).resolve()), download=False)
         threads = max(1, int(self.share.cpus))
         there = replace(spec, data=data)
-        task = Task(there, self.number, checkpoint.resolve(), self.marker, until, self.keep, threads)
+        task = Task(there, self.number, checkpoint.resolve(), self.marker, until, self.keep, threads, self.most)
         with self.reachable():
             self.running[self.train.remote(task, self.inbox)] = Running(task, spec, checkpoint)
 
@@ -144,9 +150,25 @@ class RayWorkers:
                 running = numbers.get(number)
                 if running and "node" in value:
                     running.node = value["node"]
+                elif running and BEGUN in value:
+                    running.begun = time.monotonic()
+                elif running and "over" in value:
+                    running.over = value["over"]
                 elif running:
                     found.append(Event("epoch", running.spec.trial_id, value))
-        return found + [self.end(reference) for reference in ended]
+        found += [self.end(reference) for reference in ended]
+        late = {at: reason for at, now in self.running.items() if (reason := now.over or self.most.late(now.begun))}
+        return found + [self.cut_off(reference, reason) for reference, reason in late.items()]
+
+    def cut_off(self, reference: Any, reason: str) -> Event:
+        """End a training that is over a limit, whatever it does: its process is killed."""
+        with self.reachable():
+            self.ray.cancel(reference, force=True)
+            ended, _ = self.ray.wait([reference], timeout=CANCEL_SECONDS)
+        trial_id = self.running[reference].spec.trial_id
+        event = self.end(reference) if ended else None
+        self.running.pop(reference, None)
+        return event if event and event.kind != "lost" else Event("failed", trial_id, {"reason": reason})
 
     def end(self, reference: Any) -> Event:
         """The last word of a task, or what became of it."""
@@ -158,6 +180,8 @@ class RayWorkers:
         except (errors.RayTaskError, errors.RuntimeEnvSetupError, errors.TaskUnschedulableError) as error:
             cause = getattr(error, "cause", None) or error
             return Event("halt", trial_id, {"reason": f"Ray cannot run it{on(running)}: {first_line(cause)}"})
+        except errors.OutOfMemoryError:
+            return Event("memory", trial_id, {"reason": f"Ray killed its worker{on(running)}"})
         except errors.RayError as error:
             return Event("lost", trial_id, {"reason": self.loss(running, error)})
         if weights is not None:
@@ -169,8 +193,6 @@ class RayWorkers:
     def loss(self, running: Running, error: Exception) -> str:
         """Why a task was lost, in words that name the node."""
         errors = self.ray.exceptions
-        if isinstance(error, errors.OutOfMemoryError):
-            return f"Ray killed its worker{on(running)}, which was out of memory"
         with self.reachable():
             alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
         died = isinstance(error, (errors.LocalRayletDiedError, errors.NodeDiedError))
@@ -185,6 +207,9 @@ class RayWorkers:
             yield
         except self.ray.exceptions.RayError as error:
             raise RunError(f"the Ray cluster was lost: {first_line(error)}") from error
+
+    def rest(self) -> None:
+        """Ray ends idle processes, and those of GPUs after each task, by itself."""
 
     def stop(self) -> None:
         """End all tasks, and wait until they have."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from senet_lab.config import UserError
 from senet_lab.studies.executors import Kind, attempt
+from senet_lab.studies.limits import Limits, watched
 from senet_lab.training.spec import Spec
 
 
@@ -43,6 +44,7 @@ class Task:
         until: the epoch to stop after; None trains to the end.
         keep: whether the weights are wanted when it has ended.
         threads: CPU threads.
+        most: the limits of the training; those of memory are watched here.
     """
 
     spec: Spec
@@ -52,6 +54,7 @@ class Task:
     until: int | None
     keep: bool
     threads: int
+    most: Limits
 
 
 class Inbox:
@@ -86,7 +89,7 @@ def train(task: Task, inbox: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
     reason = lack(task.spec)
     if reason:
         return "halt", {"reason": f"on the node {name}: {reason}"}, None
-    with place(task) as checkpoint:
+    with place(task) as checkpoint, watched(task.most, lambda reason: report({"over": reason})):
         kind, value = attempt(task.spec, checkpoint, task.until, report)
         there = checkpoint == task.checkpoint
         weights = checkpoint.read_bytes() if kind == "done" and task.keep and not there else None
