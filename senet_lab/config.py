@@ -233,7 +233,7 @@ class Executor:
             hangs, and recorded as failed; the study goes on. Each attempt has its own clock, which starts when the
             worker has imported its libraries: what was trained before an interruption does not count.
         memory_limit: GiB of this machine's, or its node's, memory that a trial's process may have at any moment;
-            likewise. The libraries alone take about half a GiB; a DataLoader's processes are not counted.
+            likewise. With the libraries alone it has about 0.9; a DataLoader's processes are not counted.
     """
 
     name: str = "local"
