@@ -44,7 +44,11 @@ def do(deed, mine):
     if deed == "grow":
         hoard = bytearray(b"x") * 3 * 2**29
         time.sleep(600)
+    if deed == "later":
+        wait_for("failed", 1)
+        time.sleep(3)  # so that the driver has heard of it
     if deed == "fail":
+        Path("deeds", "failed").touch()
         raise RuntimeError("a fault of its own")
     if deed == "memory":
         raise MemoryError("made up")
@@ -188,10 +192,8 @@ def test_a_trial_that_is_out_of_memory_is_trained_once_more_alone(own: Lab, caps
     assert [records[seed]["attempts"] for seed in range(4)] == [2, 1, 2, 1]
     assert "seed 0: out of memory (made up); once more alone, when nothing else trains" in done.out
     alone = records[0]
-    for seed in (1, 3):
-        other = records[seed]
-        apart = other["started"] + other["seconds"] <= alone["started"]
-        assert apart or alone["started"] + alone["seconds"] <= other["started"], "nothing trains beside it"
+    assert records[1]["started"] + records[1]["seconds"] <= alone["started"], "not before the other has ended"
+    assert alone["started"] + alone["seconds"] <= records[3]["started"], "nothing else is begun meanwhile"
     assert "another driver" not in done.out
 
 
@@ -234,9 +236,14 @@ def test_one_that_ends_well_is_enough(own: Lab, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.slow
 def test_what_is_in_training_may_yet_show_that_a_study_works(own: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    have(own, s0="company", s1="fail", s2="fail")
-    done = inside(capsys, *OWN, "executor.workers=2", "max_failures=1", "seeds=5")
+    have(own, s0="later", s1="fail", s2="fail")
+    done = inside(capsys, *OWN, "executor.workers=2", "max_failures=1", "seeds=4")
     assert (done.code, done.err) == (0, ""), done
+    assert "1 trial failed and none ended well (max_failures=1); no more are started unless one of those" in done.out
+    assert "another driver" not in done.out
+    (began,) = (own.folder / "deeds").glob(f"{mixed(2, 0)}.began")
+    first = by_seed(own)[0]
+    assert began.stat().st_mtime > first["started"] + first["seconds"], "none is started meanwhile"
 
 
 @pytest.mark.slow

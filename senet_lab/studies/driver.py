@@ -75,6 +75,7 @@ def train(
     attempts: dict[str, int] = {}
     crowded: list[str] = []  # of those that run, the ones that wait to be trained alone
     alone: set[str] = set()  # the ones that are, or have been
+    works = False  # whether a trial has ended well here
     paused = False  # whether nothing is handed out because nothing ends well
     commit = git_commit()
     looked = 0.0  # when it was last looked up what other drivers have recorded
@@ -116,7 +117,7 @@ def train(
         nonlocal paused
         ended, most = records if known is None else known, plan.config.max_failures
         enough = most is not None and len(ended) >= most
-        hopeless = enough and all(record["state"] == FAILED for record in ended.values())
+        hopeless = enough and not works and all(record["state"] == FAILED for record in ended.values())
         said = f"{len(ended)} trial{'s' * (len(ended) > 1)} failed and none ended well (max_failures={most})"
         if hopeless and not running:
             reason = next(iter(ended.values()))["reason"]
@@ -133,6 +134,7 @@ def train(
         return cells[:]
 
     def end(cell: Cell, state: str, value: dict[str, Any]) -> None:
+        nonlocal works
         del running[cell.trial_id]
         record = {
             "config": cell.spec.config(),
@@ -148,6 +150,7 @@ def train(
             waiting[cell.trial_id] = cell  # taken over while we were silent; the other driver's record will do
             return
         if state == DONE:
+            works = True
             hand_out()  # the worker that has just become free need not wait for what follows
         if state == FAILED or plan.config.training.keep == "none":
             with suppress(OSError):  # left there, it does no harm
