@@ -66,6 +66,9 @@ class Answering:
         epochs = [Event("epoch", spec.trial_id, entry) for entry in record["epochs"] if self.told]
         return [*epochs, Event("done", spec.trial_id, record)]
 
+    def rest(self) -> None:
+        pass
+
     def stop(self) -> None:
         self.waiting.clear()
 
@@ -109,7 +112,7 @@ def grown(
 
     made: list[Answering] = []
 
-    def workers(count: int, threads: int) -> Answering:
+    def workers(count: int, *how: Any) -> Answering:
         made.append(Answering(told, min(at_once, count)))
         return made[0]
 

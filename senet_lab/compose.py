@@ -223,6 +223,10 @@ def check_values(config: Config) -> None:
         "data.workers": (config.data.workers, 0, 1_000),
         "executor.threads": (executor.threads, 1, 1_000),
         "executor.workers": (executor.workers, 0, 1_000),
+        "executor.per_gpu": (executor.per_gpu, 1, 1_000),
+        "executor.time_limit": (1 if executor.time_limit is None else executor.time_limit, tiny, endless),
+        "executor.memory_limit": (1 if executor.memory_limit is None else executor.memory_limit, tiny, endless),
+        "max_failures": (1 if config.max_failures is None else config.max_failures, 1, endless),
         "executor.cpus_per_trial": (executor.cpus_per_trial, 0.01, 1_000),
         "executor.gpus_per_trial": (executor.gpus_per_trial or 0, 0, 1),
         "recipe.epochs": (recipe.epochs, 1, endless),
@@ -246,6 +250,10 @@ def check_values(config: Config) -> None:
     of_ray["gpus_per_trial"] = executor.gpus_per_trial is not None
     for key in (key for key, said in of_ray.items() if said and executor.name != "ray"):
         raise UserError(f"executor.{key} is for executor=ray; executor={executor.name} was asked for")
+    if executor.per_gpu != 1 and executor.name == "ray":
+        raise UserError(
+            "executor.per_gpu is for executor=local; on Ray, executor.gpus_per_trial=0.25 has four share one"
+        )
     for key, text in {"results": config.results, "recipe.name": recipe.name}.items():
         if not text.strip():
             raise UserError(f"{key} is empty")

@@ -216,8 +216,11 @@ class Executor:
 
     Attributes:
         name: `local` (processes on this machine) or `ray` (a cluster; needs the extra `ray`).
-        workers: trials that are trained side by side; 0 takes one a core, or one a GPU; on Ray, as many as there is
-            room for, also on nodes that join later.
+        workers: trials that are trained side by side; 0 takes one a core, or `per_gpu` a GPU; on Ray, as many as there
+            is room for, also on nodes that join later.
+        per_gpu: trials that share each GPU of this machine, where `workers` does not say how many there are in all (on
+            Ray, see `gpus_per_trial`). 1, because a network that fills a GPU is not trained faster beside another, and
+            two may not fit; small networks on small images leave most of a GPU idle.
         threads: CPU threads of each local process; a trial on Ray has as many as CPUs, at least one.
         address: of a Ray cluster that this machine is a node of, `host:port` or `auto`; empty starts one here and stops
             it in the end. Every node needs the lab's libraries (its code is sent along, and so is the working directory
@@ -226,14 +229,22 @@ class Executor:
         cpus_per_trial: CPUs that Ray sets aside for a trial; fewer than one share it.
         gpus_per_trial: GPUs likewise, 0 to 1: 0.25 has four trials share one. Above 0 trials are trained on GPUs, also
             where this machine has none; null takes 1 if this machine has a GPU, else 0.
+        time_limit: minutes that a trial may train; null is without limit. One that takes longer is ended, even if it
+            hangs, and recorded as failed; the study goes on. Each attempt has its own clock, which starts when the
+            worker has imported its libraries: what was trained before an interruption does not count.
+        memory_limit: GiB of this machine's, or its node's, memory that a trial's process may have at any moment;
+            likewise. With the libraries alone it has about 0.9; a DataLoader's processes are not counted.
     """
 
     name: str = "local"
     workers: int = 0
+    per_gpu: int = 1
     threads: int = 1
     address: str = ""
     cpus_per_trial: float = 1.0
     gpus_per_trial: float | None = None
+    time_limit: float | None = None
+    memory_limit: float | None = None
 
 
 @dataclass
@@ -343,6 +354,9 @@ class Config:
         seeds: how many seeds (0, 1, …); null takes 3 in an ablation, and 1 in a search or for a single network.
         plan: print what would be trained, and stop.
         retry: train trials again that are recorded as failed.
+        max_failures: a study, or a search, of which so many trials have failed and none has ended well is stopped, with
+            the first reason: it cannot work. Counted is every trial of it, whenever and by whichever driver it was
+            trained; those that are in training may end. null goes on in any case.
         tracking: W&B `offline`, `online` or `off`.
         results: the folder that everything is written to.
         storage: database of records (SQLAlchemy's URL).
@@ -361,6 +375,7 @@ class Config:
     seeds: int | None = None
     plan: bool = False
     retry: bool = False
+    max_failures: int | None = 10
     tracking: str = "offline"
     results: str = "results/local"
     storage: str = "sqlite:///${results}/lab.db"

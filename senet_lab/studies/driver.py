@@ -2,6 +2,9 @@
 
 Any number of drivers may work on the same store. A driver claims a trial when a worker is free, so that nothing is
 queued ahead of others; interrupted at any moment, it loses at most the current epochs.
+
+A trial that was out of memory is trained once more with nothing beside it from this driver: nothing is handed out until
+it has been. A study of which nothing ends well is stopped (`max_failures`).
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ def train(
     more: Callable[[], list[Cell]] | None = None,
     until: Callable[[Cell], int | None] = lambda cell: None,
     on_stop: Heard = lambda cell, value: None,
+    known: dict[str, Record] | None = None,
 ) -> dict[str, Record]:
     """Train until every trial of the plan has ended, here or in another driver.
 
@@ -56,17 +60,23 @@ def train(
         until: the epoch that a training is to be stopped after; None is its end.
         on_stop: called with the epochs of a training that was stopped. Its claim is given back, and it has no record:
             it goes on from its checkpoint when it is asked for again.
+        known: all records of a search, which `more` and `on_end` add to: these tell whether it can work.
 
     Returns:
         trial id → record, for all trials of the plan and those that `more` gave.
 
     Raises:
-        RunError: the study cannot go on; what has ended is recorded, what has not goes on next time.
+        RunError: the study cannot go on, or so many trials have failed and none has ended well that it is not to; what
+            has ended is recorded, what has not goes on next time.
     """
     records = dict(plan.recorded)
     waiting = {cell.trial_id: cell for cell in plan.todo}
     running: dict[str, Cell] = {}
     attempts: dict[str, int] = {}
+    crowded: list[str] = []  # of those that run, the ones that wait to be trained alone
+    alone: set[str] = set()  # the ones that are, or have been
+    works = False  # whether a trial has ended well here
+    paused = False  # whether nothing is handed out because nothing ends well
     commit = git_commit()
     looked = 0.0  # when it was last looked up what other drivers have recorded
 
@@ -79,15 +89,43 @@ def train(
             for trial_id, record in store.read(waiting).items():
                 accept(waiting.pop(trial_id), record)
             looked = time.monotonic()
+        if crowded and len(crowded) == len(running):
+            alone.add(crowded[0])
+            workers.rest()
+            submit(running[crowded.pop(0)])
         offered = list(waiting.values())
-        while workers.free and (offered or (offered := further())):
+        while workers.free and not making_room() and (offered or (offered := further())) and may_work():
             cell = offered.pop(0)
             if store.claim(cell.trial_id):
                 del waiting[cell.trial_id]
                 running[cell.trial_id] = cell
                 attempts[cell.trial_id] = 1
-                workers.submit(cell.spec, checkpoints / f"{cell.trial_id}.ckpt", until(cell))
+                alone.discard(cell.trial_id)
+                submit(cell)
                 progress.start(cell)
+
+    def submit(cell: Cell) -> None:
+        workers.submit(cell.spec, checkpoints / f"{cell.trial_id}.ckpt", until(cell))
+
+    def making_room() -> bool:
+        """Whether a trial is trained alone, or waits for it."""
+        return bool(crowded or alone & running.keys())
+
+    def may_work() -> bool:
+        """Whether more may be handed out, as far as the records tell. If not, what is training may tell otherwise yet;
+        when nothing is, the study is over."""
+        nonlocal paused
+        ended, most = records if known is None else known, plan.config.max_failures
+        enough = most is not None and len(ended) >= most
+        hopeless = enough and not works and all(record["state"] == FAILED for record in ended.values())
+        said = f"{len(ended)} trial{'s' * (len(ended) > 1)} failed and none ended well (max_failures={most})"
+        if hopeless and not running:
+            reason = next(iter(ended.values()))["reason"]
+            raise RunError(f"{said}, the first: {reason}; retry=true trains them again")
+        if hopeless and not paused:
+            progress.say(f"{said}; no more are started unless one of those in training ends well")
+        paused = hopeless
+        return not hopeless
 
     def further() -> list[Cell]:
         """What a search wants next."""
@@ -96,6 +134,7 @@ def train(
         return cells[:]
 
     def end(cell: Cell, state: str, value: dict[str, Any]) -> None:
+        nonlocal works
         del running[cell.trial_id]
         record = {
             "config": cell.spec.config(),
@@ -110,10 +149,14 @@ def train(
         if not store.finish(cell.trial_id, state, record):
             waiting[cell.trial_id] = cell  # taken over while we were silent; the other driver's record will do
             return
-        hand_out()  # the worker that has just become free need not wait for what follows
+        if state == DONE:
+            works = True
+            hand_out()  # the worker that has just become free need not wait for what follows
         if state == FAILED or plan.config.training.keep == "none":
             with suppress(OSError):  # left there, it does no harm
                 (checkpoints / f"{cell.trial_id}.ckpt").unlink(missing_ok=True)
+                for left in checkpoints.glob(f"{cell.trial_id}.*.tmp"):  # by a worker that was killed as it wrote
+                    left.unlink(missing_ok=True)
         accept(cell, store.read([cell.trial_id])[cell.trial_id])
 
     def accept(cell: Cell, record: Record) -> None:
@@ -137,12 +180,19 @@ def train(
             end(cell, DONE, event.value)
         elif event.kind == "failed":
             end(cell, FAILED, event.value)
+        elif event.kind == "memory" and event.trial_id in alone:
+            end(cell, FAILED, {"reason": f"out of memory, also alone: {event.value['reason']}"})
+        elif event.kind == "memory":
+            attempts[event.trial_id] += 1
+            crowded.append(event.trial_id)
+            why = f"out of memory ({event.value['reason']})"
+            progress.say(f"{cell.row.label}, seed {cell.seed}: {why}; once more alone, when nothing else trains")
         elif event.kind == "halt":
             raise RunError(f"{cell.row.label}, seed {cell.seed}: {event.value['reason']}")
         elif attempts[event.trial_id] < ATTEMPTS:
             attempts[event.trial_id] += 1
             progress.say(f"{cell.row.label}, seed {cell.seed}: {event.value['reason']}; it goes on from its last epoch")
-            workers.submit(cell.spec, checkpoints / f"{event.trial_id}.ckpt", until(cell))
+            submit(cell)
         else:
             end(cell, FAILED, {"reason": f"{event.value['reason']}, {ATTEMPTS} times"})
 
@@ -150,7 +200,7 @@ def train(
         with beating(store):
             hand_out()
             while waiting or running:
-                progress.refresh(elsewhere=len(waiting) if workers.free else 0)
+                progress.refresh(elsewhere=len(waiting) if workers.free and not (paused or making_room()) else 0)
                 for event in workers.events(POLL_SECONDS):
                     handle(event)
                 hand_out()

@@ -344,15 +344,16 @@ def gibibytes(size: float) -> str:
 
 
 def check_room(specs: list[Spec], workers: int) -> None:
-    """A UserError if the device has no room for the images that each worker is to have in its memory."""
+    """A UserError if the device has no room for the images that each of so many workers is to have in its memory."""
     sizes = {step.size_in_memory(spec.data) for spec in specs if spec.feed == "memory"}
     if not sizes:
         return
     needed, free = workers * max(sizes), step.room(specs[0].device)
     if needed > free:
+        whose = f"{workers} worker{'s' * (workers > 1)}" + " on a GPU" * (specs[0].device == "cuda")
         raise UserError(
-            f"training.feed=memory: the images take {gibibytes(needed)} for {workers} worker{'s' * (workers > 1)}, and "
-            f"{gibibytes(free)} are free; fewer workers need less (executor.workers), training.feed=files none"
+            f"training.feed=memory: the images take {gibibytes(needed)} for {whose}, and {gibibytes(free)} are free; "
+            "fewer workers need less (executor.workers), training.feed=files none"
         )
 
 

@@ -3,57 +3,45 @@
 The driver alone writes to the store. Tasks tell of their epochs through an actor beside the driver, which asks it for
 news. Ray's own retries are off: a task that is lost with its worker or its node is an event of kind `lost`, which the
 driver counts, shows and submits again, exactly as with workers of this machine.
-
-What a task needs of its node: the lab's libraries (its code is sent along, so that it is the driver's), and the data
-set under the same path. Its checkpoints lie beside the driver's where the node shares that folder, which a marker in it
-tells; else on the node, and are gone with the task.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import platform
 import secrets
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from math import ceil, floor, inf
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
-from senet_lab.config import Config, Executor, RunError, UserError
-from senet_lab.studies.executors import Event, Kind, Ready, attempt, default_workers, postponed
+from senet_lab.config import Config, RunError, UserError
+from senet_lab.studies import limits
+from senet_lab.studies.executors import BEGUN, Event, Ready, default_workers
+from senet_lab.studies.limits import Limits
+from senet_lab.studies.ray_cluster import (
+    OBJECT_STORE_BYTES,
+    QUIET,
+    Share,
+    check_answer,
+    end,
+    gpus,
+    guarded,
+    listed,
+    runtime_env,
+    start,
+    surroundings,
+    unheard,
+)
+from senet_lab.studies.ray_node import Inbox, Task, library, train
 from senet_lab.studies.store import first_line
 from senet_lab.training.spec import Spec
 
-PACKAGE = Path(__file__).parents[1]
-OBJECT_STORE_BYTES = 75 * 2**20  # Ray's least: tasks and records are small
-ANSWER_SECONDS = 20  # an address where no cluster has answered by then has none
 CANCEL_SECONDS = 5
 ROOM_SECONDS = 5.0  # how long what is known of the cluster's nodes is taken to be so
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-MARK = "SENET_LAB_RAY"  # in the environment of what is started here
-GUARD = """
-import os, pathlib, shutil, signal, sys
-sys.stdin.read()  # until the driver has ended
-for place in pathlib.Path("/proc").glob("[0-9]*/environ"):
-    try:
-        if sys.argv[2].encode() in place.read_bytes().split(bytes(1)):
-            os.kill(int(place.parent.name), signal.SIGKILL)
-    except OSError:
-        pass
-shutil.rmtree(sys.argv[1], ignore_errors=True)
-"""
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The cluster
 
 
 @contextmanager
@@ -83,190 +71,31 @@ def connected(config: Config, device: str) -> Iterator[Ready]:
                 f"no node of the Ray cluster has room for a trial of executor.cpus_per_trial={share.cpus:g} and "
                 f"executor.gpus_per_trial={share.gpus:g}; there are {listed()}"
             )
-        most = executor.workers or inf
-        yield Ready(int(min(room, most)), lambda count: RayWorkers(share, most, config.training.keep == "last"))
-
-
-def start(ray: Any, address: str, how: dict[str, Any]) -> None:
-    """Connect to the cluster, or start it."""
-    environment = QUIET.copy()
-    if not address:
-        # Whoever reaches a cluster can run code in it, unless it asks for a token. Ray would write one to the home.
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), MARK: how["_temp_dir"]}
-    with surroundings(environment), postponed(), unheard():  # Ray sets a handler of its own
-        if not address:
-            importlib.import_module("ray._raylet").Config.initialize("")  # what was read at the import may be another
-        try:
-            ray.init(**how, log_to_driver=False, logging_level="CRITICAL")
-        except (Exception, SystemExit) as error:
-            where = f"executor.address={address}" if address else "executor=ray"
-            raise UserError(f"{where}: the cluster cannot be used: {first_line(error)}") from error
-
-
-def end(ray: Any) -> None:
-    """Leave the cluster; one that was started here is stopped."""
-    with postponed():
-        ray.shutdown()
-
-
-@contextmanager
-def guarded() -> Iterator[str]:
-    """A folder for a cluster of this machine. However this process ends, a guard then removes the folder and kills what
-    is left of the cluster: some of Ray's processes would outlive a killed driver by a minute or more."""
-    folder = tempfile.mkdtemp(prefix="senet_lab-ray-", dir="/tmp")  # paths of sockets must be short
-    words = [sys.executable, "-I", "-c", GUARD, folder, f"{MARK}={folder}/r"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
-        yield folder
-
-
-def library() -> Any:
-    """Ray; a UserError if it is not installed."""
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise UserError(
-            "executor=ray: Ray is not installed; pip install 'senet-lab[ray]', or `make setup`, does it"
-        ) from error
-
-
-@contextmanager
-def surroundings(values: dict[str, str]) -> Iterator[None]:
-    """Variables of the environment, for the body and what it starts; what the user has set stays."""
-    mine = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(mine)
-    try:
-        yield
-    finally:
-        for name in mine:
-            os.environ.pop(name, None)
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """What Ray's C++ says of its log level goes nowhere: an error comes as an exception."""
-    sys.stderr.flush()
-    heard = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(heard, 2)
-        os.close(nowhere)
-        os.close(heard)
-
-
-def check_answer(address: str) -> None:
-    """A UserError if no cluster answers at `host:port`. Ray itself tries for two minutes and then ends the process."""
-    wrong = f"executor.address={address}: there is no Ray cluster"
-    if address in ("", "auto"):
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(f"executor.address={address} is neither host:port nor auto")
-    try:
-        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"{wrong} ({error})") from error
-    if address.startswith("ray://"):
-        return
-    asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    try:
-        subprocess.run(asked, check=True, capture_output=True, timeout=ANSWER_SECONDS)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise UserError(f"{wrong}, or none that takes this user's token") from error
-
-
-def runtime_env(config: Config) -> dict[str, Any]:
-    """What is sent to the nodes: the lab's code, and the working directory if a network in it is the user's own."""
-    own = [config.backbone]
-    if config.study:
-        own += [str(row.get("backbone", "")) for row in config.study.rows.values() if isinstance(row, dict)]
-    environment: dict[str, Any] = {"py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]}
-    if any(":" in backbone for backbone in own):
-        here = Path.cwd()
-        places = [Path(place).resolve() for place in (config.results, config.data.root)]
-        inside = [f"/{place.relative_to(here)}" for place in places if place.is_relative_to(here) and place != here]
-        environment["working_dir"] = str(here)
-        environment["excludes"] += [*inside, ".git", ".venv", "wandb", "*.ckpt"]
-    return environment
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a trial takes of a node."""
-
-    cpus: float
-    gpus: float
-
-    def room(self) -> int:
-        """How many trials the nodes that are alive can train side by side."""
-        return sum(self.on(node["Resources"]) for node in library().nodes() if node["Alive"])
-
-    def on(self, resources: dict[str, float]) -> int:
-        """How many trials a node can train; of a GPU's parts, only those of one GPU make a trial."""
-        most = floor(resources.get("CPU", 0) / self.cpus + 1e-6)
-        if self.gpus:
-            most = min(most, int(resources.get("GPU", 0)) * floor(1 / self.gpus + 1e-6))
-        return most
-
-
-def gpus(executor: Executor, device: str) -> float:
-    if executor.gpus_per_trial is not None:
-        return executor.gpus_per_trial
-    return 1.0 if device == "cuda" else 0.0
-
-
-def listed() -> str:
-    """The nodes that are alive, with what they have."""
-    nodes = [(node["NodeManagerAddress"], node["Resources"]) for node in library().nodes() if node["Alive"]]
-    return ", ".join(f"{name} ({has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs)" for name, has in nodes)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The driver's end
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is sent to a node.
-
-    Attributes:
-        spec: the training, its data set under an absolute path.
-        number: of this attempt.
-        checkpoint: where the driver has it, as an absolute path.
-        marker: name of the file by which a node sees that the folder of the checkpoint is the driver's.
-        until: the epoch to stop after; None trains to the end.
-        keep: whether the weights are wanted when it has ended.
-        threads: CPU threads.
-    """
-
-    spec: Spec
-    number: int
-    checkpoint: Path
-    marker: str
-    until: int | None
-    keep: bool
-    threads: int
+        most, keep = executor.workers or inf, config.training.keep == "last"
+        yield Ready(int(min(room, most)), lambda count: RayWorkers(share, most, keep, limits.of(executor)))
 
 
 @dataclass
 class Running:
-    """A task that has not ended, and where it runs, once it has said so."""
+    """A task that has not ended: where it runs, when its training began on the monotonic clock, and the limit that it
+    is over, once it has said so."""
 
     task: Task
     spec: Spec
     checkpoint: Path
     node: tuple[str, str] | None = None  # id and name
+    begun: float | None = None
+    over: str = ""
 
 
 class RayWorkers:
     """The cluster, as a driver sees its workers."""
 
-    def __init__(self, share: Share, most: float, keep: bool) -> None:
-        """As many trials at once as have room, also on nodes that join, but not more than `most`."""
+    def __init__(self, share: Share, count: float, keep: bool, most: Limits) -> None:
+        """As many trials at once as have room, also on nodes that join, but not more than `count`."""
         self.ray = library()
         self.share = share
+        self.count = count
         self.most = most
         self.keep = keep
         self.running: dict[Any, Running] = {}  # by reference
@@ -287,7 +116,7 @@ class RayWorkers:
         if now - self.known[0] > ROOM_SECONDS:
             with self.reachable():
                 self.known = (now, self.share.room())
-        return max(0, int(min(self.known[1], self.most)) - len(self.running))
+        return max(0, int(min(self.known[1], self.count)) - len(self.running))
 
     def submit(self, spec: Spec, checkpoint: Path, until: int | None = None) -> None:
         self.mark(checkpoint.parent)
@@ -295,7 +124,7 @@ class RayWorkers:
         data = replace(spec.data, root=str(Path(spec.data.root).resolve()), download=False)
         threads = max(1, int(self.share.cpus))
         there = replace(spec, data=data)
-        task = Task(there, self.number, checkpoint.resolve(), self.marker, until, self.keep, threads)
+        task = Task(there, self.number, checkpoint.resolve(), self.marker, until, self.keep, threads, self.most)
         with self.reachable():
             self.running[self.train.remote(task, self.inbox)] = Running(task, spec, checkpoint)
 
@@ -321,9 +150,25 @@ class RayWorkers:
                 running = numbers.get(number)
                 if running and "node" in value:
                     running.node = value["node"]
+                elif running and BEGUN in value:
+                    running.begun = time.monotonic()
+                elif running and "over" in value:
+                    running.over = value["over"]
                 elif running:
                     found.append(Event("epoch", running.spec.trial_id, value))
-        return found + [self.end(reference) for reference in ended]
+        found += [self.end(reference) for reference in ended]
+        late = {at: reason for at, now in self.running.items() if (reason := now.over or self.most.late(now.begun))}
+        return found + [self.cut_off(reference, reason) for reference, reason in late.items()]
+
+    def cut_off(self, reference: Any, reason: str) -> Event:
+        """End a training that is over a limit, whatever it does: its process is killed."""
+        with self.reachable():
+            self.ray.cancel(reference, force=True)
+            ended, _ = self.ray.wait([reference], timeout=CANCEL_SECONDS)
+        trial_id = self.running[reference].spec.trial_id
+        event = self.end(reference) if ended else None
+        self.running.pop(reference, None)
+        return event if event and event.kind != "lost" else Event("failed", trial_id, {"reason": reason})
 
     def end(self, reference: Any) -> Event:
         """The last word of a task, or what became of it."""
@@ -335,6 +180,8 @@ class RayWorkers:
         except (errors.RayTaskError, errors.RuntimeEnvSetupError, errors.TaskUnschedulableError) as error:
             cause = getattr(error, "cause", None) or error
             return Event("halt", trial_id, {"reason": f"Ray cannot run it{on(running)}: {first_line(cause)}"})
+        except errors.OutOfMemoryError:
+            return Event("memory", trial_id, {"reason": f"Ray killed its worker{on(running)}"})
         except errors.RayError as error:
             return Event("lost", trial_id, {"reason": self.loss(running, error)})
         if weights is not None:
@@ -346,8 +193,6 @@ class RayWorkers:
     def loss(self, running: Running, error: Exception) -> str:
         """Why a task was lost, in words that name the node."""
         errors = self.ray.exceptions
-        if isinstance(error, errors.OutOfMemoryError):
-            return f"Ray killed its worker{on(running)}, which was out of memory"
         with self.reachable():
             alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
         died = isinstance(error, (errors.LocalRayletDiedError, errors.NodeDiedError))
@@ -362,6 +207,9 @@ class RayWorkers:
             yield
         except self.ray.exceptions.RayError as error:
             raise RunError(f"the Ray cluster was lost: {first_line(error)}") from error
+
+    def rest(self) -> None:
+        """Ray ends idle processes, and those of GPUs after each task, by itself."""
 
     def stop(self) -> None:
         """End all tasks, and wait until they have."""
@@ -391,74 +239,3 @@ def write(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise RunError(f"the checkpoint {path} cannot be written: {error.strerror or error}") from error
-
-
-class Inbox:
-    """What tasks have said and the driver has not heard; an actor."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[int, dict[str, Any]]] = []
-
-    def put(self, number: int, value: dict[str, Any]) -> None:
-        self.said.append((number, value))
-
-    def take(self) -> list[tuple[int, dict[str, Any]]]:
-        said, self.said = self.said, []
-        return said
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The node's end
-
-
-def train(task: Task, inbox: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
-    """Train a trial on this node: the kind and the value of the event that it ends with, and the weights if they are
-    wanted and the driver has not got them."""
-    import torch
-
-    ray = library()
-    context = ray.get_runtime_context()
-    name = f"{platform.node()} ({ray.util.get_node_ip_address()})"
-
-    def report(value: dict[str, Any]) -> None:
-        with suppress(ray.exceptions.RayError):  # the driver will notice by itself
-            ray.get(inbox.put.remote(task.number, value))
-
-    report({"node": (context.get_node_id(), name)})
-    torch.set_num_threads(task.threads)
-    reason = lack(task.spec)
-    if reason:
-        return "halt", {"reason": f"on the node {name}: {reason}"}, None
-    with place(task) as checkpoint:
-        kind, value = attempt(task.spec, checkpoint, task.until, report)
-        there = checkpoint == task.checkpoint
-        weights = checkpoint.read_bytes() if kind == "done" and task.keep and not there else None
-    if kind == "halt":
-        value = {"reason": f"on the node {name}: {value['reason']}"}
-    return kind, value, weights
-
-
-def lack(spec: Spec) -> str:
-    """What a training needs and this node has not: a GPU, or the data set; empty if nothing."""
-    import torch
-
-    from senet_lab.training import data as images
-
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        return "PyTorch finds no GPU"
-    try:
-        images.check_files(spec.data)
-        identity = images.facts(spec.data).identity
-    except UserError as error:
-        return str(error)
-    return "" if identity == spec.identity else f"data.root={spec.data.root} is not the data set that the driver has"
-
-
-@contextmanager
-def place(task: Task) -> Iterator[Path]:
-    """Where the checkpoint is written to: beside the driver's, or where nothing is shared, a folder for now."""
-    if (task.checkpoint.parent / task.marker).exists():
-        yield task.checkpoint
-        return
-    with tempfile.TemporaryDirectory(prefix="senet_lab-") as folder:
-        yield Path(folder) / task.checkpoint.name

@@ -13,7 +13,7 @@ from rich.console import Console
 from senet_lab.config import RunError
 from senet_lab.labels import Composed
 from senet_lab.studies import confirming, driver, findings, study
-from senet_lab.studies.executors import Ready, ready
+from senet_lab.studies.executors import Ready, ready, sharing
 from senet_lab.studies.plan import Cell, Expectation, Plan, carried_out, check_room, expect, say, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.search import Search, check_same, prepare
@@ -56,7 +56,7 @@ def run(composed: Composed, console: Console) -> int:
             if missing:
                 console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
             return 0
-        check_room([spec], executor.room)
+        check_room([spec], sharing(config.executor, search.device, executor.room))
         progress = Progress(fixed, expectation, executor.room, console, [seconds] * asked)
         train(search, fixed, progress, executor)
     return 0
@@ -140,6 +140,7 @@ def train(search: Search, fixed: Plan, progress: Progress, executor: Ready) -> N
                 more,
                 until=lambda cell: search.until(owners.get(cell.trial_id)),
                 on_stop=lambda cell, value: search.stopped(owners[cell.trial_id], cell, value["epochs"]),
+                known=search.records,
             )
         for cells in search.cells.values():  # by a run that was cut off before its tracking
             for cell in cells:
@@ -166,7 +167,9 @@ def confirm(search: Search, fixed: Plan, progress: Progress, tracker: Tracker, e
     pool = executor.pool(progress.workers)
     folder = Path(search.config.results) / "checkpoints"
     with shown:
-        search.records |= driver.train(again, search.store, pool, shown, folder, tracker.epoch, tracker.trial)
+        search.records |= driver.train(
+            again, search.store, pool, shown, folder, tracker.epoch, tracker.trial, known=search.records
+        )
     search.confirmed = again.cells
     for trial_id, record in again.recorded.items():
         tracker.trial(again.trials[trial_id], record)

@@ -15,7 +15,7 @@ from senet_lab.compose import compose
 from senet_lab.config import Config, RunError, UserError
 from senet_lab.labels import Composed
 from senet_lab.studies import driver, outcome, plan
-from senet_lab.studies.executors import Ready, ready
+from senet_lab.studies.executors import Ready, ready, sharing
 from senet_lab.studies.mirror import Mirror
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, FAILED, Record, Store
@@ -58,7 +58,7 @@ def run(studies: list[Composed]) -> int:
             if missing:
                 console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
             return 0
-        plan.check_room([cell.spec for cell in whole.todo], workers)
+        plan.check_room([cell.spec for cell in whole.todo], sharing(config.executor, whole.device, workers))
         train(studies, plans, whole, store, Progress(whole, expectation, workers, console), executor)
     return 0
 

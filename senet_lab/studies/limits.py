@@ -1,0 +1,88 @@
+"""What one trial may take: time on the clock, and memory of its process.
+
+The limits are kept from outside of the training, by the driver, so that they hold for one that hangs in the middle of a
+step, too: its process is killed. On Ray the driver cannot see a process of another node; there a thread beside the
+training looks at its memory, and the driver keeps the time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from senet_lab.config import Executor, UserError
+
+LOOK_SECONDS = 0.5  # how often a process looks at its own memory
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a trial, as `executor` has them; None is none.
+
+    Attributes:
+        minutes: that an attempt may train.
+        gibibytes: of memory that its process may have.
+    """
+
+    minutes: float | None = None
+    gibibytes: float | None = None
+
+    def late(self, begun: float | None) -> str:
+        """Why a trial has failed that began to train at that time of the monotonic clock; empty if it has not."""
+        if self.minutes is None or begun is None or time.monotonic() - begun <= 60 * self.minutes:
+            return ""
+        return f"its training took longer than executor.time_limit={self.minutes:g} (minutes)"
+
+    def large(self, pid: int | None) -> str:
+        """Why a trial has failed that trains in this process; empty if it has not."""
+        if self.gibibytes is None or pid is None or resident(pid) <= self.gibibytes * 2**30:
+            return ""
+        return f"its process took more memory than executor.memory_limit={self.gibibytes:g} (GiB)"
+
+
+NONE = Limits()
+
+
+def of(executor: Executor) -> Limits:
+    """The limits that the user has set.
+
+    Raises:
+        UserError: memory is limited, and the system does not tell of it.
+    """
+    if executor.memory_limit is not None and not resident(os.getpid()):
+        raise UserError("executor.memory_limit needs /proc, which this system does not have; null is no limit")
+    return Limits(executor.time_limit, executor.memory_limit)
+
+
+@contextmanager
+def watched(limits: Limits, tell: Callable[[str], None]) -> Iterator[None]:
+    """While the body trains in this process, tell once, from a thread, if its memory is over the limit."""
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(LOOK_SECONDS):
+            reason = limits.large(os.getpid())
+            if reason:
+                tell(reason)
+                return
+
+    thread = threading.Thread(target=look, daemon=True)
+    if limits.gibibytes is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has at the moment (its resident set); 0 if it is gone, or there is no /proc."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0

@@ -1,0 +1,124 @@
+"""The node's end of a trial on Ray: what is sent there, trains there, and tells the driver of its epochs.
+
+What a task needs of its node: the lab's libraries (its code is sent along, so that it is the driver's), and the data
+set under the same path. Its checkpoints lie beside the driver's where the node shares that folder, which a marker in it
+tells; else on the node, and are gone with the task.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from senet_lab.config import UserError
+from senet_lab.studies.executors import Kind, attempt
+from senet_lab.studies.limits import Limits, watched
+from senet_lab.training.spec import Spec
+
+
+def library() -> Any:
+    """Ray; a UserError if it is not installed."""
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise UserError(
+            "executor=ray: Ray is not installed; pip install 'senet-lab[ray]', or `make setup`, does it"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is sent to a node.
+
+    Attributes:
+        spec: the training, its data set under an absolute path.
+        number: of this attempt.
+        checkpoint: where the driver has it, as an absolute path.
+        marker: name of the file by which a node sees that the folder of the checkpoint is the driver's.
+        until: the epoch to stop after; None trains to the end.
+        keep: whether the weights are wanted when it has ended.
+        threads: CPU threads.
+        most: the limits of the training; those of memory are watched here.
+    """
+
+    spec: Spec
+    number: int
+    checkpoint: Path
+    marker: str
+    until: int | None
+    keep: bool
+    threads: int
+    most: Limits
+
+
+class Inbox:
+    """What tasks have said and the driver has not heard; an actor."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[int, dict[str, Any]]] = []
+
+    def put(self, number: int, value: dict[str, Any]) -> None:
+        self.said.append((number, value))
+
+    def take(self) -> list[tuple[int, dict[str, Any]]]:
+        said, self.said = self.said, []
+        return said
+
+
+def train(task: Task, inbox: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
+    """Train a trial on this node: the kind and the value of the event that it ends with, and the weights if they are
+    wanted and the driver has not got them."""
+    import torch
+
+    ray = library()
+    context = ray.get_runtime_context()
+    name = f"{platform.node()} ({ray.util.get_node_ip_address()})"
+
+    def report(value: dict[str, Any]) -> None:
+        with suppress(ray.exceptions.RayError):  # the driver will notice by itself
+            ray.get(inbox.put.remote(task.number, value))
+
+    report({"node": (context.get_node_id(), name)})
+    torch.set_num_threads(task.threads)
+    reason = lack(task.spec)
+    if reason:
+        return "halt", {"reason": f"on the node {name}: {reason}"}, None
+    with place(task) as checkpoint, watched(task.most, lambda reason: report({"over": reason})):
+        kind, value = attempt(task.spec, checkpoint, task.until, report)
+        there = checkpoint == task.checkpoint
+        weights = checkpoint.read_bytes() if kind == "done" and task.keep and not there else None
+    if kind == "halt":
+        value = {"reason": f"on the node {name}: {value['reason']}"}
+    return kind, value, weights
+
+
+def lack(spec: Spec) -> str:
+    """What a training needs and this node has not: a GPU, or the data set; empty if nothing."""
+    import torch
+
+    from senet_lab.training import data as images
+
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        return "PyTorch finds no GPU"
+    try:
+        images.check_files(spec.data)
+        identity = images.facts(spec.data).identity
+    except UserError as error:
+        return str(error)
+    return "" if identity == spec.identity else f"data.root={spec.data.root} is not the data set that the driver has"
+
+
+@contextmanager
+def place(task: Task) -> Iterator[Path]:
+    """Where the checkpoint is written to: beside the driver's, or where nothing is shared, a folder for now."""
+    if (task.checkpoint.parent / task.marker).exists():
+        yield task.checkpoint
+        return
+    with tempfile.TemporaryDirectory(prefix="senet_lab-") as folder:
+        yield Path(folder) / task.checkpoint.name
