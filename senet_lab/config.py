@@ -197,6 +197,10 @@ class Training:
         optimiser: `plain`, or `fused` into one kernel (`auto` on a GPU).
         compile: by torch.compile: `off` (plain, and `auto`), `blocks` (each block, those alike once), `whole`, or
             `graphs` (whole, launched as CUDA graphs; a GPU only).
+        devices: GPUs (or processes, on a CPU) that train each trial together. Each takes its part of every batch of
+            `recipe.batch_size` images, so that the learning rate stays right; batch norms have the statistics of their
+            own part, as in the paper's training.
+        sync_batchnorm: whether they have those of the whole batch (PyTorch's SyncBatchNorm; GPUs only).
         keep: `none`, or `last` to keep each trial's final weights under `<results>/checkpoints/`.
     """
 
@@ -207,6 +211,8 @@ class Training:
     layout: str = "auto"
     optimiser: str = "auto"
     compile: str = "auto"
+    devices: int = 1
+    sync_batchnorm: bool = False
     keep: str = "none"
 
 
@@ -216,7 +222,8 @@ class Executor:
 
     Attributes:
         name: `local` (processes on this machine) or `ray` (a cluster; needs the extra `ray`).
-        workers: trials that are trained side by side; 0 takes one a core, or one a GPU; on Ray, as many as there is
+        workers: trials that are trained side by side; 0 takes one a core, or one a GPU (or one for each
+            `training.devices` of them); on Ray, as many as there is
             room for, also on nodes that join later.
         threads: CPU threads of each local process; a trial on Ray has as many as CPUs, at least one.
         address: of a Ray cluster that this machine is a node of, `host:port` or `auto`; empty starts one here and stops

@@ -79,7 +79,7 @@ def ready(config: Config, device: str, idle: bool = False) -> Iterator[Ready]:
     needed; a plan looks at the cluster that has an address, and starts none.
 
     Raises:
-        UserError: a cluster that cannot be reached, or where no trial has room.
+        UserError: a cluster that cannot be reached, or where no trial has room; more GPUs for a trial than there are.
     """
     executor = config.executor
     if executor.name == "ray" and not idle and (executor.address or not config.plan):
@@ -88,7 +88,10 @@ def ready(config: Config, device: str, idle: bool = False) -> Iterator[Ready]:
         with ray_executor.connected(config, device) as found:
             yield found
     else:
-        room = executor.workers or max(1, default_workers(device))
+        devices = config.training.devices
+        if device == "cuda" and devices > default_workers(device):
+            raise UserError(f"training.devices={devices}: PyTorch finds {default_workers(device)} GPUs here")
+        room = executor.workers or max(1, default_workers(device) // devices)
         yield Ready(room, lambda count: Workers(count, executor.threads))
 
 
@@ -203,8 +206,6 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(slot % torch.cuda.device_count())
 
     def send(kind: Kind, value: dict[str, Any]) -> None:
         try:
@@ -213,24 +214,30 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
             os._exit(0)  # the driver has gone
 
     while True:
-        send(*attempt(*tasks.get(), lambda epoch: send("epoch", epoch)))
+        spec, checkpoint, until = tasks.get()
+        if torch.cuda.is_available() and spec.devices == 1:  # several devices have processes of their own
+            torch.cuda.set_device(slot % torch.cuda.device_count())
+        send(*attempt(spec, checkpoint, until, lambda epoch: send("epoch", epoch), slot))
 
 
 def attempt(
-    spec: Spec, checkpoint: Path, until: int | None, report: Callable[[dict[str, Any]], None]
+    spec: Spec, checkpoint: Path, until: int | None, report: Callable[[dict[str, Any]], None], slot: int = 0
 ) -> tuple[Kind, dict[str, Any]]:
     """Train in this process; the kind and the value of the event that it ends with. Each epoch is reported."""
     import torch
 
     from senet_lab.training import trial
     from senet_lab.training.lit import DivergedError
+    from senet_lab.training.ranks import LostError
 
     quiet()  # Lightning sets its levels when it is imported
     try:
-        value = trial.run(spec, checkpoint, report, until)
+        value = trial.run(spec, checkpoint, report, until, slot)
         return "done" if "metrics" in value else "stopped", value
     except DivergedError as error:
         return "failed", {"reason": f"diverged: {error}"}
+    except LostError as error:
+        return "lost", {"reason": str(error)}
     except (MemoryError, torch.OutOfMemoryError) as error:
         return "failed", {"reason": f"out of memory: {first_line(error)}"}
     except (RunError, UserError) as error:
