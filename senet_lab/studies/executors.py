@@ -89,7 +89,7 @@ def ready(config: Config, device: str, idle: bool = False) -> Iterator[Ready]:
             yield found
     else:
         devices = config.training.devices
-        if device == "cuda" and devices > default_workers(device):
+        if not idle and device == "cuda" and devices > default_workers(device):
             raise UserError(f"training.devices={devices}: PyTorch finds {default_workers(device)} GPUs here")
         room = executor.workers or max(1, default_workers(device) // devices)
         yield Ready(room, lambda count: Workers(count, executor.threads))
