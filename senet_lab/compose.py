@@ -229,6 +229,7 @@ def check_values(config: Config) -> None:
         "max_failures": (1 if config.max_failures is None else config.max_failures, 1, endless),
         "executor.cpus_per_trial": (executor.cpus_per_trial, 0.01, 1_000),
         "executor.gpus_per_trial": (executor.gpus_per_trial or 0, 0, 1),
+        "training.devices": (training.devices, 1, 64),
         "recipe.epochs": (recipe.epochs, 1, endless),
         "recipe.batch_size": (recipe.batch_size, 1, endless),
         "recipe.lr": (recipe.lr, tiny, endless),
@@ -244,6 +245,11 @@ def check_values(config: Config) -> None:
     for key, (value, least, most) in bounds.items():
         if not least <= value <= most:  # not so for nan
             raise UserError(f"{key}={value} is not between {least:g} and {most:g}")
+    if training.devices > 1 and recipe.batch_size < 2 * training.devices:  # a batch norm of one image has no variance
+        least = 2 * training.devices
+        raise UserError(f"training.devices={training.devices} needs a recipe.batch_size of at least {least}")
+    if training.devices > 1 and executor.name == "ray":
+        raise UserError(f"training.devices={training.devices} is for executor=local; on Ray a trial has one device")
     if recipe.nesterov and not recipe.momentum:
         raise UserError("recipe.nesterov=true needs a recipe.momentum above 0")
     of_ray = {"address": executor.address, "cpus_per_trial": executor.cpus_per_trial - 1}

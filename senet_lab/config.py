@@ -197,6 +197,10 @@ class Training:
         optimiser: `plain`, or `fused` into one kernel (`auto` on a GPU).
         compile: by torch.compile: `off` (plain, and `auto`), `blocks` (each block, those alike once), `whole`, or
             `graphs` (whole, launched as CUDA graphs; a GPU only).
+        devices: GPUs (or processes, on a CPU) that train each trial together. Each takes its part of every batch of
+            `recipe.batch_size` images, so that the learning rate stays right; batch norms have the statistics of their
+            own part, as in the paper's training.
+        sync_batchnorm: whether they have those of the whole batch (PyTorch's SyncBatchNorm; GPUs only).
         keep: `none`, or `last` to keep each trial's final weights under `<results>/checkpoints/`.
     """
 
@@ -207,6 +211,8 @@ class Training:
     layout: str = "auto"
     optimiser: str = "auto"
     compile: str = "auto"
+    devices: int = 1
+    sync_batchnorm: bool = False
     keep: str = "none"
 
 
@@ -216,8 +222,8 @@ class Executor:
 
     Attributes:
         name: `local` (processes on this machine) or `ray` (a cluster; needs the extra `ray`).
-        workers: trials that are trained side by side; 0 takes one a core, or `per_gpu` a GPU; on Ray, as many as there
-            is room for, also on nodes that join later.
+        workers: trials that are trained side by side; 0 takes one a core, or `per_gpu` a GPU (with `training.devices`,
+            that many fewer); on Ray, as many as there is room for, also on nodes that join later.
         per_gpu: trials that share each GPU of this machine, where `workers` does not say how many there are in all (on
             Ray, see `gpus_per_trial`). 1, because a network that fills a GPU is not trained faster beside another, and
             two may not fit; small networks on small images leave most of a GPU idle.
@@ -232,8 +238,8 @@ class Executor:
         time_limit: minutes that a trial may train; null is without limit. One that takes longer is ended, even if it
             hangs, and recorded as failed; the study goes on. Each attempt has its own clock, which starts when the
             worker has imported its libraries: what was trained before an interruption does not count.
-        memory_limit: GiB of this machine's, or its node's, memory that a trial's process may have at any moment;
-            likewise. With the libraries alone it has about 0.9; a DataLoader's processes are not counted.
+        memory_limit: GiB of this machine's, or its node's, memory that each of a trial's processes may have at any
+            moment; likewise. With the libraries alone one has about 0.9.
     """
 
     name: str = "local"

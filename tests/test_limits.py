@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -324,3 +325,17 @@ def test_limits_are_off_unless_asked_for() -> None:
     config = Config()
     assert limits.of(config.executor) == Limits(None, None)
     assert config.executor.per_gpu == 1
+
+
+def test_the_memory_of_what_a_process_has_started_counts() -> None:
+    """Several devices train a trial in processes of their own."""
+    large = "kept = b'x' * (200 * 2**20); print(flush=True); input()"
+    small = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {large!r}])"
+    with subprocess.Popen([sys.executable, "-c", small], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as it:
+        assert it.stdout is not None
+        it.stdout.readline()
+        (child,) = limits.children(it.pid)
+        assert limits.resident(it.pid) < 100 * 2**20 < 200 * 2**20 < limits.resident(child)
+        assert "executor.memory_limit" in Limits(gibibytes=100 / 1024).large(it.pid)
+        assert not Limits(gibibytes=300 / 1024).large(it.pid)
+        it.communicate(b"\n")

@@ -88,8 +88,8 @@ def ready(config: Config, device: str, idle: bool = False) -> Iterator[Ready]:
     needed; a plan looks at the cluster that has an address, and starts none.
 
     Raises:
-        UserError: a cluster that cannot be reached, or where no trial has room; GPUs to be shared on a CPU; limits
-            that cannot be kept.
+        UserError: a cluster that cannot be reached, or where no trial has room; GPUs to be shared on a CPU; more GPUs
+            for a trial than there are; limits that cannot be kept.
     """
     executor, most = config.executor, limits.of(config.executor)
     if executor.per_gpu > 1 and device != "cuda":
@@ -103,7 +103,10 @@ def ready(config: Config, device: str, idle: bool = False) -> Iterator[Ready]:
         with ray_executor.connected(config, device) as found:
             yield found
     else:
-        room = executor.workers or max(1, default_workers(device, executor.per_gpu))
+        devices = config.training.devices
+        if not idle and device == "cuda" and devices > gpu_count():
+            raise UserError(f"training.devices={devices}: PyTorch finds {gpu_count()} GPUs here")
+        room = executor.workers or max(1, default_workers(device, executor.per_gpu) // devices)
         yield Ready(room, lambda count: Workers(count, executor.threads, most))
 
 
@@ -250,8 +253,6 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(gpu_of(slot, torch.cuda.device_count()))
 
     def send(kind: Kind, value: dict[str, Any]) -> None:
         try:
@@ -260,13 +261,16 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
             os._exit(0)  # the driver has gone
 
     while True:
+        spec, checkpoint, until = tasks.get()
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()  # what the last trial has left is for whoever shares the GPU
-        send(*attempt(*tasks.get(), lambda epoch: send("epoch", epoch)))
+        if torch.cuda.is_available() and spec.devices == 1:  # several devices have processes of their own
+            torch.cuda.set_device(gpu_of(slot, torch.cuda.device_count()))
+        send(*attempt(spec, checkpoint, until, lambda epoch: send("epoch", epoch), slot))
 
 
 def attempt(
-    spec: Spec, checkpoint: Path, until: int | None, report: Callable[[dict[str, Any]], None]
+    spec: Spec, checkpoint: Path, until: int | None, report: Callable[[dict[str, Any]], None], slot: int = 0
 ) -> tuple[Kind, dict[str, Any]]:
     """Train in this process; the kind and the value of the event that it ends with. The beginning and each epoch are
     reported."""
@@ -274,14 +278,17 @@ def attempt(
 
     from senet_lab.training import trial
     from senet_lab.training.lit import DivergedError
+    from senet_lab.training.ranks import LostError
 
     quiet()  # Lightning sets its levels when it is imported
     report({BEGUN: True})
     try:
-        value = trial.run(spec, checkpoint, report, until)
+        value = trial.run(spec, checkpoint, report, until, slot)
         return "done" if "metrics" in value else "stopped", value
     except DivergedError as error:
         return "failed", {"reason": f"diverged: {error}"}
+    except LostError as error:
+        return "lost", {"reason": str(error)}
     except (MemoryError, torch.OutOfMemoryError) as error:
         return "memory", {"reason": first_line(error)}
     except (RunError, UserError) as error:
@@ -328,7 +335,8 @@ def gpu_of(slot: int, gpus: int) -> int:
 
 
 def sharing(executor: Executor, device: str, workers: int, gpus: int | None = None) -> int:
-    """How many of so many workers share the memory of one device; `gpus` are those of this machine unless said."""
+    """How many of so many processes that train share the memory of one device; `gpus` are those of this machine unless
+    said."""
     if device != "cuda":
         return workers
     if executor.name == "ray":

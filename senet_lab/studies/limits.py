@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class Limits:
 
     Attributes:
         minutes: that an attempt may train.
-        gibibytes: of memory that its process may have.
+        gibibytes: of memory that its process may have, and each that this one has started.
     """
 
     minutes: float | None = None
@@ -40,7 +40,9 @@ class Limits:
 
     def large(self, pid: int | None) -> str:
         """Why a trial has failed that trains in this process; empty if it has not."""
-        if self.gibibytes is None or pid is None or resident(pid) <= self.gibibytes * 2**30:
+        if self.gibibytes is None or pid is None:
+            return ""
+        if max(map(resident, [pid, *children(pid)])) <= self.gibibytes * 2**30:
             return ""
         return f"its process took more memory than executor.memory_limit={self.gibibytes:g} (GiB)"
 
@@ -78,6 +80,16 @@ def watched(limits: Limits, tell: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         stop.set()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started: several devices have one each, and a DataLoader has some."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            _, parent, *_ = path.read_text().rpartition(")")[2].split()
+            found += [int(path.parent.name)] * (int(parent) == pid)
+    return found
 
 
 def resident(pid: int) -> int:

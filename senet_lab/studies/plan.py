@@ -30,6 +30,7 @@ PASSES_TRAINING, PASSES_FORWARD = 3, 1
 EPOCH_SECONDS, STEP_SECONDS = 0.03, 0.002  # of overhead, measured with a ResNet-8 on the digits, on a CPU of 2026
 PIXELS = {"cpu": 2**16, "cuda": 2**22}  # of a batch to calibrate with
 CALIBRATING, PROBING = 0.3, 1.5  # seconds of one network, and of all
+DEVICES = {"cpu": "processes", "cuda": "GPUs"}
 RECENT = 200  # records whose times are looked at; a store may hold many thousands
 
 
@@ -163,7 +164,8 @@ class Expectation:
 def expect(plan: Plan, store: Store) -> Expectation:
     """How long the trials still to run will take: from records of the same network, data and recipe on the same kind of
     device; else by multiply-adds, at the rate that a few steps of the network reach here, or, once that has taken
-    `PROBING` seconds, at the mean rate of the networks before it."""
+    `PROBING` seconds, at the mean rate of the networks before it. Where several devices train a trial the steps are
+    tried on one, and the others are taken to be as fast as it and never to wait."""
     known: dict[str, list[float]] = {}
     for record in [*plan.recorded.values(), *store.latest(RECENT)]:
         if record["state"] == "done" and not record["resumed"] and "imported" not in record:
@@ -180,6 +182,7 @@ def expect(plan: Plan, store: Store) -> Expectation:
         if key not in rates and (not rates or time.monotonic() - begun < PROBING):
             rates[key] = calibrate(plan, cell)
         rate = rates.get(key) or statistics.harmonic_mean([*rates.values()])
+        rate *= cell.spec.devices
         seconds[cell.trial_id] = trial_macs(cell, plan.facts) / rate + overhead(cell, plan.facts)
     return Expectation(seconds, rough=bool(rates))
 
@@ -324,8 +327,9 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
 def carried_out(spec: Spec) -> str:
     """How the steps of a training are carried out; empty where that is the plain way."""
     found = []
+    holder = "worker" if spec.devices == 1 else "device"
     if spec.feed == "memory":
-        found.append(f"images in memory, {gibibytes(step.size_in_memory(spec.data))} a worker")
+        found.append(f"images in memory, {gibibytes(step.size_in_memory(spec.data))} a {holder}")
     elif spec.data.name == "folder" and spec.device == "cuda":
         found.append(f"images from files ({gibibytes(step.size_in_memory(spec.data))} in memory)")
     if spec.precision != "32-true":
@@ -336,6 +340,11 @@ def carried_out(spec: Spec) -> str:
         found.append("fused optimiser")
     if spec.compile != STEP["compile"]:
         found.append(f"compiled: {spec.compile}")
+    if spec.devices > 1:
+        part = -(-spec.recipe.batch_size // spec.devices)
+        found.append(f"{spec.devices} {DEVICES[spec.device]} a trial, each with {part} images of a batch")
+    if spec.sync_batchnorm:
+        found.append("synchronised batch norms")
     return ", ".join(found)
 
 

@@ -56,7 +56,7 @@ def run(composed: Composed, console: Console) -> int:
             if missing:
                 console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
             return 0
-        check_room([spec], sharing(config.executor, search.device, executor.room))
+        check_room([spec], sharing(config.executor, search.device, executor.room * config.training.devices))
         progress = Progress(fixed, expectation, executor.room, console, [seconds] * asked)
         train(search, fixed, progress, executor)
     return 0

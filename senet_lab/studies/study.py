@@ -58,7 +58,8 @@ def run(studies: list[Composed]) -> int:
             if missing:
                 console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
             return 0
-        plan.check_room([cell.spec for cell in whole.todo], sharing(config.executor, whole.device, workers))
+        processes = workers * config.training.devices
+        plan.check_room([cell.spec for cell in whole.todo], sharing(config.executor, whole.device, processes))
         train(studies, plans, whole, store, Progress(whole, expectation, workers, console), executor)
     return 0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,31 @@ def mixed(*numbers: int) -> int:
     """One seed from several numbers, the same on every machine (Python's and NumPy's hashes are not meant for it)."""
     digest = hashlib.sha256(",".join(map(str, numbers)).encode()).digest()
     return int.from_bytes(digest[:7], "big")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one of several processes that train together takes of every batch: each `world`-th image, from that of its
+    own number on. A process alone takes all.
+
+    Of a last batch that is smaller than twice their number a part would have one image or none; others of the batch
+    fill it up to two, because a batch norm needs them. They count neither in the loss nor in the metrics.
+
+    A batch of a part has two numbers behind its images and labels: how many of these, the first ones, are the
+    process's own, and how many the whole batch has.
+    """
+
+    number: int = 0
+    world: int = 1
+
+    def of(self, count: int) -> tuple[list[int], int]:
+        """Which of a batch's `count` images it takes, and how many of them, the first ones, are its own."""
+        own = list(range(self.number, count, self.world))
+        others = [at % count for at in range(self.number, self.number + count) if at % count not in own]
+        return own + others[: max(0, 2 - len(own))], len(own)
+
+
+WHOLE = Part()
 
 
 class TensorFeed:
@@ -47,6 +73,7 @@ class TensorFeed:
         self.normalised = in_memory(data, device)
         self.changes = AUGMENTS.get(data.augment, ())  # of `imagenet`, evaluation has none and training its parts
         self.cutout = cutout(data.cutout) if data.cutout else None
+        self.part = WHOLE
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -54,16 +81,24 @@ class TensorFeed:
     def batches(self, batch_size: int, seed: int | None = None, epoch: int = 0, sampling: str = "uniform") -> Batches:
         """The split in its own order, or, with a seed, sampled and augmented as that epoch wants it."""
 
-        def make() -> Iterator[tuple[Tensor, Tensor]]:
+        def make() -> Iterator[Any]:
             generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
             order_N = order_of(self.labels_N, batch_size, seed, generator, sampling)
-            indices = torch.split(order_N, batch_size)
+            indices = list(torch.split(order_N, batch_size))
             drawn = [self.draw(index_B, generator) if seed is not None else [] for index_B in indices]
-            numbers = [torch.split(torch.cat(each).to(self.device), batch_size) for each in zip(*drawn, strict=True)]
-            on_device = torch.split(order_N.to(self.device), batch_size)
-            labels = torch.split(self.labels_N[order_N].to(self.device), batch_size)
+            shares: list[tuple[int, ...]] = [()] * len(indices)
+            if self.part.world > 1:  # drawn is for whole batches, so that they do not depend on who takes which part
+                parts = [(*self.part.of(len(index_B)), len(index_B)) for index_B in indices]
+                drawn = [[each[taken] for each in of_batch] for of_batch, (taken, *_) in zip(drawn, parts, strict=True)]
+                indices = [index_B[taken] for index_B, (taken, *_) in zip(indices, parts, strict=True)]
+                shares = [(own, count) for _, own, count in parts]
+                order_N = torch.cat(indices)
+            sizes = [len(index_B) for index_B in indices]
+            numbers = [torch.split(torch.cat(each).to(self.device), sizes) for each in zip(*drawn, strict=True)]
+            on_device = torch.split(order_N.to(self.device), sizes)
+            labels = torch.split(self.labels_N[order_N].to(self.device), sizes)
             for at, (index_B, labels_B) in enumerate(zip(on_device, labels, strict=True)):
-                yield self.batch(index_B, [each[at] for each in numbers], drawn[at]), labels_B
+                yield self.batch(index_B, [each[at] for each in numbers], drawn[at]), labels_B, *shares[at]
 
         return Batches(make, -(-fed(len(self), batch_size, seed) // batch_size))
 
@@ -104,6 +139,7 @@ class FolderFeed:
         self.data = data
         self.pinned = pinned
         self.loaders: dict[tuple[int, int], tuple[DataLoader[Any], Order]] = {}  # those whose processes go on
+        self.part = WHOLE
 
     def __len__(self) -> int:
         return len(self.files)
@@ -135,24 +171,27 @@ class FolderFeed:
             labels_N = torch.tensor([label for _, label in self.files])
             numbers = order_of(labels_N, batch_size, seed, generator, sampling).tolist()
             key = (batch_size, -1 if seed is None else seed)
-            loader, order = self.loaders.get(key) or self.loader(transform, batch_size, seed)
+            loader, order = self.loaders.get(key) or self.loader(transform, seed)
             if seed is not None and self.data.workers:
                 self.loaders[key] = loader, order
-            order.images = [(epoch, number) for number in numbers]
-            for batch in loader:
+            whole = [numbers[at : at + batch_size] for at in range(0, len(numbers), batch_size)]
+            parts = [self.part.of(len(batch)) for batch in whole]
+            order.batches = [
+                [(epoch, batch[at]) for at in taken] for batch, (taken, _) in zip(whole, parts, strict=True)
+            ]
+            for batch, of, (_, own) in zip(loader, whole, parts, strict=True):
                 if isinstance(batch, RunError):
                     raise batch
-                yield batch
+                yield batch if self.part.world == 1 else (*batch, own, len(of))
 
         return Batches(make, -(-fed(len(self), batch_size, seed) // batch_size))
 
-    def loader(self, transform: Any, batch_size: int, seed: int | None) -> tuple[DataLoader[Any], Order]:
+    def loader(self, transform: Any, seed: int | None) -> tuple[DataLoader[Any], Order]:
         """What decodes the images that an order lists; the order is still empty."""
         order = Order()
         loader: DataLoader[Any] = DataLoader(
             DecodedImages(self.files, transform, seed, mode=mode_of(self.data)),
-            batch_size=batch_size,
-            sampler=order,
+            batch_sampler=order,
             num_workers=self.data.workers,
             persistent_workers=seed is not None and self.data.workers > 0,
             pin_memory=self.pinned,
@@ -162,17 +201,17 @@ class FolderFeed:
         return loader, order
 
 
-class Order(torch.utils.data.Sampler[tuple[int, int]]):
-    """Epoch and number of each image that is to be fed next, in order."""
+class Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
+    """Epoch and number of each image of the batches that are to be fed next, in order."""
 
     def __init__(self) -> None:
-        self.images: list[tuple[int, int]] = []
+        self.batches: list[list[tuple[int, int]]] = []
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(self.images)
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.batches)
 
 
 def order_of(labels_N: Tensor, batch_size: int, seed: int | None, generator: torch.Generator, sampling: str) -> Tensor:

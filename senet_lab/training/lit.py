@@ -12,6 +12,7 @@ from torch import Tensor
 
 from senet_lab import models
 from senet_lab.config import SE, Recipe
+from senet_lab.training import ranks
 from senet_lab.training.step import PLAIN, compiled, laid_out
 
 
@@ -32,6 +33,11 @@ class SENet(pl.LightningModule):
         seed: of the initial weights.
 
     All arguments are saved in its checkpoints, so that `SENet.load_from_checkpoint(path)` rebuilds the network.
+
+    Where several processes train it, each has a part of every batch (`feeds.Part`), and a step is that of the whole
+    batch: each image weighs the same, however uneven the parts. The statistics of batch norms are those of a process's
+    own images, as in the paper's training (section 5.1: 8 GPUs of 32 images), unless they are synchronised; the running
+    ones are the first process's. Metrics are of all images, each counted once.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class SENet(pl.LightningModule):
         self.images: dict[str, Any] = {}  # how its images are read and its classes called (`checkpoints.describe`)
         self.sums: dict[str, Tensor] = {}
         self.step = PLAIN  # how it is trained here; whoever loads its checkpoint need not know
+        self.full = recipe.batch_size  # images of a full batch here
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         logits_BK: Tensor = self.net(laid_out(x_BCHW, self.step))
@@ -71,25 +78,37 @@ class SENet(pl.LightningModule):
 
     # ----------------------------------------------------------------------------------------------------- one batch
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        x_BCHW, y_B = batch
-        with compiled(self.step, full=len(y_B) == self.recipe.batch_size):
+    def training_step(self, batch: tuple[Any, ...], index: int) -> Tensor:
+        x_BCHW, y_B, *part = batch
+        with compiled(self.step, full=len(y_B) == self.full):
             logits_BK = self(x_BCHW)
-        loss = F.cross_entropy(logits_BK, y_B, label_smoothing=self.recipe.label_smoothing)
-        self.add("train", loss.detach(), logits_BK, y_B)
+        loss = self.counted("train", logits_BK, y_B, part, self.recipe.label_smoothing)
+        if part:  # the processes' gradients are averaged: so weighed, that is the gradient of the whole batch's mean
+            own, count = part
+            loss = loss * (own * self.trainer.world_size / count)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        x_BCHW, y_B = batch
+    def validation_step(self, batch: tuple[Any, ...], index: int) -> None:
+        x_BCHW, y_B, *part = batch
         with compiled(self.step, full=False):
             logits_BK = self(x_BCHW)
-        self.add("val", F.cross_entropy(logits_BK, y_B), logits_BK, y_B)
+        self.counted("val", logits_BK, y_B, part)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        x, y_B = batch
+    def test_step(self, batch: tuple[Any, ...], index: int) -> None:
+        x, y_B, *part = batch
         with compiled(self.step, full=False):
             logits_BK = self(x) if x.ndim == 4 else self.over_views(x)
-        self.add("test", F.cross_entropy(logits_BK, y_B), logits_BK, y_B)
+        self.counted("test", logits_BK, y_B, part)
+
+    def counted(self, split: str, logits_BK: Tensor, y_B: Tensor, part: list[int], smoothing: float = 0.0) -> Tensor:
+        """The mean loss of a batch, or of this process's own images of it; added to the sums of its split."""
+        if part:
+            logits_BK, y_B = logits_BK[: part[0]], y_B[: part[0]]
+        if not len(y_B):
+            return logits_BK.sum()  # zero, and so is its gradient
+        loss = F.cross_entropy(logits_BK, y_B, label_smoothing=smoothing)
+        self.add(split, loss.detach(), logits_BK, y_B)
+        return loss
 
     def over_views(self, x_BVCHW: Tensor) -> Tensor:
         """Log of the mean predicted probabilities over the views of each image (ten crops, several scales)."""
@@ -107,8 +126,10 @@ class SENet(pl.LightningModule):
         self.sums[split] = self.sums[split] + batch if split in self.sums else batch
 
     def means(self, split: str) -> dict[str, float]:
-        """Loss, top-1 and top-5 error (percent) of a split since the last call; its sums begin anew."""
-        images, loss, error, top5 = self.sums.pop(split).tolist()
+        """Loss, top-1 and top-5 error (percent) of a split since the last call, over all processes; its sums begin
+        anew."""
+        nothing = torch.zeros(4, dtype=torch.double, device=self.device)  # where all images were for other processes
+        images, loss, error, top5 = ranks.total(self.sums.pop(split, nothing)).tolist()
         return {
             f"{split}_loss": loss / images,
             f"{split}_error": 100 * error / images,

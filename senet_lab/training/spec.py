@@ -19,7 +19,14 @@ from senet_lab.config import SE, Data, Recipe
 IDLE_DATA = {"root", "train", "test", "download", "workers"}  # names of folders are in the identity
 IDLE_RECIPE = {"name"}
 # How a training is carried out → the way that is left out of its name.
-STEP = {"feed": "files", "layout": "contiguous", "fused": False, "compile": "off"}
+STEP = {
+    "feed": "files",
+    "layout": "contiguous",
+    "fused": False,
+    "compile": "off",
+    "devices": 1,
+    "sync_batchnorm": False,
+}
 PLAINLY = {"stride": "paper", "device": "cpu", "precision": "32-true", **STEP}
 
 
@@ -41,7 +48,7 @@ class Spec:
         seed: of the initial weights and of the order of the images.
         device: `cpu` or `cuda`; the kinds do not agree to the last digit.
         precision: Lightning's word for it.
-        feed, layout, fused, compile: how its steps are carried out (`step.Step`).
+        feed, layout, fused, compile, devices, sync_batchnorm: how its steps are carried out (`step.Step`).
     """
 
     backbone: str
@@ -61,6 +68,8 @@ class Spec:
     layout: str = "contiguous"
     fused: bool = False
     compile: str = "off"
+    devices: int = 1
+    sync_batchnorm: bool = False
 
     def determinants(self) -> dict[str, Any]:
         """Everything that the trial's name depends on; fields at their default are left out, so that a field that is

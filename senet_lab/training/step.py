@@ -39,12 +39,16 @@ class Step:
         fused: whether the optimiser is one kernel.
         compile: `off`, `blocks` (each block is compiled, those alike once; a network without blocks is compiled whole),
             `whole`, or `graphs` (whole, and its kernels are launched as CUDA graphs).
+        devices: how many devices each take a part of every batch.
+        sync_batchnorm: whether the statistics of batch norms are of the whole batch, not of each device's part.
     """
 
     feed: str = "files"
     layout: str = "contiguous"
     fused: bool = False
     compile: str = "off"
+    devices: int = 1
+    sync_batchnorm: bool = False
 
 
 PLAIN = Step()
@@ -59,12 +63,20 @@ def chosen(training: Training, data: Data, device: str) -> Step:
     """
     if training.compile == GRAPHS and device != "cuda":
         raise UserError("training.compile=graphs needs a GPU; on a CPU there are off, blocks and whole")
+    if training.compile == GRAPHS and training.devices > 1:
+        raise UserError(f"training.compile=graphs is for one device; training.devices={training.devices} was asked for")
+    if training.sync_batchnorm and device != "cuda":
+        raise UserError("training.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on a CPU")
+    if training.sync_batchnorm and training.devices == 1:
+        raise UserError("training.sync_batchnorm=true needs a training.devices of at least 2: one has nothing to share")
     auto = PLAIN if training.path == "plain" else FAST[device]
     return Step(
         feed=feed_of(training.feed, data, auto),
         layout=auto.layout if training.layout == "auto" else training.layout,
         fused=auto.fused if training.optimiser == "auto" else training.optimiser == "fused",
         compile=auto.compile if training.compile == "auto" else training.compile,
+        devices=training.devices,
+        sync_batchnorm=training.sync_batchnorm,
     )
 
 

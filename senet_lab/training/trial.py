@@ -12,8 +12,8 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,16 @@ import pytorch_lightning as pl
 import torch
 
 from senet_lab.config import RunError, UserError
-from senet_lab.training import checkpoints
+from senet_lab.training import checkpoints, ranks
 from senet_lab.training import data as images
 from senet_lab.training.average import Average
 from senet_lab.training.feeds import FolderFeed, TensorFeed, mixed
 from senet_lab.training.lit import SENet
+from senet_lab.training.ranks import ALONE, Rank, Report
 from senet_lab.training.spec import Spec
 from senet_lab.training.step import Step, prepare
 
 SMALL, MANY = 64, 2**25  # pixels of a side, and of a batch
-Report = Callable[[dict[str, Any]], None]
 QUIET = ("pytorch_lightning", "torch", "multiprocessing", "PIL")  # their warnings are of what is done on purpose here
 VERSIONS = ("torch", "torchvision", "pytorch-lightning", "numpy", "optuna", "wandb")
 
@@ -69,29 +69,36 @@ class Epochs(pl.Callback):
     """Reseeds at each epoch's start (Lightning saves no generator's state); reports and saves at its end, and stops
     there if that is the epoch `until`."""
 
-    def __init__(self, seed: int, checkpoint: Path, report: Report, until: int | None = None) -> None:
+    def __init__(
+        self, seed: int, checkpoint: Path, report: Report, until: int | None = None, rank: Rank = ALONE
+    ) -> None:
         self.seed = seed
+        self.rank = rank
         self.checkpoint = checkpoint
         self.report = report
         self.until = until
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        torch.manual_seed(mixed(self.seed, trainer.current_epoch))
+        mine = [self.rank.number] if self.rank.number else []  # or all would draw the same, for dropout
+        torch.manual_seed(mixed(self.seed, trainer.current_epoch, *mine))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, SENet)
         save(trainer, self.checkpoint)
-        self.report(module.history[-1])
+        if trainer.is_global_zero:
+            self.report(module.history[-1])
         if self.until is not None and trainer.current_epoch + 1 >= self.until:
             trainer.should_stop = True
 
 
 def save(trainer: pl.Trainer, path: Path) -> None:
-    """Write a checkpoint whole or not at all: to a temporary name, then renamed."""
+    """Write a checkpoint whole or not at all: to a temporary name, then renamed. Of several ranks the first one does;
+    all call this."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         trainer.save_checkpoint(temporary)
-        temporary.replace(path)
+        if trainer.is_global_zero:
+            temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
         with suppress(OSError):
             temporary.unlink()
@@ -138,7 +145,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None) -> dict[str, Any]:
+def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None, slot: int = 0) -> dict[str, Any]:
     """Train and test one network, or train it for its first epochs.
 
     Args:
@@ -147,6 +154,7 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None) 
         report: called after each epoch with its metrics, or with a `notice` for the user.
         until: epoch after which to stop, as if it had been killed there: nothing is tested, and the next call goes on
             from the checkpoint. The schedule is that of the whole training. None trains to the end.
+        slot: which of the workers of this machine this is; its GPUs go by it where a trial has several.
 
     Returns:
         The record, less what only the driver knows (label, attempts, git commit); of a training that was stopped, the
@@ -155,7 +163,21 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None) 
     Raises:
         DivergedError: the loss became infinite or NaN.
         RunError: images or a checkpoint that cannot be read, a checkpoint that cannot be written.
+        LostError: one of several processes was killed.
     """
+    task = partial(train, spec, checkpoint, until)
+    if spec.devices == 1:
+        return task(ALONE, report)
+    records = ranks.together(task, ranks.gpus_of(slot, spec.devices, spec.device), spec.devices, report)
+    record = records[0]
+    if "metrics" in record:
+        record["peak_memory_mib"] = max(each["peak_memory_mib"] for each in records)
+        record["device_name"] = f"{spec.devices} × {record['device_name']}"
+    return record
+
+
+def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: Report) -> dict[str, Any]:
+    """`run` in this process, alone or as one of several."""
     started = time.time()
     if (spec.device, spec.precision) == ("cpu", "16-mixed"):  # Lightning would take bf16 instead, with a warning
         raise RunError("training.precision=16-mixed needs a GPU; on a CPU there are 32-true and bf16-mixed")
@@ -169,14 +191,16 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None) 
         )
         splits = splits_of(spec)
         module.images = checkpoints.describe(spec.data, splits)
-        module.step = Step(spec.feed, spec.layout, spec.fused, spec.compile)
+        module.step = Step(spec.feed, spec.layout, spec.fused, spec.compile, spec.devices, spec.sync_batchnorm)
+        module.full = len(rank.part.of(spec.recipe.batch_size)[0])
         prepare(module.net, module.step, spec.network)
+        for feed in (splits.train, splits.validation, splits.test):
+            feed.part = rank.part
         feeding = Feeding(splits, spec.recipe.batch_size, spec.seed, spec.recipe.sampling)
         averaging = [Average(spec.recipe.ema)] if spec.recipe.ema else []
         trainer = pl.Trainer(
             max_epochs=spec.recipe.epochs,
-            accelerator="gpu" if spec.device == "cuda" else "cpu",
-            devices=[torch.cuda.current_device()] if spec.device == "cuda" else 1,
+            **ranks.trainer_words(rank, spec.device, spec.sync_batchnorm),
             precision=spec.precision,  # type: ignore[arg-type]
             deterministic="warn",
             benchmark=False,
@@ -187,9 +211,9 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None) 
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
-            callbacks=[*averaging, Epochs(spec.seed, checkpoint, report, until)],
+            callbacks=[*averaging, Epochs(spec.seed, checkpoint, report, until, rank)],
         )
-        resumed = readable(checkpoint, module, report)
+        resumed = ranks.agreed(rank.number == 0 and readable(checkpoint, module, report), rank)
         try:
             trainer.fit(module, datamodule=feeding, ckpt_path=checkpoint if resumed else None, weights_only=True)
             if until is not None and until < spec.recipe.epochs:

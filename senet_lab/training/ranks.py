@@ -1,0 +1,319 @@
+"""One training in several processes, one a device: Lightning's DDP between processes that are started here.
+
+Whoever asks for such a training does not train: it starts the processes, its ranks, listens to them, and ends them all
+as soon as one of them fails, so that none waits for another for ever, whatever the devices speak with each other. The
+ranks stay for the next training, as warm as a worker is, and are gone when the process that has started them is gone,
+however it ended: their pipe closes then.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing as mp
+import os
+import pickle
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+from pytorch_lightning.strategies import DDPStrategy
+
+from senet_lab.config import RunError
+from senet_lab.training.feeds import Part
+
+GRACE_SECONDS = 0.5  # in which the ranks whose fault it was are heard, too: another one may have failed by theirs
+LOOPBACK = "lo"
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class LostError(RuntimeError):
+    """A process of a training was killed; the training goes on from its last epoch if it is begun again."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of the processes that train a network together; a process alone is the first of one.
+
+    Attributes:
+        number: 0 is the one that reports and writes.
+        world: how many there are.
+        gpus: index of each rank's GPU; empty on a CPU.
+        meeting: file by which they find each other, in a folder of its own.
+    """
+
+    number: int = 0
+    world: int = 1
+    gpus: tuple[int, ...] = ()
+    meeting: Path | None = None
+
+    @property
+    def part(self) -> Part:
+        """What it takes of every batch."""
+        return Part(self.number, self.world)
+
+
+ALONE = Rank()
+Task = Callable[[Rank, Report], dict[str, Any]]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Who asks for a training
+
+
+class Member:
+    """The asking process's end of a rank."""
+
+    def __init__(self, number: int, threads: int) -> None:
+        context = mp.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, threads), name=f"senet_lab rank {number}")
+        try:
+            self.process.start()
+        except OSError as error:
+            raise RunError(f"a process of a training cannot be started: {error.strerror or error}") from error
+        theirs.close()  # so that the pipe reads as closed when the rank dies
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+CREW: list[Member] = []  # the ranks of the last training, in their order
+
+
+def together(task: Task, gpus: tuple[int, ...], world: int, report: Report) -> list[dict[str, Any]]:
+    """What `task` gives in each of `world` processes, in their order.
+
+    Args:
+        task: called in each with its rank and what to report with; it must be picklable.
+        gpus: index of each rank's GPU; empty on a CPU.
+        world: how many processes.
+        report: called here with what the first rank reports.
+
+    Raises:
+        LostError: a rank was killed.
+        RunError: a rank cannot be started.
+        Exception: what a rank has raised, the first if there are several. The others are ended in any case.
+    """
+    if len(CREW) != world:
+        dismiss()
+    try:
+        while len(CREW) < world:
+            CREW.append(Member(len(CREW), torch.get_num_threads()))
+        with tempfile.TemporaryDirectory(prefix="senet_lab-ranks-") as folder:
+            for number, member in enumerate(CREW):
+                with suppress(OSError):  # it died while idle; reading the pipe will tell so
+                    member.pipe.send((task, Rank(number, world, gpus, Path(folder) / "meeting")))
+            return heard(report)
+    except BaseException:
+        dismiss()
+        raise
+
+
+def heard(report: Report) -> list[dict[str, Any]]:
+    """Pass on what the ranks say until all have ended; what each has ended with."""
+    ended: dict[Member, dict[str, Any]] = {}
+    while len(ended) < len(CREW):
+        busy = {member.pipe: member for member in CREW if member not in ended}
+        for pipe in wait(list(busy)):
+            assert isinstance(pipe, Connection)
+            try:
+                kind, value = pipe.recv()
+            except (EOFError, OSError):
+                kind, value = "failed", None
+            if kind == "failed":
+                raise cause([value] if value else [])
+            if kind == "said":
+                report(value)
+            else:
+                ended[busy[pipe]] = value
+    return [ended[member] for member in CREW]
+
+
+def cause(failures: list[tuple[float, Exception]]) -> Exception:
+    """Why a training failed, of which one failure at least was heard: that a rank was killed, which makes the others
+    fail, or else what was raised first."""
+    open_pipes, until = [member.pipe for member in CREW], time.monotonic() + GRACE_SECONDS
+    while open_pipes and (left := until - time.monotonic()) > 0:
+        for pipe in wait(open_pipes, left):
+            assert isinstance(pipe, Connection)
+            try:
+                kind, value = pipe.recv()
+            except (EOFError, OSError):
+                open_pipes.remove(pipe)
+                continue
+            failures += [value] if kind == "failed" else []
+    for number, member in enumerate(CREW, 1):
+        if member.pipe not in open_pipes:
+            member.process.join()
+            code = member.process.exitcode
+            return LostError(f"its process {number} of {len(CREW)} ended with exit code {code}")
+    return min(failures, key=lambda failure: failure[0])[1]
+
+
+@atexit.register  # before multiprocessing's own, which would wait for them
+def dismiss() -> None:
+    """End the ranks, whatever they do."""
+    for member in CREW:
+        member.end()
+    CREW.clear()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A rank
+
+
+def serve(pipe: Connection, threads: int) -> None:
+    """The process of a rank: do what comes over the pipe until it closes. Once it has failed it waits for its end,
+    which comes with the failure's being heard."""
+    tasks: Queue[tuple[Task, Rank]] = Queue()
+    threading.Thread(target=listen, args=(pipe, tasks), daemon=True).start()
+    logging.disable(logging.WARNING)  # Lightning's advice
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning takes as many as there are cores
+    torch.set_num_threads(threads)
+    if LOOPBACK in {name for _, name in socket.if_nameindex()}:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # it would ask for this machine's name otherwise
+
+    def say(kind: str, value: Any) -> None:
+        try:
+            pipe.send((kind, value))
+        except OSError:
+            os._exit(0)  # whoever started it has gone
+
+    while True:
+        task, rank = tasks.get()
+        try:
+            with joined(rank):
+                value = task(rank, lambda said: say("said", said))
+        except BaseException as error:
+            say("failed", (time.monotonic(), sendable(error)))
+            threading.Event().wait()
+        say("ended", value)
+
+
+def listen(pipe: Connection, tasks: Queue[tuple[Task, Rank]]) -> None:
+    """Pass tasks on; end the process, training or not, when whoever started it has gone."""
+    folder = None
+    try:
+        while True:
+            task, rank = pipe.recv()
+            folder = rank.meeting.parent
+            tasks.put((task, rank))
+    finally:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)  # nobody else does if that was killed
+        os._exit(0)
+
+
+def sendable(error: BaseException) -> Exception:
+    """An error as it can be raised in another process: itself, if it survives the way there."""
+    try:
+        if isinstance(error, Exception) and isinstance(pickle.loads(pickle.dumps(error)), type(error)):
+            return error
+    except Exception:  # what pickling makes of someone's own error has no common class
+        pass
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def joined(rank: Rank) -> Iterator[None]:
+    """The process as one of its group, for the time of a training that goes well. (After one that does not, leaving the
+    group might wait for others that wait, too.)"""
+    assert rank.meeting is not None
+    backend, gpu = "gloo", None
+    if rank.gpus:
+        backend, gpu = "nccl", torch.device("cuda", rank.gpus[rank.number])
+        torch.cuda.set_device(gpu)
+    url = f"file://{rank.meeting}"  # no port that anyone else might have, or could reach
+    with unheard():
+        dist.init_process_group(backend, init_method=url, rank=rank.number, world_size=rank.world, device_id=gpu)
+    yield
+    dist.destroy_process_group()
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What gloo prints when it connects goes nowhere: the terminal belongs to the study's progress."""
+    heard, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(heard, 1)
+        os.close(nowhere)
+        os.close(heard)
+
+
+def agreed(value: bool, rank: Rank) -> bool:
+    """The first rank's value, in every rank."""
+    box = [value]
+    if rank.world > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def total(sums: torch.Tensor) -> torch.Tensor:
+    """The sum over all ranks, if this process is one of several."""
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    return sums
+
+
+class Surroundings(LightningEnvironment):
+    """Tells Lightning which rank this process is, and that all of them are there."""
+
+    def __init__(self, rank: Rank) -> None:
+        super().__init__()
+        self.rank = rank
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    def local_rank(self) -> int:
+        return self.rank.number
+
+    def node_rank(self) -> int:
+        return 0
+
+
+def trainer_words(rank: Rank, device: str, sync_batchnorm: bool = False) -> dict[str, Any]:
+    """How Lightning's Trainer is told where to train."""
+    accelerator = "gpu" if device == "cuda" else "cpu"
+    if rank.world == 1:
+        return {"accelerator": accelerator, "devices": [torch.cuda.current_device()] if device == "cuda" else 1}
+    return {
+        "accelerator": accelerator,
+        "devices": list(rank.gpus) or rank.world,
+        "strategy": DDPStrategy(cluster_environment=Surroundings(rank)),
+        "sync_batchnorm": sync_batchnorm,
+    }
+
+
+def gpus_of(slot: int, world: int, device: str) -> tuple[int, ...]:
+    """The GPUs of a worker's trial of `world` ranks; empty on a CPU. Workers are numbered by their slots.
+
+    Raises:
+        RunError: there are not so many.
+    """
+    if device != "cuda":
+        return ()
+    count = torch.cuda.device_count()
+    if count < world:
+        raise RunError(f"training.devices={world}: PyTorch finds {count} GPU{'s' * (count != 1)} here")
+    return tuple((slot * world + number) % count for number in range(world))
