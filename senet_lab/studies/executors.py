@@ -7,6 +7,7 @@ pipe and ends with it: when the pipe closes, however the driver ended, the worke
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import multiprocessing as mp
 import os
@@ -261,7 +262,8 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
 
     while True:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.empty_cache()  # what the last trial has left is for whoever shares the GPU
+            gc.collect()  # Lightning's trainer holds its network in a circle
+            torch.cuda.empty_cache()  # while this worker waits, whoever shares the GPU has what the last trial left
         send(*attempt(*tasks.get(), lambda epoch: send("epoch", epoch)))
 
 
