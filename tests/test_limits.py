@@ -168,13 +168,14 @@ def test_the_clock_runs_from_the_beginning_of_the_training(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_the_limits_hold_on_ray(own: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_holds_on_ray(own: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
     monkeypatch.setenv("HOME", str(own.folder))
-    have(own, s0="hang", s1="grow")
-    done = own.run(*OWN, "executor=ray", "executor.workers=2", "seeds=3", *LIMITS)
+    have(own, s0="hang", s1="grow", s3="memory")
+    done = own.run(*OWN, "executor=ray", "executor.workers=2", "seeds=4", *LIMITS)
     assert (done.code, done.err) == (0, ""), done
     check_over(by_seed(own))
+    assert by_seed(own)[3]["reason"] == "out of memory, also alone: made up"
     assert own.left() == []
 
 

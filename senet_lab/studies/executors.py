@@ -7,6 +7,7 @@ pipe and ends with it: when the pipe closes, however the driver ended, the worke
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import multiprocessing as mp
 import os
@@ -261,9 +262,10 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
             os._exit(0)  # the driver has gone
 
     while True:
-        spec, checkpoint, until = tasks.get()
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.empty_cache()  # what the last trial has left is for whoever shares the GPU
+            gc.collect()  # Lightning's trainer holds its network in a circle
+            torch.cuda.empty_cache()  # while this worker waits, whoever shares the GPU has what the last trial left
+        spec, checkpoint, until = tasks.get()
         if torch.cuda.is_available() and spec.devices == 1:  # several devices have processes of their own
             torch.cuda.set_device(gpu_of(slot, torch.cuda.device_count()))
         send(*attempt(spec, checkpoint, until, lambda epoch: send("epoch", epoch), slot))
