@@ -4,81 +4,47 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from launching import ROOT, TRIALS, WORDS, Lab, ended
+from postgres import BINARIES, Postgres
 from test_store import FAILURE, RECORD, another, claim_all, dead_owner
 
 from senet_lab.config import RunError, UserError
 from senet_lab.studies import upkeep
 from senet_lab.studies.store import DONE, FAILED, Store
 
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian puts them
 pytestmark = pytest.mark.skipif(not BINARIES, reason="there is no PostgreSQL here")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """URL of the server, up to the name of a database."""
-    with tempfile.TemporaryDirectory(prefix="postgres") as folder:  # pytest's own folders are closed to other users
-        yield from serving(Path(folder))
-
-
-def serving(folder: Path) -> Iterator[str]:
-    user = "postgres" if os.getuid() == 0 else None  # it refuses to run as root
-    if user:
-        shutil.chown(folder, user)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    quiet = {"user": user, "cwd": folder, "check": True, "stdout": subprocess.DEVNULL, "timeout": 60}
-    initdb, postgres = (str(BINARIES[-1] / name) for name in ("initdb", "postgres"))
-    subprocess.run([initdb, "-D", "data", "-U", "lab", "--auth=trust", "--no-sync"], **quiet)  # type: ignore[call-overload]
-    words = ["-D", "data", "-p", str(port), "-k", str(folder), "-h", "127.0.0.1", "-F"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([postgres, *words], user=user, cwd=folder, stdout=log, stderr=log)
-    try:
-        url = f"postgresql+psycopg://lab@127.0.0.1:{port}"
-        for _ in range(100):
-            try:
-                sa.create_engine(f"{url}/postgres", poolclass=sa.NullPool).connect().close()
-                break
-            except sa.exc.OperationalError:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)  # its fast shutdown: it waits for no client
-        process.wait(30)
+def server() -> Iterator[Postgres]:
+    with Postgres() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
 def closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections are closed after each use, and not by the collector, which warns."""
     create = sa.create_engine
-    monkeypatch.setattr(sa, "create_engine", lambda *words, **how: create(*words, poolclass=sa.NullPool, **how))
+
+    def closing(*words: Any, **how: Any) -> sa.Engine:
+        return create(*words, **{"poolclass": sa.NullPool, **how})
+
+    monkeypatch.setattr(sa, "create_engine", closing)
 
 
 @pytest.fixture
-def url(server: str, request: pytest.FixtureRequest) -> str:
+def url(server: Postgres) -> str:
     """URL of an empty database."""
-    name = f"lab_{abs(hash(request.node.nodeid))}"
-    engine = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return f"{server}/{name}"
+    return server.empty()
 
 
 def test_a_trial_is_claimed_once_and_recorded_once(url: str) -> None:
@@ -192,8 +158,8 @@ def test_passwords_and_keys_are_written_nowhere(url: str, tmp_path: Path, monkey
         assert [name for name, content in written.items() if planted.encode() in content] == []
 
 
-def test_a_server_that_is_not_there_or_has_no_such_database(server: str) -> None:
-    for wrong in (f"{server}/nowhere", "postgresql+psycopg://lab@127.0.0.1:1/lab"):
+def test_a_server_that_is_not_there_or_has_no_such_database(server: Postgres) -> None:
+    for wrong in (f"{server.url}/nowhere", "postgresql+psycopg://lab@127.0.0.1:1/lab"):
         with pytest.raises(UserError, match=r"^storage=.* cannot be opened: ") as caught:
             Store(wrong)
         assert "\n" not in str(caught.value)
