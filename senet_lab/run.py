@@ -10,20 +10,26 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 
 from senet_lab.config import RunError, UserError, without_passwords
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-GOES_ON = "interrupted: what has ended is recorded; the same command goes on from there"
+GOES_ON = "what has ended is recorded; the same command goes on from there"
+# What is said, and the exit code: 128 + SIGINT, as shells have it; a scheduler that asks for an end gets it, in order.
+ENDS = {signal.SIGINT: (f"interrupted: {GOES_ON}", 130), signal.SIGTERM: (f"ended by SIGTERM: {GOES_ON}", 0)}
+asked: list[int] = []  # signals that have come
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code: 0, 1 where a run failed, 2 for bad input, 130 when interrupted."""
+    """The command; returns its exit code: 0, 1 where a run failed, 2 for bad input, 130 when interrupted. A SIGTERM is
+    how schedulers ask for an end, and 0 says that it was a good one."""
     words = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
+    asked.clear()
     on_signals(leave)
     try:
         return answer(words)
@@ -34,8 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {without_passwords(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(GOES_ON, file=sys.stderr)
-        return INTERRUPTED
+        said, code = ENDS[signal.Signals(asked[0] if asked else signal.SIGINT)]
+        print(said, file=sys.stderr)
+        return code
     except BrokenPipeError:  # whoever read the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -58,30 +65,48 @@ def answer(words: list[str]) -> int:
     return run(studies)
 
 
-def on_signals(handler: Callable[[int, object], None]) -> None:
+def on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
     """Call the handler from now on when the user, or the system, asks for an end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDS:
         signal.signal(number, handler)
 
 
-def leave(number: int, frame: object) -> None:
+def leave(number: int, frame: FrameType | None) -> None:
     """End while modules are imported: nothing has begun yet, and an exception might be lost, because Python ignores
     those that meet it in the importer's own callbacks."""
-    os.write(2, f"{GOES_ON}\n".encode())
-    os._exit(INTERRUPTED)
+    said, code = ENDS[signal.Signals(number)]
+    os.write(2, f"{said}\n".encode())
+    os._exit(code)
 
 
-def interrupt(number: int, frame: object) -> None:
-    """End in good order; a second signal ends at once, which loses nothing either."""
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """End in good order, as soon as an exception is heard; a second signal ends at once, which loses nothing either."""
+    if is_deaf(frame):
+        threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
+        return
     on_signals(end_at_once)
+    asked.append(number)
     raise KeyboardInterrupt
 
 
-def end_at_once(number: int, frame: object) -> None:
+def is_deaf(frame: FrameType | None) -> bool:
+    """Whether Python may ignore an exception that is raised here: in a destructor, or in the importer's callbacks."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """End with the exit code of the first signal."""
     if sys.stdout.isatty():
         os.write(sys.stdout.fileno(), b"\033[?25h\n")  # the display may have hidden the cursor
-    os._exit(INTERRUPTED)
+    os._exit(ENDS[signal.Signals(asked[0])][1])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    on_signals(lambda number, frame: os._exit(code))  # all is done, and what Python does now is not to be interrupted
+    sys.exit(code)

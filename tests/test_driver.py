@@ -23,7 +23,8 @@ from senet_lab.studies.driver import git_commit
 from senet_lab.studies.executors import Workers
 from senet_lab.training import checkpoints
 
-INTERRUPTED = "interrupted: what has ended is recorded; the same command goes on from there"
+GOES_ON = "what has ended is recorded; the same command goes on from there"
+INTERRUPTED, TERMINATED = f"interrupted: {GOES_ON}", f"ended by SIGTERM: {GOES_ON}"
 
 
 def check_complete(lab: Lab, like: Lab) -> None:
@@ -184,14 +185,38 @@ def test_ctrl_c_at_any_moment_is_one_line(tmp_path: Path, seconds: float) -> Non
     assert lab.left() == []
 
 
-def test_sigterm_is_as_good(tmp_path: Path) -> None:
+def test_sigterm_ends_in_order_for_a_scheduler(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     driver = lab.start(*WORDS)
-    wait_for(lab.workers, driver)
+    wait_for(lab.training, driver)
     os.kill(driver.pid, signal.SIGTERM)
     done = ended(driver)
-    assert (done.code, done.err.strip()) == (130, INTERRUPTED)
+    assert (done.code, done.err.strip()) == (0, TERMINATED)
     assert lab.left() == []
+    assert lab.training(), "the last epoch's checkpoint stands"
+    assert not any(record["state"] == "running" for record in lab.records()), "its claims are given back"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_not_lost_where_python_ignores_exceptions(number: signal.Signals) -> None:
+    code = f"""
+import os, time
+from senet_lab import run
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+        time.sleep(0.1)
+def answer(words):
+    run.on_signals(run.interrupt)
+    Last()
+    time.sleep(30)
+    return 3
+run.answer = answer
+raise SystemExit(run.main([]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    said = {signal.SIGINT: (130, INTERRUPTED), signal.SIGTERM: (0, TERMINATED)}[number]
+    assert (done.returncode, done.stderr.strip()) == said
 
 
 @pytest.mark.slow

@@ -8,14 +8,19 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from senet_lab.config import RunError, UserError
+from senet_lab.studies import store as store_module
 from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, STALE_SECONDS, Store
 
 RECORD = {
@@ -276,6 +281,46 @@ def test_a_database_that_fails_in_the_middle_is_one_line(store: Store, tmp_path:
     for act in (lambda: store.claim("a"), store.beat, lambda: store.release("a"), lambda: store.read(["a"])):
         with pytest.raises(RunError, match=r"^the store sqlite:///.* failed: no such table: records$"):
             act()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Another program is in the middle of writing."""
+    other = sqlite3.connect(folder / "lab.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        other.rollback()
+        other.close()
+
+
+def test_a_store_that_another_program_has_locked_is_waited_for(store: Store, tmp_path: Path) -> None:
+    said: list[str] = []
+    store.say = said.append
+    with ExitStack() as stack:
+        stack.enter_context(locked(tmp_path))
+        with pytest.raises(RunError, match=r"^the store sqlite:///.* failed: database is locked$"):
+            store.beat()  # soon said again, so that it does not wait
+        threading.Timer(5, stack.pop_all().close).start()
+        assert store.claim("a")
+    away, again = said
+    assert away.startswith(f"the store {store.name} does not answer (database is locked); trying again for 5")
+    assert again == f"the store {store.name} answers again"
+    assert store.finish("a", DONE, RECORD)
+
+
+def test_patience_with_a_locked_store_ends_with_one_line(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert store.claim("a")
+    with locked(tmp_path):
+        with pytest.raises(RunError, match=r"^the store sqlite:///.* failed: database is locked$"):
+            store.transact(lambda connection: connection.execute(sa.text("DELETE FROM records")), patience=1)
+        monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 1)
+        with pytest.raises(UserError, match=r"^storage=sqlite:///.* cannot be opened: database is locked$"):
+            Store(store.url)
+    assert store.finish("a", DONE, RECORD), "nothing is lost"
 
 
 def test_looking_writes_nothing(tmp_path: Path) -> None:

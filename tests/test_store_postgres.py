@@ -2,83 +2,56 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing as mp
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 import sqlalchemy as sa
-from launching import ROOT, TRIALS, WORDS, Lab, ended
+from launching import ROOT, TRIALS, WORDS, Lab, ended, one_line
+from postgres import BINARIES, Postgres
 from test_store import FAILURE, RECORD, another, claim_all, dead_owner
 
 from senet_lab.config import RunError, UserError
+from senet_lab.studies import store as store_module
 from senet_lab.studies import upkeep
+from senet_lab.studies.mirror import opened
 from senet_lab.studies.store import DONE, FAILED, Store
 
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian puts them
 pytestmark = pytest.mark.skipif(not BINARIES, reason="there is no PostgreSQL here")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """URL of the server, up to the name of a database."""
-    with tempfile.TemporaryDirectory(prefix="postgres") as folder:  # pytest's own folders are closed to other users
-        yield from serving(Path(folder))
-
-
-def serving(folder: Path) -> Iterator[str]:
-    user = "postgres" if os.getuid() == 0 else None  # it refuses to run as root
-    if user:
-        shutil.chown(folder, user)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    quiet = {"user": user, "cwd": folder, "check": True, "stdout": subprocess.DEVNULL, "timeout": 60}
-    initdb, postgres = (str(BINARIES[-1] / name) for name in ("initdb", "postgres"))
-    subprocess.run([initdb, "-D", "data", "-U", "lab", "--auth=trust", "--no-sync"], **quiet)  # type: ignore[call-overload]
-    words = ["-D", "data", "-p", str(port), "-k", str(folder), "-h", "127.0.0.1", "-F"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([postgres, *words], user=user, cwd=folder, stdout=log, stderr=log)
-    try:
-        url = f"postgresql+psycopg://lab@127.0.0.1:{port}"
-        for _ in range(100):
-            try:
-                sa.create_engine(f"{url}/postgres", poolclass=sa.NullPool).connect().close()
-                break
-            except sa.exc.OperationalError:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)  # its fast shutdown: it waits for no client
-        process.wait(30)
+def server() -> Iterator[Postgres]:
+    with Postgres() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
 def closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections are closed after each use, and not by the collector, which warns."""
     create = sa.create_engine
-    monkeypatch.setattr(sa, "create_engine", lambda *words, **how: create(*words, poolclass=sa.NullPool, **how))
+
+    def closing(*words: Any, **how: Any) -> sa.Engine:
+        return create(*words, **{"poolclass": sa.NullPool, **how})
+
+    monkeypatch.setattr(sa, "create_engine", closing)
 
 
 @pytest.fixture
-def url(server: str, request: pytest.FixtureRequest) -> str:
+def url(server: Postgres) -> str:
     """URL of an empty database."""
-    name = f"lab_{abs(hash(request.node.nodeid))}"
-    engine = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return f"{server}/{name}"
+    return server.empty()
 
 
 def test_a_trial_is_claimed_once_and_recorded_once(url: str) -> None:
@@ -192,8 +165,8 @@ def test_passwords_and_keys_are_written_nowhere(url: str, tmp_path: Path, monkey
         assert [name for name, content in written.items() if planted.encode() in content] == []
 
 
-def test_a_server_that_is_not_there_or_has_no_such_database(server: str) -> None:
-    for wrong in (f"{server}/nowhere", "postgresql+psycopg://lab@127.0.0.1:1/lab"):
+def test_a_server_that_is_not_there_or_has_no_such_database(server: Postgres) -> None:
+    for wrong in (f"{server.url}/nowhere", "postgresql+psycopg://lab@127.0.0.1:1/lab"):
         with pytest.raises(UserError, match=r"^storage=.* cannot be opened: ") as caught:
             Store(wrong)
         assert "\n" not in str(caught.value)
@@ -206,3 +179,152 @@ def test_a_database_that_fails_in_the_middle_is_one_line(url: str) -> None:
     with pytest.raises(RunError, match=r"^the store postgresql.* failed: ") as caught:
         store.claim("a")
     assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------- a connection that drops
+
+
+@pytest.fixture
+def pooled(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store that holds its connections, as one does outside of tests."""
+    monkeypatch.undo()
+    store = Store(url)
+    yield store
+    store.engine.dispose()
+
+
+@contextmanager
+def cut_off_behind_a_commit(store: Store, server: Postgres) -> Iterator[None]:
+    """The server commits the next transaction of the store, but the connection is lost before it says so."""
+    commit = store.engine.dialect.do_commit
+    cut = []
+
+    def committed(connection: Any) -> None:
+        commit(connection)
+        if not cut:
+            cut.append(connection)
+            server.ask(f"SELECT pg_terminate_backend({connection.driver_connection.info.backend_pid})")
+            connection.driver_connection.execute("SELECT 1")  # psycopg's own error
+
+    store.engine.dialect.do_commit = committed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        store.engine.dialect.do_commit = commit  # type: ignore[method-assign]
+    assert cut
+
+
+def table(server: Postgres, store: Store) -> list[tuple[str, str, bool]]:
+    """Trial, state and whether it is the store's own, of every row."""
+    rows = server.ask("SELECT trial_id, state, owner FROM records ORDER BY 1", str(store.engine.url.database))
+    return [(row.trial_id, row.state, row.owner == store.owner) for row in rows]
+
+
+def test_what_was_committed_before_the_connection_was_lost_counts_once(
+    server: Postgres, pooled: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with cut_off_behind_a_commit(pooled, server):  # the look
+        assert pooled.claim("a")
+    assert not pooled.claim("a"), "it is ours already, and is not trained here twice"
+    other = another(pooled)
+    assert not other.claim("a")
+    assert other.claim("b")
+    with cut_off_behind_a_commit(pooled, server):
+        assert not pooled.claim("b")
+    look = pooled.claimed
+
+    def claimed(trial_id: str) -> Any:
+        """The connection is lost behind the claim itself, not behind the look before it."""
+        pooled.claimed = look  # type: ignore[method-assign]
+        row = look(trial_id)
+        stack.enter_context(cut_off_behind_a_commit(pooled, server))
+        return row
+
+    gone = another(pooled, dead_owner())
+    assert gone.claim("d")
+    for trial_id in ("c", "d"):  # one that is nobody's, one of a dead driver
+        with ExitStack() as stack:
+            pooled.claimed = claimed  # type: ignore[method-assign]
+            assert pooled.claim(trial_id)
+            assert not pooled.claim(trial_id)
+    assert table(server, pooled) == [
+        ("a", "running", True), ("b", "running", False), ("c", "running", True), ("d", "running", True)
+    ]  # fmt: skip
+    with cut_off_behind_a_commit(pooled, server):
+        assert pooled.finish("a", DONE, RECORD), "it is recorded, and nobody has taken it over"
+    assert not pooled.finish("a", DONE, RECORD)
+    with cut_off_behind_a_commit(pooled, server):
+        assert not pooled.finish("b", DONE, RECORD)
+    with cut_off_behind_a_commit(pooled, server):
+        pooled.release("c")
+    with cut_off_behind_a_commit(pooled, server):
+        pooled.release_all()
+    assert table(server, pooled) == [("a", "done", True), ("b", "running", False)]
+    with cut_off_behind_a_commit(pooled, server):
+        assert pooled.note_once("latency", [1.5]) == [1.5]
+    assert pooled.note_once("latency", [2.5]) == [1.5]
+    with cut_off_behind_a_commit(pooled, server):
+        pooled.add("e", DONE, 1.0, json.dumps(RECORD))
+    assert list(pooled.read(["a", "e"])) == ["a", "e"]
+    assert capsys.readouterr().err == "", "what is over at once is not worth a word"
+    for each in (other, gone):
+        each.engine.dispose()
+
+
+def test_a_server_that_is_killed_and_started_again_is_waited_for(pooled: Store, server: Postgres) -> None:
+    said: list[str] = []
+    pooled.say = said.append
+    study = opened(pooled, "mirrored", ["error"])
+    assert pooled.claim("a")
+    server.kill()
+    with pytest.raises(RunError, match=r"^the store postgresql.* failed: "):
+        pooled.beat()  # soon said again, so that it does not wait
+    started = threading.Timer(4, server.start)
+    started.start()
+    assert pooled.claim("b")
+    started.join()
+    away, again = said
+    assert one_line(away, f"the store {pooled.name} does not answer (", "trying again for 5")
+    assert again == f"the store {pooled.name} answers again"
+    assert pooled.finish("a", DONE, RECORD)
+    server.kill()
+    server.start()
+    pooled.patiently(lambda: study.add_trial(optuna.trial.create_trial(value=1.0)))
+    assert len(study.trials) == 1
+    pooled.release("b")
+    assert table(server, pooled) == [("a", "done", True)]
+    study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+
+
+def test_owners_have_time_to_give_a_sign_of_life_when_the_server_is_back(pooled: Store, server: Postgres) -> None:
+    other = another(pooled)
+    assert other.claim("a")
+    server.ask("UPDATE records SET heartbeat = 0", str(pooled.engine.url.database))
+    server.kill()
+    server.start()
+    pooled.engine.dispose()
+    server.kill()
+    started = threading.Timer(0.5, server.start)
+    started.start()
+    assert not pooled.claim("a"), "its owner could not speak, either"
+    started.join()
+    pooled.back -= 60
+    assert pooled.claim("a")
+    other.engine.dispose()
+
+
+def test_patience_ends_with_one_line(url: str, server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(url)
+    said: list[str] = []
+    store.say = said.append
+    monkeypatch.setattr(store_module, "QUIET_SECONDS", 0.5)
+    server.stop()
+    try:
+        begun = time.monotonic()
+        with pytest.raises(RunError, match=r"^the store postgresql.* failed: .*refused") as caught:
+            store.transact(lambda connection: None, patience=2)
+        assert time.monotonic() - begun < 4
+        assert "\n" not in str(caught.value)
+        assert len(said) == 1
+    finally:
+        server.start()

@@ -57,7 +57,7 @@ def serve(url: str, port: int) -> None:
 
     storage = optuna.storages.RDBStorage(
         url,
-        engine_kwargs={"connect_args": store.patience},
+        engine_kwargs={"connect_args": store.waits},
         skip_compatibility_check=True,  # a store of another Optuna is shown as far as it goes
         skip_table_creation=True,
     )

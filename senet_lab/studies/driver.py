@@ -196,6 +196,7 @@ def train(
         else:
             end(cell, FAILED, {"reason": f"{event.value['reason']}, {ATTEMPTS} times"})
 
+    store.say = progress.say
     try:
         with beating(store):
             hand_out()
@@ -207,8 +208,7 @@ def train(
     finally:
         workers.stop()  # before anyone else may train what they were training
         with suppress(RunError):  # a store that has failed; claims of a process that is gone are taken over
-            for trial_id in running:
-                store.release(trial_id)
+            store.release_all()
     return records
 
 

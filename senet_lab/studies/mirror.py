@@ -8,10 +8,11 @@ added stay as they are: Optuna changes none that has ended.
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 import optuna
@@ -22,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from senet_lab.config import RunError
 from senet_lab.labels import flat
 from senet_lab.studies.plan import Cell, Plan
-from senet_lab.studies.store import DONE, FAILED, Record, Store, first_line
+from senet_lab.studies.store import DONE, FAILED, PARTING_SECONDS, PATIENCE_SECONDS, Record, Store, said_by
 
 OBJECTIVES = ("validation error (%)", "params", "multiply-adds")
 TEST_ERROR = "test error (%)"
@@ -60,17 +61,20 @@ class Mirror:
             patience: seconds to wait for another driver that is adding; then it is left for the next time.
         """
         with one_writer(self.store, patience) as ours:
-            if not ours:
-                return
-            self.study = self.study or self.open()
-            trials = self.study.get_trials(deepcopy=False)  # in order of their numbers, and never fewer than before
-            self.here.update(map(key_of, trials[self.read :]))
-            self.read = len(trials)
-            for cell in [cell for cell in self.lacking if cell.trial_id in records]:
-                record = records[cell.trial_id]
-                if (cell.row.label, cell.trial_id, STATES[record["state"]]) not in self.here:
-                    self.study.add_trial(self.frozen(cell, record))
-            self.lacking = [cell for cell in self.lacking if cell.trial_id not in records]
+            if ours:
+                self.store.patiently(lambda: self.add(records))
+
+    def add(self, records: dict[str, Record]) -> None:
+        """Add what is lacking; what a try that was cut off has added is there at the next one."""
+        self.study = self.study or self.open()
+        trials = self.study.get_trials(deepcopy=False)  # in order of their numbers, and never fewer than before
+        self.here.update(map(key_of, trials[self.read :]))
+        self.read = len(trials)
+        for cell in [cell for cell in self.lacking if cell.trial_id in records]:
+            record = records[cell.trial_id]
+            if (cell.row.label, cell.trial_id, STATES[record["state"]]) not in self.here:
+                self.study.add_trial(self.frozen(cell, record))
+        self.lacking = [cell for cell in self.lacking if cell.trial_id not in records]
 
     def open(self) -> optuna.Study:
         """The Optuna study, made if there is none."""
@@ -144,10 +148,13 @@ def one_writer(store: Store, patience: float) -> Iterator[bool]:
         yield True
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         # RuntimeError: tables of an Optuna that this one cannot read
-        reason = first_line(error.__cause__ or error)
-        raise RunError(f"the Optuna study in {store.name} cannot be written: {reason}") from error
+        raise RunError(f"the Optuna study in {store.name} cannot be written: {said_by(error)}") from error
     finally:
-        store.release(LOCK)
+        if sys.exc_info()[0] is None:
+            store.release(LOCK, PATIENCE_SECONDS)
+        else:
+            with suppress(RunError):  # what ends the study is another fault, or the user, who waits
+                store.release(LOCK, PARTING_SECONDS)
 
 
 def opened(store: Store, name: str, metrics: list[str]) -> optuna.Study:
@@ -155,7 +162,8 @@ def opened(store: Store, name: str, metrics: list[str]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of metric names
-        storage = optuna.storages.RDBStorage(store.url, engine_kwargs={"connect_args": store.patience})
+        options = {"connect_args": store.waits, "pool_pre_ping": True}
+        storage = optuna.storages.RDBStorage(store.url, engine_kwargs=options)
         study = optuna.create_study(
             study_name=name, storage=storage, directions=["minimize"] * len(metrics), load_if_exists=True
         )

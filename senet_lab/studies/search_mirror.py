@@ -50,17 +50,18 @@ class SearchMirror:
             patience: seconds to wait for another driver that is adding; then it is left for the next time.
         """
         with one_writer(self.store, patience) as ours:
-            if not ours:
-                return
-            self.study = self.study or opened(self.store, self.name, self.titles)
-            here = {
-                (tuple(trial.user_attrs["trial"]["ids"]), trial.state)
-                for trial in self.study.get_trials(deepcopy=False)
-            }
-            for design, found in values.items():
-                state = TrialState.FAIL if found is None else TrialState.COMPLETE
-                if (tuple(trial_ids[design]), state) not in here:
-                    self.study.add_trial(self.frozen(design, found, trial_ids[design]))
+            if ours:
+                self.store.patiently(lambda: self.add(values, trial_ids))
+
+    def add(self, values: Mapping[Design, Values], trial_ids: Mapping[Design, list[str]]) -> None:
+        """Add what is lacking; what a try that was cut off has added is there at the next one."""
+        self.study = self.study or opened(self.store, self.name, self.titles)
+        trials = self.study.get_trials(deepcopy=False)
+        here = {(tuple(trial.user_attrs["trial"]["ids"]), trial.state) for trial in trials}
+        for design, found in values.items():
+            state = TrialState.FAIL if found is None else TrialState.COMPLETE
+            if (tuple(trial_ids[design]), state) not in here:
+                self.study.add_trial(self.frozen(design, found, trial_ids[design]))
 
     def frozen(self, design: Design, values: Values, trial_ids: list[str]) -> optuna.trial.FrozenTrial:
         """A design's trial; one user attribute holds all that a dashboard shows of it, since each costs a query."""
