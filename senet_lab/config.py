@@ -195,6 +195,9 @@ class Training:
             memory up to 8 GiB. All other data sets always lie in the device's memory.
         layout: of the tensors: `contiguous` (plain) or `channels_last` (`auto` on a GPU).
         optimiser: `plain`, or `fused` into one kernel (`auto` on a GPU).
+        blocks: how a residual block ends (norm, SE, addition and ReLU): by its `plain` modules, one after the other, or
+            `fused` into one operator (docs/speed.md; a GPU with Triton only). `auto` is plain everywhere, until a
+            measurement on a GPU says otherwise.
         compile: by torch.compile: `off` (plain, and `auto`), `blocks` (each block, those alike once), `whole`, or
             `graphs` (whole, launched as CUDA graphs; a GPU only).
         keep: `none`, or `last` to keep each trial's final weights under `<results>/checkpoints/`.
@@ -206,6 +209,7 @@ class Training:
     feed: str = "auto"
     layout: str = "auto"
     optimiser: str = "auto"
+    blocks: str = "auto"
     compile: str = "auto"
     keep: str = "none"
 

@@ -169,7 +169,7 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None) 
         )
         splits = splits_of(spec)
         module.images = checkpoints.describe(spec.data, splits)
-        module.step = Step(spec.feed, spec.layout, spec.fused, spec.compile)
+        module.step = Step(spec.feed, spec.layout, spec.fused_optimiser, spec.fused_blocks, spec.compile)
         prepare(module.net, module.step, spec.network)
         feeding = Feeding(splits, spec.recipe.batch_size, spec.seed, spec.recipe.sampling)
         averaging = [Average(spec.recipe.ema)] if spec.recipe.ema else []
