@@ -179,6 +179,8 @@ def expect(plan: Plan, store: Store) -> Expectation:
             rates[key] = calibrate(plan, cell)
         rate = rates.get(key) or statistics.harmonic_mean([*rates.values()])
         seconds[cell.trial_id] = trial_macs(cell, plan.facts) / rate + overhead(cell, plan.facts)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()  # the driver lives as long as the study, beside workers that want the memory
     return Expectation(seconds, rough=bool(rates))
 
 
