@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import measuring, overhead, se_cost, study, train
+from benchmarks import batched, measuring, overhead, se_cost, study, train
 from senet_lab import models
 
 
@@ -52,6 +52,29 @@ def test_se_cost(part: str, tmp_path: Path) -> None:
 def test_train(tmp_path: Path) -> None:
     lines = check("train", tmp_path, train.main, "--device", "cpu")
     assert [line["way"] for line in lines] == ["lab", "plain"]
+
+
+def test_batched(tmp_path: Path) -> None:
+    lines = check("batched", tmp_path, batched.main, "--device", "cpu")
+    assert [line["way"] for line in lines] == [
+        way for way in (batched.APART, batched.PACKED, batched.TOGETHER) for _ in "12"
+    ]
+
+
+def test_seeds_together_are_trained_as_each_by_itself() -> None:
+    """Three steps in double precision: weights, running statistics and counts of batches."""
+    seeds, dtype = range(3), torch.float64
+    apart, together = batched.Apart("resnet8", seeds, "cpu", dtype), batched.Together("resnet8", seeds, "cpu", dtype)
+    for step in range(3):
+        given = batched.batches(range(10 * step, 10 * step + 3), 4, 8, "cpu", dtype)
+        apart.step(*given)
+        together.step(*given)
+    for mine, theirs in zip(together.states(), apart.states(), strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in theirs.items():
+            torch.testing.assert_close(mine[name], value, atol=1e-9, rtol=0, msg=name)
+    first, second, _ = (state["fc.weight"] for state in together.states())
+    assert (first - second).abs().max() > 0.01
 
 
 def test_every_network_with_se_is_its_plain_one_and_gates() -> None:
