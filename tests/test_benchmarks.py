@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,6 +100,25 @@ def test_the_roofline_counts_three_times_the_forward_pass() -> None:
     stem = 16 * 27 * 32 * 32
     forward = train.BATCH * (cost.macs - cost.pooling_macs - cost.scaling_macs)
     assert sum(macs for macs, _ in found) == 3 * forward - train.BATCH * stem
+
+
+def test_every_network_is_compiled_however_many_there_are() -> None:
+    """By itself the compiler leaves the ninth as it is, and the benchmark would time that."""
+    made: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        made.append(len(inputs))
+        return graph.forward
+
+    torch.compiler.reset()
+    limit = torch._dynamo.config.recompile_limit
+    try:
+        for width in range(1, 13):
+            measuring.compiled(nn.Linear(width, 1), backend=backend)(torch.ones(1, width))
+    finally:
+        torch._dynamo.config.recompile_limit = limit
+        torch.compiler.reset()
+    assert len(made) == 12
 
 
 def test_tasks_are_timed_in_turn() -> None:
