@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from benchmarks import measuring
 from senet_lab import models
 from senet_lab.config import SE
 from senet_lab.models.fused import block_end
@@ -189,7 +190,7 @@ def step(net: nn.Module, compiled: bool, batch: int, size: int, device: str) -> 
     x_BCHW = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
     y_B = torch.randint(1000, (batch,), device=device)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, fused=on_gpu)
-    run: Any = torch.compile(net) if compiled else net
+    run: Any = measuring.compiled(net) if compiled else net
 
     def once() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=on_gpu):

@@ -49,6 +49,20 @@ def chosen(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
+def compiled(net: Any, **how: Any) -> Any:
+    """A network by torch.compile, for the one size of batch that it is given, however many were compiled before.
+
+    The compiler keeps what it made for all networks in one place, and by default leaves the ninth as it is, with a word
+    in a log.
+    """
+    import torch
+
+    from senet_lab.training.step import VARIANTS
+
+    torch._dynamo.config.recompile_limit = VARIANTS
+    return torch.compile(net, dynamic=False, **how)
+
+
 def in_turn(tasks: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
     """Seconds that each task takes in each round, after one round that is not counted."""
     names = list(tasks)

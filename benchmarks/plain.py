@@ -103,6 +103,7 @@ def trainer(epochs: int, device: str, callbacks: Sequence[pl.Callback] = ()) -> 
         max_epochs=epochs,
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
+        deterministic=False,  # said because the lab, in the same process, may have switched it on
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

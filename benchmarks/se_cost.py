@@ -137,11 +137,11 @@ def task(net: nn.Module, case: Case, device: str) -> Callable[[], object]:
         net.eval().requires_grad_(False)
         if on_gpu:
             net, x_BCHW = net.bfloat16(), x_BCHW.bfloat16()
-        run: Any = torch.compile(net, mode="max-autotune-no-cudagraphs") if case.compiled else net
+        run: Any = measuring.compiled(net, mode="max-autotune-no-cudagraphs") if case.compiled else net
         return functools.partial(inferred, run, x_BCHW)
     net.train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=on_gpu)
-    run = torch.compile(net) if case.compiled else net
+    run = measuring.compiled(net) if case.compiled else net
     return functools.partial(step, run, optimizer, x_BCHW, y_B)
 
 
@@ -173,6 +173,7 @@ def cases(parts: list[str], device: str, short: bool) -> list[Case]:
 def measure(case: Case, rounds: int, device: str, every: bool) -> tuple[list[Line], list[Line]]:
     """Lines of the case's table, and one for each measurement."""
     networks = (resnet20s if case.part == "cifar" else resnet50s)(every)
+    torch.compiler.reset()  # of what earlier cases compiled nothing is called again
     builds: dict[str, Build] = {}
     for name, (plain, build_plain, build) in networks.items():
         builds |= {plain: build_plain, name: build}

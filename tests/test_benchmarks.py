@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import clock, measuring, overhead, postgres, reliability, se_cost, study, train
+from benchmarks import batched, clock, measuring, overhead, postgres, reliability, se_cost, study, train
 from senet_lab import models
 
 
@@ -89,6 +90,29 @@ def test_workers_that_share_a_driver_end_as_many_trials_as_they_can_or_as_it_can
     assert reliability.simulate(workers, [length], [service], 1000) == pytest.approx(3600 * most, rel=0.01)
 
 
+def test_batched(tmp_path: Path) -> None:
+    lines = check("batched", tmp_path, batched.main, "--device", "cpu")
+    assert [line["way"] for line in lines] == [
+        way for way in (batched.APART, batched.PACKED, batched.TOGETHER) for _ in "12"
+    ]
+
+
+def test_seeds_together_are_trained_as_each_by_itself() -> None:
+    """Three steps in double precision: weights, running statistics and counts of batches."""
+    seeds, dtype = range(3), torch.float64
+    apart, together = batched.Apart("resnet8", seeds, "cpu", dtype), batched.Together("resnet8", seeds, "cpu", dtype)
+    for step in range(3):
+        given = batched.batches(range(10 * step, 10 * step + 3), 4, 8, "cpu", dtype)
+        apart.step(*given)
+        together.step(*given)
+    for mine, theirs in zip(together.states(), apart.states(), strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in theirs.items():
+            torch.testing.assert_close(mine[name], value, atol=1e-9, rtol=0, msg=name)
+    first, second, _ = (state["fc.weight"] for state in together.states())
+    assert (first - second).abs().max() > 0.01
+
+
 def test_every_network_with_se_is_its_plain_one_and_gates() -> None:
     """In parameters: SE of hidden widths C / 16 is all that is added; timm's and torchvision's have biases."""
     blocks = {256: 3, 512: 4, 1024: 6, 2048: 3}
@@ -111,6 +135,25 @@ def test_the_roofline_counts_three_times_the_forward_pass() -> None:
     stem = 16 * 27 * 32 * 32
     forward = train.BATCH * (cost.macs - cost.pooling_macs - cost.scaling_macs)
     assert sum(macs for macs, _ in found) == 3 * forward - train.BATCH * stem
+
+
+def test_every_network_is_compiled_however_many_there_are() -> None:
+    """By itself the compiler leaves the ninth as it is, and the benchmark would time that."""
+    made: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        made.append(len(inputs))
+        return graph.forward
+
+    torch.compiler.reset()
+    limit = torch._dynamo.config.recompile_limit
+    try:
+        for width in range(1, 13):
+            measuring.compiled(nn.Linear(width, 1), backend=backend)(torch.ones(1, width))
+    finally:
+        torch._dynamo.config.recompile_limit = limit
+        torch.compiler.reset()
+    assert len(made) == 12
 
 
 def test_tasks_are_timed_in_turn() -> None:

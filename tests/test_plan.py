@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
 from launching import TINY, WORDS, Lab
 from rich.console import Console
 
@@ -90,6 +91,19 @@ def test_the_calibration_is_of_the_right_size(here: Path) -> None:
     """Multiply-adds a second: more than a pocket calculator, less than any processor has."""
     study = make(compose([]))
     assert 1e6 < plan.calibrate(study, study.todo[0]) < 1e14
+
+
+def test_a_driver_without_a_gpu_calibrates_on_few_images(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though trials are to run on a cluster's GPUs: a GPU's batch would keep its processor busy for minutes."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    seen: list[int] = []
+    loss = plan.F.cross_entropy
+    monkeypatch.setattr(plan.F, "cross_entropy", lambda x, y: seen.append(len(y)) or loss(x, y))
+    study = make(compose(["executor=ray", "executor.gpus_per_trial=0.5", "recipe.batch_size=2000"]))
+    assert study.device == "cuda"
+    plan.calibrate(study, study.todo[0])
+    assert set(seen) == {plan.PIXELS["cpu"] // 8**2}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from senet_lab.compose import compose
 from senet_lab.config import SE, Data, Recipe
 from senet_lab.studies import rows
+from senet_lab.studies.upkeep import spec_of as spec_from
 from senet_lab.training.data import facts
 from senet_lab.training.spec import IDLE_DATA, IDLE_RECIPE, Spec
 
@@ -204,9 +205,4 @@ def small(num_classes, in_channels=3):
 
 def test_the_record_holds_the_whole_of_it_as_plain_values() -> None:
     config = BASE.config()
-    assert (
-        Spec(
-            **{**config, "se": SE(**config["se"]), "data": Data(**config["data"]), "recipe": Recipe(**config["recipe"])}
-        )
-        == BASE
-    )
+    assert spec_from(config) == BASE

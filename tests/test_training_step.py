@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -11,17 +13,19 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from test_data_feeds import make_tree
 from test_training_trial import DIGITS, RECIPE, SPEC, CutOffError, make_spec, outcome, silent, stop_after
 from torch import Tensor, fx, nn
 
 from senet_lab import models
 from senet_lab.compose import compose
-from senet_lab.config import SE, Data, Recipe, Training, UserError
+from senet_lab.config import SE, Data, Recipe, RunError, Training, UserError
 from senet_lab.studies import plan, rows
+from senet_lab.studies.upkeep import spec_of as spec_from
 from senet_lab.training import step, trial
 from senet_lab.training.data import facts
-from senet_lab.training.spec import STEP, Spec
+from senet_lab.training.spec import FIELDS, STEP, Spec
 from senet_lab.training.step import FAST, PLAIN, Step, blocks_of, chosen, prepare
 
 torch.set_num_threads(1)
@@ -33,8 +37,9 @@ EAGER = step.prepare
 
 @pytest.fixture
 def untranslated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are captured and differentiated as they are for the compiler, and run as they are."""
-    monkeypatch.setattr(trial, "prepare", lambda net, how, network: EAGER(net, how, network, "aot_eager"))
+    """Graphs are captured and differentiated as they are for the compiler, and run as they are; fused blocks follow
+    their formulas."""
+    monkeypatch.setattr(trial, "prepare", lambda net, how, network: EAGER(net, how, network, "aot_eager", "reference"))
 
 
 def weights(path: Path) -> dict[str, Tensor]:
@@ -51,9 +56,11 @@ def weights(path: Path) -> dict[str, Tensor]:
     "fast",
     [
         {"layout": "channels_last"},
-        {"fused": True},
+        {"fused_optimiser": True},
+        {"fused_blocks": True},
         {"compile": "blocks"},
-        {"layout": "channels_last", "fused": True, "compile": "whole"},
+        {"layout": "channels_last", "fused_optimiser": True, "compile": "whole"},
+        {"layout": "channels_last", "fused_blocks": True, "compile": "blocks"},
     ],
     ids=str,
 )
@@ -87,7 +94,7 @@ def test_a_tree_in_memory_trains_as_from_files(tmp_path: Path) -> None:
 def test_the_fast_way_goes_on_as_if_it_had_not_been_cut_off(tmp_path: Path) -> None:
     data = make_tree(tmp_path / "tree", {"a": 12, "b": 12})
     spec = make_spec(SE(reduction=4), data=data, recipe=dataclasses.replace(RECIPE, epochs=3, batch_size=8))
-    spec = dataclasses.replace(spec, feed="memory", layout="channels_last", fused=True, compile="blocks")
+    spec = dataclasses.replace(spec, feed="memory", layout="channels_last", fused_optimiser=True, compile="blocks")
     expected = outcome(trial.run(spec, tmp_path / "a.ckpt", silent))
     with pytest.raises(CutOffError):
         trial.run(spec, tmp_path / "b.ckpt", stop_after(1))
@@ -96,7 +103,7 @@ def test_the_fast_way_goes_on_as_if_it_had_not_been_cut_off(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fast", [{"layout": "channels_last", "fused": True}, {"compile": "blocks"}], ids=str)
+@pytest.mark.parametrize("fast", [{"layout": "channels_last", "fused_optimiser": True}, {"compile": "blocks"}], ids=str)
 def test_trained_to_the_end_both_ways_err_alike(tmp_path: Path, fast: dict[str, Any]) -> None:
     """Means over five seeds, on all digits: no further apart than three times the standard error of their difference.
     `blocks` is translated by the compiler here."""
@@ -183,14 +190,13 @@ def test_a_network_without_blocks_is_compiled_whole() -> None:
 
 def test_on_a_cpu_all_is_plain() -> None:
     assert chosen(Training(), FOLDER, "cpu") == chosen(Training(), Data(), "cpu") == PLAIN == FAST["cpu"]
-    assert vars(PLAIN) == STEP
-    for key, value in STEP.items():
-        assert getattr(SPEC, key) == value
+    assert {name: getattr(PLAIN, FIELDS.get(name, name)) for name in STEP} == STEP
+    assert {name: SPEC.config()[name] for name in STEP} == STEP
 
 
 def test_a_gpu_is_given_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "size_in_memory", lambda data: step.ROOM)
-    fast = Step(feed="memory", layout="channels_last", fused=True, compile="off")
+    fast = Step(feed="memory", layout="channels_last", fused_optimiser=True, compile="off")
     assert chosen(Training(), FOLDER, "cuda") == fast
     assert chosen(Training(), Data(), "cuda") == dataclasses.replace(fast, feed="files")
     assert chosen(Training(path="plain"), FOLDER, "cuda") == PLAIN
@@ -204,6 +210,7 @@ def test_a_gpu_is_given_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
     ("training", "data", "word"),
     [
         (Training(compile="graphs"), FOLDER, "training.compile=graphs needs a GPU"),
+        (Training(blocks="fused"), FOLDER, "training.blocks=fused needs a GPU; on a CPU there is plain"),
         (Training(feed="files"), Data(), "training.feed=files: digits is no tree of images"),
     ],
 )
@@ -213,7 +220,8 @@ def test_what_cannot_be(training: Training, data: Data, word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "value"), [("path", "fast"), ("feed", "disk"), ("layout", "NHWC"), ("optimiser", "x"), ("compile", "yes")]
+    ("word", "value"),
+    [("path", "fast"), ("feed", "disk"), ("layout", "NHWC"), ("optimiser", "x"), ("blocks", "on"), ("compile", "yes")],
 )
 def test_words_that_there_are_not(word: str, value: str) -> None:
     with pytest.raises(UserError, match=f"training.{word}: there is no '{value}'; there are auto, "):
@@ -236,6 +244,37 @@ def test_each_way_has_its_own_id() -> None:
     assert len({*ids.values(), *same}) == 5
 
 
+def test_fused_blocks_have_their_own_id_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU with Triton; a network without a block that could be fused is trained as ever, and the plan says so."""
+    monkeypatch.setattr(step.fusing, "HAS_TRITON", True)
+    found = {}
+    for backbone in ("resnet8", "wrn16_4"):
+        for word in ("plain", "fused"):
+            composed = compose([f"backbone={backbone}", f"training.blocks={word}", "training.precision=32-true"])
+            known = facts(composed.config.data)
+            ((row,), _) = rows.build(composed, known)
+            spec = row.spec(known, 0, "cuda")
+            assert spec.fused_blocks is (word == "fused" and backbone == "resnet8")
+            assert "fused" in spec.determinants(), "the optimiser, by the name that it has in trials of old"
+            assert spec_from(json.loads(json.dumps(spec.config()))).trial_id == spec.trial_id
+            found[backbone, word] = spec.trial_id
+            console = Console(file=io.StringIO(), width=80)
+            plan.show(plan.Plan(composed.config, known, [row], "cuda", [], {}, []), console)
+            said = "no block's end can be fused" in console.file.getvalue()  # type: ignore[attr-defined]
+            assert said is ((backbone, word) == ("wrn16_4", "fused"))
+            assert ("fused blocks" in plan.carried_out(spec)) is spec.fused_blocks
+    assert found["resnet8", "plain"] != found["resnet8", "fused"]
+    assert found["wrn16_4", "plain"] == found["wrn16_4", "fused"]
+
+
+def test_fused_blocks_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step.fusing, "HAS_TRITON", False)
+    with pytest.raises(UserError, match=r"training\.blocks=fused needs Triton, which is not installed"):
+        chosen(Training(blocks="fused"), FOLDER, "cuda")
+    with pytest.raises(RunError, match=r"training\.blocks=fused: passes: Triton is not installed"):
+        prepare(nn.Identity(), Step(fused_blocks=True), "")
+
+
 def test_the_plan_says_how_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_tree(tmp_path, {"a": 12, "b": 12})
     words = ["data=folder", f"data.root={data.root}", "data.size=16", "training.feed=memory"]
@@ -255,11 +294,16 @@ def test_free_memory_is_a_number_of_bytes() -> None:
     assert 2**20 < step.room("cpu") < 2**50
 
 
+@pytest.mark.usefixtures("untranslated")
 def test_a_checkpoint_does_not_depend_on_the_way(tmp_path: Path) -> None:
-    """One of a training that was fast goes on and is loaded plainly."""
-    fast = dataclasses.replace(SPEC, layout="channels_last", fused=True)
+    """One of a training that was fast goes on and is loaded plainly, and the reverse."""
+    fast = dataclasses.replace(SPEC, layout="channels_last", fused_optimiser=True, fused_blocks=True)
     trial.run(fast, tmp_path / "a.ckpt", silent)
     loaded = trial.SENet.load_from_checkpoint(tmp_path / "a.ckpt")
     assert loaded.step == PLAIN
-    assert trial.run(SPEC, tmp_path / "a.ckpt", silent)["resumed"] is True
+    short = dataclasses.replace(RECIPE, epochs=2)
+    for name, ways in (("a", (fast, SPEC)), ("b", (SPEC, fast))):
+        first, then = (dataclasses.replace(way, recipe=short) for way in ways)
+        trial.run(first, tmp_path / f"{name}.ckpt", silent, until=1)
+        assert trial.run(then, tmp_path / f"{name}.ckpt", silent)["resumed"] is True
     assert SPEC.data == DIGITS

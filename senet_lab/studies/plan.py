@@ -184,6 +184,8 @@ def expect(plan: Plan, store: Store) -> Expectation:
         rate = rates.get(key) or statistics.harmonic_mean([*rates.values()])
         rate *= cell.spec.devices
         seconds[cell.trial_id] = trial_macs(cell, plan.facts) / rate + overhead(cell, plan.facts)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()  # the driver lives as long as the study, beside workers that want the memory
     return Expectation(seconds, rough=bool(rates))
 
 
@@ -229,7 +231,9 @@ def calibrate(plan: Plan, cell: Cell) -> float:
         net.to(device)
         if spec.layout == "channels_last":
             net.to(memory_format=torch.channels_last)
-        batch = max(2, min(spec.recipe.batch_size, PIXELS[plan.device] // spec.data.size**2))
+        if spec.fused_blocks and device == "cuda":
+            models.fuse(net, ungated=True)
+        batch = max(2, min(spec.recipe.batch_size, PIXELS[device] // spec.data.size**2))
         x_BCHW = torch.zeros(batch, spec.channels, spec.data.size, spec.data.size, device=device)
         y_B = torch.zeros(batch, dtype=torch.long, device=device)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
@@ -282,6 +286,9 @@ def show(plan: Plan, console: Console) -> None:
     console.print(table)
     for how, labels in trained_by(plan).items():
         say(console, f"{', '.join(labels)}: {how}")
+    whole = [row.label for row in plan.rows if row.config.training.blocks == "fused" and not row.fusible]
+    if whole:
+        say(console, f"{', '.join(whole)}: no block's end can be fused (training.blocks=fused changes nothing)")
     for labels in study_rows.same_networks(plan.rows):
         say(console, f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen.")
 
@@ -336,8 +343,10 @@ def carried_out(spec: Spec) -> str:
         found.append(spec.precision)
     if spec.layout != STEP["layout"]:
         found.append(spec.layout)
-    if spec.fused:
+    if spec.fused_optimiser:
         found.append("fused optimiser")
+    if spec.fused_blocks:
+        found.append("fused blocks")
     if spec.compile != STEP["compile"]:
         found.append(f"compiled: {spec.compile}")
     if spec.devices > 1:

@@ -146,6 +146,7 @@ def row(priced: Priced, name: str, se: SE | None) -> Row:
         cost=cost,
         hidden=widths,
         network=network,
+        fusible=len(models.fuse(net, ungated=True)),
     )
 
 

@@ -46,6 +46,7 @@ class Row:
         paper_cost: of the same design in the paper's network at the size of its images; None where it does not fit.
         hidden: realised hidden widths of the SE blocks by stage.
         network: structural fingerprint; rows that share one build the same network.
+        fusible: how many of its blocks have an end that can be fused.
     """
 
     label: str
@@ -59,9 +60,11 @@ class Row:
     paper_cost: Cost | None
     hidden: dict[int, tuple[int, ...]]
     network: str
+    fusible: int
 
     def spec(self, facts: DataFacts, seed: int, device: str) -> Spec:
         """The training of this row with a seed."""
+        how = step.chosen(self.config.training, self.config.data, device)
         return Spec(
             backbone=self.config.backbone,
             network=self.network,
@@ -76,7 +79,7 @@ class Row:
             seed=seed,
             device=device,
             precision=step.precision_of(self.config.training.precision, device),
-            **vars(step.chosen(self.config.training, self.config.data, device)),
+            **vars(how if self.fusible else dataclasses.replace(how, fused_blocks=False)),
         )
 
 
@@ -175,6 +178,7 @@ def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool 
         cost = models.cost(net, input_size)
         hidden = models.hidden_widths(net)
         network = models.fingerprint(net, input_size)
+        fusible = len(models.fuse(net, ungated=True))  # at last: it changes the blocks' classes
     except AssertionError:
         raise  # of the lab's own
     except Exception as error:  # whatever a network of the user's own, or one too deep for its images, makes of it
@@ -199,6 +203,7 @@ def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool 
         paper_cost(config, study, variant.paper_row, facts, cost) if in_paper else None,
         hidden,
         network,
+        fusible,
     )
 
 

@@ -27,7 +27,7 @@ from senet_lab.config import SE, Data, Recipe, RunError, UserError
 from senet_lab.reports import curves, files
 from senet_lab.reports.trials import read_cells, read_trials
 from senet_lab.studies.store import DONE, FAILED, RUNNING, STALE_SECONDS, Record, Store, is_dead, parse, records
-from senet_lab.training.spec import Spec
+from senet_lab.training.spec import FIELDS, Spec
 
 RECORD = "record"  # column of an export that holds the whole record as JSON
 SHOWN = ("label", "backbone", "data", "recipe", "seed", "test_error", "val_error")  # beside it, to be read by people
@@ -113,7 +113,7 @@ def spec_of(config: dict[str, Any]) -> Spec:
     """The training that a record's configuration is of. Fields that are newer than the record have their defaults."""
     parts = {"se": SE, "data": Data, "recipe": Recipe}
     built = {name: kind(**config[name]) for name, kind in parts.items() if config[name] is not None}
-    return Spec(**{**config, **built})
+    return Spec(**{FIELDS.get(name, name): value for name, value in {**config, **built}.items()})
 
 
 # ---------------------------------------------------------------------------------------------------------------- copy

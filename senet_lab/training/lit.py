@@ -163,7 +163,7 @@ class SENet(pl.LightningModule):
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
-            fused=True if self.step.fused else None,
+            fused=True if self.step.fused_optimiser else None,
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(recipe, step, steps))

@@ -23,11 +23,14 @@ STEP = {
     "feed": "files",
     "layout": "contiguous",
     "fused": False,
+    "fused_blocks": False,
     "compile": "off",
     "devices": 1,
     "sync_batchnorm": False,
 }
 PLAINLY = {"stride": "paper", "device": "cpu", "precision": "32-true", **STEP}
+# What is called otherwise in names and records, which are for good, than the field is today.
+FIELDS = {"fused": "fused_optimiser"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Spec:
         seed: of the initial weights and of the order of the images.
         device: `cpu` or `cuda`; the kinds do not agree to the last digit.
         precision: Lightning's word for it.
-        feed, layout, fused, compile, devices, sync_batchnorm: how its steps are carried out (`step.Step`).
+        feed, layout, fused_optimiser, fused_blocks, compile, devices, sync_batchnorm: how its steps are carried out
+            (`step.Step`).
     """
 
     backbone: str
@@ -66,7 +70,8 @@ class Spec:
     precision: str = "32-true"
     feed: str = "files"
     layout: str = "contiguous"
-    fused: bool = False
+    fused_optimiser: bool = False
+    fused_blocks: bool = False
     compile: str = "off"
     devices: int = 1
     sync_batchnorm: bool = False
@@ -85,8 +90,9 @@ class Spec:
         if ":" in self.backbone:  # the user's own code may change under the same name; its structure tells
             found["network"] = self.network
         for name, default in PLAINLY.items():
-            if getattr(self, name) != default:
-                found[name] = getattr(self, name)
+            value = getattr(self, FIELDS.get(name, name))
+            if value != default:
+                found[name] = value
         return found
 
     def gates(self) -> dict[str, Any] | None:
@@ -104,7 +110,8 @@ class Spec:
 
     def config(self) -> dict[str, Any]:
         """The whole of it as plain values, for the record."""
-        return dataclasses.asdict(self)
+        names = {field: name for name, field in FIELDS.items()}
+        return {names.get(field, field): value for field, value in dataclasses.asdict(self).items()}
 
 
 def differences(value: Any, *, drop: Collection[str] = (), keep: Collection[str] = ()) -> dict[str, Any]:

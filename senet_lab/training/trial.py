@@ -5,6 +5,8 @@ A trial that is cut off goes on from its last epoch when it is run again, and en
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import os
 import platform
 import resource
@@ -182,7 +184,11 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
     if (spec.device, spec.precision) == ("cpu", "16-mixed"):  # Lightning would take bf16 instead, with a warning
         raise RunError("training.precision=16-mixed needs a GPU; on a CPU there are 32-true and bf16-mixed")
     if spec.device == "cuda":
+        gc.collect()  # Lightning's last trainer holds its network in a circle
+        torch.cuda.empty_cache()  # so that blocks of other sizes leave no gaps, and whoever shares the GPU has them
         torch.cuda.reset_peak_memory_stats()
+    # Deterministic algorithms would have all new memory filled with NaN first: one more pass over every map.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     with warnings.catch_warnings():
         for source in QUIET:
             warnings.filterwarnings("ignore", module=source)
@@ -191,7 +197,7 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
         )
         splits = splits_of(spec)
         module.images = checkpoints.describe(spec.data, splits)
-        module.step = Step(spec.feed, spec.layout, spec.fused, spec.compile, spec.devices, spec.sync_batchnorm)
+        module.step = Step(**{field.name: getattr(spec, field.name) for field in dataclasses.fields(Step)})
         module.full = len(rank.part.of(spec.recipe.batch_size)[0])
         prepare(module.net, module.step, spec.network)
         for feed in (splits.train, splits.validation, splits.test):
