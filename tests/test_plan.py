@@ -43,7 +43,7 @@ def test_a_plan_shows_the_study_and_writes_nothing(here: Path, capsys: pytest.Ca
     assert "28.07 M" in out
     assert "718 training, 180 validation, 899 test images; 30 epochs" in out
     assert "18 of 18 trials to train: about" in out
-    assert "(rough: from a few steps of each network)" in out
+    assert "(rough: by a few steps of each network)" in out
     assert all(len(line) <= 80 for line in lines if "images" not in line)
 
 

@@ -325,7 +325,7 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
         say(console, f"{len(failed)} of {len(plan.trials)} trials are recorded as failed; retry=true trains them again")
     if plan.todo:
         about = duration(expectation.total(workers))
-        rough = " (rough: from a few steps of each network)" if expectation.rough else ""
+        rough = " (rough: by a few steps of each network)" if expectation.rough else ""
         say(console, f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
     else:
         say(console, f"all {len(plan.trials)} trials are recorded: nothing to train")
