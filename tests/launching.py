@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,12 @@ class Lab:
         return self.folder / FOLDER
 
     def start(
-        self, *words: str, tracking: str = "off", python: Sequence[str] = (), **popen: Any
+        self,
+        *words: str,
+        tracking: str = "off",
+        python: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **popen: Any,
     ) -> subprocess.Popen[str]:
         name, _, value = self.mark.partition("=")
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -82,7 +87,7 @@ class Lab:
             [sys.executable, *python, "-m", "senet_lab.run", *words, f"tracking={tracking}"],
             cwd=self.folder,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), name: value},
+            env={**os.environ, "PYTHONPATH": str(ROOT), name: value, **(environment or {})},
             start_new_session=True,  # a process group of its own, as a terminal gives it
             **{**pipes, **popen},
         )

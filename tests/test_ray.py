@@ -6,17 +6,15 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launching import TRIALS, WORDS, Ended, Lab, ended, one_line, text_of, wait_for
+from launching import TRIALS, WORDS, Ended, Lab, ended, one_line, wait_for
+from ray_nodes import Nodes
 
 from senet_lab.run import main
 
@@ -24,61 +22,14 @@ pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
 pytestmark = pytest.mark.timeout(300)
 
 ON_RAY = (*WORDS[:-1], "executor=ray")
-SMALL_STORE = "--object-store-memory=78643200"
-
-
-class Nodes:
-    """Nodes of a Ray cluster, each a process group with a mark in its environment. Nobody else can use it: its token
-    is in the environment, too."""
-
-    def __init__(self) -> None:
-        self.temp = Path(tempfile.mkdtemp(prefix="lab-test-ray-", dir="/tmp"))  # paths of sockets must be short
-        self.secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}
-        self.marks: dict[str, str] = {}
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            self.port = probe.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
-
-    def start(self, name: str, *words: str) -> None:
-        self.marks[name] = f"LAB_RAY_NODE={uuid.uuid4().hex}"
-        variable, _, value = self.marks[name].partition("=")
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--disable-usage-stats"]
-        subprocess.run(
-            [*ray, SMALL_STORE, "--node-ip-address=127.0.0.1", f"--node-name={name}", *words],
-            env={**os.environ, **self.secret, "HOME": str(self.temp), variable: value},
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-
-    def pids(self, name: str) -> list[int]:
-        mark = self.marks[name]
-        return [int(place.parent.name) for place in Path("/proc").glob("[0-9]*/environ") if mark in text_of(place)]
-
-    def kill(self, name: str) -> None:
-        """The node is gone at once, as if its plug was pulled."""
-        while pids := self.pids(name):
-            for pid in pids:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     """A cluster whose head is node a; tests start and kill node b."""
-    made = Nodes()
-    try:
-        made.start("a", "--head", f"--port={made.port}", "--include-dashboard=false", f"--temp-dir={made.temp}")
+    with Nodes() as made:
         yield made
-    finally:
-        for name in made.marks:
-            made.kill(name)
         assert not (made.temp / ".ray").exists(), "no token is left in the home"
-        shutil.rmtree(made.temp, ignore_errors=True)
 
 
 def home(lab: Lab) -> Path:
