@@ -33,7 +33,7 @@ class Nodes:
 
     def __enter__(self) -> Nodes:
         try:
-            self.start("a", "--head", f"--port={self.port}", "--include-dashboard=false", f"--temp-dir={self.temp}")
+            self.start("a", "--head", f"--port={self.port}", "--include-dashboard=false")
         except BaseException:
             self.__exit__()
             raise
@@ -48,6 +48,8 @@ class Nodes:
         self.marks[name] = f"LAB_RAY_NODE={uuid.uuid4().hex}"
         variable, _, value = self.marks[name].partition("=")
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--disable-usage-stats"]
+        # A folder of its own, as on a machine of its own: a node that starts removes the code that was sent to others.
+        ray.append(f"--temp-dir={self.temp / name}")
         subprocess.run(
             [*ray, SMALL_STORE, "--node-ip-address=127.0.0.1", f"--node-name={name}", *words],
             env={**os.environ, **self.secret, "HOME": str(self.temp), variable: value},
