@@ -54,7 +54,7 @@ test-slow: $(READY)  ## the tests that take minutes each
 	@$(RUN) -m pytest -m slow $(ARGS)
 
 chaos: $(READY)  ## 100 faults at random moments in small studies, and what becomes of them (ARGS="--faults 10 --to results")
-	@$(RUN) tests/chaos.py $(ARGS)
+	@PYTHONPATH=. $(RUN) tests/chaos.py $(ARGS)
 
 check: $(READY)  ## ruff, mypy, import-linter
 	@$(RUN) -m ruff check .

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own: in a temporary folder, on a free port of this machine, gone in the end."""
+"""A real PostgreSQL server on a port and in a folder of its own, which may be killed and started again."""
 
 from __future__ import annotations
 
@@ -9,65 +9,79 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian puts them
-DRIVER = "postgresql+psycopg"
 
 
-@contextmanager
-def server() -> Iterator[str]:
-    """The URL of a new server, up to the name of a database. It trusts whoever asks from this machine.
+class Postgres:
+    """The server; `with` starts it, and ends it and removes its folder."""
 
-    Raises:
-        FileNotFoundError: PostgreSQL is not installed.
-    """
-    if not BINARIES:
-        raise FileNotFoundError("there is no PostgreSQL here: apt-get install postgresql")
-    with tempfile.TemporaryDirectory(prefix="postgres") as place:  # not below a folder that is closed to other users
-        folder = Path(place)
-        user = "postgres" if os.getuid() == 0 else None  # it refuses to run as root
-        if user:
-            shutil.chown(folder, user)
+    def __init__(self) -> None:
+        # pytest's own folders are closed to other users, and it refuses to run as root
+        self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self.user = "postgres" if os.getuid() == 0 else None
+        if self.user:
+            shutil.chown(self.folder, self.user)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        initdb, postgres = (str(BINARIES[-1] / name) for name in ("initdb", "postgres"))
-        made = [initdb, "-D", "data", "-U", "lab", "--auth=trust", "--no-sync"]
-        subprocess.run(made, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=60)
-        words = [postgres, "-D", "data", "-p", str(port), "-k", str(folder), "-h", "127.0.0.1", "-F"]
-        with (folder / "log").open("w") as log:
-            process = subprocess.Popen(words, user=user, cwd=folder, stdout=log, stderr=log)
-        try:
-            url = f"{DRIVER}://lab@127.0.0.1:{port}"
-            wait_for(url, process, folder / "log")
-            yield url
-        finally:
-            process.send_signal(signal.SIGINT)  # its fast shutdown: it waits for no client
-            process.wait(30)
+            self.port = free.getsockname()[1]
+        self.url = f"postgresql+psycopg://lab@127.0.0.1:{self.port}"  # up to the name of a database
+        words = [BINARIES[-1] / "initdb", "-D", "data", "-U", "lab", "--auth=trust", "--no-sync"]
+        quiet = {"cwd": self.folder, "check": True, "stdout": subprocess.DEVNULL, "timeout": 120}
+        subprocess.run(words, user=self.user, **quiet)  # type: ignore[call-overload]
+        self.process: subprocess.Popen[bytes] | None = None
 
+    def __enter__(self) -> Postgres:
+        self.start()
+        return self
 
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the server answers."""
-    engine = sa.create_engine(f"{url}/postgres", poolclass=sa.NullPool)
-    for _ in range(100):
-        try:
-            engine.connect().close()
-            return
-        except sa.exc.OperationalError:
-            if process.poll() is not None:
-                raise RuntimeError(log.read_text()) from None
-            time.sleep(0.1)
-    raise TimeoutError(f"PostgreSQL does not answer: {log.read_text()}")
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+        shutil.rmtree(self.folder)
 
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        words = [BINARIES[-1] / "postgres", "-D", "data", "-p", str(self.port), "-k", self.folder, "-h", "127.0.0.1"]
+        until = time.monotonic() + 60
+        while True:
+            with (self.folder / "log").open("a") as log:
+                self.process = subprocess.Popen(
+                    [*words, "-F"], user=self.user, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+                )
+            while self.process.poll() is None:
+                with suppress(sa.exc.OperationalError):
+                    self.ask("SELECT 1")
+                    return
+                time.sleep(0.05)
+            # Of one that was killed, children may still be ending.
+            assert time.monotonic() < until, (self.folder / "log").read_text()[-2000:]
+            time.sleep(0.2)
 
-def database(server: str, name: str) -> str:
-    """The URL of a new, empty database of a server."""
-    engine = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    return f"{server}/{name}"
+    def stop(self) -> None:
+        """Its fast shutdown, which waits for no client."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(60)
+
+    def kill(self) -> None:
+        """As if its plug was pulled; it recovers at the next start."""
+        assert self.process
+        self.process.kill()
+        self.process.wait(60)
+
+    def ask(self, statement: str, database: str = "postgres") -> list[sa.Row]:  # type: ignore[type-arg]
+        engine = sa.create_engine(f"{self.url}/{database}", isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            result = connection.execute(sa.text(statement))
+            return list(result) if result.returns_rows else []
+
+    def empty(self) -> str:
+        """URL of a new database."""
+        name = f"lab_{uuid.uuid4().hex}"
+        self.ask(f"CREATE DATABASE {name}")
+        return f"{self.url}/{name}"

@@ -38,8 +38,9 @@ import matplotlib
 import sqlalchemy as sa
 from matplotlib.figure import Figure
 
-from benchmarks import measuring, overhead, postgres
+from benchmarks import measuring, overhead
 from benchmarks.measuring import Line, spread
+from benchmarks.postgres import BINARIES, Postgres
 from senet_lab.reports import files
 
 PARTS = ("drivers", "start", "scaling")
@@ -87,12 +88,12 @@ def begin(words: Sequence[str], folder: Path, **variables: str) -> subprocess.Po
 # Drivers
 
 
-def drivers(given: argparse.Namespace, server: str) -> None:
+def drivers(given: argparse.Namespace, server: Postgres) -> None:
     """Two drivers on one study."""
     rounds, seeds = (1, 2) if given.short else (6, 50)
     measured = []
     for number in range(rounds):
-        measured.append(together(postgres.database(server, f"drivers{number}"), seeds))
+        measured.append(together(server.empty(), seeds))
         print(f"drivers, {number + 1} of {rounds}: {measured[-1]}", file=sys.stderr)
     trials = 4 * seeds
     once = all(each["records"] == each["trained"] == trials and each["attempts"] == trials for each in measured)
@@ -155,12 +156,12 @@ def together(url: str, seeds: int) -> Line:
 # Start
 
 
-def start(given: argparse.Namespace, server: str) -> None:
+def start(given: argparse.Namespace, server: Postgres) -> None:
     """A driver with many trials ahead."""
     rounds, seeds = (1, 10) if given.short else (6, 1667)
     measured = []
     for number in range(rounds):
-        seconds = first_trial(postgres.database(server, f"start{number}"), seeds)
+        seconds = first_trial(server.empty(), seeds)
         measured.append({"trials": overhead.ROWS * seeds, "seconds": seconds})
         print(f"start, {number + 1} of {rounds}: {seconds:.1f} s", file=sys.stderr)
     lines = [
@@ -202,11 +203,11 @@ def first_trial(url: str, seeds: int) -> float:
 # Scaling
 
 
-def scaling(given: argparse.Namespace, server: str) -> None:
+def scaling(given: argparse.Namespace, server: Postgres) -> None:
     """One driver and up to a thousand workers."""
     trials, at_once = (60, 10) if given.short else (3000, max(COUNTS))
     with tempfile.TemporaryDirectory() as place:
-        stores = {"SQLite": [], "PostgreSQL": [f"storage={postgres.database(server, 'scaling')}"]}
+        stores = {"SQLite": [], "PostgreSQL": [f"storage={server.empty()}"]}
         services = {
             store: overhead.grown(
                 trials, Path(place) / store, *words, f"executor.workers={at_once}", told=True, at_once=at_once
@@ -323,7 +324,10 @@ def main(words: list[str] | None = None) -> int:
     made.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     made.set_defaults(to=measuring.RESULTS.parent)
     given = made.parse_args(words)
-    with postgres.server() as server:
+    if not BINARIES:
+        print("error: there is no PostgreSQL here (Debian's postgresql)", file=sys.stderr)
+        return 2
+    with Postgres() as server:
         for name in given.parts:
             {"drivers": drivers, "start": start, "scaling": scaling}[name](given, server)
     return 0

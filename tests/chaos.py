@@ -34,8 +34,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from launching import SAME_BYTES, Lab, ended, wait_for
-from postgres import BINARIES, Postgres
 from ray_nodes import Nodes
+
+from benchmarks import measuring, reliability
+from benchmarks.postgres import BINARIES, Postgres
 
 EPOCHS, SEEDS, ROWS = 16, 4, 3
 WORDS = ("+ablation=tiny", "backbone=nets:make", f"seeds={SEEDS}", f"recipe.epochs={EPOCHS}", "data.subset=300")
@@ -316,10 +318,12 @@ class Chaos:
             "minutes": f"{(time.monotonic() - self.begun) / 60:.0f}",
         }
         lines = ["# Faults", "", f"`{command}`", "", "| | |", "| --- | ---: |"]
-        return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items()), ""])
+        lines += [f"| {name} | {value} |" for name, value in rows.items()]
+        return "\n".join([*lines, "", f"- {measuring.machine('cpu')}; {measuring.commit()}.", ""])
 
-    def write(self, folder: Path, command: str) -> None:
-        """The summary, and every fault."""
+    def write(self, to: Path, command: str) -> None:
+        """The summary and every fault, and with them the page of all that was measured of reliability."""
+        folder = to / "reliability"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "chaos.md").write_text(self.summary(command))
         with (folder / "chaos.csv").open("w", newline="") as file:
@@ -328,6 +332,7 @@ class Chaos:
             for fault in self.faults:
                 rounded = {"seconds": f"{fault.seconds:.2f}", "answer_seconds": f"{fault.answer_seconds:.2f}"}
                 writer.writerow({**asdict(fault), **rounded})
+        reliability.page(to)
 
 
 def saves(lab: Lab) -> Counter[tuple[str, int]]:
@@ -366,7 +371,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--faults", type=int, default=100, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is done when (%(default)s)")
     parser.add_argument("--ray-every", type=int, default=4, metavar="N", help="each Nth study on Ray; 0: none")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where chaos.md and chaos.csv are written")
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FOLDER",
+        help="where reliability/chaos.md and .csv are written, and reliability.md anew",
+    )
     arguments = parser.parse_args(argv)
     if not BINARIES:
         print("error: there is no PostgreSQL here (Debian's postgresql)", file=sys.stderr)

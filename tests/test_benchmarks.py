@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import batched, clock, measuring, overhead, postgres, reliability, se_cost, study, train
+from benchmarks import batched, clock, measuring, overhead, reliability, se_cost, study, train
+from benchmarks.postgres import BINARIES
 from senet_lab import models
 
 
@@ -66,7 +67,7 @@ def test_train(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not postgres.BINARIES, reason="there is no PostgreSQL here")
+@pytest.mark.skipif(not BINARIES, reason="there is no PostgreSQL here")
 def test_reliability(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "benchmarks.reliability", "--short", "--to", str(tmp_path)]
     subprocess.run(words, cwd=measuring.ROOT, check=True, capture_output=True)  # its connections end with it

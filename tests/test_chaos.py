@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from postgres import BINARIES
+
+from benchmarks.postgres import BINARIES
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BINARIES, reason="there is no PostgreSQL here")]
 
@@ -16,5 +17,5 @@ def test_five_faults_lose_nothing_and_train_nothing_twice(tmp_path: Path, capsys
     code = chaos.main(["--faults", "5", "--seed", "2", "--ray-every", "0", "--to", str(tmp_path / "to")])
     out = capsys.readouterr().out
     assert code == 0, out
-    assert "| trials lost | 0 |" in (tmp_path / "to" / "chaos.md").read_text()
-    assert len((tmp_path / "to" / "chaos.csv").read_text().splitlines()) == 6
+    assert "| trials lost | 0 |" in (tmp_path / "to" / "reliability" / "chaos.md").read_text()
+    assert len((tmp_path / "to" / "reliability" / "chaos.csv").read_text().splitlines()) == 6

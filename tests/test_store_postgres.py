@@ -19,9 +19,9 @@ import optuna
 import pytest
 import sqlalchemy as sa
 from launching import ROOT, TRIALS, WORDS, Lab, ended, one_line
-from postgres import BINARIES, Postgres
 from test_store import FAILURE, RECORD, another, claim_all, dead_owner
 
+from benchmarks.postgres import BINARIES, Postgres
 from senet_lab.config import RunError, UserError
 from senet_lab.studies import store as store_module
 from senet_lab.studies import upkeep
