@@ -241,7 +241,7 @@ class Chaos:
             self.nodes.start("b", f"--address={self.nodes.address}")
         elif kind == "driver killed":
             driver.kill()
-            driver.wait()
+            driver.communicate()
             self.drivers[number] = start()
         else:
             if kind == "SIGTERM":
