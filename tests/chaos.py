@@ -168,7 +168,7 @@ class Chaos:
         self.drivers = [start(), start()]
         last, until = time.monotonic(), time.monotonic() + PATIENCE
         due = last + self.chance.uniform(*PAUSE)
-        while any(driver.poll() is None for driver in self.drivers):
+        while any(driver.poll() != 0 for driver in self.drivers):
             if time.monotonic() > until:
                 study.wrong.append(f"not complete {PATIENCE} s after the last fault")
                 break
