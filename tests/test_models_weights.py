@@ -55,7 +55,9 @@ def norms(net: nn.Module) -> list[tuple[float, float | None]]:
 # There and back.
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "15" in name else ()) for name in SOURCES]
+)
 def test_ours_computes_what_timms_does_and_timms_what_ours_does(name: str) -> None:
     theirs = drawn(timm.create_model(name, num_classes=5))
     ours = pretrained(name, theirs.state_dict(), num_classes=5).double().eval()

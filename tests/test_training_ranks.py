@@ -309,6 +309,7 @@ def test_gpus_by_slot(monkeypatch: pytest.MonkeyPatch) -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     lab = Lab(tmp_path)
     monkeypatch.chdir(tmp_path)
