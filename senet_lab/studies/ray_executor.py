@@ -40,7 +40,7 @@ from senet_lab.studies.ray_node import Inbox, Task, library, train
 from senet_lab.studies.store import first_line
 from senet_lab.training.spec import Spec
 
-CANCEL_SECONDS = 5
+CANCEL_SECONDS = 2  # a running task is gone in a fraction of one; one whose worker is still starting is not waited for
 ROOM_SECONDS = 5.0  # how long what is known of the cluster's nodes is taken to be so
 
 
