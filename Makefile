@@ -50,8 +50,8 @@ optuna-dashboard: $(READY)  ## the store's studies in a browser (ARGS="--port 80
 test: $(READY)  ## the tests, on up to four cores
 	@$(RUN) -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
-test-slow: $(READY)  ## the tests that take minutes each
-	@$(RUN) -m pytest -m slow $(ARGS)
+test-slow: $(READY)  ## the tests that take minutes each, two at a time
+	@$(RUN) -m pytest -m slow -n 2 --dist=loadfile $(ARGS)
 
 chaos: $(READY)  ## 100 faults at random moments in small studies, and what becomes of them (ARGS="--faults 10 --to results")
 	@PYTHONPATH=. $(RUN) tests/chaos.py $(ARGS)
