@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,26 @@ def test_a_full_disk_replaces_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OSError, match="No space left"):
         tables.write(tmp_path, made_up(seeds=5))
     assert contents(tmp_path) == before
+
+
+def test_a_disk_that_fills_up_in_a_figure_is_one_line_and_leaves_all_as_it_was(tmp_path: Path) -> None:
+    """In the command itself: no file may grow beyond what the figure's PNG needs."""
+    tables.write(tmp_path, made_up())
+    before = contents(tmp_path)
+    (tmp_path / "trials.csv").write_bytes(csv_bytes(made_up(seeds=5)))
+    others = max(path.stat().st_size for path in tmp_path.iterdir() if path.suffix in (".csv", ".md", ".tex", ".pdf"))
+    size = (others + len(before["figure.png"])) // 2
+    done = subprocess.run(
+        [sys.executable, "-m", "senet_lab", "table", str(tmp_path / "trials.csv")],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (1, 2)
+    assert len(done.stderr.splitlines()) == 1
+    assert "File too large" in done.stderr
+    (tmp_path / "trials.csv").unlink()
+    assert contents(tmp_path) == {name: content for name, content in before.items() if name != "trials.csv"}
 
 
 def test_files_appear_with_the_usual_permissions(tmp_path: Path) -> None:
