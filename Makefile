@@ -48,10 +48,10 @@ optuna-dashboard: $(READY)  ## the store's studies in a browser (ARGS="--port 80
 	@$(RUN) -m senet_lab optuna-dashboard $(ARGS)
 
 test: $(READY)  ## the tests, on up to four cores
-	@$(RUN) -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=loadfile $(ARGS)
+	@$(RUN) -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(READY)  ## the tests that take minutes each, two at a time
-	@$(RUN) -m pytest -m slow -n 2 --dist=loadfile $(ARGS)
+	@$(RUN) -m pytest -m slow -n 2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(READY)  ## 100 faults at random moments in small studies, and what becomes of them (ARGS="--faults 10 --to results")
 	@PYTHONPATH=. $(RUN) tests/chaos.py $(ARGS)

@@ -163,11 +163,11 @@ def bare(folder: Path, repeats: int) -> list[tuple[float, float]]:
     import torch
 
     from senet_lab import compose
-    from senet_lab.studies import executors, plan
-    from senet_lab.training import trial
+    from senet_lab.studies import plan
+    from senet_lab.training import quiet, trial
 
     torch.set_num_threads(1)
-    executors.quiet()
+    quiet.without_advice()
     words = ["recipe.epochs=1", "recipe.batch_size=16", "data.subset=16", "data.test_subset=16"]
     spec = plan.make(compose.compose([*words, "training.device=cpu"])).cells[0].spec
     checkpoint = folder / "bare.ckpt"

@@ -139,10 +139,10 @@ def main() -> None:
     parser.add_argument("--words", nargs="*", default=[], help="the lab's words for data and recipe")
     given = parser.parse_args()
     from senet_lab.compose import compose
-    from senet_lab.studies.executors import quiet
+    from senet_lab.training.quiet import without_advice
 
     warnings.filterwarnings("ignore")
-    quiet()
+    without_advice()
     config = compose(given.words).config
     se = None if given.reduction is None else SE(reduction=given.reduction)
     print(json.dumps(train(config.data, config.recipe, se, config.backbone, given.seed)))

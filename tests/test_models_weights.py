@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -17,6 +20,11 @@ from senet_lab.models import create, load_weights, pretrained, timm_state_dict
 from senet_lab.models.weights import LIBRARIES, SOURCES
 
 IMAGE = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def by_size(names: Iterable[str]) -> list[Any]:
+    """Parameters, of which networks of more than a hundred layers are slow."""
+    return [pytest.param(name, marks=pytest.mark.slow if re.search(r"1\d\d", name) else ()) for name in names]
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +63,7 @@ def norms(net: nn.Module) -> list[tuple[float, float | None]]:
 # There and back.
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if "15" in name else ()) for name in SOURCES]
-)
+@pytest.mark.parametrize("name", by_size(SOURCES))
 def test_ours_computes_what_timms_does_and_timms_what_ours_does(name: str) -> None:
     theirs = drawn(timm.create_model(name, num_classes=5))
     ours = pretrained(name, theirs.state_dict(), num_classes=5).double().eval()
@@ -71,7 +77,7 @@ def test_ours_computes_what_timms_does_and_timms_what_ours_does(name: str) -> No
     assert gap(ours, theirs) < 1e-5
 
 
-@pytest.mark.parametrize("name", LIBRARIES["torchvision"])
+@pytest.mark.parametrize("name", by_size(LIBRARIES["torchvision"]))
 def test_ours_computes_what_torchvisions_does(name: str) -> None:
     theirs = drawn(torchvision.models.get_model(name, num_classes=5))
     assert gap(pretrained(name, theirs.state_dict(), num_classes=5).double().eval(), theirs) < 1e-5

@@ -7,7 +7,6 @@ pipe and ends with it: when the pipe closes, however the driver ended, the worke
 from __future__ import annotations
 
 import errno
-import gc
 import math
 import multiprocessing as mp
 import os
@@ -28,6 +27,7 @@ from senet_lab.config import Config, Executor, RunError, UserError
 from senet_lab.studies import limits
 from senet_lab.studies.limits import Limits
 from senet_lab.studies.store import first_line
+from senet_lab.training.quiet import without_advice
 from senet_lab.training.spec import Spec
 
 Task = tuple[Spec, Path, int | None]  # a training, its checkpoint, and the epoch to stop after
@@ -262,9 +262,6 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
             os._exit(0)  # the driver has gone
 
     while True:
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            gc.collect()  # Lightning's trainer holds its network in a circle
-            torch.cuda.empty_cache()  # while this worker waits, whoever shares the GPU has what the last trial left
         spec, checkpoint, until = tasks.get()
         if torch.cuda.is_available() and spec.devices == 1:  # several devices have processes of their own
             torch.cuda.set_device(gpu_of(slot, torch.cuda.device_count()))
@@ -282,7 +279,7 @@ def attempt(
     from senet_lab.training.lit import DivergedError
     from senet_lab.training.ranks import LostError
 
-    quiet()  # Lightning sets its levels when it is imported
+    without_advice()
     report({BEGUN: True})
     try:
         value = trial.run(spec, checkpoint, report, until, slot)
@@ -314,14 +311,6 @@ def listen(pipe: Connection, tasks: Queue[Task]) -> None:
             tasks.put(pipe.recv())
     except (EOFError, OSError):
         os._exit(0)
-
-
-def quiet() -> None:
-    """Keep Lightning's advice off the terminal, which belongs to the study's progress."""
-    import logging
-
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "torch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def default_workers(device: str, per_gpu: int = 1, gpus: int | None = None) -> int:

@@ -20,6 +20,7 @@ from senet_lab.config import Config, Executor, UserError
 from senet_lab.studies.executors import postponed
 from senet_lab.studies.ray_node import library
 from senet_lab.studies.store import first_line
+from senet_lab.training.quiet import unheard
 
 PACKAGE = Path(__file__).parents[1]
 OBJECT_STORE_BYTES = 75 * 2**20  # Ray's least: tasks and records are small
@@ -45,7 +46,7 @@ def start(ray: Any, address: str, how: dict[str, Any]) -> None:
     if not address:
         # Whoever reaches a cluster can run code in it, unless it asks for a token. Ray would write one to the home.
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), MARK: how["_temp_dir"]}
-    with surroundings(environment), postponed(), unheard():  # Ray sets a handler of its own
+    with surroundings(environment), postponed(), unheard(2):  # Ray sets a handler of its own
         if not address:
             importlib.import_module("ray._raylet").Config.initialize("")  # what was read at the import may be another
         try:
@@ -81,21 +82,6 @@ def surroundings(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name in mine:
             os.environ.pop(name, None)
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """What Ray's C++ says of its log level goes nowhere: an error comes as an exception."""
-    sys.stderr.flush()
-    heard = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(heard, 2)
-        os.close(nowhere)
-        os.close(heard)
 
 
 def check_answer(address: str) -> None:

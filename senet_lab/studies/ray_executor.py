@@ -34,10 +34,10 @@ from senet_lab.studies.ray_cluster import (
     runtime_env,
     start,
     surroundings,
-    unheard,
 )
 from senet_lab.studies.ray_node import Inbox, Task, library, train
 from senet_lab.studies.store import first_line
+from senet_lab.training.quiet import unheard
 from senet_lab.training.spec import Spec
 
 CANCEL_SECONDS = 2  # a running task is gone in a fraction of one; one whose worker is still starting is not waited for
@@ -54,7 +54,7 @@ def connected(config: Config, device: str) -> Iterator[Ready]:
     executor, share = config.executor, Share(config.executor.cpus_per_trial, gpus(config.executor, device))
     how: dict[str, Any] = {"address": executor.address, "runtime_env": runtime_env(config)}
     with ExitStack() as stack:
-        with surroundings(QUIET), unheard():
+        with surroundings(QUIET), unheard(2):  # of its log level; an error comes as an exception
             ray = library()
         if executor.address:
             check_answer(executor.address)

@@ -9,7 +9,6 @@ however it ended: their pipe closes then.
 from __future__ import annotations
 
 import atexit
-import logging
 import multiprocessing as mp
 import os
 import pickle
@@ -33,6 +32,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from senet_lab.config import RunError
 from senet_lab.training.feeds import Part
+from senet_lab.training.quiet import unheard, without_advice
 
 GRACE_SECONDS = 0.5  # in which the ranks whose fault it was are heard, too: another one may have failed by theirs
 LOOPBACK = "lo"
@@ -183,7 +183,7 @@ def serve(pipe: Connection, threads: int) -> None:
     which comes with the failure's being heard."""
     tasks: Queue[tuple[Task, Rank]] = Queue()
     threading.Thread(target=listen, args=(pipe, tasks), daemon=True).start()
-    logging.disable(logging.WARNING)  # Lightning's advice
+    without_advice()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning takes as many as there are cores
     torch.set_num_threads(threads)
     if LOOPBACK in {name for _, name in socket.if_nameindex()}:
@@ -240,23 +240,10 @@ def joined(rank: Rank) -> Iterator[None]:
         backend, gpu = "nccl", torch.device("cuda", rank.gpus[rank.number])
         torch.cuda.set_device(gpu)
     url = f"file://{rank.meeting}"  # no port that anyone else might have, or could reach
-    with unheard():
+    with unheard(1):  # gloo says that it has connected
         dist.init_process_group(backend, init_method=url, rank=rank.number, world_size=rank.world, device_id=gpu)
     yield
     dist.destroy_process_group()
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """What gloo prints when it connects goes nowhere: the terminal belongs to the study's progress."""
-    heard, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(heard, 1)
-        os.close(nowhere)
-        os.close(heard)
 
 
 def agreed(value: bool, rank: Rank) -> bool:
