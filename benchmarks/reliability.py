@@ -131,7 +131,11 @@ def together(url: str, seeds: int) -> Line:
             begin([*words, f"executor.workers={WORKERS}"], folder, COUNTED=str(folder / "count"))
             for _ in range(DRIVERS)
         ]
-        codes = [process.wait() for process in running]
+        try:
+            codes = [process.wait() for process in running]
+        finally:  # interrupted: they are not to go on without it
+            for process in running:
+                process.kill()
         command = time.perf_counter() - begun
         if any(codes):
             raise SystemExit(f"a driver ended with {codes}")

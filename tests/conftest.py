@@ -17,6 +17,9 @@ from launching import WORDS, Lab, ended
 
 if TYPE_CHECKING:
     from kept import Kept
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of what a script runs in its background, and all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SECONDS = 600  # more than the tiny study takes, on a machine that is busy
 
 

@@ -14,6 +14,7 @@ from benchmarks import fused
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_its_short_form_runs_without_a_gpu(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.fused", "--short", "--device", "cpu", "--to", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

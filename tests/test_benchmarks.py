@@ -91,6 +91,7 @@ def test_workers_that_share_a_driver_end_as_many_trials_as_they_can_or_as_it_can
     assert reliability.simulate(workers, [length], [service], 1000) == pytest.approx(3600 * most, rel=0.01)
 
 
+@pytest.mark.slow
 def test_batched(tmp_path: Path) -> None:
     lines = check("batched", tmp_path, batched.main, "--device", "cpu")
     assert [line["way"] for line in lines] == [

@@ -302,6 +302,7 @@ def test_what_cannot_be_shown(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_study_that_is_not_complete(copy: Lab) -> None:
     """What is recorded is shown, and the runs that are to come are in it, too."""
     (trial,) = (trial for trial in copy.trials() if (trial["row"], trial["seed"]) == ("r = 8", "1"))

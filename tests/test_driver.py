@@ -63,6 +63,7 @@ def inside(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 # ------------------------------------------------------------------------------------------------------------ weights
 
 
+@pytest.mark.slow
 def test_weights_are_kept_and_found_and_trained_for_on_request_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,6 +297,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return lab
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_shown_and_trained_again_on_request(
     own: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,6 +171,7 @@ def test_wrong_words(place: Path, seed: int) -> None:
     assert contents(place) == before
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
 @settings(FEW, max_examples=70)
 def test_wrong_studies(place: Path, seed: int) -> None:
@@ -202,6 +203,7 @@ def test_wrong_tables(place: Path, seed: int) -> None:
     assert set(contents(folder)) == {str(folder / "trials.csv")}, "nothing is half-written"
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
 @settings(FEW, max_examples=40)
 def test_wrong_stores(place: Path, seed: int) -> None:
@@ -224,6 +226,7 @@ def test_wrong_stores(place: Path, seed: int) -> None:
     assert spoilt.read_bytes() == before
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
 @settings(FEW, max_examples=40)
 def test_wrong_checkpoints(place: Path, kept: Kept, seed: int) -> None:

@@ -57,7 +57,7 @@ def execute(folder: Path, statement: str, *values: object) -> None:
 
 def dead_owner() -> str:
     """A process of this machine that has ended, as an owner."""
-    code = "from senet_lab.studies.store import this_process; print(this_process())"
+    code = "from senet_lab.studies.owners import this_process; print(this_process())"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 

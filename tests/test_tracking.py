@@ -192,6 +192,7 @@ def test_the_users_environment(offline: tuple[Place, subprocess.CompletedProcess
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_nothing_is_written_twice(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
     """Not by another study that shares the trials; that adds its own table only. What was cut off is cleaned up."""
     where, _ = offline

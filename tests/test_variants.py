@@ -236,6 +236,7 @@ DATA = "digits-subset=60-test_subset=90"
 CUT = "digits-cutout=2-subset=60-test_subset=90"
 
 
+@pytest.mark.slow
 def test_a_study_of_pairs_from_its_words_to_its_table(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "sweeps/ablation/mine.yaml").write_text(OWN)
     words = [*SMALL, "executor.workers=1", "training.device=cpu"]

@@ -13,8 +13,6 @@ statement here may be said twice, and what it comes to is read off the table.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sqlite3
 import sys
 import time
@@ -27,6 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from senet_lab.config import RunError, UserError
+from senet_lab.studies.owners import is_dead, this_process
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 STALE_SECONDS = 60.0  # a silent owner on another machine is taken to be dead after this
@@ -62,37 +61,6 @@ notes = sa.Table(
     sa.Column("name", sa.String(255), primary_key=True),
     sa.Column("value", sa.Text, nullable=False),  # JSON
 )
-
-
-def this_machine() -> str:
-    """This machine, and in it the container: process ids mean something within one namespace only."""
-    try:
-        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return platform.node()
-
-
-def this_process() -> str:
-    """This process as an owner: machine, process id and start time (ids are used again)."""
-    pid = os.getpid()
-    return f"{this_machine()}/{pid}/{start_ticks(pid)}"
-
-
-def start_ticks(pid: int) -> str:
-    """When a process started, in the kernel's ticks; empty if it is gone, or where there is no /proc."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    state, *rest = stat.rpartition(")")[2].split()
-    return "" if state in "ZX" else rest[18]
-
-
-def is_dead(owner: str) -> bool:
-    """Whether the owner is known to be gone: a process of this machine that has ended."""
-    machine, _, process = owner.partition("/")
-    pid, _, ticks = process.partition("/")
-    return machine == this_machine() and pid.isdecimal() and ticks != "" and start_ticks(int(pid)) != ticks
 
 
 class Store:

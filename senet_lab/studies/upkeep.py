@@ -26,7 +26,8 @@ import sqlalchemy as sa
 from senet_lab.config import SE, Data, Recipe, RunError, UserError
 from senet_lab.reports import curves, files
 from senet_lab.reports.trials import read_cells, read_trials
-from senet_lab.studies.store import DONE, FAILED, RUNNING, STALE_SECONDS, Record, Store, is_dead, parse, records
+from senet_lab.studies.owners import is_dead
+from senet_lab.studies.store import DONE, FAILED, RUNNING, STALE_SECONDS, Record, Store, parse, records
 from senet_lab.training.spec import FIELDS, Spec
 
 RECORD = "record"  # column of an export that holds the whole record as JSON
