@@ -140,7 +140,9 @@ def task(net: nn.Module, case: Case, device: str) -> Callable[[], object]:
         run: Any = measuring.compiled(net, mode="max-autotune-no-cudagraphs") if case.compiled else net
         return functools.partial(inferred, run, x_BCHW)
     net.train()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=on_gpu)
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=on_gpu, foreach=not on_gpu
+    )
     run = measuring.compiled(net) if case.compiled else net
     return functools.partial(step, run, optimizer, x_BCHW, y_B)
 

@@ -74,6 +74,16 @@ def test_gate_is_what_forward_multiplies_by(squeeze: str, excitation: str) -> No
     assert torch.equal(se(x_BCHW), x_BCHW * gate)
 
 
+def test_layers_that_somebody_listens_to_or_put_there_are_called() -> None:
+    se, x_BCHW = SEBlock(8, 2), torch.randn(2, 8, 4, 3)
+    expected, shown = se(x_BCHW), []
+    se.fc1.register_forward_hook(lambda *call: shown.append(call))
+    torch.testing.assert_close(se(x_BCHW), expected)
+    assert len(shown) == 1
+    se.fc2 = torch.nn.Sequential(se.fc2, torch.nn.Threshold(torch.inf, 0))
+    torch.testing.assert_close(se(x_BCHW), x_BCHW / 2)  # sigmoid(0)
+
+
 def test_softmax_gates_sum_to_one_over_the_channels() -> None:
     gate = SEBlock(8, 2, "none", "softmax").gate(torch.randn(2, 8, 4, 3))
     torch.testing.assert_close(gate.sum(1), torch.ones(2, 4, 3))

@@ -13,15 +13,15 @@ import importlib.util
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from senet_lab.models.folding import gates_by_mean, is_affine
 from senet_lab.models.fused import PASSES, block_end
 from senet_lab.models.insert import Gated
-from senet_lab.models.se import SEBlock, check_known
+from senet_lab.models.se import SEBlock, check_known, is_heard
 
 CHOICES = ("auto", *PASSES)
 HAS_TRITON = (
     importlib.util.find_spec("triton") is not None
 )  # it comes with PyTorch for NVIDIA's and AMD's GPUs on Linux
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class FusedBasic(BasicBlock):  # type: ignore[misc]  # torchvision is not typed
@@ -96,11 +96,7 @@ def can_end(block: nn.Module, last: str, ungated: bool) -> bool:
 def parts_of(end: nn.Module) -> tuple[nn.BatchNorm2d, SEBlock | None] | None:
     """The norm and the SE block that a branch ends with; None where these are not what the operator computes."""
     norm, se = (end.body, end.se) if type(end) is Gated and end.side == "after" else (end, None)
-    if type(norm) is not nn.BatchNorm2d or norm.weight is None or norm.bias is None:
-        return None
-    if se is not None and (type(se) is not SEBlock or se.squeeze != "avg"):
-        return None
-    if se is not None and not (type(se.fc1) is type(se.fc2) is nn.Conv2d):
+    if not is_affine(norm) or not (se is None or gates_by_mean(se)):
         return None
     return norm, se
 
@@ -131,4 +127,4 @@ def passes_for(choice: str, x_BCHW: Tensor) -> str | None:
 
 def listened_to(module: nn.Module) -> bool:
     """Whether a module or one in it has hooks, which see what the operator does not make."""
-    return any(getattr(part, hooks) for part in module.modules() for hooks in HOOKS)
+    return any(map(is_heard, module.modules()))

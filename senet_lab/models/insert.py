@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from senet_lab.config import SE, reduction_number
 from senet_lab.models.blocks import BASIC, channels_in, channels_out, is_known, slots_of
+from senet_lab.models.folding import can_fold, folded
 from senet_lab.models.named import matches, widths_of
 from senet_lab.models.se import SEBlock, check_known
 from senet_lab.models.structure import Residual, residual_blocks
@@ -82,7 +83,12 @@ class Gated(nn.Module):
         self.training = body.training
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        gated: Tensor = self.body(self.se(x_BCHW)) if self.side == "before" else self.se(self.body(x_BCHW))
+        if self.side == "before":
+            gated: Tensor = self.body(self.se(x_BCHW))
+        elif can_fold(self.body, self.se, x_BCHW):
+            gated = folded(self.body, self.se, x_BCHW)
+        else:
+            gated = self.se(self.body(x_BCHW))
         return gated
 
     def extra_repr(self) -> str:

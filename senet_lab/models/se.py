@@ -38,7 +38,7 @@ SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
 # The gate's non-linearity. Softmax gates sum to 1 over the channels; they are not multiplied by C.
 EXCITATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
-    "softmax": lambda y_BCHW: y_BCHW.softmax(1),
+    "softmax": lambda y_BC: y_BC.softmax(1),
     "tanh": torch.tanh,
     "relu": torch.relu,
 }
@@ -48,10 +48,10 @@ EXCITATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # and softmax are f(y) / f(0): a sigmoid of twice the height (0 to 2), and C times the softmax (the gates sum to C).
 # Tanh and ReLU are 0 at 0, which nothing can scale to 1: they are moved, to 1 + tanh(y) (0 to 2) and ReLU(1 + y).
 FROM_ONE: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": lambda y_BCHW: torch.sigmoid(y_BCHW) / 0.5,
-    "softmax": lambda y_BCHW: y_BCHW.softmax(1) / torch.zeros_like(y_BCHW).softmax(1),
-    "tanh": lambda y_BCHW: 1 + torch.tanh(y_BCHW),
-    "relu": lambda y_BCHW: torch.relu(1 + y_BCHW),
+    "sigmoid": lambda y_BC: torch.sigmoid(y_BC) / 0.5,
+    "softmax": lambda y_BC: y_BC.softmax(1) / torch.zeros_like(y_BC).softmax(1),
+    "tanh": lambda y_BC: 1 + torch.tanh(y_BC),
+    "relu": lambda y_BC: torch.relu(1 + y_BC),
 }
 
 
@@ -61,8 +61,9 @@ class SEBlock(nn.Module):
     The hidden width is max(1, C // r), exactly: never rounded to a multiple of 8, so that ratios stay distinct networks
     at CIFAR widths; the floor of 1 (where r > C) is ours, the paper names none.
 
-    The two fully connected layers are 1×1 convolutions, which is the same thing on a pooled map and lets `none` apply
-    the same weights at every pixel. The ReLU between them stays, whatever `excitation` is.
+    The two fully connected layers are kept as 1×1 convolutions, which lets `none` apply the same weights at every
+    pixel; on a pooled map they are computed as the matrix products that they are. The ReLU between them stays, whatever
+    `excitation` is.
 
     Args:
         channels: C, of the input and of the output.
@@ -123,9 +124,15 @@ class SEBlock(nn.Module):
     def gate(self, x_BCHW: Tensor) -> Tensor:
         """What each channel of x is multiplied by: B × C × 1 × 1, or B × C × H × W if nothing is squeezed."""
         z_BC11 = SQUEEZES[self.squeeze](x_BCHW)  # equation 2
-        h_BK11 = F.relu(self.fc1(z_BC11))  # equation 3: δ(W₁ z)
+        if self.squeeze == "none":
+            return self.excite(z_BC11)
+        return self.excite(z_BC11.flatten(1)).view(z_BC11.shape)
+
+    def excite(self, z_BC: Tensor) -> Tensor:
+        """The gates of descriptors, B × C, or of each pixel of a map, B × C × H × W (equation 3)."""
+        h_BK = torch.relu(connected(self.fc1, z_BC))  # δ(W₁ z)
         sigma = (FROM_ONE if self.from_one else EXCITATIONS)[self.excitation]
-        return sigma(self.fc2(h_BK11))  # equation 3: σ(W₂ h)
+        return sigma(connected(self.fc2, h_BK))  # σ(W₂ h)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return x_BCHW * self.gate(x_BCHW)  # equation 4
@@ -133,6 +140,26 @@ class SEBlock(nn.Module):
     def extra_repr(self) -> str:
         start = ", identity_start=True" if self.from_one else ""
         return f"{self.channels}, hidden={self.hidden}, squeeze={self.squeeze}, excitation={self.excitation}{start}"
+
+
+def connected(fc: nn.Module, z_BC: Tensor) -> Tensor:
+    """A layer of the gate, of descriptors as a matrix product: oneDNN takes several times as long for the convolution,
+    which on a CPU is most of what SE adds to the training step of a small network. What somebody put in the place of
+    the layer, or listens to, is called."""
+    y_BK: Tensor
+    if z_BC.ndim > 2:
+        y_BK = fc(z_BC)
+    elif type(fc) is not nn.Conv2d or is_heard(fc):
+        y_BK = fc(z_BC[:, :, None, None]).flatten(1)
+    else:
+        y_BK = F.linear(z_BC, fc.weight.view(fc.out_channels, fc.in_channels), fc.bias)
+    return y_BK
+
+
+def is_heard(module: nn.Module) -> bool:
+    """Whether a module has hooks, which see what goes into it and what comes out."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 
 
 def check_known(field: str, word: object, choices: Iterable[str]) -> None:
