@@ -69,24 +69,34 @@ class Case:
 
 
 Build = Callable[[], nn.Module]
+Networks = dict[str, tuple[str, Build, Build]]
+"""Name → name of the plain network, how that is built, and how the network with SE is."""
 
 
-def resnet50s(every: bool) -> dict[str, tuple[str, Build, Build]]:
-    """Name → name of the plain network, how that is built, and how the network with SE is; `every` adds each position
-    and each squeeze of ours."""
+def resnet50s() -> Networks:
+    """Ours beside others'."""
     plain = functools.partial(models.create, "resnet50", None, stride="torchvision", seed=0)
     paper = functools.partial(models.create, "resnet50", None, seed=0)
-    found: dict[str, tuple[str, Build, Build]] = {
+    return {
         OURS: ("ResNet-50", plain, functools.partial(models.create, "resnet50", SE(), stride="torchvision", seed=0)),
         PAPER: ("ResNet-50, paper's stride", paper, functools.partial(models.create, "resnet50", SE(), seed=0)),
         TIMM: ("timm resnet50", lambda: timm.create_model("resnet50"), lambda: timm.create_model("seresnet50")),
         LEGACY: ("timm legacy without SE", lambda: legacy(False), lambda: legacy(True)),
         TORCHVISION: ("ResNet-50", plain, torchvision_se),
     }
-    for name, design in variants().items() if every else ():
-        build = functools.partial(models.create, "resnet50", design, stride="torchvision", seed=0)
-        found[name] = ("ResNet-50", plain, build)
-    return found
+
+
+def variants_of(part: str) -> Networks:
+    """The network of a part with each position and each squeeze of ours, the paper's block first."""
+    if part == "cifar":
+        title, create = "ResNet-20", functools.partial(models.create, "resnet20", num_classes=10, seed=0)
+    else:
+        title, create = "ResNet-50", functools.partial(models.create, "resnet50", stride="torchvision", seed=0)
+    designs = {OURS: SE(), **variants()}
+    return {
+        name: (title, functools.partial(create, se=None), functools.partial(create, se=design))
+        for name, design in designs.items()
+    }
 
 
 def variants() -> dict[str, SE]:
@@ -114,14 +124,13 @@ def torchvision_se() -> nn.Module:
     return net
 
 
-def resnet20s(every: bool) -> dict[str, tuple[str, Build, Build]]:
-    """As `resnet50s`, for CIFAR's ResNet-20."""
-    create = functools.partial(models.create, "resnet20", num_classes=10, seed=0)
-    designs = {OURS: SE(), **(variants() if every else {})}
-    return {
-        name: ("ResNet-20", functools.partial(create, se=None), functools.partial(create, se=design))
-        for name, design in designs.items()
-    }
+def groups(case: Case, every: bool) -> dict[str, Networks]:
+    """Heading → networks that are timed in turn: ours beside others', by itself so that no more networks than these
+    pass through the caches, and with `every` each variant of ours."""
+    variants = variants_of(case.part)
+    beside = {OURS: variants[OURS]} if case.part == "cifar" else resnet50s()
+    more = {f"{case.title}: positions and squeezes": variants} if every and case.part != "training" else {}
+    return {case.title: beside, **more}
 
 
 def task(net: nn.Module, case: Case, device: str) -> Callable[[], object]:
@@ -172,9 +181,8 @@ def cases(parts: list[str], device: str, short: bool) -> list[Case]:
     return [case for case in found if case.part in parts]
 
 
-def measure(case: Case, rounds: int, device: str, every: bool) -> tuple[list[Line], list[Line]]:
-    """Lines of the case's table, and one for each measurement."""
-    networks = (resnet20s if case.part == "cifar" else resnet50s)(every)
+def measure(title: str, networks: Networks, case: Case, rounds: int, device: str) -> tuple[list[Line], list[Line]]:
+    """Lines of a table, and one for each measurement."""
     torch.compiler.reset()  # of what earlier cases compiled nothing is called again
     builds: dict[str, Build] = {}
     for name, (plain, build_plain, build) in networks.items():
@@ -194,7 +202,7 @@ def measure(case: Case, rounds: int, device: str, every: bool) -> tuple[list[Lin
             }
         )
     measured = [
-        {"case": case.title, "network": name, "round": number, "seconds": seconds}
+        {"case": title, "network": name, "round": number, "seconds": seconds}
         for name, each in taken.items()
         for number, seconds in enumerate(each)
     ]
@@ -217,8 +225,9 @@ def main(words: list[str] | None = None) -> int:
     measured: list[Line] = []
     for case in cases(given.parts, device, given.short):
         print(f"{case.title} …", file=sys.stderr)
-        tables[case.title], singles = measure(case, rounds, device, every and case.part != "training")
-        measured += singles
+        for title, networks in groups(case, every).items():
+            tables[title], singles = measure(title, networks, case, rounds, device)
+            measured += singles
     measuring.write("se_cost", "What SE costs in time", tables, measured, notes(given, device, rounds), given, device)
     return 0
 

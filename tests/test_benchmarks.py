@@ -57,7 +57,8 @@ def test_clock(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["cifar", pytest.param("inference", marks=pytest.mark.slow)])
 def test_se_cost(part: str, tmp_path: Path) -> None:
     lines = check("se_cost", tmp_path, se_cost.main, "--device", "cpu", "--parts", part)
-    networks = (se_cost.resnet20s if part == "cifar" else se_cost.resnet50s)(False)
+    (case,) = se_cost.cases([part], "cpu", short=True)
+    (networks,) = se_cost.groups(case, every=False).values()
     assert {line["network"] for line in lines} == {*networks, *(plain for plain, _, _ in networks.values())}
 
 
@@ -121,7 +122,7 @@ def test_every_network_with_se_is_its_plain_one_and_gates() -> None:
     weights = sum(count * 2 * channels * (channels // 16) for channels, count in blocks.items())
     biases = sum(count * (channels + channels // 16) for channels, count in blocks.items())
     with torch.device("meta"):
-        for name, (_, plain, build) in se_cost.resnet50s(every=False).items():
+        for name, (_, plain, build) in se_cost.resnet50s().items():
             added = size(build()) - size(plain())
             assert added == weights + (0 if name in (se_cost.OURS, se_cost.PAPER) else biases), name
 
