@@ -70,10 +70,10 @@ def directly(net: nn.Module, x_NCHW: Tensor, monkeypatch: pytest.MonkeyPatch) ->
         z = SQUEEZES[block.squeeze](x)
         h = (torch.einsum("kc,nchw->nkhw", block.fc1.weight[:, :, 0, 0], z)).clamp(min=0)
         gate = EXCITATIONS[block.excitation](torch.einsum("ck,nkhw->nchw", block.fc2.weight[:, :, 0, 0], h))
-        found[paths[id(block)]] = gate.flatten(2).mean(2).double().numpy()
+        found[paths[id(block)]] = gate.detach().flatten(2).mean(2).double().numpy()
         return x * gate
 
-    with monkeypatch.context() as patch, torch.no_grad():
+    with monkeypatch.context() as patch:  # with gradients, as without them norm and gate are one pass on a CPU
         patch.setattr(SEBlock, "forward", forward)
         net.eval()(x_NCHW)
     return found
@@ -151,10 +151,14 @@ def test_the_network_is_left_as_it_was() -> None:
     assert [part.training for part in net.modules()] == modes
     assert not any(part._forward_pre_hooks or part._forward_hooks for part in net.modules())
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
-    with torch.no_grad(), gates.evaluating(net):
-        before = net(x_NCHW)
+    with gates.evaluating(net):
+        unwatched = net(x_NCHW)  # norm and gate in one pass
+        with torch.enable_grad():
+            before = net(x_NCHW)
         with gates.watched(gates.blocks_of(net)) as latest:
             assert torch.equal(net(x_NCHW), before)
+        torch.testing.assert_close(unwatched, before)
+        assert torch.equal(net(x_NCHW), unwatched)
         assert set(latest) == {"SE_2_1", "SE_3_1", "SE_4_1"}
 
 
