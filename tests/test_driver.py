@@ -186,6 +186,7 @@ def test_ctrl_c_at_any_moment_is_one_line(tmp_path: Path, seconds: float) -> Non
     assert lab.left() == []
 
 
+@pytest.mark.slow
 def test_sigterm_ends_in_order_for_a_scheduler(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     driver = lab.start(*WORDS)
@@ -236,6 +237,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- together
 
 
+@pytest.mark.slow
 def test_two_drivers_share_a_study(finished: Lab, tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     words = [*WORDS[:-1], "executor.workers=1"]

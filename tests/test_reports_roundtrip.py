@@ -271,6 +271,7 @@ def test_files_appear_with_the_usual_permissions(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
 
 
+@pytest.mark.slow
 def test_ten_thousand_records(tmp_path: Path) -> None:
     """A thousand rows of ten seeds: every mean equals pandas' own."""
     labels = {f"row {i}": "" for i in range(1000)}
