@@ -120,6 +120,7 @@ def test_a_complete_study_trains_nothing_and_writes_the_same_bytes(
     assert len(optuna_trials(copy)) == TRIALS
 
 
+@pytest.mark.slow
 def test_more_seeds_train_only_the_new_ones(
     copy: Lab, finished: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -366,7 +367,9 @@ def limited(size: int) -> None:
     ("size", "code", "words"),
     [
         pytest.param(4_000, 2, ("storage=sqlite:///results/local/lab.db",), marks=pytest.mark.slow),
-        (280_000, 1, ("the checkpoint results/local/checkpoints/", "cannot be written")),
+        pytest.param(
+            280_000, 1, ("the checkpoint results/local/checkpoints/", "cannot be written"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_disk_that_is_full_is_one_line(tmp_path: Path, size: int, code: int, words: tuple[str, ...]) -> None:

@@ -404,6 +404,7 @@ def test_a_study_that_is_interrupted_leaves_no_run_open(fresh: Place, server: Se
     assert server.runs["one"].exit_code == 1
 
 
+@pytest.mark.slow
 def test_online_without_a_key_trains_nothing(fresh: Place) -> None:
     done = fresh.study("tiny", "recipe.epochs=2", "tracking=online")
     assert done.returncode == 2
@@ -424,6 +425,7 @@ def test_online_that_cannot_be(fresh: Place, key: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away(fresh: Place, server: Server) -> None:
     """Training goes on; what is missing is said at the end, and uploaded the next time."""
     driver = fresh.start([sys.executable, "-c", WRITE, "online", FIGURE, "wait"], **server.environment)

@@ -243,7 +243,7 @@ def descend(recipe: Recipe, rates: list[float], se: SE | None) -> dict[str, Tens
     ],
     ids=str,
 )
-def test_the_optimiser_step_by_step(words: dict[str, Any]) -> None:
+def test_the_optimiser_step_by_step(words: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(epochs=2, batch_size=16, lr=0.05, **words)
     se = SE(reduction=4)
     seen = Rates()
@@ -254,6 +254,12 @@ def test_the_optimiser_step_by_step(words: dict[str, Any]) -> None:
         torch.testing.assert_close(
             ours[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+    # All weights at once give the bits that one after another gives.
+    whole = torch.optim.SGD
+    monkeypatch.setattr(torch.optim, "SGD", lambda *given, **how: whole(*given, **{**how, "foreach": False}))
+    single = fit(recipe, se=se).net.state_dict()
+    assert all(torch.equal(value, single[name]) for name, value in ours.items())
 
 
 def test_decay_norm_spares_norms_and_biases_and_nothing_else() -> None:

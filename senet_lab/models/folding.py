@@ -39,6 +39,8 @@ def can_fold(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> TypeGuard[nn.Bat
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
+    if not len(x_BCHW):
+        return False
     known = is_affine(norm) and norm.running_mean is not None and x_BCHW.dtype == norm.weight.dtype
     return known and gates_by_mean(se) and not is_heard(norm) and not is_heard(se)
 

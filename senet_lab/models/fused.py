@@ -129,7 +129,7 @@ class Gate(NamedTuple):
             return torch.ones_like(z_BC)
         y_BC = F.linear(F.relu(F.linear(z_BC, w1_KC, b1_K)), w2_CK, b2_C)
         sigma = (FROM_ONE if self.from_one else EXCITATIONS)[self.excitation]
-        return sigma(y_BC[:, :, None, None]).flatten(1)
+        return sigma(y_BC)
 
 
 class Ending(torch.autograd.Function):

@@ -143,9 +143,8 @@ class SEBlock(nn.Module):
 
 
 def connected(fc: nn.Module, z_BC: Tensor) -> Tensor:
-    """A layer of the gate, of descriptors as a matrix product: oneDNN takes several times as long for the convolution,
-    which on a CPU is most of what SE adds to the training step of a small network. What somebody put in the place of
-    the layer, or listens to, is called."""
+    """A layer of the gate; of descriptors as a matrix product, which takes a CPU less time than the convolution. What
+    somebody put in the place of the layer, or listens to, is called."""
     y_BK: Tensor
     if z_BC.ndim > 2:
         y_BK = fc(z_BC)

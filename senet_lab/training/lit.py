@@ -164,7 +164,7 @@ class SENet(pl.LightningModule):
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             fused=self.step.fused_optimiser,
-            foreach=not self.step.fused_optimiser,  # to the last bit the loop over the weights, at half its time
+            foreach=not self.step.fused_optimiser,  # sooner than weight by weight, with the same bits
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(recipe, step, steps))
