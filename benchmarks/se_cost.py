@@ -51,6 +51,7 @@ class Case:
         classes: of the network.
         training: whether it is a training step.
         compiled: whether by torch.compile.
+        varied: whether each position and squeeze of ours is timed as well.
     """
 
     part: str
@@ -59,6 +60,7 @@ class Case:
     classes: int
     training: bool
     compiled: bool
+    varied: bool
 
     @property
     def title(self) -> str:
@@ -129,7 +131,7 @@ def groups(case: Case, every: bool) -> dict[str, Networks]:
     pass through the caches, and with `every` each variant of ours."""
     variants = variants_of(case.part)
     beside = {OURS: variants[OURS]} if case.part == "cifar" else resnet50s()
-    more = {f"{case.title}: positions and squeezes": variants} if every and case.part != "training" else {}
+    more = {f"{case.title}: positions and squeezes": variants} if every and case.varied else {}
     return {case.title: beside, **more}
 
 
@@ -172,12 +174,16 @@ def step(net: nn.Module, optimizer: torch.optim.Optimizer, x_BCHW: Tensor, y_B: 
 def cases(parts: list[str], device: str, short: bool) -> list[Case]:
     """What is timed on a device."""
     found = []
-    for compiled in (False, True) if device == "cuda" else (False,):
-        for batch in (1, 256) if device == "cuda" else (1,):
-            found.append(Case("inference", batch, 64 if short else 224, 1000, False, compiled))
-        batch = 256 if device == "cuda" else 2
-        found.append(Case("training", batch, 64 if short else 224, 1000, True, compiled))
-        found.append(Case("cifar", 128 if device == "cuda" else 32, 8 if short else 32, 10, True, compiled))
+    on_gpu = device == "cuda"
+    size = 64 if short else 224
+    for compiled in (False, True) if on_gpu else (False,):
+        for batch in (1, 256) if on_gpu else (1,):
+            found.append(Case("inference", batch, size, 1000, False, compiled, varied=True))
+        found.append(Case("training", 256 if on_gpu else 2, size, 1000, True, compiled, varied=False))
+        if not on_gpu:  # the batch of the recipe that is made for CPUs
+            found.append(Case("cifar", 32, 8 if short else 32, 10, True, compiled, varied=True))
+        if on_gpu or not short:  # that of the paper's
+            found.append(Case("cifar", 128, 8 if short else 32, 10, True, compiled, varied=on_gpu))
     return [case for case in found if case.part in parts]
 
 

@@ -1,4 +1,4 @@
-"""Norm and gate in one pass against the modules one by one, and when it is left alone."""
+"""Norm and gate in one against the modules one by one, and when they are left alone."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from senet_lab import SE
-from senet_lab.models import create
+from senet_lab.models import create, folding
 from senet_lab.models.folding import can_fold, folded
 from senet_lab.models.insert import Gated
 from senet_lab.models.se import EXCITATIONS, FROM_ONE, SEBlock
+
+GATES = [(word, False) for word in EXCITATIONS] + [(word, True) for word in FROM_ONE]
+
+
+@pytest.fixture
+def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training small maps are folded, too."""
+    monkeypatch.setattr(folding, "PAYS", 0)
 
 
 def norm_of(channels: int, generator: torch.Generator) -> nn.BatchNorm2d:
@@ -30,10 +38,8 @@ def norm_of(channels: int, generator: torch.Generator) -> nn.BatchNorm2d:
 
 @pytest.mark.parametrize("shape", [(1, 6, 5, 3), (3, 6, 1, 1), (4, 6, 7, 8)], ids=str)
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(
-    ("excitation", "from_one"), [(word, False) for word in EXCITATIONS] + [(word, True) for word in FROM_ONE]
-)
-def test_it_is_what_the_modules_compute_one_by_one(
+@pytest.mark.parametrize(("excitation", "from_one"), GATES)
+def test_in_evaluation_it_is_what_the_modules_compute_one_by_one(
     excitation: str, from_one: bool, bias: bool, shape: tuple[int, ...]
 ) -> None:
     g = torch.Generator().manual_seed(3)
@@ -46,6 +52,134 @@ def test_it_is_what_the_modules_compute_one_by_one(
         assert can_fold(norm, se, x_BCHW)
         torch.testing.assert_close(folded(norm, se, x_BCHW), se(norm(x_BCHW)), rtol=1e-12, atol=1e-12)
     assert torch.equal(x_BCHW, given)
+
+
+def pair_of(excitation: str, bias: bool, from_one: bool) -> tuple[nn.BatchNorm2d, SEBlock]:
+    """A norm that trains and a gate, both in double precision."""
+    g = torch.Generator().manual_seed(3)
+    se = SEBlock(6, 2, "avg", excitation, bias, from_one, generator=g).double()
+    for weight in se.parameters():
+        weight.data.normal_(generator=g)
+    return norm_of(6, g).train(), se
+
+
+def gradients(
+    call: Callable[[], Tensor], norm: nn.BatchNorm2d, se: SEBlock, *inputs: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """What is computed, and the gradients of a weighted sum of it."""
+    y_BCHW = call()
+    weights_BCHW = torch.linspace(-1, 2, y_BCHW.numel(), dtype=y_BCHW.dtype).reshape(y_BCHW.shape)
+    wanted = [tensor for tensor in (*inputs, *norm.parameters(), *se.parameters()) if tensor.requires_grad]
+    return y_BCHW, list(torch.autograd.grad((y_BCHW * weights_BCHW).sum(), wanted))
+
+
+@pytest.mark.usefixtures("any_size")
+@pytest.mark.parametrize("shape", [(1, 6, 5, 3), (3, 6, 1, 1), (4, 6, 7, 8)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("excitation", "from_one"), GATES)
+def test_in_training_it_is_what_the_modules_compute_one_by_one(
+    excitation: str, from_one: bool, bias: bool, shape: tuple[int, ...]
+) -> None:
+    norm, se = pair_of(excitation, bias, from_one)
+    other = copy.deepcopy(norm)
+    x_BCHW = (3 + torch.randn(shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)).requires_grad_()
+    assert can_fold(norm, se, x_BCHW)
+    one = gradients(lambda: folded(norm, se, x_BCHW), norm, se, x_BCHW)
+    two = gradients(lambda: se(other(x_BCHW)), other, se, x_BCHW)
+    torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(norm.state_dict(), other.state_dict(), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_its_gradients_are_those_of_differences_and_so_are_theirs() -> None:
+    norm, se = nn.BatchNorm2d(3).double(), SEBlock(3, 2, bias=True, generator=torch.Generator().manual_seed(1)).double()
+    x_BCHW = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    inputs = [x_BCHW, *(tensor.detach().clone() for tensor in (*norm.parameters(), *se.parameters()))]
+    names = [f"{part}.{name}" for part, module in (("body", norm), ("se", se)) for name, _ in module.named_parameters()]
+    gated = Gated(norm, se, "after")
+
+    def y_of(x_BCHW: Tensor, *weights: Tensor) -> Tensor:
+        y_BCHW: Tensor = torch.func.functional_call(gated, dict(zip(names, weights, strict=True)), (x_BCHW,))
+        return y_BCHW
+
+    assert "Folded" in repr(y_of(x_BCHW, *(tensor.requires_grad_() for tensor in inputs[1:])).grad_fn)
+    inputs[0].requires_grad_()
+    assert torch.autograd.gradcheck(y_of, inputs)
+    assert torch.autograd.gradgradcheck(y_of, inputs)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_an_excitation_that_is_added_is_differentiated_by_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXCITATIONS, "sine", torch.sin)
+    norm, se = pair_of("sine", bias=False, from_one=False)
+    x_BCHW = torch.randn(3, 6, 4, 3, dtype=torch.float64, requires_grad=True)
+    one = gradients(lambda: folded(norm, se, x_BCHW), norm, se, x_BCHW)
+    torch.testing.assert_close(one, gradients(lambda: se(norm(x_BCHW)), norm, se, x_BCHW), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.usefixtures("any_size")
+@pytest.mark.parametrize("frozen", ["input", "norm", "gate"])
+def test_what_is_frozen_gets_no_gradient_and_the_rest_its_own(frozen: str) -> None:
+    norm, se = pair_of("sigmoid", bias=True, from_one=False)
+    x_BCHW = torch.randn(3, 6, 4, 3, dtype=torch.float64, requires_grad=frozen != "input")
+    if frozen != "input":
+        {"norm": norm, "gate": se}[frozen].requires_grad_(False)
+    one = gradients(lambda: folded(norm, se, x_BCHW), norm, se, x_BCHW)
+    torch.testing.assert_close(one, gradients(lambda: se(norm(x_BCHW)), norm, se, x_BCHW), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_a_graph_can_be_gone_through_twice_and_tells_when_its_input_was_changed() -> None:
+    norm, se = pair_of("sigmoid", bias=False, from_one=False)
+    leaf_BCHW = torch.randn(3, 6, 4, 3, dtype=torch.float64, requires_grad=True)
+    x_BCHW = leaf_BCHW.clone()
+    y_BCHW = folded(norm, se, x_BCHW)
+    first = torch.autograd.grad(y_BCHW.square().sum(), leaf_BCHW, retain_graph=True)
+    assert torch.equal(first[0], torch.autograd.grad(y_BCHW.square().sum(), leaf_BCHW, retain_graph=True)[0])
+    x_BCHW.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y_BCHW.sum().backward()
+
+
+def kept(call: Callable[[], Tensor]) -> int:
+    """Bytes that a call keeps for its backward."""
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y_BCHW = call()
+    del y_BCHW
+    return sum(storages.values())
+
+
+@pytest.mark.usefixtures("any_size")
+def test_no_map_is_kept_for_the_gate() -> None:
+    norm, se = nn.BatchNorm2d(6), SEBlock(6, 2)
+    x_BCHW = torch.randn(2, 6, 32, 32, requires_grad=True)
+    size = x_BCHW.numel() * x_BCHW.element_size()
+    assert kept(lambda: se(norm(x_BCHW))) > 2 * size  # the norm's input and its output
+    assert size <= kept(lambda: folded(norm, se, x_BCHW)) < 1.1 * size
+
+
+def test_a_network_trains_as_with_its_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = []
+    for size in (0, 2**60):
+        monkeypatch.setattr(folding, "PAYS", size)
+        net = create("resnet8", SE(4), 5, seed=1).double().train()
+        assert products(net, torch.zeros(2, 3, 16, 16, dtype=torch.float64)) == (0 if size == 0 else 3)
+        optimiser = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+        g = torch.Generator().manual_seed(2)
+        for _ in range(3):
+            x_BCHW = torch.randn(4, 3, 16, 16, generator=g, dtype=torch.float64)
+            loss = nn.functional.cross_entropy(net(x_BCHW), torch.randint(5, (4,), generator=g))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        states.append(net.state_dict())
+    torch.testing.assert_close(*states, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("images", [0, 1, 3])
@@ -81,29 +215,42 @@ def heard_norm(net: nn.Module) -> None:
     net.layer1[0].bn2.body.register_forward_hook(lambda *call: None)
 
 
+def heard_layer(net: nn.Module) -> None:
+    net.layer1[0].bn2.se.fc2.register_forward_hook(lambda *call: None)
+
+
 def replaced(net: nn.Module) -> None:
     net.layer1[0].bn2.se = nn.Softmax2d()
 
 
-def training_norm(net: nn.Module) -> None:
-    net.layer1[0].bn2.body.train()
+def other_mode(net: nn.Module) -> None:
+    net.layer1[0].bn2.body.train(not net.training)
 
 
 def no_statistics(net: nn.Module) -> None:
     net.layer1[0].bn2.body = nn.BatchNorm2d(16, track_running_stats=False)
 
 
-CHANGES: list[Callable[[nn.Module], None]] = [heard, heard_norm, replaced, training_norm, no_statistics]
+def all_batches(net: nn.Module) -> None:
+    net.layer1[0].bn2.body.momentum = None
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_branch_that_is_watched_or_changed_runs_its_modules(change: Callable[[nn.Module], None]) -> None:
-    net = create("resnet8", SE(4), 5, seed=1).eval()
+CHANGES: list[Callable[[nn.Module], None]] = [heard, heard_norm, heard_layer, replaced, no_statistics, all_batches]
+
+
+@pytest.mark.usefixtures("any_size")
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("change", [*CHANGES, other_mode], ids=lambda change: change.__name__)
+def test_a_branch_that_is_watched_or_changed_runs_its_modules(
+    change: Callable[[nn.Module], None], training: bool
+) -> None:
+    net = create("resnet8", SE(4), 5, seed=1).train(training)
     x_BCHW = torch.randn(2, 3, 8, 8)
-    with torch.no_grad():
-        assert products(net, x_BCHW) == 0
+    with torch.set_grad_enabled(training):
+        assert products(copy.deepcopy(net), x_BCHW) == 0
         change(net)
-        assert products(copy.deepcopy(net), x_BCHW) == (0 if change is replaced else 1)
+        folds = change is replaced or (change is other_mode and not training)
+        assert products(copy.deepcopy(net), x_BCHW) == (0 if folds else 1)
         again = copy.deepcopy(net)
         for module in again.modules():
             if isinstance(module, Gated):
@@ -138,3 +285,42 @@ def test_exported_networks_hold_norms_with_constant_weights() -> None:
         torch.testing.assert_close(traced(x_BCHW), net(x_BCHW))
         batches = [node for node in traced.inlined_graph.nodes() if node.kind() == "aten::batch_norm"]
         assert len(batches) == 7
+
+
+@pytest.mark.usefixtures("any_size")
+def test_in_training_it_is_left_alone_in_other_layouts_types_and_variants(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = create("resnet8", SE(4), 5, seed=1).train()
+    x_BCHW = torch.randn(2, 3, 8, 8)
+    assert products(net, x_BCHW) == 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products(net, x_BCHW) == 3
+    assert products(copy.deepcopy(net).to(memory_format=torch.channels_last), x_BCHW) == 3
+    assert products(copy.deepcopy(net).bfloat16(), x_BCHW.bfloat16()) == 3
+    for design in (SE(4, squeeze="max"), SE(4, squeeze="none"), SE(4, position="pre"), SE(4, position="identity")):
+        assert products(create("resnet8", design, 5).train(), x_BCHW) == 3, design
+    monkeypatch.setattr(folding, "PAYS", 2 * 32 * 4 * 4)  # the second stage's maps, the smallest that are folded
+    assert products(net, x_BCHW) == 1
+
+
+@pytest.mark.usefixtures("any_size")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated:FutureWarning")
+def test_transforms_of_functions_see_the_modules() -> None:
+    norm, se = pair_of("sigmoid", bias=False, from_one=False)
+    gated = Gated(norm, se, "after")
+    g = torch.Generator().manual_seed(1)
+    x_BCHW, v_BCHW = (torch.randn(2, 6, 3, 4, generator=g, dtype=torch.float64) for _ in range(2))
+    weights, statistics = dict(gated.named_parameters()), dict(gated.named_buffers())
+
+    def total(x_BCHW: Tensor) -> Tensor:
+        known = {name: buffer.clone() for name, buffer in statistics.items()}
+        y_BCHW: Tensor = torch.func.functional_call(gated, {**weights, **known}, (x_BCHW,))
+        return y_BCHW.square().sum()
+
+    slope = torch.func.grad(total)(x_BCHW)
+    asked = x_BCHW.clone().requires_grad_()
+    torch.testing.assert_close(slope, torch.autograd.grad(total(asked), asked)[0])
+    _, along = torch.func.jvp(total, (x_BCHW,), (v_BCHW,))
+    torch.testing.assert_close(along, (slope * v_BCHW).sum())
+    with torch.autograd.forward_ad.dual_level():
+        dual = total(torch.autograd.forward_ad.make_dual(x_BCHW, v_BCHW))
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, along)

@@ -1,22 +1,32 @@
-"""Norm and gate in one pass over memory: how a branch that ends with both is evaluated on a CPU.
+"""Norm and gate in one: how a branch that ends with both is computed on a CPU, where SE costs what its passes cost.
 
-In evaluation batch norm is one affine map a channel, u = a x + b, so that the squeeze of its output is that map of the
-squeeze of its input, and the gate s is known before the norm is applied. And s u = (s a) x + s b is affine as well:
-PyTorch's own batch norm applies it, with s γ and s β in the place of its weight and bias, and each channel of each
-image taken for a channel. The map that the gate would read and write again is never made; what SE adds is one reading.
+Batch norm is one affine map a channel, u = a (x − μ) + β with a = γ / √(σ² + ε), so that the squeeze of its output is
+that map of the squeeze of its input, and the gate s is known before the norm is applied. And s u is affine as well, for
+each channel of each image: PyTorch's own batch norm applies it, with each of these taken for a channel. The map that
+the gate would read and write again is never made, nor kept for backward; what SE adds is one reading, for the mean.
 
-It gives what the modules give but for rounding, and for gates of 1 what the norm gives by itself, bit for bit.
+In training the letters and their derivation are those of `fused.py`, without its addition and ReLU:
+
+    m_bc = mean_p x;  μ, σ² by the norm's own kernel;  z = a (m − μ) + β;  s = gate(z);  y = s a (x − m) + s z
+    G_bc = Σ_p dy;  R_bc = Σ_p dy (x − m);  ds = a R + z G;  dz and the gate's weights from ds;  dβ = Σ_b (s G + dz)
+    dγ = r Σ_b (s R + (m − μ) (s G + dz));  dx = [a s] dy + [a (dz / N − dβ / M) + d (m − μ)] + [d] (x − m)
+
+It gives what the modules give but for rounding; in evaluation, for gates of 1, what the norm gives, bit for bit.
 """
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet_lab.models.fused import Gate, parts_of
 from senet_lab.models.se import SEBlock, is_heard
+
+# In training, from how large a map on (in elements) the passes that are saved take longer than the calls that are made.
+PAYS = 2**19
 
 
 def is_affine(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
@@ -32,21 +42,36 @@ def gates_by_mean(se: nn.Module) -> bool:
 def can_fold(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> TypeGuard[nn.BatchNorm2d]:
     """Whether `folded` computes what the modules do, and is what should be run.
 
-    Not where gradients are wanted or somebody listens, nor where the network is being compiled (compilers join what
-    they like) or exported (other runtimes want a norm's weights to be constants). On a GPU it was never measured.
+    Not where somebody listens, nor where the network is traced, compiled (compilers join what they like), exported
+    (other runtimes want a norm's weights to be constants) or transformed by torch.func; nor where a norm that does not
+    train is to be differentiated. On a GPU it was never measured.
     """
-    if torch.is_grad_enabled() or norm.training or x_BCHW.device.type != "cpu" or not x_BCHW.is_contiguous():
+    if is_traced() or type(x_BCHW) is not Tensor or x_BCHW.device.type != "cpu" or not x_BCHW.is_contiguous():
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if norm.training:
+        pays = x_BCHW.numel() >= max(PAYS, x_BCHW.shape[1] + 1) and x_BCHW.dtype in (torch.float32, torch.float64)
+    else:
+        pays = len(x_BCHW) > 0 and not torch.is_grad_enabled()
+    if not pays or not is_affine(norm) or norm.running_mean is None or norm.momentum is None:
         return False
-    if not len(x_BCHW):
-        return False
-    known = is_affine(norm) and norm.running_mean is not None and x_BCHW.dtype == norm.weight.dtype
-    return known and gates_by_mean(se) and not is_heard(norm) and not is_heard(se)
+    known = x_BCHW.dtype == norm.weight.dtype and gates_by_mean(se)
+    return known and not any(is_heard(module) for module in (norm, se, *se.children()))
+
+
+def is_traced() -> bool:
+    """Whether something other than plain autograd looks at what is computed."""
+    compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    transformed = torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return compiled or transformed or torch.is_autocast_enabled("cpu")
 
 
 def folded(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
     """se(norm(x)), where `can_fold` says so."""
+    return in_training(norm, se, x_BCHW) if norm.training else in_evaluation(norm, se, x_BCHW)
+
+
+def in_evaluation(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
+    """By the running statistics: the gate is multiplied into the norm's weight and bias, a copy of them an image."""
     B, C, H, W = x_BCHW.shape
     mean_C, var_C = norm.running_mean, norm.running_var
     assert mean_C is not None
@@ -61,3 +86,93 @@ def folded(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
         x_BCHW.view(1, B * C, H, W), mean_C, var_C, gamma_BC.flatten(), beta_BC.flatten(), eps=norm.eps
     )
     return y_1DHW.view(B, C, H, W)
+
+
+def in_training(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
+    """By the batch's statistics, which bring the norm's running ones forward."""
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    gate, weights = parts_of(se)
+    y_BCHW: Tensor = Folded.apply(norm, gate, x_BCHW, norm.weight, norm.bias, *weights)
+    return y_BCHW
+
+
+class Folded(torch.autograd.Function):
+    """y of x, the norm's weight and bias, and the gate's weights."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        norm: nn.BatchNorm2d,
+        gate: Gate,
+        x_BCHW: Tensor,
+        gamma_C: Tensor,
+        beta_C: Tensor,
+        *weights: Tensor | None,
+    ) -> Tensor:
+        assert norm.momentum is not None
+        mu_C, var_C = torch.batch_norm_update_stats(x_BCHW, norm.running_mean, norm.running_var, norm.momentum)
+        m_BC = x_BCHW.mean((2, 3))
+        r_C = (var_C + norm.eps).rsqrt()
+        a_C = gamma_C * r_C
+        off_BC = m_BC - mu_C
+        z_BC = torch.addcmul(beta_C, a_C, off_BC)
+        s_BC, h_BK = gate.of(z_BC, weights)
+        scale_BC = a_C * s_BC
+        ctx.save_for_backward(x_BCHW, gamma_C, beta_C, *weights, m_BC, off_BC, r_C, a_C, z_BC, h_BK, s_BC, scale_BC)
+        ctx.gate, ctx.eps = gate, norm.eps
+        return affine(x_BCHW, m_BC, scale_BC, s_BC * z_BC)
+
+    @staticmethod
+    def backward(ctx: Any, dy_BCHW: Tensor) -> tuple[Tensor | None, ...]:
+        x_BCHW, gamma_C, beta_C, *weights, m_BC, off_BC, r_C, a_C, z_BC, h_BK, s_BC, scale_BC = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, None, *once_more(ctx, dy_BCHW, x_BCHW, gamma_C, beta_C, *weights)
+        N, M = x_BCHW[0, 0].numel(), x_BCHW[:, 0].numel()
+        dy_BCHW = dy_BCHW.contiguous()
+        G_BC, R_BC = sums(dy_BCHW, x_BCHW, m_BC)
+        dz_BC, dweights = ctx.gate.back(z_BC, h_BK, s_BC, weights, torch.addcmul(a_C * R_BC, z_BC, G_BC))
+        du_BC = torch.addcmul(dz_BC, s_BC, G_BC)  # summed over the pixels
+        dbeta_C = du_BC.sum(0)
+        dgamma_C = r_C * torch.addcmul(s_BC * R_BC, off_BC, du_BC).sum(0)
+        dx_BCHW = None
+        if ctx.needs_input_grad[2]:
+            slope_BC = (a_C * r_C * dgamma_C) * off_BC.new_full(off_BC.shape, -1 / M)
+            shift_BC = torch.addcmul(slope_BC * off_BC, a_C, dbeta_C, value=-1 / M).addcmul_(a_C, dz_BC, value=1 / N)
+            dx_BCHW = affine(x_BCHW, m_BC, slope_BC, shift_BC).addcmul_(dy_BCHW, scale_BC[:, :, None, None])
+        return None, None, dx_BCHW, dgamma_C, dbeta_C, *dweights
+
+
+def once_more(ctx: Any, dy_BCHW: Tensor, *inputs: Tensor | None) -> list[Tensor | None]:
+    """The gradients of `Folded`'s tensors by autograd, so that they can be differentiated again."""
+
+    x_BCHW, gamma_C, beta_C, *weights = inputs
+    assert x_BCHW is not None
+    u_BCHW = F.batch_norm(x_BCHW, None, None, gamma_C, beta_C, training=True, eps=ctx.eps)
+    s_BC, _ = ctx.gate.of(u_BCHW.mean((2, 3)), weights)
+    y_BCHW = u_BCHW * s_BC[:, :, None, None]
+    wanted = ctx.needs_input_grad[2:]
+    there = [tensor for tensor, wants in zip(inputs, wanted, strict=True) if wants and tensor is not None]
+    found = iter(torch.autograd.grad(y_BCHW, there, dy_BCHW, create_graph=True))
+    return [next(found) if wants else None for wants in wanted]
+
+
+def affine(x_BCHW: Tensor, mean_BC: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tensor:
+    """scale (x − mean) + shift, by batch norm's kernel."""
+    B, C, H, W = x_BCHW.shape
+    given = x_BCHW.view(1, B * C, H, W), mean_BC.flatten(), mean_BC.new_ones(B * C)
+    y_1DHW = F.batch_norm(*given, scale_BC.flatten(), shift_BC.flatten(), eps=0)
+    y_BCHW: Tensor = torch.ops.aten._unsafe_view(y_1DHW, x_BCHW.shape)  # not a view, as blocks write into it
+    return y_BCHW
+
+
+def sums(dy_BCHW: Tensor, x_BCHW: Tensor, mean_BC: Tensor) -> tuple[Tensor, Tensor]:
+    """Over the pixels dy, and dy times x − mean, by the kernel of batch norm's backward: the gradients of its bias and,
+    where the deviation is 1, its weight."""
+    B, C, H, W = x_BCHW.shape
+    ones_D = mean_BC.new_ones(B * C)
+    given = [map_BCHW.view(1, B * C, H, W) for map_BCHW in (dy_BCHW, x_BCHW)]
+    _, R_D, G_D = torch.ops.aten.native_batch_norm_backward(
+        *given, ones_D, None, None, mean_BC.flatten(), ones_D, True, 0, [False, True, True]
+    )
+    return G_D.view(B, C), R_D.view(B, C)

@@ -42,7 +42,7 @@ autocast says. One gradient can be taken, not a gradient of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -111,6 +111,15 @@ def passes_of(name: str) -> Passes:
     return Passes(kernels.moments, kernels.finish, kernels.sums, kernels.spread)
 
 
+# s = σ(y) and ds → dy, where it takes no more than s: less time than autograd, which does it for all others.
+SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sigmoid": lambda s_BC, ds_BC: torch.ops.aten.sigmoid_backward(ds_BC, s_BC),
+    "softmax": lambda s_BC, ds_BC: s_BC * (ds_BC - (s_BC * ds_BC).sum(1, keepdim=True)),
+    "tanh": lambda s_BC, ds_BC: torch.ops.aten.tanh_backward(ds_BC, s_BC),
+    "relu": lambda s_BC, ds_BC: torch.ops.aten.threshold_backward(ds_BC, s_BC, 0),
+}
+
+
 class Gate(NamedTuple):
     """SE's gate apart from its weights.
 
@@ -122,14 +131,47 @@ class Gate(NamedTuple):
     excitation: str
     from_one: bool
 
-    def of(self, z_BC: Tensor, weights: tuple[Tensor | None, ...]) -> Tensor:
-        """The gates of descriptors z; 1 where there are no weights."""
-        w1_KC, b1_K, w2_CK, b2_C = (None if weight is None else weight.to(z_BC.dtype) for weight in weights)
-        if w1_KC is None or w2_CK is None:
-            return torch.ones_like(z_BC)
-        y_BC = F.linear(F.relu(F.linear(z_BC, w1_KC, b1_K)), w2_CK, b2_C)
-        sigma = (FROM_ONE if self.from_one else EXCITATIONS)[self.excitation]
-        return sigma(y_BC)
+    @property
+    def sigma(self) -> Callable[[Tensor], Tensor]:
+        return (FROM_ONE if self.from_one else EXCITATIONS)[self.excitation]
+
+    def of(self, z_BC: Tensor, weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor | None]:
+        """The gates of descriptors z, and what is between the layers; 1 and nothing where there are no weights."""
+        w1, b1_K, w2, b2_C = weights
+        if w1 is None or w2 is None:
+            return torch.ones_like(z_BC), None
+        h_BK = F.relu(linear(z_BC, w1, b1_K))
+        return self.sigma(linear(h_BK, w2, b2_C)), h_BK
+
+    def back(
+        self, z_BC: Tensor, h_BK: Tensor | None, s_BC: Tensor, weights: Sequence[Tensor | None], ds_BC: Tensor
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The gradients of descriptors and weights, from that of the gates; with what `of` gave."""
+        w1, b1_K, w2, b2_C = weights
+        if w1 is None or w2 is None or h_BK is None:
+            return torch.zeros_like(z_BC), [None] * 4
+        if self.excitation in SLOPES and not self.from_one:
+            dy_BC = SLOPES[self.excitation](s_BC, ds_BC)
+        else:
+            dy_BC = torch.func.vjp(self.sigma, linear(h_BK, w2, b2_C))[1](ds_BC)[0]
+        dh_BK = torch.ops.aten.threshold_backward(dy_BC @ matrix(w2, dy_BC), h_BK, 0)
+        dz_BC = dh_BK @ matrix(w1, dh_BK)
+        return dz_BC, [*linear_back(dh_BK, z_BC, w1, b1_K), *linear_back(dy_BC, h_BK, w2, b2_C)]
+
+
+def linear(z_BC: Tensor, w: Tensor, b_K: Tensor | None) -> Tensor:
+    """A layer of the gate, in the type of its input."""
+    return F.linear(z_BC, matrix(w, z_BC), None if b_K is None else b_K.to(z_BC.dtype))
+
+
+def linear_back(dy_BK: Tensor, z_BC: Tensor, w: Tensor, b_K: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The gradients of a layer's weight and bias."""
+    return (dy_BK.T @ z_BC).view(w.shape), None if b_K is None else dy_BK.sum(0)
+
+
+def matrix(w: Tensor, z_BC: Tensor) -> Tensor:
+    """The weight of a 1×1 convolution as K × C, in the type of what it is multiplied with."""
+    return w.flatten(1).to(z_BC.dtype)
 
 
 class Ending(torch.autograd.Function):
@@ -164,9 +206,9 @@ class Ending(torch.autograd.Function):
             r_C = (var_C + eps).rsqrt()
             a_C = gamma_C * r_C
             z_BC = a_C * (m_BC - mu_C) + beta_C
-            s_BC = gate.of(z_BC, weights)
+            s_BC, h_BK = gate.of(z_BC, weights)
             y_BCHW = passes_of(passes).finish(x_BCHW, shortcut_BCHW, m_BC, s_BC * a_C, s_BC * z_BC)
-        ctx.save_for_backward(x_BCHW, y_BCHW, gamma_C, m_BC, mu_C, r_C, z_BC, s_BC, *weights)
+        ctx.save_for_backward(x_BCHW, y_BCHW, gamma_C, m_BC, mu_C, r_C, z_BC, h_BK, s_BC, *weights)
         ctx.batch = running_mean_C is None
         ctx.gate = gate
         ctx.passes = passes
@@ -176,7 +218,7 @@ class Ending(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy_BCHW: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x_BCHW, y_BCHW, gamma_C, m_BC, mu_C, r_C, z_BC, s_BC, *weights = ctx.saved_tensors
+        x_BCHW, y_BCHW, gamma_C, m_BC, mu_C, r_C, z_BC, h_BK, s_BC, *weights = ctx.saved_tensors
         B, _, H, W = x_BCHW.shape
         N, M = H * W, B * H * W
         dy_BCHW = dy_BCHW.contiguous(memory_format=layout(x_BCHW))
@@ -184,7 +226,7 @@ class Ending(torch.autograd.Function):
         off_BC = m_BC - mu_C
         with no_autocast(x_BCHW):
             g_BCHW, G_BC, R_BC = passes_of(ctx.passes).sums(dy_BCHW, y_BCHW, x_BCHW, m_BC)
-            dz_BC, dweights = pulled_back(ctx.gate, z_BC, weights, a_C * R_BC + z_BC * G_BC)
+            dz_BC, dweights = ctx.gate.back(z_BC, h_BK, s_BC, weights, a_C * R_BC + z_BC * G_BC)
             du_BC = s_BC * G_BC + dz_BC  # summed over the pixels
             dbeta_C = du_BC.sum(0)
             dgamma_C = r_C * (s_BC * R_BC + off_BC * du_BC).sum(0)
@@ -196,24 +238,6 @@ class Ending(torch.autograd.Function):
             dx_BCHW = passes_of(ctx.passes).spread(g_BCHW, x_BCHW, m_BC, a_C * s_BC, shift_BC, slope_BC)
         norm = dgamma_C.to(gamma_C.dtype), dbeta_C.to(gamma_C.dtype)
         return dx_BCHW, g_BCHW, *norm, None, None, None, None, None, *dweights
-
-
-def pulled_back(
-    gate: Gate, z_BC: Tensor, weights: list[Tensor | None], ds_BC: Tensor
-) -> tuple[Tensor, list[Tensor | None]]:
-    """The gradients of the gate's descriptors and weights, from that of the gate."""
-    there = [weight for weight in weights if weight is not None]
-    if not there:
-        return torch.zeros_like(z_BC), list(weights)
-
-    def gates(z_BC: Tensor, *there: Tensor) -> Tensor:
-        given = iter(there)
-        return gate.of(z_BC, tuple(None if weight is None else next(given) for weight in weights))
-
-    vjp: tuple[Any, ...] = torch.func.vjp(gates, z_BC, *there)
-    dz_BC, *dthere = vjp[1](ds_BC)
-    given = iter(dthere)
-    return dz_BC, [None if weight is None else next(given) for weight in weights]
 
 
 def layout(x_BCHW: Tensor) -> torch.memory_format:
@@ -260,11 +284,10 @@ def block_end(
 
 
 def parts_of(se: SEBlock | None) -> tuple[Gate, tuple[Tensor | None, ...]]:
-    """What an SE block computes, and with which weights: K × C, K, C × K, C; without biases None."""
+    """What an SE block computes, and its weights and biases, layer by layer; None for what is not there."""
     if se is None:
         return Gate("sigmoid", from_one=True), (None, None, None, None)
-    layers = [(fc.weight.flatten(1), fc.bias) for fc in (se.fc1, se.fc2)]
-    return Gate(se.excitation, se.from_one), (*layers[0], *layers[1])
+    return Gate(se.excitation, se.from_one), (se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
 
 
 @torch.no_grad()
