@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from kept import Kept
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of what a script runs in its background, and all that it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which train too
+def pytest_runtest_setup() -> None:
+    """One thread for PyTorch in every test: several processes with a team of threads each wait for one another most of
+    the time. What tests start is left as a user would have it, and who does not need PyTorch does not import it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
 
 SECONDS = 600  # more than the tiny study takes, on a machine that is busy
 

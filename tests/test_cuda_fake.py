@@ -30,8 +30,6 @@ from senet_lab.training.feeds import TensorFeed
 from senet_lab.training.lit import SENet
 from senet_lab.training.step import Step, prepare
 
-torch.set_num_threads(1)
-
 CIFAR = Data(name="cifar10", size=32, augment="cifar", cutout=16)
 TREE = Data(name="folder", size=32, augment="imagenet")
 NO_GATE = (None, None, None, None)

@@ -22,8 +22,6 @@ from senet_lab.training.augment import AREA, ASPECT, AUGMENTS, TRIES, Change, Pa
 from senet_lab.training.data import load, size_in_memory
 from senet_lab.training.feeds import FolderFeed, TensorFeed
 
-torch.set_num_threads(1)
-
 COUNT = 4000
 
 

@@ -30,8 +30,6 @@ from senet_lab.training import data as images
 from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Spec
 
-torch.set_num_threads(1)
-
 NAMES = ["ant", "bee", "cat"]
 DIGITS = Data(name="digits", augment="crop", validation=0.2)
 

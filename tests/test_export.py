@@ -31,8 +31,6 @@ from senet_lab.studies.trained import Trained
 from senet_lab.training import checkpoints
 from senet_lab.training.lit import SENet
 
-torch.set_num_threads(1)
-
 
 def answer(path: Path, image: Path) -> dict[str, float]:
     """Class → probability, from the file and what it says of itself alone, for an image of the size that it wants."""

@@ -37,8 +37,6 @@ from senet_lab.training import classes
 from senet_lab.training import data as images
 from senet_lab.training.feeds import FolderFeed, TensorFeed
 
-torch.set_num_threads(1)
-
 
 def written(capsys: pytest.CaptureFixture[str], *words: object) -> Data:
     """What the command's last line says: how its tree is read."""

@@ -30,11 +30,6 @@ ROOT = Path(__file__).parents[1]
 EXACT = 1e-9  # in double precision
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 # --------------------------------------------------------------------------------------------------------- the formulas
 
 

@@ -21,8 +21,6 @@ from senet_lab.models.insert import POSITIONS
 from senet_lab.models.se import SEBlock
 from senet_lab.models.shake import Branches, ShiftShortcut, shake26, shake_basic, shake_bottleneck
 
-torch.set_num_threads(1)
-
 BLOCKS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "basic": shake_basic,
     "bottleneck": lambda i, o, s: shake_bottleneck(4, i, o, s),

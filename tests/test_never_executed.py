@@ -17,8 +17,6 @@ from senet_lab.models.weights import pretrained
 from senet_lab.studies import plan
 from senet_lab.training import trial
 
-torch.set_num_threads(1)
-
 Make = Callable[[Kept, Path, Trap], None]
 
 

@@ -20,8 +20,6 @@ from senet_lab.training.checkpoints import load
 from senet_lab.training.data import load as load_data
 from senet_lab.training.lit import SENet
 
-torch.set_num_threads(1)
-
 AVERAGED = dataclasses.replace(SPEC, recipe=dataclasses.replace(RECIPE, ema=0.9))
 
 

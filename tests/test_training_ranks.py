@@ -29,8 +29,6 @@ from senet_lab.training.feeds import FolderFeed, Part, TensorFeed
 from senet_lab.training.lit import DivergedError, SENet
 from senet_lab.training.step import chosen
 
-torch.set_num_threads(1)
-
 TWO = dataclasses.replace(SPEC, devices=2)
 
 

@@ -19,8 +19,6 @@ from senet_lab.training.data import load
 from senet_lab.training.lit import SCHEDULES, SENet, lr_factor
 from senet_lab.training.trial import Feeding
 
-torch.set_num_threads(1)
-
 DIGITS = Data(augment="crop", validation=0.2, subset=40, test_subset=20)
 
 

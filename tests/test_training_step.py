@@ -28,8 +28,6 @@ from senet_lab.training.data import facts
 from senet_lab.training.spec import FIELDS, STEP, Spec
 from senet_lab.training.step import FAST, PLAIN, Step, blocks_of, chosen, prepare
 
-torch.set_num_threads(1)
-
 DOUBLE = dataclasses.replace(SPEC, precision="64-true", recipe=dataclasses.replace(RECIPE, epochs=1))
 FOLDER = Data(name="folder", size=16, augment="imagenet")
 EAGER = step.prepare

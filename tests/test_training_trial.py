@@ -33,8 +33,6 @@ from senet_lab.training.data import facts
 from senet_lab.training.lit import DivergedError, SENet
 from senet_lab.training.spec import Spec
 
-torch.set_num_threads(1)
-
 DIGITS = Data(augment="crop", validation=0.2, subset=96, test_subset=50)
 RECIPE = Recipe(epochs=4, batch_size=32, lr=0.05, weight_decay=5e-4, warmup_steps=4)
 
