@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import pty
 import select
 import shutil
@@ -10,14 +12,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from launching import WORDS, Lab, ended
 
 if TYPE_CHECKING:
     from kept import Kept
+
+Made = TypeVar("Made")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of what a script runs in its background, and all that it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -33,11 +38,35 @@ def pytest_runtest_setup() -> None:
 SECONDS = 600  # more than the tiny study takes, on a machine that is busy
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Made]) -> Made:
+    """What `make` returns of a folder that it fills, once for all of pytest-xdist's processes: the first that needs it
+    makes it, and the others wait. The lock ends with its process, however that ends; after one that failed, the next
+    makes it anew."""
+    place = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # of the whole run
+    folder, made = place / name, place / f"{name}.pickle"
+    with (place / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            part = made.with_suffix(".part")
+            part.write_bytes(pickle.dumps(make(folder)))
+            part.rename(made)  # there as a whole, or not at all
+    found: Made = pickle.loads(made.read_bytes())
+    return found
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """The tiny study, run once from beginning to end with tracking, in a folder of an awkward name, on a terminal of
-    80 columns (what was seen there: `screen`)."""
-    folder = tmp_path_factory.mktemp("finished") / "an awkward,(name)='x'[y] é%20"
+    80 columns (what was seen there: `screen`); not to be changed."""
+    return once(tmp_path_factory, "finished", on_a_terminal)
+
+
+def on_a_terminal(parent: Path) -> Lab:
+    folder = parent / "an awkward,(name)='x'[y] é%20"
     folder.mkdir()
     lab = Lab(folder)
     ours, theirs = pty.openpty()
@@ -76,14 +105,17 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     """A ResNet-8 with SE, trained on the digits for one epoch; not to be changed."""
     from kept import train  # torch comes with it
 
-    return train(tmp_path_factory.mktemp("kept"))
+    return once(tmp_path_factory, "kept", train)
 
 
 @pytest.fixture(scope="session")
 def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits as files: what the command images makes of them; not to be changed."""
+    return once(tmp_path_factory, "digits", as_files)
+
+
+def as_files(parent: Path) -> Path:
     from senet_lab.__main__ import main
 
-    folder = tmp_path_factory.mktemp("digits") / "png"
-    assert main(["images", "digits", "--to", str(folder)]) == 0
-    return folder
+    assert main(["images", "digits", "--to", str(parent / "png")]) == 0
+    return parent / "png"
