@@ -239,7 +239,9 @@ def test_requests_have_the_variables_of_the_library() -> None:
     assert ours == given
 
 
-@pytest.mark.parametrize("fault", ["refused", "denied", "nowhere"])
+@pytest.mark.parametrize(
+    "fault", ["refused", *(pytest.param(f, marks=pytest.mark.slow) for f in ("denied", "nowhere"))]
+)
 def test_it_cannot_be_saved(
     finished: Lab, written: dict[str, bytes], server: Server, fault: str, tmp_path: Path
 ) -> None:

@@ -471,18 +471,28 @@ def saved(path: Path, settings: dict[str, Any], drop: str = "") -> Path:
     return path
 
 
-def test_the_command_writes_the_numbers_of_its_network(lab: Lab, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", "-m", "senet_lab", "excitation", lab.kept, "--results", str(lab.results)]
-    done = subprocess.run(
-        [*command, "--to", str(tmp_path / "out"), "--classes", "1", "3", "--images", "20"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "899 test images" in done.stdout
-    assert all(len(line) <= 80 for line in done.stdout.splitlines() if not line.startswith("written"))
+@pytest.mark.parametrize("place", ["this process", pytest.param("a process of its own", marks=pytest.mark.slow)])
+def test_the_command_writes_the_numbers_of_its_network(
+    lab: Lab, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["excitation", lab.kept, "--results", str(lab.results), "--to", str(tmp_path / "out")]
+    words += ["--classes", "1", "3", "--images", "20"]
+    if place == "this process":
+        monkeypatch.setenv("COLUMNS", "80")
+        assert main(words) == 0
+        out = capsys.readouterr().out
+    else:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "senet_lab", *words],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        out = done.stdout
+    assert "899 test images" in out
+    assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("written"))
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"gates.csv", "blocks.csv"} | {
         f"{name}.{suffix}" for name in gate_figures.FIGURES for suffix in ("svg", "png", "pdf")

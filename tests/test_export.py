@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,29 @@ def answer(path: Path, image: Path) -> dict[str, float]:
     return dict(zip(json.loads(said["classes"]), (odds_K / odds_K.sum()).tolist(), strict=True))
 
 
+def well_exported(code: int, out: str, err: str, path: Path) -> None:
+    """The command's answer, and what it leaves."""
+    assert (code, err) == (0, "")
+    first, second, third = out.splitlines()
+    assert first == "resnet8 as ONNX, opset 18: images (batch, 1, 8, 8) → logits (batch, 10)"
+    assert float(second.rpartition(":")[2]) < 1e-4
+    assert third == f"written: {path}"
+    assert [file.name for file in path.parent.iterdir()] == ["digits.onnx"]  # one file, weights and all
+
+
 @pytest.fixture(scope="module")
 def exported(kept: Kept, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By the command in this process, which has torch."""
     path = tmp_path_factory.mktemp("exported") / "digits.onnx"
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(["export", str(kept.checkpoint), "--to", str(path)])
+    well_exported(code, out.getvalue(), err.getvalue(), path)
+    return path
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_writes_the_same_file(exported: Path, kept: Kept, tmp_path: Path) -> None:
+    path = tmp_path / "digits.onnx"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "senet_lab", "export", str(kept.checkpoint), "--to", str(path)],
         capture_output=True,
@@ -57,13 +78,8 @@ def exported(kept: Kept, tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"},
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    first, second, third = done.stdout.splitlines()
-    assert first == "resnet8 as ONNX, opset 18: images (batch, 1, 8, 8) → logits (batch, 10)"
-    assert float(second.rpartition(":")[2]) < 1e-4
-    assert third == f"written: {path}"
-    assert [file.name for file in path.parent.iterdir()] == ["digits.onnx"]  # one file, weights and all
-    return path
+    well_exported(done.returncode, done.stdout, done.stderr, path)
+    assert path.read_bytes() == exported.read_bytes()
 
 
 def test_the_file_answers_as_predict_does(
@@ -113,6 +129,7 @@ def test_every_network(backbone: str, tmp_path: Path) -> None:
     exports_within_tolerance(backbone, SE(), tmp_path)
 
 
+@pytest.mark.slow
 def test_every_kind_of_operation(tmp_path: Path) -> None:
     """With those of `test_colour_images_and_what_is_said_of_them`."""
     exports_within_tolerance("resnet8", SE(squeeze="max", excitation="tanh", position="identity", bias=True), tmp_path)

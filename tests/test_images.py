@@ -205,6 +205,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not list((tmp_path / "new").iterdir())
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     """Photographs that take their time."""
     make_tree(tmp_path / "from", {"a": 1, "b": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ from senet_lab.models.se import EXCITATIONS, SQUEEZES
 CIFAR = ["resnet8", "resnet20", "resnet32", "resnet56", "resnet110"]
 CIFAR += [name for name in BACKBONES if name.startswith(("preresnet", "wrn"))]
 IMAGENET = [name for name in BACKBONES if name.startswith(("resnet", "resnext")) and name not in CIFAR]
+
+# Networks of more than a hundred layers take seconds each.
+IN_TURN = [pytest.param(name, marks=pytest.mark.slow if re.search(r"1\d\d", name) else ()) for name in BACKBONES]
 
 
 def params(net: nn.Module) -> int:
@@ -189,7 +193,7 @@ def test_wide_resnet_of_width_1_is_the_preactivation_resnet_of_basic_blocks() ->
 # They run.
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", IN_TURN)
 def test_every_backbone_runs_on_meta_with_se(name: str) -> None:
     with torch.device("meta"):
         net = create(name, SE(), 7, in_channels=1, seed=0).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -122,14 +123,23 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("reduction", [2, 16])
-@pytest.mark.parametrize("name", STAGES)
+DEEP = ("preresnet164", "resnet152", "resnext101")  # seconds each
+
+
+@pytest.mark.parametrize(
+    ("name", "reduction"),
+    [
+        pytest.param(name, reduction, marks=pytest.mark.slow if name in DEEP and reduction == 2 else ())
+        for name in STAGES
+        for reduction in (2, 16)
+    ],
+)
 def test_se_adds_the_papers_equation_5(name: str, reduction: int) -> None:
     found = cost(on_meta(name, SE(reduction)), (3, 32, 32))
     assert found.se_params == 2 * sum(n * c**2 for c, n in STAGES[name]) // reduction
     for stage, (c, n) in enumerate(STAGES[name], start=2):
         assert found.stages[stage].se_params == 2 * n * c**2 // reduction
-    assert found.params - found.se_params == cost(on_meta(name), (3, 32, 32)).params
+    assert found.params - found.se_params == sum(weight.numel() for weight in on_meta(name).parameters())
 
 
 def by_hand(net: nn.Module, input_size: tuple[int, int, int]) -> dict[str, int]:
@@ -155,9 +165,13 @@ def by_hand(net: nn.Module, input_size: tuple[int, int, int]) -> dict[str, int]:
     return macs
 
 
-@pytest.mark.parametrize("squeeze", SQUEEZES)
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("name", ["resnet8", "wrn16_4", "resnext50"])
+@pytest.mark.parametrize(
+    ("name", "position", "squeeze"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case[0] == "resnext50" and case[2] == "max" else ())
+        for case in itertools.product(("resnet8", "wrn16_4", "resnext50"), POSITIONS, SQUEEZES)
+    ],
+)
 def test_macs_equal_a_count_by_hand(name: str, position: str, squeeze: str) -> None:
     net = on_meta(name, SE(4, squeeze, position=position), num_classes=10)
     found = cost(net, (3, 40, 40))
@@ -268,11 +282,16 @@ def test_weights_and_device_change_no_fingerprint() -> None:
     assert len(print_of()) == 16
 
 
+@cache
+def plain_cost() -> Cost:
+    return cost_of("resnet8", None, num_classes=10)
+
+
 @pytest.mark.parametrize("excitation", EXCITATIONS)
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize("position", POSITIONS)
 def test_operators_of_the_plain_network_do_not_depend_on_se(position: str, squeeze: str, excitation: str) -> None:
-    plain = cost_of("resnet8", None, num_classes=10)
+    plain = plain_cost()
     gated = cost_of("resnet8", SE(position=position, squeeze=squeeze, excitation=excitation), num_classes=10)
     assert gated.operations == plain.operations
     assert {stage: part.operations for stage, part in gated.stages.items()} == {

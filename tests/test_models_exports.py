@@ -91,6 +91,11 @@ def in_onnxruntime(net: nn.Module, path: Path) -> np.ndarray:
     return session.run(None, {"x": X_BCHW.numpy()})[0]
 
 
+@pytest.mark.parametrize(
+    "net",
+    [name if name in ("own blocks", "named") else pytest.param(name, marks=pytest.mark.slow) for name in GATED],
+    indirect=True,
+)
 def test_onnx(net: nn.Module, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = net(X_BCHW).numpy()

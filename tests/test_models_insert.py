@@ -187,7 +187,15 @@ def step(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {"out": out, "x.grad": x.grad} | {name.replace(".body", ""): t for name, t in left.items()}
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("plain", "training"),  # evaluation of the largest ones in the long part
+    [
+        pytest.param(name, training, marks=() if training or "resnet50" not in name else pytest.mark.slow)
+        for name in NETWORKS
+        for training in (True, False)
+    ],
+    indirect=["plain"],
+)
 @pytest.mark.parametrize("position", POSITIONS)
 def test_with_gates_at_one_the_network_is_the_plain_one_bit_for_bit(
     plain: nn.Module, position: str, training: bool, monkeypatch: pytest.MonkeyPatch

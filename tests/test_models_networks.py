@@ -22,6 +22,9 @@ NETWORKS = ["vgg16", "bn_inception", "inception_resnet_v2", "mobilenet", "shuffl
 SIZES = dict.fromkeys(NETWORKS, 224) | {"inception_resnet_v2": 299}
 SMALLEST = dict.fromkeys(NETWORKS, 1) | {"vgg16": 32, "inception_resnet_v2": 75}
 
+# The largest network takes ten seconds where it is run, or its size of images is looked for.
+IN_TURN = [pytest.param(name, marks=pytest.mark.slow) if name == "inception_resnet_v2" else name for name in NETWORKS]
+
 # name → stage → channels of its gates, by the layer tables of the articles
 GATES = {
     "vgg16": {0: [64] * 2, 1: [128] * 2, 2: [256] * 3, 3: [512] * 3, 4: [512] * 3},
@@ -212,7 +215,7 @@ def real(name: str) -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", IN_TURN)
 def test_with_gates_at_one_the_network_is_the_plain_one_bit_for_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = real(name)
     gated = copy.deepcopy(plain)
@@ -243,8 +246,9 @@ def test_other_positions_are_refused_with_the_one_there_is(name: str) -> None:
 # Sizes of images.
 
 
-@pytest.mark.parametrize(("name", "smallest"), SMALLEST.items())
-def test_an_image_that_is_too_small_is_refused_with_the_smallest(name: str, smallest: int) -> None:
+@pytest.mark.parametrize("name", IN_TURN)
+def test_an_image_that_is_too_small_is_refused_with_the_smallest(name: str) -> None:
+    smallest = SMALLEST[name]
     net = on_meta(name, SE(), in_channels=1)
     assert cost(net, (1, smallest, smallest)).se_params > 0
     size = smallest - 1

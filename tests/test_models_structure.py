@@ -63,7 +63,9 @@ LIBRARY = {
 }
 
 
-@pytest.mark.parametrize("name", LIBRARY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "resnetv2_50d_gn" else name for name in LIBRARY]
+)
 def test_timms_networks(name: str) -> None:
     with torch.device("meta"):
         net = timm.create_model(name)

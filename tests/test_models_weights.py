@@ -23,8 +23,8 @@ IMAGE = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator
 
 
 def by_size(names: Iterable[str]) -> list[Any]:
-    """Parameters, of which networks of more than a hundred layers are slow."""
-    return [pytest.param(name, marks=pytest.mark.slow if re.search(r"1\d\d", name) else ()) for name in names]
+    """Parameters, of which networks of a hundred layers and more are slow, and of 34, which are as those of 18."""
+    return [pytest.param(name, marks=pytest.mark.slow if re.search(r"1\d\d|34", name) else ()) for name in names]
 
 
 @pytest.fixture(autouse=True)

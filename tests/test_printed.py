@@ -169,7 +169,10 @@ def test_the_page_lists_every_network_once() -> None:
     assert list(listed()) == list(models.BACKBONES)
 
 
-@pytest.mark.parametrize("name", models.BACKBONES)
+@pytest.mark.parametrize(
+    "name",  # networks of more than a hundred layers take seconds each
+    [pytest.param(name, marks=pytest.mark.slow if re.search(r"1\d\d", name) else ()) for name in models.BACKBONES],
+)
 def test_the_pages_numbers_are_the_codes(name: str) -> None:
     _, _, pixels, stages, gates, params, se_params, macs, se_macs, prints = listed()[name]
     size = int(pixels)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -93,9 +94,15 @@ def rendered(*folders: Path) -> str:
     return page.render(sources.studies(folders), sources.gates(folders)).decode()
 
 
+@cache
+def published_page() -> str:
+    """The page of all that is published, which takes seconds."""
+    return rendered(RESULTS)
+
+
 def test_the_tables_are_those_of_the_markdown(tmp_path: Path) -> None:
     """Cell by cell, for every published table; a search has a front instead."""
-    read = Read(rendered(RESULTS))
+    read = Read(published_page())
     published = [table for table in read.tables[1:] if table[0][0] == "row"]
     studies = sorted(sources.studies([RESULTS]), key=page.order)
     assert len(published) == len(studies)
@@ -110,7 +117,7 @@ def test_the_tables_are_those_of_the_markdown(tmp_path: Path) -> None:
 
 
 def test_every_note_of_the_markdown_is_there() -> None:
-    text = unescape(rendered(RESULTS))
+    text = unescape(published_page())
     for study in sources.studies([RESULTS]):
         for note in (*study.table.notes, *study.table.warnings):
             assert f">{note}<" in text
@@ -310,7 +317,7 @@ def test_the_role_of_excitation(tmp_path: Path) -> None:
 
 def test_the_page_asks_for_nothing(tmp_path: Path) -> None:
     """No address in any attribute but data and places on the page; the policy allows the one script by its hash."""
-    text = rendered(RESULTS)
+    text = published_page()
     read = Read(text)
     for tag, attributes in read.elements:
         for name in ("src", "href", "action", "srcset", "data"):
@@ -332,7 +339,7 @@ def test_the_same_studies_give_the_same_bytes_and_need_no_torch(tmp_path: Path) 
     command = [sys.executable, "-W", "error", "-c", script, str(RESULTS), str(tmp_path / "a.html")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a.html").read_text() == rendered(RESULTS)
+    assert (tmp_path / "a.html").read_text() == published_page()
     assert re.fullmatch(r"written: \S+a\.html \(\d+ studies, \d+ rows, [\d,]+ trainings; \d\.\d MB\)\n", done.stdout)
 
 

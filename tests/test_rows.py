@@ -191,7 +191,9 @@ FACTS["cifar100"] = replace(FACTS["cifar10"], classes=tuple(map(str, range(100))
 FACTS["folder"] = replace(FACTS["cifar10"], classes=tuple(map(str, range(1000))))
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize(
+    "name", [name if name == "networks_places" else pytest.param(name, marks=pytest.mark.slow) for name in SEVERAL]
+)
 def test_every_study_of_networks_composes_and_builds(name: str) -> None:
     """As pairs, each of one network, plain and with SE, that costs what the paper's own does."""
     composed = compose([f"+ablation={name}"])
@@ -222,7 +224,14 @@ def test_every_study_of_networks_composes_and_builds(name: str) -> None:
                 assert row.paper_cost.macs / 1e9 == pytest.approx(printed, abs=0.03)
 
 
-@pytest.mark.parametrize("name", [name for name in choices("ablation") if name not in SEVERAL])
+@pytest.mark.parametrize(
+    "name",  # `test_all_studies_are_one_plan` makes the plans of them all
+    [
+        name if name in ("ratio", "nosqueeze") else pytest.param(name, marks=pytest.mark.slow)
+        for name in choices("ablation")
+        if name not in SEVERAL
+    ],
+)
 def test_every_study_of_one_network_composes_and_builds(name: str) -> None:
     made = plan.make(compose([f"+ablation={name}"]))
     study = made.config.study
@@ -315,8 +324,15 @@ def test_all_studies_are_one_plan() -> None:
         compose_all(["+ablation=all", "recipe.epoch=1"])
 
 
-@pytest.mark.parametrize("data", choices("data"))
-@pytest.mark.parametrize("recipe", choices("recipe"))
+# Every recipe with the digits, and every data set with the digits' recipe; the other pairs in the long part.
+PAIRS = [
+    pytest.param(recipe, data, marks=() if recipe == "quick" or data == "digits" else pytest.mark.slow)
+    for recipe in choices("recipe")
+    for data in choices("data")
+]
+
+
+@pytest.mark.parametrize(("recipe", "data"), PAIRS)
 def test_every_choice_composes(data: str, recipe: str) -> None:
     made = compose([f"data={data}", f"recipe={recipe}"])
     assert (made.config.data.name, made.config.recipe.name) == (data, recipe)

@@ -1,8 +1,10 @@
-"""Whole searches, as a user starts them: real processes, tiny networks, one epoch."""
+"""Whole searches, as a user starts them: real workers, tiny networks, one epoch."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -59,10 +61,11 @@ def inside(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> An
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Searching:
-    """The small search by TPE, run from beginning to end on one worker."""
+    """The small search by TPE, run from beginning to end on one worker; its driver is this process, which has torch."""
     lab = Searching(tmp_path_factory.mktemp("whole"))
-    done = lab.run(*WORDS, "executor.workers=1", "search.sampler=tpe")
-    assert (done.code, done.err) == (0, ""), done
+    with contextlib.chdir(lab.folder), contextlib.redirect_stderr(io.StringIO()) as err:
+        assert main([*WORDS, "executor.workers=1", "search.sampler=tpe", "tracking=off"]) == 0, err.getvalue()
+    assert err.getvalue() == ""
     return lab
 
 
@@ -92,15 +95,15 @@ def test_a_search_trains_each_design_once_and_leaves_its_front(whole: Searching)
     assert {line["design"] for line in whole.lines("front.csv", TPE) if line["on_front"] == "1"} == best
 
 
-def test_the_best_design_is_written_as_a_command_and_as_a_call(whole: Searching, tmp_path: Path) -> None:
-    lab = Searching(tmp_path / "copy")
-    shutil.copytree(whole.folder / "results", lab.folder / "results")
+def test_the_best_design_is_written_as_a_command_and_as_a_call(
+    whole: Searching, here: Searching, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole.folder / "results", here.folder / "results")
     command, call = re.findall(r"```(?:python)?\n(.*?)\n```", whole.files(TPE)["front.md"].decode(), re.DOTALL)
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "senet_lab.run"]
-    done = lab.run(*words[3:])
-    assert (done.code, done.err) == (0, ""), done
-    assert len(lab.records()) == 7, "the very training that the search has recorded"
+    assert inside(capsys, *words[3:]).err == ""
+    assert len(here.records()) == 7, "the very training that the search has recorded"
 
     found: dict[str, Any] = {}
     exec(call, found)

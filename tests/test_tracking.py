@@ -105,7 +105,7 @@ def fresh(tmp_path: Path) -> Place:
 def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, subprocess.CompletedProcess[str]]:
     """A study of three trials, tracked offline, under an environment that a user may have."""
     where = place(tmp_path_factory.mktemp("offline"))
-    return where, where.study("tiny", "recipe.epochs=2", **USERS)
+    return where, where.study("tiny", "recipe.epochs=2", "executor.workers=1", **USERS)  # one is up sooner than two
 
 
 @pytest.fixture
@@ -288,7 +288,7 @@ def test_killed_in_the_middle_of_writing(fresh: Place) -> None:
     assert not (folder / ".writing").exists()
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
+@pytest.mark.parametrize("mode", [pytest.param("offline", marks=pytest.mark.slow), "online"])
 def test_a_service_that_stops_answering(fresh: Place, server: Server, mode: str) -> None:
     """It holds up nothing for good: neither the runs, nor the end. The next time all is written."""
     frozen = fresh.script(WRITE, mode, FIGURE, "freeze", **server.environment)
@@ -314,7 +314,7 @@ def test_two_drivers_write_a_run_once(fresh: Place) -> None:
     assert [run_id for run_id in found if not run_id.startswith("study-")] == ["one", "two"]
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
+@pytest.mark.parametrize("mode", ["offline", pytest.param("online", marks=pytest.mark.slow)])
 def test_a_trial_that_is_retried(fresh: Place, server: Server, mode: str) -> None:
     """Its success replaces its failure, and needs no second run."""
     assert fresh.script(WRITE, mode, FIGURE, "fail", **server.environment).returncode == 0

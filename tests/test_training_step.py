@@ -58,7 +58,7 @@ def weights(path: Path) -> dict[str, Tensor]:
         {"fused_blocks": True},
         {"compile": "blocks"},
         {"layout": "channels_last", "fused_optimiser": True, "compile": "whole"},
-        {"layout": "channels_last", "fused_blocks": True, "compile": "blocks"},
+        pytest.param({"layout": "channels_last", "fused_blocks": True, "compile": "blocks"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

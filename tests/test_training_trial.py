@@ -302,7 +302,8 @@ def test_killed_in_the_middle_of_an_epoch(whole: dict[str, Any], tmp_path: Path)
     code = f"""
 import os, signal, sys, time
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
-from test_training_trial import SENet, SPEC, Path, trial
+from test_training_trial import SENet, SPEC, Path, torch, trial
+torch.set_num_threads(1)  # as in the tests: sums are then in the same order
 step = SENet.training_step
 def killed(self, batch, index):
     if (self.current_epoch, index) == (2, 1):

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from launching import ROOT, TINY, Lab, one_line
+from launching import ROOT, WORDS, Lab, one_line
 
 from senet_lab.__main__ import main
 from senet_lab.run import main as run
 from senet_lab.studies.records import load_records
 from senet_lab.studies.store import Store
 
-WORDS = ("+ablation=tiny", "seeds=1", "recipe.epochs=1", "data.subset=60", "data.test_subset=60")
 PUBLISHED = ROOT / "results/digits/resnet8-quick/conv3x3"
 NOWHERE = "sqlite:///results/local/other.db"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """A working directory in which the tiny study has run."""
-    lab = Lab(tmp_path_factory.mktemp("trained"), TINY)
-    done = lab.run(*WORDS)
-    assert done.code == 0, done
-    return lab
-
-
 @pytest.fixture
-def here(trained: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, which may be damaged."""
-    shutil.copytree(trained.folder, tmp_path / "lab")
-    monkeypatch.chdir(tmp_path / "lab")
-    return tmp_path / "lab"
+def here(copy: Lab, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory in which the tiny study has run, and which may be damaged."""
+    monkeypatch.chdir(copy.folder)
+    return copy.folder
 
 
 def change(statement: str, *values: object) -> None:
@@ -73,7 +61,7 @@ def test_what_is_damaged_is_named(here: Path, capsys: pytest.CaptureFixture[str]
     damages = [
         ({"config": config | {"seed": 99}}, "its configuration is that of trial "),
         ({"config": {}}, "its configuration is not whole"),
-        ({"epochs": []}, "it does not have the 1 epochs that it was trained for"),
+        ({"epochs": []}, "it does not have the 8 epochs that it was trained for"),
         ({"metrics": {"test_error": float("nan"), "val_error": 1.0}}, "a metric is not a number"),
         ({"metrics": {}}, "its record is cut off, or no record"),
     ]
