@@ -32,7 +32,6 @@ from senet_lab.training.step import Step, prepare
 
 CIFAR = Data(name="cifar10", size=32, augment="cifar", cutout=16)
 TREE = Data(name="folder", size=32, augment="imagenet")
-NO_GATE = (None, None, None, None)
 COUNT, BATCH = 20, 8  # two batches and a half
 
 
@@ -166,19 +165,21 @@ def test_a_training_step_waits_for_nothing(fused: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_a_fused_end_goes_back_on_a_gpu(dtype: torch.dtype, layout: torch.memory_format) -> None:
-    """Its gradients have the types and the layout of what they are of; sums are in single precision. Without a gate,
-    whose own gradient takes PyTorch's engine."""
+    """Its gradients have the types and the layout of what they are of; sums are in single precision."""
     with FakeTensorMode():
         there = {"device": "cuda"}
         dy, y, x = (torch.empty(4, 8, 6, 6, dtype=dtype, **there).contiguous(memory_format=layout) for _ in range(3))
         gamma_C, mu_C, r_C = (torch.empty(8, **there) for _ in range(3))
         m_BC, z_BC, s_BC = (torch.empty(4, 8, **there) for _ in range(3))
-        saved: list[Tensor | None] = [x, y, gamma_C, m_BC, mu_C, r_C, z_BC, s_BC, *NO_GATE]
+        gate = torch.empty(2, 8, 1, 1, **there), None, torch.empty(8, 2, 1, 1, **there), torch.empty(8, **there)
+        h_BK = torch.empty(4, 2, **there)
+        saved: list[Tensor | None] = [x, y, gamma_C, m_BC, mu_C, r_C, z_BC, h_BK, s_BC, *gate]
         given = {"saved_tensors": saved, "batch": True, "gate": Gate("sigmoid", from_one=False), "passes": "triton"}
-        dx, dh, dgamma_C, dbeta_C, *_ = Ending.backward(types.SimpleNamespace(**given), dy)
+        dx, dh, dgamma_C, dbeta_C, *rest = Ending.backward(types.SimpleNamespace(**given), dy)
         for grad in (dx, dh):
             assert grad is not None
             assert (grad.dtype, grad.shape, grad.stride(), grad.device.type) == (dtype, x.shape, x.stride(), "cuda")
-        for grad in (dgamma_C, dbeta_C):
-            assert grad is not None
-            assert (grad.dtype, grad.shape, grad.device) == (torch.float32, gamma_C.shape, gamma_C.device)
+        for grad, weight in zip((dgamma_C, dbeta_C, *rest[-4:]), (gamma_C, gamma_C, *gate), strict=True):
+            assert (grad is None) == (weight is None)
+            if grad is not None and weight is not None:
+                assert (grad.dtype, grad.shape, grad.device) == (torch.float32, weight.shape, weight.device)
