@@ -163,7 +163,7 @@ def in_turn() -> Iterator[Any]:
         seen.add(alike)
 
 
-@pytest.mark.parametrize(("line", "words"), in_turn())
+@pytest.mark.parametrize(("line", "words"), list(in_turn()))
 def test_bad_input_is_one_line_and_nothing_is_written(
     here: Path, capsys: pytest.CaptureFixture[str], line: str, words: str
 ) -> None:
