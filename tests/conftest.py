@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import gc
 import os
 import pickle
 import pty
@@ -34,17 +33,6 @@ def pytest_runtest_setup() -> None:
     the time. What tests start is left as a user would have it, and who does not need PyTorch does not import it."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-
-
-def pytest_collection_finish() -> None:
-    """What the tests have imported stays: Python's garbage collector need not look through PyTorch's many objects again
-    and again, which takes a sixth of the time of tests that make many objects of their own."""
-    gc.collect()
-    gc.freeze()
-
-
-def pytest_sessionfinish() -> None:
-    gc.unfreeze()  # so that libraries may end in order
 
 
 SECONDS = 600  # more than the tiny study takes, on a machine that is busy
