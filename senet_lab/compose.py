@@ -7,6 +7,7 @@ with one line that names it and the choices.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import shlex
@@ -73,12 +74,13 @@ def compose(words: Iterable[str]) -> Composed:
         kind = STUDIES[asked.split("=")[0]]
         raise UserError(f"{asked}: it says nothing of a {kind}")
     chosen = [word for word in words if word.lstrip("+").split("=")[0] in (*GROUPS, *STUDIES)]
+    alone = composed(chosen) if chosen != words else copy.deepcopy(made)  # composing takes long
     recipes: dict[str, tuple[Recipe, Recipe]] = {}
     if made.study is not None:
         made.study = as_asked(made.study, {word.lstrip("+").split("=")[0] for word in words})
         for name in named_recipes(made.study, choices("recipe")):
             recipes[name] = (composed([*words, f"recipe={name}"]).recipe, composed([f"recipe={name}"]).recipe)
-    return label(made, composed(chosen), recipes)
+    return label(made, alone, recipes)
 
 
 def compose_all(words: Iterable[str]) -> list[Composed]:
