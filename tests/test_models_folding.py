@@ -36,24 +36,6 @@ def norm_of(channels: int, generator: torch.Generator) -> nn.BatchNorm2d:
     return norm
 
 
-@pytest.mark.parametrize("shape", [(1, 6, 5, 3), (3, 6, 1, 1), (4, 6, 7, 8)], ids=str)
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("excitation", "from_one"), GATES)
-def test_in_evaluation_it_is_what_the_modules_compute_one_by_one(
-    excitation: str, from_one: bool, bias: bool, shape: tuple[int, ...]
-) -> None:
-    g = torch.Generator().manual_seed(3)
-    norm, se = norm_of(6, g), SEBlock(6, 2, "avg", excitation, bias, from_one, generator=g).double()
-    for weight in se.parameters():
-        weight.data.normal_(generator=g)
-    x_BCHW = 3 + torch.randn(shape, generator=g, dtype=torch.float64)
-    given = x_BCHW.clone()
-    with torch.no_grad():
-        assert can_fold(norm, se, x_BCHW)
-        torch.testing.assert_close(folded(norm, se, x_BCHW), se(norm(x_BCHW)), rtol=1e-12, atol=1e-12)
-    assert torch.equal(x_BCHW, given)
-
-
 def pair_of(excitation: str, bias: bool, from_one: bool) -> tuple[nn.BatchNorm2d, SEBlock]:
     """A norm that trains and a gate, both in double precision."""
     g = torch.Generator().manual_seed(3)
@@ -61,6 +43,22 @@ def pair_of(excitation: str, bias: bool, from_one: bool) -> tuple[nn.BatchNorm2d
     for weight in se.parameters():
         weight.data.normal_(generator=g)
     return norm_of(6, g).train(), se
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 5, 3), (3, 6, 1, 1), (4, 6, 7, 8)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("excitation", "from_one"), GATES)
+def test_in_evaluation_it_is_what_the_modules_compute_one_by_one(
+    excitation: str, from_one: bool, bias: bool, shape: tuple[int, ...]
+) -> None:
+    norm, se = pair_of(excitation, bias, from_one)
+    norm.eval()
+    x_BCHW = 3 + torch.randn(shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    given = x_BCHW.clone()
+    with torch.no_grad():
+        assert can_fold(norm, se, x_BCHW)
+        torch.testing.assert_close(folded(norm, se, x_BCHW), se(norm(x_BCHW)), rtol=1e-12, atol=1e-12)
+    assert torch.equal(x_BCHW, given)
 
 
 def gradients(
@@ -249,7 +247,7 @@ def test_a_branch_that_is_watched_or_changed_runs_its_modules(
     with torch.set_grad_enabled(training):
         assert products(copy.deepcopy(net), x_BCHW) == 0
         change(net)
-        folds = change is replaced or (change is other_mode and not training)
+        folds = change is replaced or (change in (other_mode, all_batches) and not training)
         assert products(copy.deepcopy(net), x_BCHW) == (0 if folds else 1)
         again = copy.deepcopy(net)
         for module in again.modules():
@@ -324,3 +322,9 @@ def test_transforms_of_functions_see_the_modules() -> None:
     with torch.autograd.forward_ad.dual_level():
         dual = total(torch.autograd.forward_ad.make_dual(x_BCHW, v_BCHW))
         torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, along)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_one_value_a_channel_is_refused_as_by_the_norm() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        Gated(nn.BatchNorm2d(6), SEBlock(6, 2), "after")(torch.randn(1, 6, 1, 1))

@@ -48,13 +48,15 @@ def can_fold(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> TypeGuard[nn.Bat
     """
     if is_traced() or type(x_BCHW) is not Tensor or x_BCHW.device.type != "cpu" or not x_BCHW.is_contiguous():
         return False
-    if norm.training:
-        pays = x_BCHW.numel() >= max(PAYS, x_BCHW.shape[1] + 1) and x_BCHW.dtype in (torch.float32, torch.float64)
-    else:
-        pays = len(x_BCHW) > 0 and not torch.is_grad_enabled()
-    if not pays or not is_affine(norm) or norm.running_mean is None or norm.momentum is None:
+    if not is_affine(norm) or norm.running_mean is None or x_BCHW.dtype != norm.weight.dtype:
         return False
-    known = x_BCHW.dtype == norm.weight.dtype and gates_by_mean(se)
+    if norm.training:
+        several = x_BCHW.numel() > x_BCHW.shape[1]  # values a channel; of one the module refuses to take the variance
+        pays = several and x_BCHW.numel() >= PAYS and x_BCHW.dtype in (torch.float32, torch.float64)
+        known = pays and norm.momentum is not None
+    else:
+        known = len(x_BCHW) > 0 and not torch.is_grad_enabled()
+    known = known and gates_by_mean(se)
     return known and not any(is_heard(module) for module in (norm, se, *se.children()))
 
 
@@ -145,7 +147,6 @@ class Folded(torch.autograd.Function):
 
 def once_more(ctx: Any, dy_BCHW: Tensor, *inputs: Tensor | None) -> list[Tensor | None]:
     """The gradients of `Folded`'s tensors by autograd, so that they can be differentiated again."""
-
     x_BCHW, gamma_C, beta_C, *weights = inputs
     assert x_BCHW is not None
     u_BCHW = F.batch_norm(x_BCHW, None, None, gamma_C, beta_C, training=True, eps=ctx.eps)
