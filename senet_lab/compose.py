@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import functools
 import shlex
 import typing
 from collections.abc import Iterable
@@ -109,11 +110,17 @@ def words_of(config: Config) -> str:
     return shlex.join(said)
 
 
-def composed(words: list[str]) -> Config:
+@functools.cache
+def register() -> None:
+    """Tell Hydra the types of the fields, once for all compositions."""
     store = ConfigStore.instance()
     store.store("schema", node=Config)
     for group, node in (("data", fields.Data), ("recipe", Recipe), ("executor", fields.Executor)):
         store.store(f"{group}_schema", node=node, group=group)
+
+
+def composed(words: list[str]) -> Config:
+    register()
     places = ",".join(QuotedString(f"file://{place}", Quote.single).with_quotes() for place in sweeps())
     try:
         with initialize_config_dir(str(PACKAGE / "conf"), version_base="1.3"):
