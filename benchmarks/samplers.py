@@ -13,14 +13,12 @@ interval by order statistics. Written beside the trials: `samplers.md`, `sampler
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -28,7 +26,7 @@ from numpy.typing import NDArray
 
 from senet_lab.config import Search
 from senet_lab.reports import files, front
-from senet_lab.reports.figures import FORMATS, SETTINGS
+from senet_lab.reports.drawing import drawn
 from senet_lab.reports.front_rows import TITLES
 from senet_lab.reports.front_summary import is_search
 from senet_lab.reports.trials import read_trials
@@ -264,9 +262,8 @@ def number(value: float, most: int) -> str:
 
 def render(played: pd.DataFrame) -> dict[str, bytes]:
     """The figure's files: hypervolume against designs, median and quartiles of each sampler."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(SETTINGS)
+
+    def draw() -> Figure:
         figure = Figure(figsize=(5.4, 3.8), layout="constrained")
         axes = figure.subplots()
         for sampler, own in played.groupby("sampler", sort=False):
@@ -279,12 +276,10 @@ def render(played: pd.DataFrame) -> dict[str, bytes]:
         axes.set_xlabel("designs trained")
         axes.set_ylabel("share of the front's hypervolume (%)")
         axes.legend(frameon=False, loc="lower right")
-        out = {}
-        for name in ("figure.svg", "figure.png"):
-            content = io.BytesIO()
-            figure.savefig(content, format=name.rpartition(".")[2], **FORMATS[name])
-            out[name.replace("figure", "samplers")] = content.getvalue()
-    return out
+        return figure
+
+    made = drawn(draw, "samplers")
+    return {name: made[name] for name in ("samplers.svg", "samplers.png")}
 
 
 def main() -> int:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.text import Annotation, Text
 from test_reports_roundtrip import RATIO, made_up
 from test_reports_tables import PAIRS, pairs
 
-from senet_lab.reports import figures, tables
+from senet_lab.reports import drawing, figures, tables
 
 POSITION = {"standard": "SE", "pre": "SE-PRE", "post": "SE-POST", "identity": "SE-Identity"}
 MOBILE = ["MobileNet", "SE-MobileNet", "ShuffleNet", "SE-ShuffleNet"]
@@ -22,8 +25,7 @@ SPREAD = [place for place in (83_000, 80_000, 78_500, 77_700, 77_400, 77_000) fo
 
 
 def drawn(table: tables.Table) -> Figure:
-    with mpl.rc_context():
-        mpl.rcParams.update(figures.SETTINGS)
+    with drawing.alike():
         return figures._figure(table)
 
 
@@ -104,6 +106,24 @@ def test_files_carry_no_dates_and_are_what_they_say(tmp_path: Path) -> None:
     assert b"tEXt" not in png
     assert pdf.startswith(b"%PDF")
     assert b"CreationDate" not in pdf
+
+
+@pytest.fixture
+def another_dejavu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose DejaVu Sans is another one."""
+    other = next(font for font in fontManager.ttflist if font.name == "DejaVu Serif")
+    monkeypatch.setattr(fontManager, "ttflist", [dataclasses.replace(other, name="DejaVu Sans")])
+    fontManager._findfont_cached.cache_clear()
+    yield
+    fontManager._findfont_cached.cache_clear()
+
+
+def test_the_fonts_and_settings_of_the_machine_change_nothing(request: pytest.FixtureRequest) -> None:
+    table = tables.summarise(made_up(RATIO, 1))
+    before = figures.render(table)
+    request.getfixturevalue("another_dejavu")
+    with mpl.rc_context({"font.size": 20, "svg.hashsalt": "another"}):
+        assert figures.render(table) == before
 
 
 def test_labels_in_any_script_and_of_any_length() -> None:

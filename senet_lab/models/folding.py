@@ -34,7 +34,7 @@ def is_affine(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     return type(norm) is nn.BatchNorm2d and norm.weight is not None and norm.bias is not None
 
 
-def gates_by_mean(se: nn.Module) -> bool:
+def gates_by_mean(se: nn.Module) -> TypeGuard[SEBlock]:
     """Whether a module is an SE block whose gate comes from the mean of each channel, and nothing is changed in it."""
     return type(se) is SEBlock and se.squeeze == "avg" and type(se.fc1) is type(se.fc2) is nn.Conv2d
 

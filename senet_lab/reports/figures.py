@@ -2,42 +2,25 @@
 
 Where a handful of rows differ in parameters, error stands against parameters; where they hardly do (the position study,
 say) or are many, the rows stand one below the other. Verdicts are told by the shape of a marker, not only by its
-colour. The same table gives the same bytes: no dates, a fixed salt for the identifiers, no settings of the user's.
+colour. The same table gives the same bytes.
 """
 
 from __future__ import annotations
 
-import io
 import statistics as numbers
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from senet_lab.reports import files, labels
+from senet_lab.reports.drawing import LABEL_SIZE, drawn
 from senet_lab.reports.rows import Row, Table
 
-SETTINGS: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.parse_math": False,  # a label may hold a dollar
-    "svg.hashsalt": "senet_lab",
-    "pdf.fonttype": 42,  # text that can be searched
-}
-FORMATS: dict[str, dict[str, Any]] = {
-    "figure.svg": {"metadata": {"Date": None, "Creator": None}},
-    "figure.png": {"metadata": {"Software": None}, "dpi": 200},
-    "figure.pdf": {"metadata": {"CreationDate": None, "Producer": None, "Creator": None}},
-}
-LABEL_SIZE = 8
 LABELLED = 8  # rows drawn against parameters; more would crowd their labels
 LISTED = 60  # rows one below the other; beyond, they are left to the table
 NEARLY_EQUAL = 0.05  # spread of the parameters, relative to the largest
@@ -81,17 +64,7 @@ def draw(table: Table, folder: str | Path) -> list[Path]:
 
 def render(table: Table) -> dict[str, bytes]:
     """The figure's files by name."""
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()
-        mpl.rcParams.update(SETTINGS)
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a label may be in any script
-        figure = _figure(table)
-        out = {}
-        for name, options in FORMATS.items():
-            content = io.BytesIO()
-            figure.savefig(content, format=name.rpartition(".")[2], **options)
-            out[name] = content.getvalue()
-    return out
+    return drawn(lambda: _figure(table), "figure")
 
 
 def _figure(table: Table) -> Figure:
@@ -202,12 +175,12 @@ def _mark(axes: Axes, p: Point, x: float, y: float, vertical: bool, span: tuple[
     """One marker with its interval; a dashed line through the baseline, across the panel or as far as `span` says."""
     style = STYLES[p.style]
     if p.style == "baseline":
-        drawn: dict[str, Any] = {"color": "0.75", "linewidth": 0.8, "linestyle": "--", "zorder": 1}
+        look: dict[str, Any] = {"color": "0.75", "linewidth": 0.8, "linestyle": "--", "zorder": 1}
         if span is None:
             line = axes.axhline if vertical else axes.axvline
-            line(p.error, **drawn)
+            line(p.error, **look)
         else:
-            axes.vlines(p.error, span[0] - 0.3, span[1] + 0.3, **drawn)
+            axes.vlines(p.error, span[0] - 0.3, span[1] + 0.3, **look)
     axes.errorbar(
         x,
         y,

@@ -1,23 +1,20 @@
 """A search's figure: error against each cost, the front as a line, every design that was trained faintly behind it.
 Designs on the front, the plain network and the paper's default have their intervals.
 
-The same trials give the same bytes: no dates, a fixed salt for the identifiers, no settings of the user's.
+The same trials give the same bytes.
 """
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from senet_lab.reports import labels
-from senet_lab.reports.figures import FORMATS, LABEL_SIZE, SETTINGS
+from senet_lab.reports.drawing import LABEL_SIZE, drawn
 from senet_lab.reports.front_rows import Found, Front
 
 COSTS = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "latency (ms)"}
@@ -28,22 +25,7 @@ LABELLED = 8  # designs on the front that are numbered, and named below; more wo
 
 def render(front: Front) -> dict[str, bytes]:
     """The figure's files by name."""
-    return files_of(front, _figure, "front")
-
-
-def files_of(front: Front, draw: Callable[[Front], Figure], stem: str) -> dict[str, bytes]:
-    """A figure as SVG, PNG and PDF, by file name."""
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()
-        mpl.rcParams.update(SETTINGS)
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = draw(front)
-        out = {}
-        for name, options in FORMATS.items():
-            content = io.BytesIO()
-            figure.savefig(content, format=name.rpartition(".")[2], **options)
-            out[name.replace("figure", stem)] = content.getvalue()
-    return out
+    return drawn(lambda: _figure(front), "front")
 
 
 def _figure(front: Front) -> Figure:

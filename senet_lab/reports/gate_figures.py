@@ -6,19 +6,18 @@ same bytes.
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from senet_lab.reports.figures import FORMATS, LABEL_SIZE, SETTINGS
+from senet_lab.reports.drawing import LABEL_SIZE, drawn
 
 ALL = "all classes"  # in place of a class's name: the images of all of them
 CHANNELS = 50  # drawn of each block
@@ -51,19 +50,10 @@ MOST = len(STYLES)  # classes that one figure can tell apart
 
 def render(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> dict[str, bytes]:
     """Both figures' files by name."""
-    contents = {}
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()
-        mpl.rcParams.update(SETTINGS)
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class may be called in any script
-        for name, draw in zip(FIGURES, (by_class, within_class), strict=True):
-            figure = draw(gates, summary, title)
-            for form, options in FORMATS.items():
-                suffix = form.rpartition(".")[2]
-                content = io.BytesIO()
-                figure.savefig(content, format=suffix, **options)
-                contents[f"{name}.{suffix}"] = content.getvalue()
-    return contents
+    of = {
+        name: partial(draw, gates, summary, title) for name, draw in zip(FIGURES, (by_class, within_class), strict=True)
+    }
+    return {file: content for name, draw in of.items() for file, content in drawn(draw, name).items()}
 
 
 def by_class(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> Figure:
@@ -103,8 +93,8 @@ def within_class(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> Figu
                 one["channel"],
                 low,
                 high,
-                facecolor=mpl.colors.to_rgba(style.colour, alpha),
-                edgecolor=mpl.colors.to_rgba(style.colour, 0.4),
+                facecolor=to_rgba(style.colour, alpha),
+                edgecolor=to_rgba(style.colour, 0.4),
                 hatch=hatch,
                 linewidth=0.4,
             )

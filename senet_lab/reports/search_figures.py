@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from senet_lab.reports import front as fronts
-from senet_lab.reports.front_figures import FRONT, files_of
+from senet_lab.reports.drawing import drawn
+from senet_lab.reports.front_figures import FRONT
 from senet_lab.reports.front_rows import Found, Front
 
 FEW = 4  # designs; with fewer there is nothing to be seen
@@ -15,7 +16,7 @@ FEW = 4  # designs; with fewer there is nothing to be seen
 
 def render(front: Front) -> dict[str, bytes]:
     """The figure's files by name."""
-    return files_of(front, _figure, "search")
+    return drawn(lambda: _figure(front), "search")
 
 
 def importance(front: Front) -> dict[str, float]:
