@@ -285,6 +285,24 @@ def test_a_study_of_ones_own_is_found_first(here: Path) -> None:
     assert compose(["+ablation=position"]).config.study is not None, "the lab's own are there, too"
 
 
+def test_what_was_composed_before_is_not_what_a_file_says_now(here: Path) -> None:
+    place = here / "sweeps" / "ablation"
+    place.mkdir(parents=True)
+    (place / "nowhere.yaml").symlink_to(here / "gone.yaml")
+    titles = []
+    for text in (TINY, TINY, TINY.replace("A small study", "Other words"), None):
+        (place / "tiny.yaml").unlink(missing_ok=True)
+        if text is not None:
+            (place / "tiny.yaml").write_text(text)
+            study = compose(["+ablation=tiny"]).config.study
+            assert study is not None
+            titles.append(study.title)
+            study.title = "changed by who asked"
+    assert titles == ["A small study", "A small study", "Other words"]
+    with pytest.raises(UserError, match="there is no study 'tiny'"):
+        compose(["+ablation=tiny"])
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
