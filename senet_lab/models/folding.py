@@ -23,15 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet_lab.models.fused import Gate, parts_of
-from senet_lab.models.se import SEBlock, is_heard
+from senet_lab.models.se import SEBlock, is_heard, product
 
 # In training, from how large a map on (in elements) the passes that are saved take longer than the calls that are made.
 PAYS = 2**19
-
-
-def is_affine(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether a module is a batch norm with weight and bias, and nothing that only derives from it."""
-    return type(norm) is nn.BatchNorm2d and norm.weight is not None and norm.bias is not None
 
 
 def gates_by_mean(se: nn.Module) -> TypeGuard[SEBlock]:
@@ -39,27 +34,34 @@ def gates_by_mean(se: nn.Module) -> TypeGuard[SEBlock]:
     return type(se) is SEBlock and se.squeeze == "avg" and type(se.fc1) is type(se.fc2) is nn.Conv2d
 
 
-def can_fold(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether `folded` computes what the modules do, and is what should be run.
+def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
+    """se(norm(x)) in one; None where it does not pay, or where the modules are what is to be run.
 
-    Not where somebody listens, nor where the network is traced, compiled (compilers join what they like), exported
-    (other runtimes want a norm's weights to be constants) or transformed by torch.func; nor where a norm that does not
-    train is to be differentiated. On a GPU it was never measured. Asked before every gate, so no more is looked at than
-    needs be: what is touched here was last touched a whole network ago, and takes a CPU ten times as long as the second
-    time.
+    That is where somebody listens, where the network is traced, compiled (compilers join what they like), exported
+    (other runtimes want a norm's weights to be constants) or transformed by torch.func, and where a norm that does not
+    train is to be differentiated. On a GPU it was never measured.
+
+    All of this is asked before every gate. What it looks at was last touched a whole network ago, so that each step
+    takes a CPU ten times as long as in a loop of its own; hence no part of a module is looked up twice.
     """
     if is_traced() or type(x_BCHW) is not Tensor or not x_BCHW.is_cpu or not x_BCHW.is_contiguous():
-        return False
-    if norm.training and x_BCHW.numel() < PAYS:
-        return False
-    if not is_affine(norm) or norm.running_mean is None or x_BCHW.dtype != norm.weight.dtype:
-        return False
-    if norm.training:
-        several = x_BCHW.numel() > x_BCHW.shape[1]  # values a channel; of one the module refuses to take the variance
-        known = several and x_BCHW.dtype in (torch.float32, torch.float64) and norm.momentum is not None
-    else:
-        known = x_BCHW.numel() > 0 and not torch.is_grad_enabled()
-    return known and gates_by_mean(se) and not any(is_heard(module) for module in (norm, se, se.fc1, se.fc2))
+        return None
+    if x_BCHW.numel() < PAYS if norm.training else torch.is_grad_enabled() or x_BCHW.numel() == 0:
+        return None
+    if type(norm) is not nn.BatchNorm2d or not gates_by_mean(se):
+        return None
+    fc1, fc2 = se.fc1, se.fc2
+    if is_heard(norm) or is_heard(se) or is_heard(fc1) or is_heard(fc2):
+        return None
+    gamma_C, beta_C, mean_C, var_C = norm.weight, norm.bias, norm.running_mean, norm.running_var
+    if gamma_C is None or beta_C is None or mean_C is None or var_C is None or x_BCHW.dtype != gamma_C.dtype:
+        return None
+    if not norm.training:
+        return in_evaluation(x_BCHW, gamma_C, beta_C, mean_C, var_C, norm.eps, se, fc1, fc2)
+    several = x_BCHW.numel() > x_BCHW.shape[1]  # values a channel; of one the module refuses to take the variance
+    if not several or norm.momentum is None or x_BCHW.dtype not in (torch.float32, torch.float64):
+        return None
+    return in_training(norm, se, x_BCHW)
 
 
 def is_traced() -> bool:
@@ -69,27 +71,25 @@ def is_traced() -> bool:
     return compiled or transformed or torch._C._is_any_autocast_enabled()
 
 
-def folded(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
-    """se(norm(x)), where `can_fold` says so."""
-    return in_training(norm, se, x_BCHW) if norm.training else in_evaluation(norm, se, x_BCHW)
-
-
-def in_evaluation(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
+def in_evaluation(
+    x_BCHW: Tensor,
+    gamma_C: Tensor,
+    beta_C: Tensor,
+    mean_C: Tensor,
+    var_C: Tensor,
+    eps: float,
+    se: SEBlock,
+    fc1: nn.Conv2d,
+    fc2: nn.Conv2d,
+) -> Tensor:
     """By the running statistics: the gate is multiplied into the norm's weight and bias, a copy of them an image."""
     B, C, H, W = x_BCHW.shape
-    mean_C, var_C = norm.running_mean, norm.running_var
-    assert mean_C is not None
-    assert var_C is not None
-    gamma_C, beta_C = norm.weight, norm.bias
-    z_BC = F.batch_norm(x_BCHW.mean((2, 3)), mean_C, var_C, gamma_C, beta_C, eps=norm.eps)
-    s_BC = se.excite(z_BC)
-    gamma_BC, beta_BC = s_BC * gamma_C, s_BC * beta_C
+    z_BC = F.batch_norm(x_BCHW.mean((2, 3)), mean_C, var_C, gamma_C, beta_C, eps=eps)
+    s_BC = se.sigma()(product(fc2, torch.relu(product(fc1, z_BC))))
+    gamma_D, beta_D = (s_BC * gamma_C).view(-1), (s_BC * beta_C).view(-1)
     if B > 1:  # each channel of each image for a channel
         mean_C, var_C = mean_C.repeat(B), var_C.repeat(B)
-    y_1DHW = F.batch_norm(
-        x_BCHW.view(1, B * C, H, W), mean_C, var_C, gamma_BC.flatten(), beta_BC.flatten(), eps=norm.eps
-    )
-    return y_1DHW.view(B, C, H, W)
+    return F.batch_norm(x_BCHW.view(1, B * C, H, W), mean_C, var_C, gamma_D, beta_D, eps=eps).view(B, C, H, W)
 
 
 def in_training(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import importlib.util
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from senet_lab.models.folding import gates_by_mean, is_affine
+from senet_lab.models.folding import gates_by_mean
 from senet_lab.models.fused import PASSES, block_end
 from senet_lab.models.insert import Gated
 from senet_lab.models.se import SEBlock, check_known, is_heard
@@ -96,9 +96,9 @@ def can_end(block: nn.Module, last: str, ungated: bool) -> bool:
 def parts_of(end: nn.Module) -> tuple[nn.BatchNorm2d, SEBlock | None] | None:
     """The norm and the SE block that a branch ends with; None where these are not what the operator computes."""
     norm, se = (end.body, end.se) if type(end) is Gated and end.side == "after" else (end, None)
-    if not is_affine(norm) or not (se is None or gates_by_mean(se)):
+    if type(norm) is not nn.BatchNorm2d or norm.weight is None or norm.bias is None:
         return None
-    return norm, se
+    return (norm, se) if se is None or gates_by_mean(se) else None
 
 
 def ended(block: FusedBasic | FusedBottleneck, end: nn.Module, branch_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:

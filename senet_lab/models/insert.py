@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from senet_lab.config import SE, reduction_number
 from senet_lab.models.blocks import BASIC, channels_in, channels_out, is_known, slots_of
-from senet_lab.models.folding import can_fold, folded
+from senet_lab.models.folding import folded
 from senet_lab.models.named import matches, widths_of
 from senet_lab.models.se import SEBlock, check_known
 from senet_lab.models.structure import Residual, residual_blocks
@@ -83,12 +83,13 @@ class Gated(nn.Module):
         self.training = body.training
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        body, se = self.body, self.se
         if self.side == "before":
-            gated: Tensor = self.body(self.se(x_BCHW))
-        elif can_fold(self.body, self.se, x_BCHW):
-            gated = folded(self.body, self.se, x_BCHW)
+            gated: Tensor = body(se(x_BCHW))
+        elif (both := folded(body, se, x_BCHW)) is not None:
+            gated = both
         else:
-            gated = self.se(self.body(x_BCHW))
+            gated = se(body(x_BCHW))
         return gated
 
     def extra_repr(self) -> str:

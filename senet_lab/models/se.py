@@ -131,8 +131,11 @@ class SEBlock(nn.Module):
     def excite(self, z_BC: Tensor) -> Tensor:
         """The gates of descriptors, B × C, or of each pixel of a map, B × C × H × W (equation 3)."""
         h_BK = torch.relu(connected(self.fc1, z_BC))  # δ(W₁ z)
-        sigma = (FROM_ONE if self.from_one else EXCITATIONS)[self.excitation]
-        return sigma(connected(self.fc2, h_BK))  # σ(W₂ h)
+        return self.sigma()(connected(self.fc2, h_BK))  # σ(W₂ h)
+
+    def sigma(self) -> Callable[[Tensor], Tensor]:
+        """The excitation as a function."""
+        return (FROM_ONE if self.from_one else EXCITATIONS)[self.excitation]
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return x_BCHW * self.gate(x_BCHW)  # equation 4
@@ -151,8 +154,13 @@ def connected(fc: nn.Module, z_BC: Tensor) -> Tensor:
     elif type(fc) is not nn.Conv2d or is_heard(fc):
         y_BK = fc(z_BC[:, :, None, None]).flatten(1)
     else:
-        y_BK = F.linear(z_BC, fc.weight.view(fc.out_channels, fc.in_channels), fc.bias)
+        y_BK = product(fc, z_BC)
     return y_BK
+
+
+def product(fc: nn.Conv2d, z_BC: Tensor) -> Tensor:
+    """A 1×1 convolution of descriptors as a matrix product."""
+    return F.linear(z_BC, fc.weight.view(fc.out_channels, fc.in_channels), fc.bias)
 
 
 def is_heard(module: nn.Module) -> bool:
