@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from test_models_structure import Functional, Nested, conv, small_v2
-from torch import nn
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
-from senet_lab import add_se
-from senet_lab.models.se import SEBlock
+from senet_lab import SE, add_se
+from senet_lab.models import create, fuse
+from senet_lab.models.se import SQUEEZES, SEBlock
 
 
 def own(**fields: object) -> nn.Module:
@@ -72,6 +74,27 @@ def test_copies_pickles_and_state_dicts(net: nn.Module) -> None:
 def test_torch_export(net: nn.Module) -> None:
     exported = torch.export.export(net, (X_BCHW,)).module()
     torch.testing.assert_close(exported(X_BCHW), net(X_BCHW))
+
+
+def test_torch_fx(net: nn.Module) -> None:
+    traced = torch.fx.symbolic_trace(net)
+    torch.testing.assert_close(traced(X_BCHW), net(X_BCHW))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("squeeze", SQUEEZES)
+def test_torchvision_extracts_the_maps_of_a_network(squeeze: str, fused: bool) -> None:
+    net = create("resnet18", SE(squeeze=squeeze), 5).eval()
+    if fused:
+        fuse(net)
+    seen: list[Tensor] = []
+    extractor = create_feature_extractor(net, {"layer2": "maps", "layer2.0.bn2.se.fc1": "hidden"})
+    net.layer2.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    x_BCHW = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = extractor(x_BCHW)
+    net(x_BCHW)
+    torch.testing.assert_close(found["maps"], seen[-1])
+    assert found["hidden"].shape[1] == 128 // 16
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])

@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from senet_lab.models.folding import gates_by_mean
 from senet_lab.models.fused import PASSES, block_end
 from senet_lab.models.insert import Gated
-from senet_lab.models.se import SEBlock, check_known, is_heard
+from senet_lab.models.se import SEBlock, check_known, is_heard, is_symbolic
 
 CHOICES = ("auto", *PASSES)
 HAS_TRITON = (
@@ -119,7 +119,9 @@ def ended(block: FusedBasic | FusedBottleneck, end: nn.Module, branch_BCHW: Tens
 
 
 def passes_for(choice: str, x_BCHW: Tensor) -> str | None:
-    """The name of the passes for a map; None for the modules."""
+    """The name of the passes for a map; None for the modules, as for the proxies that `torch.fx` traces with."""
+    if is_symbolic(x_BCHW):
+        return None
     if choice == "auto":
         return "triton" if HAS_TRITON and x_BCHW.is_cuda else None
     return choice

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from senet_lab.config import reduction_number
 
@@ -20,9 +21,10 @@ def average(x_BCHW: Tensor) -> Tensor:
     """Mean over H × W, to the last bit what PyTorch's own gives on a CPU.
 
     Its own hands a gradient back that is as large as x, written once and read once more; a sum hands back a view. In
-    half precision a sum might overflow, or be rounded once more.
+    half precision a sum might overflow, or be rounded once more; that of a proxy, with which `torch.fx` traces, is not
+    known.
     """
-    if x_BCHW.dtype in (torch.float16, torch.bfloat16):
+    if is_symbolic(x_BCHW) or x_BCHW.dtype in (torch.float16, torch.bfloat16):
         return x_BCHW.mean((2, 3), keepdim=True)
     return x_BCHW.sum((2, 3), keepdim=True) / (x_BCHW.shape[2] * x_BCHW.shape[3])
 
@@ -124,12 +126,13 @@ class SEBlock(nn.Module):
     def gate(self, x_BCHW: Tensor) -> Tensor:
         """What each channel of x is multiplied by: B × C × 1 × 1, or B × C × H × W if nothing is squeezed."""
         z_BC11 = SQUEEZES[self.squeeze](x_BCHW)  # equation 2
-        if self.squeeze == "none":
-            return self.excite(z_BC11)
+        if self.squeeze == "none" or is_symbolic(x_BCHW):
+            h_BK11 = torch.relu(self.fc1(z_BC11))
+            return self.sigma()(self.fc2(h_BK11))
         return self.excite(z_BC11.flatten(1)).view(z_BC11.shape)
 
     def excite(self, z_BC: Tensor) -> Tensor:
-        """The gates of descriptors, B × C, or of each pixel of a map, B × C × H × W (equation 3)."""
+        """The gates of descriptors, B × C (equation 3)."""
         h_BK = torch.relu(connected(self.fc1, z_BC))  # δ(W₁ z)
         return self.sigma()(connected(self.fc2, h_BK))  # σ(W₂ h)
 
@@ -146,21 +149,22 @@ class SEBlock(nn.Module):
 
 
 def connected(fc: nn.Module, z_BC: Tensor) -> Tensor:
-    """A layer of the gate; of descriptors as a matrix product, which takes a CPU less time than the convolution. What
-    somebody put in the place of the layer, or listens to, is called."""
-    y_BK: Tensor
-    if z_BC.ndim > 2:
-        y_BK = fc(z_BC)
-    elif type(fc) is not nn.Conv2d or is_heard(fc):
-        y_BK = fc(z_BC[:, :, None, None]).flatten(1)
-    else:
-        y_BK = product(fc, z_BC)
-    return y_BK
+    """A layer of the gate as a matrix product, which takes a CPU less time than the convolution. What somebody put in
+    the place of the layer, or listens to, is called."""
+    if type(fc) is nn.Conv2d and not is_heard(fc):
+        return product(fc, z_BC)
+    y_BK11: Tensor = fc(z_BC[:, :, None, None])
+    return y_BK11.flatten(1)
 
 
 def product(fc: nn.Conv2d, z_BC: Tensor) -> Tensor:
     """A 1×1 convolution of descriptors as a matrix product."""
     return F.linear(z_BC, fc.weight.view(fc.out_channels, fc.in_channels), fc.bias)
+
+
+def is_symbolic(x: object) -> bool:
+    """Whether a value stands for a tensor while `torch.fx` traces, and nothing is known of it but what it is called."""
+    return isinstance(x, Proxy)
 
 
 def is_heard(module: nn.Module) -> bool:
