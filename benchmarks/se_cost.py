@@ -1,6 +1,6 @@
 """What SE costs in time: networks with it over the same networks without, ours beside timm's and torchvision's.
 
-    python -m benchmarks.se_cost                          a CPU: inference at batch 1, training steps; about ten minutes
+    python -m benchmarks.se_cost                          a CPU: inference at batch 1, training steps; 10 to 20 minutes
     python -m benchmarks.se_cost --parts inference        of inference, training, cifar
     python -m benchmarks.se_cost --device cuda            a GPU: batch 1 and 256, bf16, eager and compiled
 

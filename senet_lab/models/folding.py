@@ -41,8 +41,8 @@ def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
     (other runtimes want a norm's weights to be constants) or transformed by torch.func, and where a norm that does not
     train is to be differentiated. On a GPU it was never measured.
 
-    All of this is asked before every gate. What it looks at was last touched a whole network ago, so that each step
-    takes a CPU ten times as long as in a loop of its own; hence no part of a module is looked up twice.
+    All of this is asked before every gate. What it looks at was last touched a whole network ago and has left the
+    caches, so that little is asked, and what evaluation needs is handed on rather than looked up once more.
     """
     if is_traced() or type(x_BCHW) is not Tensor or not x_BCHW.is_cpu or not x_BCHW.is_contiguous():
         return None

@@ -50,10 +50,10 @@ MOST = len(STYLES)  # classes that one figure can tell apart
 
 def render(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> dict[str, bytes]:
     """Both figures' files by name."""
-    of = {
-        name: partial(draw, gates, summary, title) for name, draw in zip(FIGURES, (by_class, within_class), strict=True)
-    }
-    return {file: content for name, draw in of.items() for file, content in drawn(draw, name).items()}
+    contents: dict[str, bytes] = {}
+    for name, draw in zip(FIGURES, (by_class, within_class), strict=True):
+        contents |= drawn(partial(draw, gates, summary, title), name)
+    return contents
 
 
 def by_class(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> Figure:
