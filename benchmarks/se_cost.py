@@ -1,6 +1,6 @@
 """What SE costs in time: networks with it over the same networks without, ours beside timm's and torchvision's.
 
-    python -m benchmarks.se_cost                          a CPU: inference at batch 1, training steps; 10 to 20 minutes
+    python -m benchmarks.se_cost                          a CPU: inference at batch 1, training steps; half an hour
     python -m benchmarks.se_cost --parts inference        of inference, training, cifar
     python -m benchmarks.se_cost --device cuda            a GPU: batch 1 and 256, bf16, eager and compiled
 
@@ -8,6 +8,9 @@ Multiply-adds say 0.3%. Each network is timed in turn with its own plain network
 `seresnet50`, the same network with its SE modules taken out for `legacy_seresnet50`, and torchvision's ResNet-50 for
 torchvision's `SqueezeExcitation` where ours stands, after each last norm. Ours is wrapped around the paper's network
 and, as theirs are, around torchvision's. All have random weights. A training step is forward, backward and SGD.
+
+On a CPU where a process happens to lie in memory moves its ratios by more than a hundredth, however often it measures
+them. So each is measured in several fresh processes, and these are what an interval is taken over.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import multiprocessing
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import timm
@@ -34,6 +40,7 @@ from senet_lab import models
 from senet_lab.config import SE
 from senet_lab.models.insert import POSITIONS
 from senet_lab.models.se import SQUEEZES
+from senet_lab.reports.front import median_interval
 
 PARTS = ("inference", "training", "cifar")
 GOALS = {"inference cpu": "at most 1.06, and timm's", "cifar cpu": "at most 1.08"}
@@ -187,62 +194,92 @@ def cases(parts: list[str], device: str, short: bool) -> list[Case]:
     return [case for case in found if case.part in parts]
 
 
-def measure(title: str, networks: Networks, case: Case, rounds: int, device: str) -> tuple[list[Line], list[Line]]:
-    """Lines of a table, and one for each measurement."""
-    torch.compiler.reset()  # of what earlier cases compiled nothing is called again
-    builds: dict[str, Build] = {}
-    for name, (plain, build_plain, build) in networks.items():
-        builds |= {plain: build_plain, name: build}
-    tasks = {name: task(copy.deepcopy(build()), case, device) for name, build in builds.items()}
-    taken = measuring.in_turn(tasks, rounds, device)
+Taken = dict[str, list[float]]
+"""Name of a network → its seconds, round by round."""
+
+
+def measure(given: argparse.Namespace, device: str) -> dict[tuple[Case, str], Taken]:
+    """In this process: case and heading → what was taken."""
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high")
+    warnings.filterwarnings("ignore", module="torch")
+    found = {}
+    for case in cases(given.parts, device, given.short):
+        for title, networks in groups(case, every=not given.short and not given.standard).items():
+            print(f"{title} …", file=sys.stderr)
+            torch.compiler.reset()  # of what earlier cases compiled nothing is called again
+            builds: dict[str, Build] = {}
+            for name, (plain, build_plain, build) in networks.items():
+                builds |= {plain: build_plain, name: build}
+            tasks = {name: task(copy.deepcopy(build()), case, device) for name, build in builds.items()}
+            found[case, title] = measuring.in_turn(tasks, given.rounds, device)
+    return found
+
+
+def lines_of(case: Case, networks: Networks, taken: list[Taken], device: str) -> list[Line]:
+    """A line for each network with SE, of what each process took."""
     lines = []
     for name, (plain, _, _) in networks.items():
+        ratios = [ratio(each[name], each[plain]) for each in taken]
         lines.append(
             {
                 "with SE": name,
-                "ms": spread(taken[name], 2, 1e3),
+                "ms": spread([median(each[name]) for each in taken], 2, 1e3),
                 "without": plain,
-                "ms ": spread(taken[plain], 2, 1e3),
-                "ratio": within(ratio(taken[name], taken[plain])),
+                "ms ": spread([median(each[plain]) for each in taken], 2, 1e3),
+                "ratio": within(ratios[0] if len(ratios) == 1 else median_interval([middle for middle, *_ in ratios])),
                 "goal": GOALS.get(f"{case.part} {device}", "") if name in (OURS, PAPER) else "",
             }
         )
-    measured = [
-        {"case": title, "network": name, "round": number, "seconds": seconds}
-        for name, each in taken.items()
-        for number, seconds in enumerate(each)
-    ]
-    return lines, measured
+    return lines
 
 
 def main(words: list[str] | None = None) -> int:
     made = measuring.arguments(__doc__, device=True)
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(%(default)s)")
     made.add_argument("--standard", action="store_true", help="of ours, only the paper's block: no other position")
-    made.add_argument("--rounds", type=int, default=40, help="of timing each network in turn (%(default)s)")
+    made.add_argument("--processes", type=int, help="that measure one after another (9 on a CPU, 1 on a GPU)")
+    made.add_argument("--rounds", type=int, help="in a process, of timing each network in turn (6; 40 in a single one)")
     given = made.parse_args(words)
     device = measuring.chosen(given.device)
-    rounds = 2 if given.short else given.rounds
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("high")
-    warnings.filterwarnings("ignore", module="torch")
-    every = not given.short and not given.standard
+    if given.processes is None:
+        given.processes = 2 if given.short else 9 if device == "cpu" else 1
+    if given.rounds is None:
+        given.rounds = 2 if given.short else 6 if given.processes > 1 else 40
+    alone = multiprocessing.get_context("spawn")
+    taken = []
+    for number in range(given.processes):
+        print(f"process {number + 1} of {given.processes}", file=sys.stderr)
+        with ProcessPoolExecutor(1, mp_context=alone) as pool:
+            taken.append(pool.submit(measure, given, device).result())
     tables: dict[str, list[Line]] = {}
     measured: list[Line] = []
-    for case in cases(given.parts, device, given.short):
-        print(f"{case.title} …", file=sys.stderr)
-        for title, networks in groups(case, every).items():
-            tables[title], singles = measure(title, networks, case, rounds, device)
-            measured += singles
-    measuring.write("se_cost", "What SE costs in time", tables, measured, notes(given, device, rounds), given, device)
+    for case, title in taken[0]:
+        each = [found[case, title] for found in taken]
+        networks = groups(case, every=True)[title]
+        tables[title] = lines_of(case, networks, each, device)
+        measured += [
+            {"case": title, "network": name, "process": process, "round": number, "seconds": seconds}
+            for process, found in enumerate(each)
+            for name, singles in found.items()
+            for number, seconds in enumerate(singles)
+        ]
+    measuring.write("se_cost", "What SE costs in time", tables, measured, notes(given, device), given, device)
     return 0
 
 
-def notes(given: argparse.Namespace, device: str, rounds: int) -> list[str]:
+def notes(given: argparse.Namespace, device: str) -> list[str]:
     clock = "CUDA events, bf16, channels_last" if device == "cuda" else "processor time of one thread, float32"
+    turns = f"{given.rounds} rounds in which every network is timed once, in turn"
+    if given.processes == 1:
+        how = f"{turns}. Ratios are medians over the rounds, each over the plain network in the same round"
+    else:
+        how = (
+            f"{given.processes} fresh processes one after another, in each {turns}. A process's ratio is the median "
+            "over its rounds, each over the plain network in the same round; the table has medians over the processes"
+        )
     return [
-        f"{clock}; {rounds} rounds in which every network is timed once, in turn. Ratios are medians over the rounds, "
-        "each over the plain network in the same round; in brackets the 95% interval by order statistics.",
+        f"{clock}; {how}; in brackets the 95% interval by order statistics.",
         "r = 16 everywhere. ours: wrapped around torchvision's ResNet-50, unless the paper's stride is named.",
     ]
 

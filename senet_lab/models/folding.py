@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet_lab.models.fused import Gate, parts_of
-from senet_lab.models.se import SEBlock, is_heard, product
+from senet_lab.models.se import SEBlock, is_heard
 
 # In training, from how large a map on (in elements) the passes that are saved take longer than the calls that are made.
 PAYS = 2**19
@@ -42,7 +42,7 @@ def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
     train is to be differentiated. On a GPU it was never measured.
 
     All of this is asked before every gate. What it looks at was last touched a whole network ago and has left the
-    caches, so that little is asked, and what evaluation needs is handed on rather than looked up once more.
+    caches, so that little is asked.
     """
     if is_traced() or type(x_BCHW) is not Tensor or not x_BCHW.is_cpu or not x_BCHW.is_contiguous():
         return None
@@ -50,14 +50,14 @@ def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
         return None
     if type(norm) is not nn.BatchNorm2d or not gates_by_mean(se):
         return None
-    fc1, fc2 = se.fc1, se.fc2
-    if is_heard(norm) or is_heard(se) or is_heard(fc1) or is_heard(fc2):
+    if is_heard(norm) or is_heard(se) or is_heard(se.fc1) or is_heard(se.fc2):
         return None
-    gamma_C, beta_C, mean_C, var_C = norm.weight, norm.bias, norm.running_mean, norm.running_var
-    if gamma_C is None or beta_C is None or mean_C is None or var_C is None or x_BCHW.dtype != gamma_C.dtype:
+    if norm.weight is None or norm.bias is None or norm.running_mean is None or norm.running_var is None:
+        return None
+    if x_BCHW.dtype != norm.weight.dtype:
         return None
     if not norm.training:
-        return in_evaluation(x_BCHW, gamma_C, beta_C, mean_C, var_C, norm.eps, se, fc1, fc2)
+        return in_evaluation(norm, se, x_BCHW)
     several = x_BCHW.numel() > x_BCHW.shape[1]  # values a channel; of one the module refuses to take the variance
     if not several or norm.momentum is None or x_BCHW.dtype not in (torch.float32, torch.float64):
         return None
@@ -71,25 +71,18 @@ def is_traced() -> bool:
     return compiled or transformed or torch._C._is_any_autocast_enabled()
 
 
-def in_evaluation(
-    x_BCHW: Tensor,
-    gamma_C: Tensor,
-    beta_C: Tensor,
-    mean_C: Tensor,
-    var_C: Tensor,
-    eps: float,
-    se: SEBlock,
-    fc1: nn.Conv2d,
-    fc2: nn.Conv2d,
-) -> Tensor:
+def in_evaluation(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
     """By the running statistics: the gate is multiplied into the norm's weight and bias, a copy of them an image."""
     B, C, H, W = x_BCHW.shape
-    z_BC = F.batch_norm(x_BCHW.mean((2, 3)), mean_C, var_C, gamma_C, beta_C, eps=eps)
-    s_BC = se.sigma()(product(fc2, torch.relu(product(fc1, z_BC))))
-    gamma_D, beta_D = (s_BC * gamma_C).view(-1), (s_BC * beta_C).view(-1)
+    mean_C, var_C, gamma_C, beta_C = norm.running_mean, norm.running_var, norm.weight, norm.bias
+    assert mean_C is not None
+    assert var_C is not None
+    s_BC = se.excite(F.batch_norm(x_BCHW.mean((2, 3)), mean_C, var_C, gamma_C, beta_C, eps=norm.eps))
+    mean_D, var_D = mean_C, var_C
     if B > 1:  # each channel of each image for a channel
-        mean_C, var_C = mean_C.repeat(B), var_C.repeat(B)
-    return F.batch_norm(x_BCHW.view(1, B * C, H, W), mean_C, var_C, gamma_D, beta_D, eps=eps).view(B, C, H, W)
+        mean_D, var_D = mean_C.repeat(B), var_C.repeat(B)
+    gamma_D, beta_D = (s_BC * gamma_C).view(-1), (s_BC * beta_C).view(-1)
+    return F.batch_norm(x_BCHW.view(1, B * C, H, W), mean_D, var_D, gamma_D, beta_D, eps=norm.eps).view(B, C, H, W)
 
 
 def in_training(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:

@@ -152,14 +152,9 @@ def connected(fc: nn.Module, z_BC: Tensor) -> Tensor:
     """A layer of the gate as a matrix product, which takes a CPU less time than the convolution. What somebody put in
     the place of the layer, or listens to, is called."""
     if type(fc) is nn.Conv2d and not is_heard(fc):
-        return product(fc, z_BC)
+        return F.linear(z_BC, fc.weight.view(fc.out_channels, fc.in_channels), fc.bias)
     y_BK11: Tensor = fc(z_BC[:, :, None, None])
     return y_BK11.flatten(1)
-
-
-def product(fc: nn.Conv2d, z_BC: Tensor) -> Tensor:
-    """A 1×1 convolution of descriptors as a matrix product."""
-    return F.linear(z_BC, fc.weight.view(fc.out_channels, fc.in_channels), fc.bias)
 
 
 def is_symbolic(x: object) -> bool:
