@@ -12,8 +12,9 @@ from rich.console import Console
 
 from senet_lab.compose import compose
 from senet_lab.run import main
-from senet_lab.studies import plan
-from senet_lab.studies.plan import duration, expect, look_up, make, show, show_total
+from senet_lab.studies import clock
+from senet_lab.studies.clock import Expectation, expect
+from senet_lab.studies.plan import duration, look_up, make, show, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import Store
 
@@ -68,7 +69,7 @@ def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypat
     monkeypatch.chdir(copy.folder)
     seconds = {record["trial_id"]: record["seconds"] for record in copy.records()}
     store = Store("sqlite:///results/local/lab.db", create=False)
-    monkeypatch.setattr(plan, "calibrate", lambda *_: 1.0)
+    monkeypatch.setattr(clock, "calibrate", lambda *_: 1.0)
     more = look_up(make(compose([*WORDS, "seeds=3"])), store)
     expectation = expect(more, store)
     assert not expectation.rough
@@ -83,14 +84,14 @@ def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypat
     assert expectation.rough, "other epochs take another time"
     cell = other.todo[0]
     epochs = 3 * other.facts.train * 9 + other.facts.validation * 9 + other.facts.test
-    overhead = 9 * (plan.EPOCH_SECONDS + 7 * plan.STEP_SECONDS)  # 200 images in batches of 32
+    overhead = 9 * (clock.EPOCH_SECONDS + 7 * clock.STEP_SECONDS)  # 200 images in batches of 32
     assert expectation.seconds[cell.trial_id] == cell.row.cost.macs * epochs + overhead
 
 
 def test_the_calibration_is_of_the_right_size(here: Path) -> None:
     """Multiply-adds a second: more than a pocket calculator, less than any processor has."""
     study = make(compose([]))
-    assert 1e6 < plan.calibrate(study, study.todo[0]) < 1e14
+    assert 1e6 < clock.calibrate(study, study.todo[0]) < 1e14
 
 
 def test_a_driver_without_a_gpu_calibrates_on_few_images(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,12 +99,12 @@ def test_a_driver_without_a_gpu_calibrates_on_few_images(here: Path, monkeypatch
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     seen: list[int] = []
-    loss = plan.F.cross_entropy
-    monkeypatch.setattr(plan.F, "cross_entropy", lambda x, y: seen.append(len(y)) or loss(x, y))
+    loss = clock.F.cross_entropy
+    monkeypatch.setattr(clock.F, "cross_entropy", lambda x, y: seen.append(len(y)) or loss(x, y))
     study = make(compose(["executor=ray", "executor.gpus_per_trial=0.5", "recipe.batch_size=2000"]))
     assert study.device == "cuda"
-    plan.calibrate(study, study.todo[0])
-    assert set(seen) == {plan.PIXELS["cpu"] // 8**2}
+    clock.calibrate(study, study.todo[0])
+    assert set(seen) == {clock.PIXELS["cpu"] // 8**2}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_a_driver_without_a_gpu_calibrates_on_few_images(here: Path, monkeypatch
 )
 def test_a_trial_is_not_shared_by_workers(seconds: list[float], workers: int, total: float) -> None:
     """Each worker takes the next trial when it is free."""
-    expectation = plan.Expectation({str(number): each for number, each in enumerate(seconds)}, rough=False)
+    expectation = Expectation({str(number): each for number, each in enumerate(seconds)}, rough=False)
     assert expectation.total(workers) == total
 
 
@@ -129,16 +130,16 @@ def test_a_study_of_many_networks_is_not_kept_waiting(here: Path, monkeypatch: p
 
     def calibrate(*_: object) -> float:
         if len(rates) == 1:
-            monkeypatch.setattr(plan, "PROBING", 0.0)
+            monkeypatch.setattr(clock, "PROBING", 0.0)
         return rates.pop(0)
 
-    monkeypatch.setattr(plan, "calibrate", calibrate)
+    monkeypatch.setattr(clock, "calibrate", calibrate)
     study = make(compose(["+ablation=ratio", "seeds=2"]))
     found = expect(study, Store("sqlite:///nowhere.db", create=False)).seconds
     for cell, rate in zip(study.todo, [2, 6, 3, 3, 3, 3] * 2, strict=True):
-        overhead = plan.overhead(cell, study.facts)
+        overhead = clock.overhead(cell, study.facts)
         assert overhead < 3
-        assert found[cell.trial_id] == pytest.approx(plan.trial_macs(cell, study.facts) / rate + overhead)
+        assert found[cell.trial_id] == pytest.approx(clock.trial_macs(cell, study.facts) / rate + overhead)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_the_plan_and_the_progress_fit_the_terminal(here: Path, width: int) -> N
     console = Console(
         file=output, width=width, force_terminal=True, color_system=None, markup=False, highlight=False, emoji=False
     )
-    expectation = plan.Expectation({cell.trial_id: 60.0 for cell in study.todo}, rough=True)
+    expectation = Expectation({cell.trial_id: 60.0 for cell in study.todo}, rough=True)
     show(study, console)
     show_total(study, expectation, 2, console)
     if width >= 80:
@@ -195,7 +196,7 @@ def test_the_time_left_is_honest(here: Path, monkeypatch: pytest.MonkeyPatch) ->
     study = make(compose(list(WORDS)))
     clock = [0.0]
     monkeypatch.setattr("senet_lab.studies.progress.time.monotonic", lambda: clock[0])
-    expectation = plan.Expectation({cell.trial_id: 80.0 for cell in study.todo}, rough=True)
+    expectation = Expectation({cell.trial_id: 80.0 for cell in study.todo}, rough=True)
     said = io.StringIO()
     progress = Progress(study, expectation, 2, Console(file=said))
     assert progress.left() == pytest.approx(240)

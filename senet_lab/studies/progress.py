@@ -17,7 +17,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from senet_lab.studies.plan import Cell, Expectation, Plan, duration, pace_key
+from senet_lab.studies.clock import Expectation, pace_key
+from senet_lab.studies.plan import Cell, Plan, duration
 
 BAR, FACTS = 20, 38  # columns of the terminal: a bar, and what stands beside it; the label has the rest
 PROBED = 0.05  # share of their epochs after which the first trials say how long all will take

@@ -13,8 +13,9 @@ from rich.console import Console
 from senet_lab.config import RunError
 from senet_lab.labels import Composed
 from senet_lab.studies import confirming, driver, findings, study
+from senet_lab.studies.clock import Expectation, expect
 from senet_lab.studies.executors import Ready, ready, sharing
-from senet_lab.studies.plan import Cell, Expectation, Plan, carried_out, check_room, expect, say, show_total
+from senet_lab.studies.plan import Cell, Plan, carried_out, check_room, say, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.search import Search, check_same, prepare
 from senet_lab.studies.search_mirror import SearchMirror

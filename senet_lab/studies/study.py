@@ -14,7 +14,7 @@ from rich.console import Console
 from senet_lab.compose import compose
 from senet_lab.config import Config, RunError, UserError
 from senet_lab.labels import Composed
-from senet_lab.studies import driver, outcome, plan
+from senet_lab.studies import clock, driver, outcome, plan
 from senet_lab.studies.executors import Ready, ready, sharing
 from senet_lab.studies.mirror import Mirror
 from senet_lab.studies.progress import Progress
@@ -50,7 +50,7 @@ def run(studies: list[Composed]) -> int:
     whole = plan.together(plans)
     with ready(config, whole.device, idle=not whole.todo) as executor:
         workers = min(executor.room, max(1, len(whole.todo)))
-        expectation = plan.expect(whole, store)
+        expectation = clock.expect(whole, store)
         for each in plans:
             plan.show(each, console)
         plan.show_total(whole, expectation, workers, console)
