@@ -19,7 +19,9 @@ import argparse
 import copy
 import functools
 import multiprocessing
+import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -216,6 +218,18 @@ def measure(given: argparse.Namespace, device: str) -> dict[tuple[Case, str], Ta
     return found
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended, however that came about."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def lines_of(case: Case, networks: Networks, taken: list[Taken], device: str) -> list[Line]:
     """A line for each network with SE, of what each process took."""
     lines = []
@@ -246,11 +260,11 @@ def main(words: list[str] | None = None) -> int:
         given.processes = 2 if given.short else 9 if device == "cpu" else 1
     if given.rounds is None:
         given.rounds = 2 if given.short else 6 if given.processes > 1 else 40
-    alone = multiprocessing.get_context("spawn")
+    fresh = multiprocessing.get_context("spawn")
     taken = []
     for number in range(given.processes):
         print(f"process {number + 1} of {given.processes}", file=sys.stderr)
-        with ProcessPoolExecutor(1, mp_context=alone) as pool:
+        with ProcessPoolExecutor(1, mp_context=fresh, initializer=end_with_parent) as pool:
             taken.append(pool.submit(measure, given, device).result())
     tables: dict[str, list[Line]] = {}
     measured: list[Line] = []

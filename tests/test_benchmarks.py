@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from launching import Lab, wait_for
 from torch import nn
 
 from benchmarks import batched, clock, measuring, overhead, reliability, se_cost, study, train
@@ -169,3 +171,26 @@ def test_tasks_are_timed_in_turn() -> None:
 def test_a_ratio_is_taken_round_by_round() -> None:
     """So that a machine that slows down does not matter."""
     assert measuring.ratio([2.0, 20.0, 200.0], [1.0, 10.0, 100.0]) == (2.0, 2.0, 2.0)
+
+
+def test_the_interval_of_se_cost_is_over_its_processes() -> None:
+    """Ratios 1 to 9, each in all rounds of a process: by order statistics the second to the eighth."""
+    (case,) = se_cost.cases(["cifar"], "cpu", short=True)
+    networks = se_cost.groups(case, every=False)[case.title]
+    taken = [{"ours": [2.0 * ratio, 4.0 * ratio], "ResNet-20": [2.0, 4.0]} for ratio in (3, 9, 1, 7, 5, 8, 2, 6, 4)]
+    (line,) = se_cost.lines_of(case, networks, taken, "cpu")
+    assert line["ratio"] == "5.000 [2.000, 8.000]"
+    (line,) = se_cost.lines_of(case, networks, [{"ours": [2.0, 3.0, 8.0], "ResNet-20": [1.0, 1.0, 2.0]}], "cpu")
+    assert line["ratio"] == "3.000 [2.000, 4.000]", "of a single process over its rounds"
+
+
+@pytest.mark.slow
+def test_a_process_of_se_cost_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    name, _, value = lab.mark.partition("=")
+    words = [sys.executable, "-m", "benchmarks.se_cost", "--short", "--to", str(tmp_path)]
+    how = {"cwd": measuring.ROOT, "env": {**os.environ, name: value}, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, **how) as process:
+        assert any(line.endswith(" …\n") for line in process.stderr), "it measures"
+        process.terminate()
+    wait_for(lambda: not lab.left(), seconds=30)
