@@ -17,7 +17,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,12 +119,24 @@ class Store:
             if verdict != "ok":
                 raise UserError(f"storage={self.name}: the database is damaged ({str(verdict).splitlines()[-1]})")
         if create:
-            # Of two drivers that find no table at the same moment, PostgreSQL refuses one, `if_not_exists` or not.
             for table in (records, notes):
-                with suppress(exc.IntegrityError), self.engine.begin() as connection:
-                    connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+                self.make(table)
+        self.empty = not self.has(records)
+
+    def make(self, table: sa.Table) -> None:
+        """Create a table unless it is there."""
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+        except (exc.IntegrityError, exc.ProgrammingError):
+            # Of drivers that find no table at the same moment, PostgreSQL lets one make it and refuses the others,
+            # `if_not_exists` or not: by an index, the relation or its type, whichever the first had come to.
+            if not self.has(table):
+                raise
+
+    def has(self, table: sa.Table) -> bool:
         with self.engine.begin() as connection:
-            self.empty = not sa.inspect(connection).has_table(records.name)
+            return sa.inspect(connection).has_table(table.name)
 
     def transact(self, act: Callable[[sa.Connection], T], patience: float = PATIENCE_SECONDS) -> T:
         """Do something in one transaction, and again if the database does not answer, be it after it was done.
