@@ -41,11 +41,13 @@ class Answering:
     Args:
         told: whether it tells of each of its epochs before it ends, as a worker does.
         at_once: how many trials are held at any moment, of which the oldest ends.
+        report: told how many have ended, after each.
     """
 
-    def __init__(self, told: bool = False, at_once: int = 1) -> None:
+    def __init__(self, told: bool, at_once: int, report: Callable[[int], None]) -> None:
         self.told = told
         self.at_once = at_once
+        self.report = report
         self.waiting: list[Any] = []
         self.draw = random.Random(0)
         self.ended: list[tuple[float, float]] = []  # when each trial was answered: wall, processor
@@ -61,6 +63,7 @@ class Answering:
         from senet_lab.studies.executors import Event
 
         self.ended.append((time.perf_counter(), time.process_time()))
+        self.report(len(self.ended))
         spec = self.waiting.pop(0)
         record = self.record(spec)
         epochs = [Event("epoch", spec.trial_id, entry) for entry in record["epochs"] if self.told]
@@ -109,15 +112,18 @@ def grown(
     """
     from senet_lab import compose
     from senet_lab.studies import executors, study
+    from senet_lab.studies.progress import counting
 
     made: list[Answering] = []
+    seeds = -(-trials // ROWS)
+    report = counting(seeds * ROWS, "made-up trials")
 
     def workers(count: int, *how: Any) -> Answering:
-        made.append(Answering(told, min(at_once, count)))
+        made.append(Answering(told, min(at_once, count), report))
         return made[0]
 
     print(f"{trials:,} made-up trials …", file=sys.stderr)
-    words = ["+ablation=ratio", f"seeds={-(-trials // ROWS)}", "tracking=off", f"results={folder}", *more]
+    words = ["+ablation=ratio", f"seeds={seeds}", "tracking=off", f"results={folder}", *more]
     real, executors.Workers = executors.Workers, workers  # type: ignore[assignment, misc]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
