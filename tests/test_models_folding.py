@@ -45,6 +45,29 @@ def pair_of(excitation: str, bias: bool, from_one: bool) -> tuple[nn.BatchNorm2d
     return norm_of(6, g).train(), se
 
 
+@pytest.mark.parametrize("shape", [(1, 6, 5, 3), (3, 6, 1, 1), (4, 1, 7, 8)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 0)])
+def test_the_means_are_those_of_pytorch(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
+    x_BCHW = torch.randn(shape, generator=torch.Generator().manual_seed(5), dtype=dtype)
+    folding.shares.cache_clear()
+    with torch.device("meta"):  # of no concern to what is on the CPU
+        found = folding.means(x_BCHW)
+    torch.testing.assert_close(found, x_BCHW.mean((2, 3)), rtol=0, atol=tolerance)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_what_inference_has_left_serves_training() -> None:
+    """PyTorch refuses tensors that were made in inference mode where a gradient is to go through them."""
+    norm, se = pair_of("sigmoid", bias=False, from_one=False)
+    x_BCHW = torch.randn(2, 6, 11, 13, dtype=torch.float64, requires_grad=True)
+    folding.shares.cache_clear()
+    with torch.inference_mode():
+        in_one(norm.eval(), se, x_BCHW.detach())
+    assert folding.shares.cache_info().currsize == 1
+    in_one(norm.train(), se, x_BCHW).sum().backward()
+    assert x_BCHW.grad is not None
+
+
 @pytest.mark.parametrize("shape", [(1, 6, 5, 3), (3, 6, 1, 1), (4, 6, 7, 8)], ids=str)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("excitation", "from_one"), GATES)

@@ -16,11 +16,15 @@ It gives what the modules give but for rounding; in evaluation, for gates of 1, 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C import _are_functorch_transforms_active, _is_any_autocast_enabled, _is_tracing
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from senet_lab.models.fused import Gate, parts_of
 from senet_lab.models.se import SEBlock, is_heard
@@ -66,23 +70,29 @@ def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
 
 def is_traced() -> bool:
     """Whether something other than plain autograd looks at what is computed."""
-    compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    transformed = torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-    return compiled or transformed or torch._C._is_any_autocast_enabled()
+    compiled = is_compiling() or _is_tracing()
+    transformed = _are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return compiled or transformed or _is_any_autocast_enabled()
 
 
 def in_evaluation(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
-    """By the running statistics: the gate is multiplied into the norm's weight and bias, a copy of them an image."""
+    """By the running statistics: the gate is multiplied into the norm's weight and bias, a copy of them an image.
+
+    A large map drives all else from the caches: what is looked up is looked up before its mean is taken, and what comes
+    after is written out, `SEBlock.excite` as well.
+    """
     B, C, H, W = x_BCHW.shape
-    mean_C, var_C, gamma_C, beta_C = norm.running_mean, norm.running_var, norm.weight, norm.bias
+    mean_C, var_C, gamma_C, beta_C, eps = norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps
+    w1_KC, b1_K, w2_CK, b2_C = se.fc1.weight.view(-1, C), se.fc1.bias, se.fc2.weight.view(C, -1), se.fc2.bias
+    sigma = se.sigma()
     assert mean_C is not None
     assert var_C is not None
-    s_BC = se.excite(F.batch_norm(x_BCHW.mean((2, 3)), mean_C, var_C, gamma_C, beta_C, eps=norm.eps))
-    mean_D, var_D = mean_C, var_C
-    if B > 1:  # each channel of each image for a channel
-        mean_D, var_D = mean_C.repeat(B), var_C.repeat(B)
+    z_BC = normed(means(x_BCHW), mean_C, var_C, gamma_C, beta_C, eps)
+    s_BC = sigma(F.linear(torch.relu(F.linear(z_BC, w1_KC, b1_K)), w2_CK, b2_C))
     gamma_D, beta_D = (s_BC * gamma_C).view(-1), (s_BC * beta_C).view(-1)
-    return F.batch_norm(x_BCHW.view(1, B * C, H, W), mean_D, var_D, gamma_D, beta_D, eps=norm.eps).view(B, C, H, W)
+    if B > 1:  # each channel of each image for a channel
+        mean_C, var_C = mean_C.repeat(B), var_C.repeat(B)
+    return normed(x_BCHW.view(1, B * C, H, W), mean_C, var_C, gamma_D, beta_D, eps).view(B, C, H, W)
 
 
 def in_training(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
@@ -109,7 +119,7 @@ class Folded(torch.autograd.Function):
     ) -> Tensor:
         assert norm.momentum is not None
         mu_C, var_C = torch.batch_norm_update_stats(x_BCHW, norm.running_mean, norm.running_var, norm.momentum)
-        m_BC = x_BCHW.mean((2, 3))
+        m_BC = means(x_BCHW)
         r_C = (var_C + norm.eps).rsqrt()
         a_C = gamma_C * r_C
         off_BC = m_BC - mu_C
@@ -153,11 +163,30 @@ def once_more(ctx: Any, dy_BCHW: Tensor, *inputs: Tensor | None) -> list[Tensor 
     return [next(found) if wants else None for wants in wanted]
 
 
+def normed(x: Tensor, mean_C: Tensor, var_C: Tensor, gamma_C: Tensor, beta_C: Tensor, eps: float) -> Tensor:
+    """What batch norm's kernel gives for these statistics, B × C (× H × W)."""
+    return torch.batch_norm(x, gamma_C, beta_C, mean_C, var_C, False, 0.0, eps, False)
+
+
+def means(x_BCHW: Tensor) -> Tensor:
+    """B × C, over the pixels: in single and double precision as a product with a vector, which takes less time."""
+    B, C, H, W = x_BCHW.shape
+    if x_BCHW.dtype not in (torch.float32, torch.float64):
+        return x_BCHW.mean((2, 3))
+    return torch.mv(x_BCHW.view(B * C, H * W), shares(H * W, x_BCHW.dtype)).view(B, C)
+
+
+@functools.lru_cache(maxsize=32)
+def shares(pixels: int, dtype: torch.dtype) -> Tensor:
+    """What each of so many pixels contributes to their mean."""
+    return torch.full((pixels,), 1 / pixels, dtype=dtype, device="cpu")
+
+
 def affine(x_BCHW: Tensor, mean_BC: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tensor:
     """scale (x − mean) + shift, by batch norm's kernel."""
     B, C, H, W = x_BCHW.shape
     given = x_BCHW.view(1, B * C, H, W), mean_BC.flatten(), mean_BC.new_ones(B * C)
-    y_1DHW = F.batch_norm(*given, scale_BC.flatten(), shift_BC.flatten(), eps=0)
+    y_1DHW = normed(*given, scale_BC.flatten(), shift_BC.flatten(), 0.0)
     y_BCHW: Tensor = torch.ops.aten._unsafe_view(y_1DHW, x_BCHW.shape)  # not a view, as blocks write into it
     return y_BCHW
 
