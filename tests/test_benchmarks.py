@@ -56,7 +56,8 @@ def test_clock(tmp_path: Path) -> None:
     assert float(line["took"]) > 0
 
 
-@pytest.mark.parametrize("part", ["cifar", pytest.param("inference", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["cifar", "inference"])
 def test_se_cost(part: str, tmp_path: Path) -> None:
     lines = check("se_cost", tmp_path, se_cost.main, "--device", "cpu", "--parts", part)
     (case,) = se_cost.cases([part], "cpu", short=True)

@@ -140,6 +140,7 @@ def test_more_seeds_train_only_the_new_ones(
 # --------------------------------------------------------------------------------------------------------- interrupted
 
 
+@pytest.mark.slow
 def test_a_study_that_is_cut_off_in_every_way_ends_with_the_same_bytes(finished: Lab, tmp_path: Path) -> None:
     lab = Lab(tmp_path)
 
