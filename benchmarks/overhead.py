@@ -116,10 +116,9 @@ def grown(
 
     made: list[Answering] = []
     seeds = -(-trials // ROWS)
-    report = counting(seeds * ROWS, "made-up trials")
 
     def workers(count: int, *how: Any) -> Answering:
-        made.append(Answering(told, min(at_once, count), report))
+        made.append(Answering(told, min(at_once, count), counting(seeds * ROWS, "made-up trials")))
         return made[0]
 
     print(f"{trials:,} made-up trials …", file=sys.stderr)
