@@ -1,6 +1,6 @@
 """What the lab takes beside training: to start, for each trial, and as the store grows.
 
-    python -m benchmarks.overhead                     100, 1,000 and 10,000 trials: ten minutes or more
+    python -m benchmarks.overhead                     100, 1,000 and 10,000 trials: ten to thirty minutes
     python -m benchmarks.overhead --trials 100 1000
 
 - The command line is started in fresh processes (the files are in the system's cache): `--help`, and the plan of the
