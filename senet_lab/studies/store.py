@@ -135,6 +135,7 @@ class Store:
                 raise
 
     def has(self, table: sa.Table) -> bool:
+        """Whether a table is there."""
         with self.engine.begin() as connection:
             return sa.inspect(connection).has_table(table.name)
 
