@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,44 @@ def test_the_plan_and_the_progress_fit_the_terminal(here: Path, width: int) -> N
     assert max(map(len, lines)) <= width
     shown = [line for line in lines if "epoch 7/8, val accuracy 12.3%" in line]
     assert len(shown) == 3, "one line a trial"
+
+
+def probing(here: Path, monkeypatch: pytest.MonkeyPatch, takes: Callable[[int], float]) -> tuple[str, int]:
+    """What is told by the first epochs, and after how many of them, of six trials of 8 epochs that are expected to take
+    80 s each, on two workers, of which the second starts two epochs later. `takes`: training epochs → seconds."""
+    (here / "sweeps/ablation").mkdir(parents=True, exist_ok=True)
+    (here / "sweeps/ablation/tiny.yaml").write_text(TINY)
+    study = make(compose(list(WORDS)))
+    clock = [0.0]
+    monkeypatch.setattr("senet_lab.studies.progress.time.monotonic", lambda: clock[0])
+    said = io.StringIO()
+    expectation = Expectation({cell.trial_id: 80.0 for cell in study.todo}, rough=True)
+    progress = Progress(study, expectation, 2, Console(file=said))
+    first, second, *_ = study.todo
+    progress.start(first)
+    progress.start(second)
+    for epoch in range(1, 9):
+        clock[0] += takes(1 + (epoch > 2))
+        progress.epoch(first, {"epoch": epoch, "val_error": 50.0})
+        if epoch > 2:
+            progress.epoch(second, {"epoch": epoch - 2, "val_error": 50.0})
+        if said.getvalue():
+            return said.getvalue(), epoch
+    return "", 8
+
+
+def test_a_trial_that_trains_alone_tells_no_pace(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of workers that start one after the other the first has the machine to itself."""
+    alike = probing(here, monkeypatch, lambda training: 10.0)
+    assert alike == ("about 3.7 min left, by the first epochs\n", 4), "40 s of one, 60 s of the other, then two of 80 s each"
+    assert probing(here, monkeypatch, lambda training: 10.0 if training == 2 else 1.0) == alike
+
+
+def test_nothing_is_told_by_a_moment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the first trials is timed for 3 s, however many epochs that is."""
+    assert probing(here, monkeypatch, lambda training: 0.5) == ("", 8)
+    assert probing(here, monkeypatch, lambda training: 1.0)[1] == 6
+    assert probing(here, monkeypatch, lambda training: 2.0)[1] == 5
 
 
 def test_the_time_left_is_honest(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,9 @@ from senet_lab.studies.clock import Expectation, pace_key
 from senet_lab.studies.plan import Cell, Plan, duration
 
 BAR, FACTS = 20, 38  # columns of the terminal: a bar, and what stands beside it; the label has the rest
-PROBED = 0.05  # share of their epochs after which the first trials say how long all will take
+# Share of its epochs, and seconds, after which each of the first trials says how long all will take: a machine that is
+# shared with others changes its speed by a third from one second to the next.
+PROBED, PROBED_SECONDS = 0.05, 3.0
 
 
 @dataclass
@@ -30,8 +32,9 @@ class Running:
 
     Attributes:
         cell: it.
-        first: its first epoch that was trained here: one that goes on from a checkpoint has not trained those before.
-        begun: when that epoch had ended. What was before it, the start of a worker for instance, is no pace.
+        first: its last epoch that says nothing of its pace: the first trained here, in which a worker starts, or the
+            last before all that begin side by side trained, since alone it has the whole machine.
+        begun: when that epoch had ended.
         last: what was said of its last epoch; empty before the first.
         ended: when that was.
     """
@@ -51,6 +54,15 @@ class Running:
     def timed(self) -> float:
         """Share of its epochs whose time is known."""
         return (self.last.get("epoch", 0.0) - self.first) / self.cell.spec.recipe.epochs
+
+    @property
+    def probed(self) -> bool:
+        """Whether enough of it is timed to tell how long the rest will take."""
+        return self.timed >= PROBED and self.ended - self.begun >= PROBED_SECONDS
+
+    def time_anew(self) -> None:
+        """Forget the time of the epochs so far."""
+        self.first, self.begun = self.last.get("epoch", 0.0), self.ended
 
 
 class Progress:
@@ -107,11 +119,13 @@ class Progress:
         self.running[cell.trial_id] = Running(cell)
 
     def epoch(self, cell: Cell, entry: dict[str, float]) -> None:
-        trial, now = self.running[cell.trial_id], time.monotonic()
-        if not trial.last:
-            trial.first, trial.begun = entry["epoch"], now
-        trial.last, trial.ended = entry, now
-        if not self.probed and all(trial.timed >= PROBED for trial in self.running.values()):
+        trial = self.running[cell.trial_id]
+        starts = not trial.last
+        trial.last, trial.ended = entry, time.monotonic()
+        if starts:
+            for each in [trial] if self.probed else self.running.values():
+                each.time_anew()
+        if not self.probed and all(trial.probed for trial in self.running.values()):
             self.probed = True
             self.say(f"about {duration(self.left())} left, by the first epochs")
 
