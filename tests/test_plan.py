@@ -15,7 +15,7 @@ from senet_lab.compose import compose
 from senet_lab.run import main
 from senet_lab.studies import clock
 from senet_lab.studies.clock import Expectation, expect
-from senet_lab.studies.plan import duration, look_up, make, show, show_total
+from senet_lab.studies.plan import Cell, duration, look_up, make, show, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import Store
 
@@ -144,6 +144,32 @@ def test_a_study_of_many_networks_is_not_kept_waiting(here: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
+    ("rates", "again", "found"),
+    [
+        ([5, 6, 2, 5, 6, 6], [5], [5, 6, 5, 5, 6, 6]),  # it was the machine
+        ([5, 6, 2, 5, 6, 6], [1], [5, 6, 2, 5, 6, 6]),  # it is the network
+        ([5, 6, 5, 5, 6, 6], [], [5, 6, 5, 5, 6, 6]),
+    ],
+)
+def test_a_network_that_seems_slow_is_tried_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch, rates: list[float], again: list[float], found: list[float]
+) -> None:
+    study = make(compose(["+ablation=ratio", "seeds=1"]))
+    reached = [*rates, *again]
+    order = []
+
+    def calibrate(_: object, cell: Cell) -> float:
+        order.append(cell.row.label)
+        return reached.pop(0)
+
+    monkeypatch.setattr(clock, "calibrate", calibrate)
+    labels = [cell.row.label for cell in study.todo]
+    assert [*clock.tried(study, {cell.row.label: cell for cell in study.todo}).values()] == found
+    assert not reached
+    assert order == labels + [labels[2]] * len(again)
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [
         (0.0, "1 s"),
@@ -182,7 +208,7 @@ def test_the_plan_and_the_progress_fit_the_terminal(here: Path, width: int) -> N
     progress = Progress(study, expectation, 2, console)
     for cell in study.todo[:3]:
         progress.start(cell)
-        progress.epoch(cell, {"epoch": 7, "val_error": 100 - 12.345})
+        progress.epoch(cell, {"epoch": 7, "val_error": 100 - 12.345}, 60.0)
     console.print(progress.display())
     lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= width
@@ -190,51 +216,59 @@ def test_the_plan_and_the_progress_fit_the_terminal(here: Path, width: int) -> N
     assert len(shown) == 3, "one line a trial"
 
 
-def probing(here: Path, monkeypatch: pytest.MonkeyPatch, takes: Callable[[int], float]) -> tuple[str, int]:
+def probing(here: Path, takes: Callable[[int], float], set_up: float = 0.0) -> tuple[str, int]:
     """What is told by the first epochs, and after how many of them, of six trials of 8 epochs that are expected to take
-    80 s each, on two workers, of which the second starts two epochs later. `takes`: training epochs → seconds."""
+    80 s each, on two workers, of which the second starts two epochs later. `takes`: training trials → seconds an epoch.
+    """
     (here / "sweeps/ablation").mkdir(parents=True, exist_ok=True)
     (here / "sweeps/ablation/tiny.yaml").write_text(TINY)
     study = make(compose(list(WORDS)))
-    clock = [0.0]
-    monkeypatch.setattr("senet_lab.studies.progress.time.monotonic", lambda: clock[0])
     said = io.StringIO()
     expectation = Expectation({cell.trial_id: 80.0 for cell in study.todo}, rough=True)
     progress = Progress(study, expectation, 2, Console(file=said))
     first, second, *_ = study.todo
     progress.start(first)
     progress.start(second)
+    alone = set_up + 2 * takes(1)
     for epoch in range(1, 9):
-        clock[0] += takes(1 + (epoch > 2))
-        progress.epoch(first, {"epoch": epoch, "val_error": 50.0})
-        if epoch > 2:
-            progress.epoch(second, {"epoch": epoch - 2, "val_error": 50.0})
+        together = max(0, epoch - 2) * takes(2)
+        progress.epoch(
+            first, {"epoch": epoch, "val_error": 50.0}, alone + together if together else set_up + epoch * takes(1)
+        )
+        if together:
+            progress.epoch(second, {"epoch": epoch - 2, "val_error": 50.0}, set_up + together)
         if said.getvalue():
             return said.getvalue(), epoch
     return "", 8
 
 
-def test_a_trial_that_trains_alone_tells_no_pace(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_trains_alone_tells_no_pace(here: Path) -> None:
     """Of workers that start one after the other the first has the machine to itself."""
-    alike = probing(here, monkeypatch, lambda training: 10.0)
-    assert alike == ("about 3.7 min left, by the first epochs\n", 4), "40 s of one, 60 s of the other, then two of 80 s each"
-    assert probing(here, monkeypatch, lambda training: 10.0 if training == 2 else 1.0) == alike
+    alike = probing(here, lambda training: 10.0)
+    assert alike == ("about 3.7 min left, by the first epochs\n", 4), (
+        "40 s of one, 60 s of the other, then two of 80 s each"
+    )
+    assert probing(here, lambda training: 10.0 if training == 2 else 8.0) == alike
 
 
-def test_nothing_is_told_by_a_moment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_told_by_a_moment(here: Path) -> None:
     """Each of the first trials is timed for 3 s, however many epochs that is."""
-    assert probing(here, monkeypatch, lambda training: 0.5) == ("", 8)
-    assert probing(here, monkeypatch, lambda training: 1.0)[1] == 6
-    assert probing(here, monkeypatch, lambda training: 2.0)[1] == 5
+    assert probing(here, lambda training: 0.5) == ("", 8)
+    assert probing(here, lambda training: 1.0)[1] == 6
+    assert probing(here, lambda training: 2.0)[1] == 5
 
 
-def test_the_time_left_is_honest(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six trials expected to take 80 s each, on two workers; a clock in our hands."""
+def test_every_trial_is_set_up_first(here: Path) -> None:
+    """What the first epochs took beyond the pace of the others, the trials to come will take, too."""
+    told, _ = probing(here, lambda training: 10.0, set_up=60.0)
+    assert told == "about 5.7 min left, by the first epochs\n", "60 s of the one that began last, then two of 140 s"
+
+
+def test_the_time_left_is_honest(here: Path) -> None:
+    """Six trials expected to take 80 s each, on two workers, that take half of it, and 8 s to be set up."""
     (here / "sweeps/ablation").mkdir(parents=True)
     (here / "sweeps/ablation/tiny.yaml").write_text(TINY)
     study = make(compose(list(WORDS)))
-    clock = [0.0]
-    monkeypatch.setattr("senet_lab.studies.progress.time.monotonic", lambda: clock[0])
     expectation = Expectation({cell.trial_id: 80.0 for cell in study.todo}, rough=True)
     said = io.StringIO()
     progress = Progress(study, expectation, 2, Console(file=said))
@@ -244,16 +278,17 @@ def test_the_time_left_is_honest(here: Path, monkeypatch: pytest.MonkeyPatch) ->
     progress.start(first)
     progress.start(second)
     assert progress.left() == pytest.approx(240)
-    clock[0] = 100.0  # that workers start slowly is no pace
-    for epoch in (1, 2, 3, 4):  # epochs of 10 s are expected; the second had been half done before
-        progress.epoch(first, {"epoch": epoch, "val_error": 50.0})
-        progress.epoch(second, {"epoch": epoch + 4, "val_error": 50.0})
+    for epoch in (1, 2, 3, 4):  # the second had been half done before
+        progress.epoch(first, {"epoch": epoch, "val_error": 50.0}, 8 + 5.0 * epoch)
+        progress.epoch(second, {"epoch": epoch + 4, "val_error": 50.0}, 8 + 5.0 * epoch)
         assert ("by the first epochs" in said.getvalue()) == (epoch > 1)
-        clock[0] += 5.0
-    assert said.getvalue() == "about 1.8 min left, by the first epochs\n"
-    assert progress.left() == pytest.approx(0.5 * (40 + 80 + 80)), (
-        "the first goes on, and two follow it; two, the second"
-    )
+    assert said.getvalue() == "about 2.1 min left, by the first epochs\n", "40 - 10 s of the first, then two of 48 s"
+    assert progress.left() == pytest.approx(20 + 48 + 48), "the first goes on, and two follow it; two, the second"
+
+    progress.start(first)  # its worker was killed: the next one begins anew, where this one was
+    progress.epoch(first, {"epoch": 5, "val_error": 50.0}, 13.0)
+    progress.epoch(first, {"epoch": 6, "val_error": 50.0}, 18.0)
+    assert progress.left() == pytest.approx(10 + 48 + 48)
 
     done = {"state": "done", "metrics": {"test_error": 1.0}}
     progress.end(first, {**done, "seconds": 48.0, "resumed": False})

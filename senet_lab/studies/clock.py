@@ -22,6 +22,7 @@ PASSES_TRAINING, PASSES_FORWARD = 3, 1
 EPOCH_SECONDS, STEP_SECONDS = 0.03, 0.002  # of overhead, measured with a ResNet-8 on the digits, on a CPU of 2026
 PIXELS = {"cpu": 2**16, "cuda": 2**22}  # of a batch to calibrate with
 CALIBRATING, PROBING = 0.3, 1.5  # seconds of one network, and of all
+DOUBTFUL = 0.8  # of the others' rate; the networks of an ablation differ by less
 RECENT = 200  # records whose times are looked at; a store may hold many thousands
 
 
@@ -42,30 +43,46 @@ class Expectation:
 
 def expect(plan: Plan, store: Store) -> Expectation:
     """How long the trials still to run will take: from records of the same network, data and recipe on the same kind of
-    device; else by multiply-adds, at the rate that a few steps of the network reach here, or, once that has taken
-    `PROBING` seconds, at the mean rate of the networks before it. Where several devices train a trial the steps are
-    tried on one, and the others are taken to be as fast as it and never to wait."""
+    device; else by multiply-adds, at the rate that a few steps of the network reach here (`tried`). Where several
+    devices train a trial the steps are tried on one, and the others are taken to be as fast as it and never to wait."""
     known: dict[str, list[float]] = {}
     for record in [*plan.recorded.values(), *store.latest(RECENT)]:
         if record["state"] == "done" and not record["resumed"] and "imported" not in record:
             known.setdefault(pace_key(record["config"]), []).append(record["seconds"])
-    seconds: dict[str, float] = {}
-    rates: dict[str, float] = {}
     keys: dict[int, str] = {}  # by row: its seeds take the same time, and may be thousands
-    begun = time.monotonic()
+    unknown: dict[str, Cell] = {}
     for cell in plan.todo:
-        key = keys.get(id(cell.row)) or keys.setdefault(id(cell.row), pace_key(cell.spec.config()))
+        if id(cell.row) not in keys:
+            key = keys[id(cell.row)] = pace_key(cell.spec.config())
+            if key not in known:
+                unknown.setdefault(key, cell)
+    rates = tried(plan, unknown)
+    mean = statistics.harmonic_mean([*rates.values()]) if rates else 0.0
+    seconds: dict[str, float] = {}
+    for cell in plan.todo:
+        key = keys[id(cell.row)]
         if key in known:
             seconds[cell.trial_id] = statistics.median(known[key])
-            continue
-        if key not in rates and (not rates or time.monotonic() - begun < PROBING):
-            rates[key] = calibrate(plan, cell)
-        rate = rates.get(key) or statistics.harmonic_mean([*rates.values()])
-        rate *= cell.spec.devices
-        seconds[cell.trial_id] = trial_macs(cell, plan.facts) / rate + overhead(cell, plan.facts)
+        else:
+            rate = rates.get(key, mean) * cell.spec.devices
+            seconds[cell.trial_id] = trial_macs(cell, plan.facts) / rate + overhead(cell, plan.facts)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()  # the driver lives as long as the study, beside workers that want the memory
     return Expectation(seconds, rough=bool(rates))
+
+
+def tried(plan: Plan, cells: dict[str, Cell]) -> dict[str, float]:
+    """Multiply-adds a second that a few steps of these cells' networks reach, of as many as `PROBING` seconds allow.
+    One that is much slower than the others is tried once more: it may have been other work on the machine."""
+    rates: dict[str, float] = {}
+    begun = time.monotonic()
+    for key, cell in cells.items():
+        if not rates or time.monotonic() - begun < PROBING:
+            rates[key] = calibrate(plan, cell)
+    slowest = min(rates, key=rates.__getitem__, default="")
+    if len(rates) > 2 and rates[slowest] < DOUBTFUL * statistics.median(rates.values()):
+        rates[slowest] = max(rates[slowest], calibrate(plan, cells[slowest]))
+    return rates
 
 
 def pace_key(config: dict[str, Any]) -> str:

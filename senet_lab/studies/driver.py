@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from senet_lab.config import RunError
-from senet_lab.studies.executors import Event, Pool
+from senet_lab.studies.executors import ELAPSED, Event, Pool
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Record, Store
@@ -102,10 +102,10 @@ def train(
                 attempts[cell.trial_id] = 1
                 alone.discard(cell.trial_id)
                 submit(cell)
-                progress.start(cell)
 
     def submit(cell: Cell) -> None:
         workers.submit(cell.spec, checkpoints / f"{cell.trial_id}.ckpt", until(cell))
+        progress.start(cell)
 
     def making_room() -> bool:
         """Whether a trial is trained alone, or waits for it."""
@@ -169,7 +169,8 @@ def train(
         if event.kind == "epoch" and "notice" in event.value:
             progress.say(event.value["notice"])
         elif event.kind == "epoch":
-            progress.epoch(cell, event.value)
+            elapsed = event.value.pop(ELAPSED)
+            progress.epoch(cell, event.value, elapsed)
             on_epoch(cell, event.value)
         elif event.kind == "stopped":
             del running[event.trial_id]

@@ -32,6 +32,7 @@ from senet_lab.training.spec import Spec
 
 Task = tuple[Spec, Path, int | None]  # a training, its checkpoint, and the epoch to stop after
 BEGUN = "begun"  # what a training reports first
+ELAPSED = "elapsed"  # in what it reports later: seconds since then, by its own process's clock
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Kind = Literal["epoch", "stopped", "done", "failed", "memory", "halt", "lost"]
 SHORT = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory")  # of memory, in a RuntimeError
@@ -42,10 +43,10 @@ class Event:
     """What happened to a trial.
 
     Attributes:
-        kind: `epoch` (its metrics, or a notice), `stopped` (its epochs, where it was to stop), `done` (its record),
-            `failed` (the reason: a result), `memory` (there was not enough of it, the device's or the host's; alone it
-            may do), `halt` (the study cannot go on: a full disk, an unreadable image) or `lost` (its worker was
-            killed).
+        kind: `epoch` (its metrics, or a notice, with `ELAPSED`), `stopped` (its epochs, where it was to stop), `done`
+            (its record), `failed` (the reason: a result), `memory` (there was not enough of it, the device's or the
+            host's; alone it may do), `halt` (the study cannot go on: a full disk, an unreadable image) or `lost` (its
+            worker was killed).
         trial_id: of the trial.
         value: what belongs to the kind.
     """
@@ -271,8 +272,8 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
 def attempt(
     spec: Spec, checkpoint: Path, until: int | None, report: Callable[[dict[str, Any]], None], slot: int = 0
 ) -> tuple[Kind, dict[str, Any]]:
-    """Train in this process; the kind and the value of the event that it ends with. The beginning and each epoch are
-    reported."""
+    """Train in this process; the kind and the value of the event that it ends with. The beginning (`BEGUN`) and each
+    epoch (its metrics, and `ELAPSED`) are reported."""
     import torch
 
     from senet_lab.training import trial
@@ -281,8 +282,11 @@ def attempt(
 
     without_advice()
     report({BEGUN: True})
+    begun = time.monotonic()
     try:
-        value = trial.run(spec, checkpoint, report, until, slot)
+        value = trial.run(
+            spec, checkpoint, lambda said: report({**said, ELAPSED: time.monotonic() - begun}), until, slot
+        )
         return "done" if "metrics" in value else "stopped", value
     except DivergedError as error:
         return "failed", {"reason": f"diverged: {error}"}

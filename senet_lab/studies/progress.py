@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,26 +25,28 @@ BAR, FACTS = 20, 38  # columns of the terminal: a bar, and what stands beside it
 # Share of its epochs, and seconds, after which each of the first trials says how long all will take: a machine that is
 # shared with others changes its speed by a third from one second to the next.
 PROBED, PROBED_SECONDS = 0.05, 3.0
+RECENT = 50  # trials by whose first epochs the set-up of the next is told
 
 
 @dataclass
 class Running:
-    """A trial that trains here.
+    """A trial that trains here. Times are seconds since it began, by its worker's clock: the start of a worker is no
+    pace, nor is the time that a busy driver takes to hear of an epoch.
 
     Attributes:
         cell: it.
-        first: its last epoch that says nothing of its pace: the first trained here, in which a worker starts, or the
-            last before all that begin side by side trained, since alone it has the whole machine.
-        begun: when that epoch had ended.
         last: what was said of its last epoch; empty before the first.
         ended: when that was.
+        first: its last epoch that says nothing of its pace: the first trained here, which the set-up is before, or the
+            last before all that begin side by side trained, since alone it has the whole machine.
+        begun: when that was.
     """
 
     cell: Cell
-    first: float = 0.0
-    begun: float = 0.0
     last: dict[str, float] = field(default_factory=dict)
     ended: float = 0.0
+    first: float = 0.0
+    begun: float = 0.0
 
     @property
     def done(self) -> float:
@@ -69,7 +72,8 @@ class Progress:
     """The display of one study.
 
     How long the rest will take is told by the epochs and the trials that have ended: trials of a network that has been
-    trained already take what that took, others what was expected of them, times the pace so far.
+    trained already take what that took, others what was expected of them, times the pace of the epochs so far, and what
+    the first epochs took beyond that pace: the set-up.
 
     Args:
         plan: the study.
@@ -89,7 +93,8 @@ class Progress:
         self.workers = workers
         self.console = console
         self.running: dict[str, Running] = {}
-        self.measured = [0.0, 0.0]  # seconds expected, seconds taken
+        self.measured = [0.0, 0.0]  # of trials that have ended: seconds expected of their epochs, and taken
+        self.begins: deque[tuple[float, float]] = deque(maxlen=RECENT)  # seconds expected of first epochs, and taken
         self.keys = {trial_id: pace_key(cell.spec.config()) for trial_id, cell in plan.trials.items()}
         self.known: dict[str, list[float]] = {}  # what trainings of a network have taken here
         self.probed = not plan.todo  # whether the first epochs have been told of
@@ -118,11 +123,13 @@ class Progress:
     def start(self, cell: Cell) -> None:
         self.running[cell.trial_id] = Running(cell)
 
-    def epoch(self, cell: Cell, entry: dict[str, float]) -> None:
+    def epoch(self, cell: Cell, entry: dict[str, float], elapsed: float) -> None:
+        """An epoch has ended, so many seconds after the trial began."""
         trial = self.running[cell.trial_id]
         starts = not trial.last
-        trial.last, trial.ended = entry, time.monotonic()
+        trial.last, trial.ended = entry, elapsed
         if starts:
+            self.begins.append((self.expected.get(cell.trial_id, 0.0) / cell.spec.recipe.epochs, elapsed))
             for each in [trial] if self.probed else self.running.values():
                 each.time_anew()
         if not self.probed and all(trial.probed for trial in self.running.values()):
@@ -132,11 +139,12 @@ class Progress:
     def end(self, cell: Cell, record: dict[str, Any]) -> None:
         self.done += 1
         expected = self.expected.pop(cell.trial_id, 0.0)
-        self.running.pop(cell.trial_id, None)
+        trial = self.running.pop(cell.trial_id, None)
+        if trial:
+            self.measured[0] += trial.timed * expected
+            self.measured[1] += trial.ended - trial.begun
         if record["state"] == "done":
             if not record["resumed"]:
-                self.measured[0] += expected
-                self.measured[1] += record["seconds"]
                 self.known.setdefault(self.keys.get(cell.trial_id, ""), []).append(record["seconds"])
             metrics = record["metrics"]
             outcome = f"test error {metrics['test_error']:.2f}%, in {duration(record['seconds'])}"
@@ -170,18 +178,20 @@ class Progress:
     def left(self) -> float:
         """Seconds to the end, as far as is known."""
         expected, taken = self.measured
-        for trial_id, trial in self.running.items():
-            if trial.timed:  # a trial half done is half a measurement
-                expected += trial.timed * self.expected.get(trial_id, 0.0)
-                taken += trial.ended - trial.begun
+        for trial_id, trial in self.running.items():  # a trial half done is half a measurement
+            expected += trial.timed * self.expected.get(trial_id, 0.0)
+            taken += trial.ended - trial.begun
         pace = taken / expected if expected else 1.0
+        beyond = [took - pace * expected for expected, took in self.begins]
+        set_up = max(0.0, statistics.median(beyond)) if beyond else 0.0
         rest = {}
         for trial_id in dict.fromkeys([*self.running, *self.expected]):  # those that run have their workers already
             if trial_id in self.expected:
+                done = self.running[trial_id].done if trial_id in self.running else 0.0
                 known = self.known.get(self.keys[trial_id])
-                whole = statistics.median(known) if known else pace * self.expected[trial_id]
-                rest[trial_id] = whole * (1 - self.running[trial_id].done) if trial_id in self.running else whole
-        rest |= {f"unasked {number}": pace * seconds for number, seconds in enumerate(self.unasked)}
+                unknown = pace * self.expected[trial_id] + (0.0 if done else set_up)
+                rest[trial_id] = (statistics.median(known) if known else unknown) * (1 - done)
+        rest |= {f"unasked {number}": pace * seconds + set_up for number, seconds in enumerate(self.unasked)}
         return Expectation(rest, rough=True).total(self.workers)
 
     # ------------------------------------------------------------------------------------------------------- display
