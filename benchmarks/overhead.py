@@ -1,14 +1,16 @@
 """What the lab takes beside training: to start, for each trial, and as the store grows.
 
-    python -m benchmarks.overhead                     100, 1,000 and 10,000 trials: ten to thirty minutes
+    python -m benchmarks.overhead                     at 100, 1,000 and 10,000 trials: ten to thirty minutes
     python -m benchmarks.overhead --trials 100 1000
 
 - The command line is started in fresh processes (the files are in the system's cache): `--help`, and the plan of the
   digits study.
-- One study of many seeds is run from an empty store to its table by the lab's own driver, store and Optuna mirror, with
+- A study of many seeds is run from an empty store to its table by the lab's own driver, store and Optuna mirror, with
   tracking off. Only its trials are made up: instead of worker processes, one object answers each trial at once with a
-  record as a training leaves it (30 epochs). So its time is all bookkeeping, and is taken where so many trials are
-  recorded: the median of the last hundred. The time on the wall has the disk in it, that of the processor has not.
+  record as a training leaves it (30 epochs). So its time is all bookkeeping. Once so many trials are recorded a copy of
+  it is given a hundred more. The copies of all sizes take turns, and the growth is told within a turn, so that a
+  machine that slows down for some minutes has no part in it. The time on the wall has the disk in it, that of the
+  processor has not.
 - A trial as a worker does it, but of a single epoch of 16 images: the set-up of a training.
 """
 
@@ -19,6 +21,8 @@ import contextlib
 import io
 import itertools
 import random
+import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -30,8 +34,10 @@ from benchmarks import measuring
 from benchmarks.measuring import Line, spread
 
 ROWS = 6  # of the study, Table 10
-LAST = 100  # trials that a time per trial is the median of
+MORE = 100  # trials that a time per trial is the median of
+TURNS = 5
 EPOCHS = 30
+Taken = tuple[float, float]  # seconds on the wall, and of the processor
 GOALS = {"--help": 1.5, "plan": 15.0, "bookkeeping": 0.3, "growth": 2.0}  # seconds, and 10,000 trials over 100
 
 
@@ -50,7 +56,7 @@ class Answering:
         self.report = report
         self.waiting: list[Any] = []
         self.draw = random.Random(0)
-        self.ended: list[tuple[float, float]] = []  # when each trial was answered: wall, processor
+        self.ended: list[Taken] = []  # when each trial was answered: wall, processor
 
     @property
     def free(self) -> int:
@@ -60,13 +66,14 @@ class Answering:
         self.waiting.append(spec)
 
     def events(self, timeout: float) -> list[Any]:
-        from senet_lab.studies.executors import Event
+        from senet_lab.studies.executors import ELAPSED, Event
 
         self.ended.append((time.perf_counter(), time.process_time()))
         self.report(len(self.ended))
         spec = self.waiting.pop(0)
         record = self.record(spec)
-        epochs = [Event("epoch", spec.trial_id, entry) for entry in record["epochs"] if self.told]
+        entries = [{**entry, ELAPSED: 0.01 * entry["epoch"]} for entry in record["epochs"] if self.told]
+        epochs = [Event("epoch", spec.trial_id, entry) for entry in entries]
         return [*epochs, Event("done", spec.trial_id, record)]
 
     def rest(self) -> None:
@@ -92,7 +99,7 @@ class Answering:
         }
 
 
-def starts(repeats: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
+def starts(repeats: int, folder: Path) -> dict[str, list[Taken]]:
     """Command → wall and processor seconds of each start."""
     python = [sys.executable, "-m", "senet_lab.run"]
     commands = {"--help": [*python, "--help"], "plan": [*python, "+ablation=ratio", "plan=true"]}
@@ -100,12 +107,14 @@ def starts(repeats: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def grown(
-    trials: int, folder: Path, *more: str, told: bool = False, at_once: int = 1
+    trials: int, folder: Path, *more: str, recorded: int = 0, told: bool = False, at_once: int = 1
 ) -> tuple[list[float], list[float]]:
-    """Wall and processor seconds of every trial of a study of about so many, run from an empty store to its table.
+    """Wall and processor seconds of every trial of a study of about so many, run to its table from an empty store, or
+    one that has some.
 
     Args:
         trials: how many there are to be.
+        recorded: how many there are already, in a store that this function has filled.
         folder: of the results.
         more: further words of the command.
         told, at_once: of `Answering`.
@@ -115,13 +124,13 @@ def grown(
     from senet_lab.studies.progress import counting
 
     made: list[Answering] = []
-    seeds = -(-trials // ROWS)
+    seeds, there = -(-trials // ROWS), -(-recorded // ROWS)
 
     def workers(count: int, *how: Any) -> Answering:
-        made.append(Answering(told, min(at_once, count), counting(seeds * ROWS, "made-up trials")))
+        made.append(Answering(told, min(at_once, count), counting((seeds - there) * ROWS, "made-up trials")))
         return made[0]
 
-    print(f"{trials:,} made-up trials …", file=sys.stderr)
+    print(f"{trials - recorded:,} made-up trials{f' after {recorded:,}' * bool(recorded)} …", file=sys.stderr)
     words = ["+ablation=ratio", f"seeds={seeds}", "tracking=off", f"results={folder}", *more]
     real, executors.Workers = executors.Workers, workers  # type: ignore[assignment, misc]
     try:
@@ -138,7 +147,7 @@ def differences(times: tuple[float, ...]) -> list[float]:
     return [after - before for before, after in itertools.pairwise(times)]
 
 
-def timed(task: Callable[[], object]) -> tuple[float, float]:
+def timed(task: Callable[[], object]) -> Taken:
     """Wall and processor seconds of a call."""
     begun, before = time.perf_counter(), time.process_time()
     task()
@@ -163,7 +172,7 @@ def after_all(folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-def bare(folder: Path, repeats: int) -> list[tuple[float, float]]:
+def bare(folder: Path, repeats: int) -> list[Taken]:
     """Wall and processor seconds of a training of one epoch of 16 images, as a warm worker runs it."""
     import torch
 
@@ -183,7 +192,7 @@ def bare(folder: Path, repeats: int) -> list[tuple[float, float]]:
     return taken[1:]
 
 
-def line(what: str, taken: list[tuple[float, float]], goal: str = "", digits: int = 3) -> Line:
+def line(what: str, taken: list[Taken], goal: str = "", digits: int = 3) -> Line:
     walls, cpus = zip(*taken, strict=True)
     return {"what": what, "wall s": spread(walls, digits), "processor s": spread(cpus, digits), "goal": goal}
 
@@ -195,45 +204,38 @@ def main(words: list[str] | None = None) -> int:
     if given.short:
         given.trials = [12, 24]
     repeats = 1 if given.short else 7
-    measured: list[Line] = []
     with tempfile.TemporaryDirectory() as place:
         print("starting the command line …", file=sys.stderr)
-        begun = starts(repeats, Path(place))
-        setup = bare(Path(place), repeats)
-        walls, cpus = grown(max(given.trials), Path(place) / "largest")
-        later: dict[str, dict[int, list[tuple[float, float]]]] = {}
-        for count in given.trials:
-            folder = Path(place) / "largest" if count == max(given.trials) else Path(place) / str(count)
-            if count != max(given.trials):
-                grown(count, folder)
+        fixed = {**starts(repeats, Path(place)), "set-up of a training": bare(Path(place), repeats)}
+        stores = {count: Path(place) / str(count) for count in given.trials}
+        for count, folder in stores.items():
+            grown(count, folder)
+        turns, more = (1, ROWS) if given.short else (TURNS, MORE)
+        booked = [turn(stores, more, Path(place) / "copy") for _ in range(turns)]
+        later: dict[str, dict[int, list[Taken]]] = {}
+        for count, folder in stores.items():
             for name, task in after_all(folder).items():
                 later.setdefault(name, {})[count] = [timed(task) for _ in range(max(1, repeats // 2))]
-    for what, taken in {**begun, "set-up of a training": setup}.items():
-        measured += [{"what": what, "trials": "", "wall": wall, "processor": used} for wall, used in taken]
-    per_trial: dict[int, list[tuple[float, float]]] = {}
-    for count in given.trials:
-        window = slice(max(0, count - LAST), count)
-        per_trial[count] = list(zip(walls[window], cpus[window], strict=True))
-    for what, by_count in {"a trial's bookkeeping": per_trial, **later}.items():
-        for count, taken in by_count.items():
-            measured += [{"what": what, "trials": count, "wall": wall, "processor": used} for wall, used in taken]
-    fixed = [
-        line("`--help`", begun["--help"], f"at most {GOALS['--help']} s", 2),
-        line("`+ablation=ratio plan=true`", begun["plan"], f"at most {GOALS['plan']:.0f} s", 2),
-        line("set-up of a training", setup),
+    per_trial = {count: [taken for each in booked for taken in each[count]] for count in stores}
+    by_turn = [ratio(each) for each in booked]
+    start_lines = [
+        line("`--help`", fixed["--help"], f"at most {GOALS['--help']} s", 2),
+        line("`+ablation=ratio plan=true`", fixed["plan"], f"at most {GOALS['plan']:.0f} s", 2),
+        line("set-up of a training", fixed["set-up of a training"]),
     ]
-    growth = [
-        {
-            "what": what,
-            **{f"{count:,}": spread([wall for wall, _ in taken], 4) for count, taken in by_count.items()},
-            f"processor, {max(by_count):,} over {min(by_count):,}": f"{growth_of(by_count):.2f}",
-        }
-        for what, by_count in {"a trial's bookkeeping": per_trial, **later}.items()
-    ]
+    growth = [growing("a trial's bookkeeping", per_trial, spread(by_turn))]
+    growth += [growing(what, by_count, f"{ratio(by_count):.2f}") for what, by_count in later.items()]
+    measured = [rawly(what, "", "", taken) for what, times in fixed.items() for taken in times]
+    for number, each in enumerate(booked):
+        measured += [
+            rawly("a trial's bookkeeping", count, number + 1, taken) for count, times in each.items() for taken in times
+        ]
+    for what, by_count in later.items():
+        measured += [rawly(what, count, "", taken) for count, times in by_count.items() for taken in times]
     measuring.write(
         "overhead",
         "What the lab takes beside training",
-        {"To start": fixed, "As trials are recorded (seconds on the wall)": growth},
+        {"To start": start_lines, "As trials are recorded (seconds on the wall)": growth},
         measured,
         notes(given),
         given,
@@ -241,19 +243,40 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
-def growth_of(by_count: dict[int, list[tuple[float, float]]]) -> float:
+def turn(stores: dict[int, Path], more: int, copy: Path) -> dict[int, list[Taken]]:
+    """What each of so many trials more takes with copies of these stores."""
+    found = {}
+    for count, folder in stores.items():
+        shutil.copytree(folder, copy)
+        walls, cpus = grown(count + more, copy, recorded=count)
+        found[count] = list(zip(walls, cpus, strict=True))
+        shutil.rmtree(copy)
+    return found
+
+
+def rawly(what: str, trials: int | str, turn: int | str, taken: Taken) -> Line:
+    return {"what": what, "trials": trials, "turn": turn, "wall": taken[0], "processor": taken[1]}
+
+
+def growing(what: str, by_count: dict[int, list[Taken]], growth: str) -> Line:
+    """A line of what takes its time with the number of trials that are recorded."""
+    walls = {f"{count:,}": spread([wall for wall, _ in taken], 4) for count, taken in by_count.items()}
+    return {"what": what, **walls, f"processor, {max(by_count):,} over {min(by_count):,}": growth}
+
+
+def ratio(by_count: dict[int, list[Taken]]) -> float:
     """How many times as long the processor takes where the most trials are recorded as where the fewest are."""
-    few, many = (sorted(used for _, used in by_count[count]) for count in (min(by_count), max(by_count)))
-    return many[len(many) // 2] / few[len(few) // 2]
+    few, many = (statistics.median(used for _, used in by_count[count]) for count in (min(by_count), max(by_count)))
+    return many / few
 
 
 def notes(given: argparse.Namespace) -> list[str]:
     return [
         "Medians, and their 95% intervals by order statistics. Starts are fresh processes, their files in the system's "
         "cache.",
-        f"A trial's bookkeeping: driver, store and Optuna mirror, tracking off, of the last {LAST} trials of one study "
-        f"that grows from nothing to {max(given.trials):,} trials; goals: at most {GOALS['bookkeeping']} s, and at "
-        f"10,000 trials at most {GOALS['growth']:.0f} times as long as at 100.",
+        f"A trial's bookkeeping: driver, store and Optuna mirror, tracking off, of {MORE} trials more of a study that "
+        f"has so many, {TURNS} times by turns; its growth is the median over the turns. Goals: at most "
+        f"{GOALS['bookkeeping']} s, and at 10,000 trials at most {GOALS['growth']:.0f} times as long as at 100.",
         "Set-up of a training: one epoch of 16 digits in a warm worker, from the specification to the record.",
     ]
 
