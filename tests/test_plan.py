@@ -264,6 +264,25 @@ def test_every_trial_is_set_up_first(here: Path) -> None:
     assert told == "about 5.7 min left, by the first epochs\n", "60 s of the one that began last, then two of 140 s"
 
 
+def test_a_training_that_a_search_stops_tells_the_pace(here: Path) -> None:
+    """Trainings of 8 epochs of 10 s, expected, that take 5 s; those that the search adds are not expected at all."""
+    (here / "sweeps/ablation").mkdir(parents=True)
+    (here / "sweeps/ablation/tiny.yaml").write_text(TINY)
+    study = make(compose(list(WORDS)))
+    first, second, *others = study.todo
+    expectation = Expectation({cell.trial_id: 80.0 for cell in [first, *others]}, rough=True)
+    progress = Progress(study, expectation, 1, Console(file=io.StringIO()))
+    progress.learn([second], recorded=0)
+    for cell, seconds in ((first, 5.0), (second, 500.0)):
+        progress.start(cell)
+        entries = [{"epoch": epoch, "val_error": 50.0} for epoch in (1, 2, 3, 4)]
+        for entry in entries:
+            progress.epoch(cell, entry, seconds * entry["epoch"])
+        assert progress.left() == pytest.approx(len(others) * 40 + (20 if cell is first else 0))
+        progress.stop(cell, entries)
+        assert progress.left() == pytest.approx(len(others) * 40)
+
+
 def test_the_time_left_is_honest(here: Path) -> None:
     """Six trials expected to take 80 s each, on two workers, that take half of it, and 8 s to be set up."""
     (here / "sweeps/ablation").mkdir(parents=True)

@@ -129,7 +129,8 @@ class Progress:
         starts = not trial.last
         trial.last, trial.ended = entry, elapsed
         if starts:
-            self.begins.append((self.expected.get(cell.trial_id, 0.0) / cell.spec.recipe.epochs, elapsed))
+            if expected := self.expected.get(cell.trial_id):
+                self.begins.append((expected / cell.spec.recipe.epochs, elapsed))
             for each in [trial] if self.probed else self.running.values():
                 each.time_anew()
         if not self.probed and all(trial.probed for trial in self.running.values()):
@@ -137,12 +138,7 @@ class Progress:
             self.say(f"about {duration(self.left())} left, by the first epochs")
 
     def end(self, cell: Cell, record: dict[str, Any]) -> None:
-        self.done += 1
-        expected = self.expected.pop(cell.trial_id, 0.0)
-        trial = self.running.pop(cell.trial_id, None)
-        if trial:
-            self.measured[0] += trial.timed * expected
-            self.measured[1] += trial.ended - trial.begun
+        self.leave(cell)
         if record["state"] == "done":
             if not record["resumed"]:
                 self.known.setdefault(self.keys.get(cell.trial_id, ""), []).append(record["seconds"])
@@ -156,12 +152,19 @@ class Progress:
 
     def stop(self, cell: Cell, epochs: list[dict[str, float]]) -> None:
         """A search has stopped a training at a rung."""
-        self.done += 1
-        self.expected.pop(cell.trial_id, None)
-        self.running.pop(cell.trial_id, None)
+        self.leave(cell)
         error = epochs[-1]["val_error"]
         outcome = f"stopped after {len(epochs)} of {cell.spec.recipe.epochs} epochs, validation error {error:.2f}%"
         self.say(f"[{self.done}/{self.total}] {cell.row.label}, seed {cell.seed}: {outcome}")
+
+    def leave(self, cell: Cell) -> None:
+        """A trial trains no more; its epochs were a measurement."""
+        self.done += 1
+        expected = self.expected.pop(cell.trial_id, 0.0)
+        trial = self.running.pop(cell.trial_id, None)
+        if trial and expected:
+            self.measured[0] += trial.timed * expected
+            self.measured[1] += trial.ended - trial.begun
 
     def go_on(self, trainings: int) -> None:
         """A search has promoted so many trainings that were stopped."""
@@ -179,8 +182,9 @@ class Progress:
         """Seconds to the end, as far as is known."""
         expected, taken = self.measured
         for trial_id, trial in self.running.items():  # a trial half done is half a measurement
-            expected += trial.timed * self.expected.get(trial_id, 0.0)
-            taken += trial.ended - trial.begun
+            if self.expected.get(trial_id):
+                expected += trial.timed * self.expected[trial_id]
+                taken += trial.ended - trial.begun
         pace = taken / expected if expected else 1.0
         beyond = [took - pace * expected for expected, took in self.begins]
         set_up = max(0.0, statistics.median(beyond)) if beyond else 0.0
