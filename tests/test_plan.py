@@ -15,7 +15,7 @@ from senet_lab.compose import compose
 from senet_lab.run import main
 from senet_lab.studies import clock
 from senet_lab.studies.clock import Expectation, expect
-from senet_lab.studies.plan import Cell, duration, look_up, make, show, show_total
+from senet_lab.studies.plan import Cell, Plan, duration, look_up, make, show, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import Store
 
@@ -216,13 +216,18 @@ def test_the_plan_and_the_progress_fit_the_terminal(here: Path, width: int) -> N
     assert len(shown) == 3, "one line a trial"
 
 
+def tiny(here: Path) -> Plan:
+    """Six trials of 8 epochs: three rows, two seeds."""
+    (here / "sweeps/ablation").mkdir(parents=True, exist_ok=True)
+    (here / "sweeps/ablation/tiny.yaml").write_text(TINY)
+    return make(compose(list(WORDS)))
+
+
 def probing(here: Path, takes: Callable[[int], float], set_up: float = 0.0) -> tuple[str, int]:
     """What is told by the first epochs, and after how many of them, of six trials of 8 epochs that are expected to take
     80 s each, on two workers, of which the second starts two epochs later. `takes`: training trials → seconds an epoch.
     """
-    (here / "sweeps/ablation").mkdir(parents=True, exist_ok=True)
-    (here / "sweeps/ablation/tiny.yaml").write_text(TINY)
-    study = make(compose(list(WORDS)))
+    study = tiny(here)
     said = io.StringIO()
     expectation = Expectation({cell.trial_id: 80.0 for cell in study.todo}, rough=True)
     progress = Progress(study, expectation, 2, Console(file=said))
@@ -266,9 +271,7 @@ def test_every_trial_is_set_up_first(here: Path) -> None:
 
 def test_a_training_that_a_search_stops_tells_the_pace(here: Path) -> None:
     """Trainings of 8 epochs of 10 s, expected, that take 5 s; those that the search adds are not expected at all."""
-    (here / "sweeps/ablation").mkdir(parents=True)
-    (here / "sweeps/ablation/tiny.yaml").write_text(TINY)
-    study = make(compose(list(WORDS)))
+    study = tiny(here)
     first, second, *others = study.todo
     expectation = Expectation({cell.trial_id: 80.0 for cell in [first, *others]}, rough=True)
     progress = Progress(study, expectation, 1, Console(file=io.StringIO()))
@@ -285,9 +288,7 @@ def test_a_training_that_a_search_stops_tells_the_pace(here: Path) -> None:
 
 def test_the_time_left_is_honest(here: Path) -> None:
     """Six trials expected to take 80 s each, on two workers, that take half of it, and 8 s to be set up."""
-    (here / "sweeps/ablation").mkdir(parents=True)
-    (here / "sweeps/ablation/tiny.yaml").write_text(TINY)
-    study = make(compose(list(WORDS)))
+    study = tiny(here)
     expectation = Expectation({cell.trial_id: 80.0 for cell in study.todo}, rough=True)
     said = io.StringIO()
     progress = Progress(study, expectation, 2, Console(file=said))
