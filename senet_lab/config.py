@@ -222,7 +222,7 @@ class Training:
 
 @dataclass
 class Executor:
-    """Who trains. Changes no result.
+    """Who trains. Changes no result, but for the `threads`.
 
     Attributes:
         name: `local` (processes on this machine) or `ray` (a cluster; needs the extra `ray`).
@@ -231,7 +231,9 @@ class Executor:
         per_gpu: trials that share each GPU of this machine, where `workers` does not say how many there are in all (on
             Ray, see `gpus_per_trial`). 1, because a network that fills a GPU is not trained faster beside another, and
             two may not fit; small networks on small images leave most of a GPU idle.
-        threads: CPU threads of each local process; a trial on Ray has as many as CPUs, at least one.
+        threads: CPU threads of each local process; a trial on Ray has as many as CPUs, at least one. More than one add
+            up in another order, which changes last digits: on a CPU, they are a part of a trial's name. On a GPU they
+            only decode images, and change no result.
         address: of a Ray cluster that this machine is a node of, `host:port` or `auto`; empty starts one here and stops
             it in the end. Every node needs the lab's libraries (its code is sent along, and so is the working directory
             where a backbone is your own), and the data set where this machine has it. Checkpoints go to `results` where
@@ -255,6 +257,11 @@ class Executor:
     gpus_per_trial: float | None = None
     time_limit: float | None = None
     memory_limit: float | None = None
+
+    @property
+    def threads_of_a_trial(self) -> int:
+        """CPU threads that a trial has, wherever it is trained."""
+        return max(1, int(self.cpus_per_trial)) if self.name == "ray" else self.threads
 
 
 @dataclass

@@ -16,7 +16,7 @@ from senet_lab.config import Config, Study, UserError
 from senet_lab.labels import label
 from senet_lab.reports import paper
 from senet_lab.studies import plan
-from senet_lab.studies.rows import Row, build, same_networks
+from senet_lab.studies.rows import Row, build
 from senet_lab.training.data import DataFacts, facts
 from senet_lab.training.lit import SENet
 
@@ -123,7 +123,7 @@ def test_rows_that_build_the_same_network_are_pointed_out_and_share_their_trials
     """16 channels in stage 2: r = 16 and r = 32 both leave one hidden unit."""
     config = compose(["+ablation=ratio", "se.stages=[2]", "seeds=2"])
     made = plan.make(config)
-    assert same_networks(made.rows) == [["r = 16", "r = 32"]]
+    assert made.twins == [["r = 16", "r = 32"]]
     ids = {row.label: [cell.trial_id for cell in made.cells if cell.row is row] for row in made.rows}
     assert ids["r = 16"] == ids["r = 32"]
     assert len(made.cells) == 12
@@ -132,7 +132,7 @@ def test_rows_that_build_the_same_network_are_pointed_out_and_share_their_trials
 
 def test_rows_that_differ_share_nothing() -> None:
     made = plan.make(compose(["+ablation=ratio"]))
-    assert same_networks(made.rows) == []
+    assert made.twins == []
     assert len(made.trials) == len(made.cells) == 18
 
 
@@ -204,7 +204,8 @@ def test_every_study_of_networks_composes_and_builds(name: str) -> None:
     facts = FACTS[composed.config.data.name]
     rows, absent = build(composed, facts)
     assert [row.label for row in rows] == list(paper.load().table(study.paper).rows) == list(study.rows)
-    assert absent == same_networks(rows) == []
+    assert absent == []
+    assert len({(row.network, row.recipe, row.data) for row in rows}) == len(rows)
     for plain, se in zip(rows[::2], rows[1::2], strict=True):
         assert (plain.baseline, se.baseline) == (plain.label, plain.label)
         assert (plain.se, plain.cost.se_params, plain.hidden) == (None, 0, {})
@@ -242,7 +243,7 @@ def test_every_study_of_one_network_composes_and_builds(name: str) -> None:
         study.rows, key=lambda label: (label in made.left_out, list(study.rows).index(label))
     )
     assert all(row.paper_cost for row in made.rows)
-    assert same_networks(made.rows) == []
+    assert made.twins == []
 
 
 @pytest.mark.parametrize("name", choices("ablation"))

@@ -135,6 +135,7 @@ def test_every_field_changes_the_id_but_for_the_idle_ones(part: str, idle: set[s
         {"seed": 1},
         {"device": "cuda"},
         {"precision": "bf16-mixed"},
+        {"threads": 2},
     ],
     ids=str,
 )

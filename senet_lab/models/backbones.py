@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy
 import torch
 import torchvision.models
 from torch import nn
@@ -286,10 +288,24 @@ def use_ceil(net: nn.Module, name: str) -> None:
 
 @contextmanager
 def drawn_from(seed: int | None) -> Iterator[None]:
-    """What is drawn on the CPU inside depends on `seed` alone and moves no global generator; None changes nothing."""
+    """What is drawn on the CPU inside, from torch's, NumPy's or Python's global generator, depends on `seed` alone and
+    moves none of them; None changes nothing."""
     if seed is None:
         yield
         return
+    python, array = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, leaves the GPUs' generators alone
-        yield
+        seed_others(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            numpy.random.set_state(array)
+
+
+def seed_others(seed: int) -> None:
+    """Seed Python's and NumPy's global generators. The lab's own networks draw from torch's alone; a network of the
+    user's may draw from any."""
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)  # all that it takes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,14 @@ class Plan:
     def trials(self) -> dict[str, Cell]:
         """Trial id → its first cell; rows that build the same network share their trials."""
         return {cell.trial_id: cell for cell in reversed(self.cells)}
+
+    @property
+    def twins(self) -> list[list[str]]:
+        """Groups of labels whose rows share their trials, so that no difference between them means anything."""
+        labels = defaultdict(list)
+        for cell in self.cells:
+            labels[cell.trial_id].append(cell.row.label)
+        return [list(group) for group in dict.fromkeys(tuple(each) for each in labels.values() if len(each) > 1)]
 
     @property
     def todo(self) -> list[Cell]:
@@ -169,7 +178,7 @@ def show(plan: Plan, console: Console) -> None:
     whole = [row.label for row in plan.rows if row.config.training.blocks == "fused" and not row.fusible]
     if whole:
         say(console, f"{', '.join(whole)}: no block's end can be fused (training.blocks=fused changes nothing)")
-    for labels in study_rows.same_networks(plan.rows):
+    for labels in plan.twins:
         say(console, f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen.")
 
 

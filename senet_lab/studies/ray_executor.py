@@ -71,8 +71,8 @@ def connected(config: Config, device: str) -> Iterator[Ready]:
                 f"no node of the Ray cluster has room for a trial of executor.cpus_per_trial={share.cpus:g} and "
                 f"executor.gpus_per_trial={share.gpus:g}; there are {listed()}"
             )
-        most, keep = executor.workers or inf, config.training.keep == "last"
-        yield Ready(int(min(room, most)), lambda count: RayWorkers(share, most, keep, limits.of(executor)))
+        most, keep, threads = executor.workers or inf, config.training.keep == "last", executor.threads_of_a_trial
+        yield Ready(int(min(room, most)), lambda count: RayWorkers(share, most, keep, limits.of(executor), threads))
 
 
 @dataclass
@@ -91,13 +91,14 @@ class Running:
 class RayWorkers:
     """The cluster, as a driver sees its workers."""
 
-    def __init__(self, share: Share, count: float, keep: bool, most: Limits) -> None:
+    def __init__(self, share: Share, count: float, keep: bool, most: Limits, threads: int) -> None:
         """As many trials at once as have room, also on nodes that join, but not more than `count`."""
         self.ray = library()
         self.share = share
         self.count = count
         self.most = most
         self.keep = keep
+        self.threads = threads
         self.running: dict[Any, Running] = {}  # by reference
         self.number = 0
         self.marker = f".shared-{secrets.token_hex(8)}"
@@ -122,9 +123,8 @@ class RayWorkers:
         self.mark(checkpoint.parent)
         self.number += 1
         data = replace(spec.data, root=str(Path(spec.data.root).resolve()), download=False)
-        threads = max(1, int(self.share.cpus))
         there = replace(spec, data=data)
-        task = Task(there, self.number, checkpoint.resolve(), self.marker, until, self.keep, threads, self.most)
+        task = Task(there, self.number, checkpoint.resolve(), self.marker, until, self.keep, self.threads, self.most)
         with self.reachable():
             self.running[self.train.remote(task, self.inbox)] = Running(task, spec, checkpoint)
 

@@ -7,7 +7,6 @@ parameters, multiply-adds and operators; and rows that build the same network ar
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +78,7 @@ class Row:
             seed=seed,
             device=device,
             precision=step.precision_of(self.config.training.precision, device),
+            threads=self.config.executor.threads_of_a_trial if device == "cpu" else 1,
             **vars(how if self.fusible else dataclasses.replace(how, fused_blocks=False)),
         )
 
@@ -237,11 +237,3 @@ def cost_in_paper(backbone: str, se: SE | None, size: int, classes: int) -> Cost
         return models.cost(net, (PAPER_CHANNELS, size, size))
     except ValueError:
         return None
-
-
-def same_networks(rows: list[Row]) -> list[list[str]]:
-    """Groups of labels whose rows train the same network alike, so that no difference between them means anything."""
-    groups = defaultdict(list)
-    for each in rows:
-        groups[each.network, repr(each.config.data), repr(each.config.recipe)].append(each.label)
-    return [labels for labels in groups.values() if len(labels) > 1]

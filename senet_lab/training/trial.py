@@ -23,6 +23,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from senet_lab import models
 from senet_lab.config import RunError, UserError
 from senet_lab.training import checkpoints, ranks
 from senet_lab.training import data as images
@@ -68,8 +69,8 @@ class Feeding(pl.LightningDataModule):
 
 
 class Epochs(pl.Callback):
-    """Reseeds at each epoch's start (Lightning saves no generator's state); reports and saves at its end, and stops
-    there if that is the epoch `until`."""
+    """Reseeds at each epoch's start and before the test (Lightning saves no generator's state); reports and saves at an
+    epoch's end, and stops there if that is the epoch `until`."""
 
     def __init__(
         self, seed: int, checkpoint: Path, report: Report, until: int | None = None, rank: Rank = ALONE
@@ -81,8 +82,17 @@ class Epochs(pl.Callback):
         self.until = until
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.reseed(trainer)
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.reseed(trainer)  # for a network that draws even then: a training may have been cut off before its test
+
+    def reseed(self, trainer: pl.Trainer) -> None:
+        """All three generators, by (seed, epoch)."""
         mine = [self.rank.number] if self.rank.number else []  # or all would draw the same, for dropout
-        torch.manual_seed(mixed(self.seed, trainer.current_epoch, *mine))
+        seed = mixed(self.seed, trainer.current_epoch, *mine)
+        torch.manual_seed(seed)
+        models.seed_others(seed)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, SENet)
