@@ -380,7 +380,7 @@ class Own(BasicBlock):
 @pytest.mark.parametrize(
     ("model", "design", "words"),
     [
-        (lambda: on_meta("resnet8", SE()), {}, ["has SE already", "layer1.0.bn2", "Gated"]),
+        (lambda: on_meta("resnet8", SE()), {}, ["has SE already", "layer1.0.bn2.se is a SEBlock"]),
         (lambda: SEBlock(8), {}, ["has SE already", "SEBlock"]),
         (
             lambda: nn.Sequential(nn.Conv2d(3, 3, 1)),

@@ -26,6 +26,7 @@ from senet_lab.config import SE, reduction_number
 from senet_lab.models.blocks import BASIC, channels_in, channels_out, is_known, slots_of
 from senet_lab.models.folding import folded
 from senet_lab.models.named import matches, widths_of
+from senet_lab.models.present import se_modules
 from senet_lab.models.se import SEBlock, check_known
 from senet_lab.models.structure import Residual, residual_blocks
 from senet_lab.models.trying import checked_width
@@ -67,9 +68,6 @@ class Place(NamedTuple):
 
 POSITIONS = tuple(BASIC)
 STANDARD = SE()  # the paper's block, where nothing else is asked for
-
-# What SE is called elsewhere: SEModule, EffectiveSEModule and SqueezeExcite in timm, SqueezeExcitation in torchvision.
-FOREIGN_SE = re.compile(r"Squeeze\w*Excit|(^|[a-z])SE(Module|Layer|Block|Gate|Unit|WithNorm)?\d*$")
 
 
 class Gated(nn.Module):
@@ -250,14 +248,10 @@ def targets_of(model: nn.Module, where: str | Sequence[str] | None = None) -> li
 
 def check_plain(model: nn.Module) -> None:
     """A ValueError that says where a model has SE already."""
-    there: dict[str, str] = {}
-    for path, module in model.named_modules():
-        is_se = isinstance(module, (Gated, SEBlock)) or FOREIGN_SE.search(type(module).__name__)
-        if is_se and not any(f"{path}.".startswith(f"{outer}.") for outer in there):
-            there[path] = f"{path or 'the model'} is a {type(module).__name__}"
+    there = [f"{path or 'the model'} is a {type(module).__name__}" for path, module in se_modules(model).items()]
     if there:
         more = f", …: {len(there)} in all" if len(there) > 2 else ""
-        raise ValueError(f"the model has SE already: {', '.join(list(there.values())[:2])}{more}")
+        raise ValueError(f"the model has SE already: {', '.join(there[:2])}{more}")
 
 
 def check_stages(model: nn.Module, targets: Sequence[Target]) -> None:
