@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from senet_lab.config import RunError, UserError, without_passwords
 
@@ -23,9 +24,19 @@ asked: list[int] = []  # signals that have come
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The command, from Python: in a script, a notebook or a thread. Returns its exit code; signals are then handled as
+    they were before."""
+    before = {number: signal.getsignal(number) for number in ENDS}
+    try:
+        return command(sys.argv[1:] if argv is None else argv)
+    finally:
+        for number, handler in before.items():
+            on_signal(number, handler)
+
+
+def command(words: list[str]) -> int:
     """The command; returns its exit code: 0, 1 where a run failed, 2 for bad input, 130 when interrupted. A SIGTERM is
     how schedulers ask for an end, and 0 says that it was a good one."""
-    words = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
@@ -36,16 +47,16 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {without_passwords(error)}", file=sys.stderr)
         return 2
-    except RunError as error:
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (RunError, OSError) as error:
         print(f"error: {without_passwords(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         said, code = ENDS[signal.Signals(asked[0] if asked else signal.SIGINT)]
         print(said, file=sys.stderr)
         return code
-    except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def answer(words: list[str]) -> int:
@@ -68,6 +79,12 @@ def answer(words: list[str]) -> int:
 def on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
     """Call the handler from now on when the user, or the system, asks for an end."""
     for number in ENDS:
+        on_signal(number, handler)
+
+
+def on_signal(number: int, handler: Any) -> None:
+    """Set a handler where Python lets one: it runs them in the main thread, and keeps those that it has not set."""
+    if threading.current_thread() is threading.main_thread() and handler is not None:
         signal.signal(number, handler)
 
 
@@ -106,7 +123,7 @@ def end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
+    code = command(sys.argv[1:])
     sys.stdout.flush()
     on_signals(lambda number, frame: os._exit(code))  # all is done, and what Python does now is not to be interrupted
     sys.exit(code)

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,8 @@ def one_line(text: str, *words: str) -> bool:
     """Whether a text is one line, no traceback, and has all of these words."""
     lines: Sequence[str] = text.strip().splitlines()
     return len(lines) == 1 and "Traceback" not in text and all(word in text for word in words)
+
+
+def tell_place(pipe: Connection) -> None:
+    """Of a process: the script that it has run, where it looks for modules, and its folder."""
+    pipe.send((getattr(sys.modules["__main__"], "__file__", None), sys.path, Path.cwd()))

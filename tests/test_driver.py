@@ -165,7 +165,7 @@ def test_a_study_that_is_cut_off_in_every_way_ends_with_the_same_bytes(finished:
     os.kill(lab.workers()[0], signal.SIGKILL)
     done = ended(driver)
     assert (done.code, done.err) == (0, "")
-    assert "its worker ended with exit code -9; it goes on from its last epoch" in done.out
+    assert "its worker ended with exit code -9 (Killed); it goes on from its last epoch" in done.out
     check_complete(lab, finished)
     assert sorted(record["attempts"] for record in lab.records())[-1] == 2
     assert any(record["resumed"] for record in lab.records())
@@ -276,6 +276,8 @@ class Head(nn.Linear):
                 word = ""
             if word == "kill":
                 os.kill(os.getpid(), 9)
+            if word == "import":
+                import nowhere
             if word:
                 raise RuntimeError(f"a fault of its own\\nwith a second line")
         return super().forward(x)
@@ -336,15 +338,22 @@ def test_a_study_of_which_every_trial_fails_says_why(
 
 
 @pytest.mark.slow
-def test_a_trial_whose_worker_dies_three_times_has_failed(
-    own: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("kill", "its worker ended with exit code -9 (Killed); killed from outside, most often because memory ran out"),
+        ("import", "ModuleNotFoundError: No module named 'nowhere'"),
+    ],
+)
+def test_what_a_machine_does_is_no_result(
+    own: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], word: str, said: str
 ) -> None:
-    (own.folder / "fault").write_text("kill")
+    (own.folder / "fault").write_text(word)
     done = inside(own, monkeypatch, capsys, *OWN[1:], "seeds=1")
     assert done.code == 1
-    assert one_line(done.err, "every trial failed: its worker ended with exit code -9, 3 times")
-    (record,) = own.records()
-    assert (record["state"], record["attempts"]) == ("failed", 3)
+    assert one_line(done.err, f"error: network, seed 0: {said}"), done.err
+    assert done.out.count("it goes on from its last epoch") == 2 * (word == "kill")
+    assert own.records() == []
 
 
 def test_a_network_too_deep_for_the_images_is_refused(

@@ -25,8 +25,9 @@ from senet_lab.run import main
 from senet_lab.studies import executors
 from senet_lab.training import ranks, trial
 from senet_lab.training.data import load
+from senet_lab.training.faults import DivergedError
 from senet_lab.training.feeds import FolderFeed, Part, TensorFeed
-from senet_lab.training.lit import DivergedError, SENet
+from senet_lab.training.lit import SENet
 from senet_lab.training.step import chosen
 
 TWO = dataclasses.replace(SPEC, devices=2)
@@ -208,7 +209,7 @@ def killing(pids: list[int]) -> Callable[[dict[str, Any]], None]:
 
 def test_a_process_that_is_killed_ends_all(tmp_path: Path) -> None:
     pids: list[int] = []
-    with pytest.raises(ranks.LostError, match=r"^its process 2 of 2 ended with exit code -9$"):
+    with pytest.raises(ranks.LostError, match=r"^its process 2 of 2 ended with exit code -9 \(Killed\)$"):
         trial.run(TWO, tmp_path / "a.ckpt", killing(pids))
     assert gone(pids)
     assert ranks.CREW == []
@@ -228,8 +229,8 @@ def test_a_training_goes_on_of_which_a_process_was_killed(whole: dict[str, Any],
 @pytest.mark.parametrize(
     ("backbone", "kind", "reason"),
     [
-        ("failing", "failed", "RuntimeError: AwkwardError: a fault of its own, 2"),
-        ("killed", "lost", "its process 2 of 2 ended with exit code -9"),
+        ("failing", "failed", "AwkwardError: a fault of its own, 2"),
+        ("killed", "lost", "its process 2 of 2 ended with exit code -9 (Killed)"),
     ],
 )
 def test_what_one_process_meets_is_the_trial_s_end(tmp_path: Path, backbone: str, kind: str, reason: str) -> None:
@@ -338,7 +339,7 @@ def test_no_process_outlives_a_worker_that_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: gone(siblings), seconds=10)
     out, err = driver.communicate(timeout=240)
     assert (driver.returncode, err) == (0, "")
-    assert "its worker ended with exit code -9; it goes on from its last epoch" in out
+    assert "its worker ended with exit code -9 (Killed); it goes on from its last epoch" in out
     wait_for(lambda: not lab.left(), seconds=10)
 
     undisturbed = Lab(tmp_path / "undisturbed", TINY)

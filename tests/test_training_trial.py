@@ -30,7 +30,8 @@ from senet_lab import models
 from senet_lab.config import SE, Data, Recipe, RunError
 from senet_lab.training import trial
 from senet_lab.training.data import facts
-from senet_lab.training.lit import DivergedError, SENet
+from senet_lab.training.faults import DivergedError
+from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Spec
 
 DIGITS = Data(augment="crop", validation=0.2, subset=96, test_subset=50)

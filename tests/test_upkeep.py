@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 from pathlib import Path
 
@@ -154,3 +155,18 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert said in shown
     assert not Path("results/local/other.db").exists()
     assert not Path("all.csv").exists()
+
+
+def test_failures_that_a_machine_is_to_blame_for_are_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An earlier version recorded them as results."""
+    ids = list(load_records("results/local/lab.db")["trial_id"])[:2]
+    for trial_id, reason in zip(ids, ("diverged: train_loss was nan", "OSError: No space left on device"), strict=True):
+        edited(trial_id, reason=reason)
+        change("UPDATE records SET state = 'failed' WHERE trial_id = ?", trial_id)
+    assert main(["store", "check"]) == 0
+    named, cure, _ = capsys.readouterr().out.splitlines()
+    assert named == f"{ids[1]}: failed, and that is no result of its network: OSError: No space left on device"
+    asked = shlex.split(cure.removeprefix("to train them again: python -m senet_lab "))
+    assert main(asked) == 0
+    assert Store("sqlite:///results/local/lab.db").text(ids[1]) is None
+    assert Store("sqlite:///results/local/lab.db").text(ids[0]) is not None

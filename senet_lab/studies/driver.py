@@ -22,8 +22,9 @@ from senet_lab.studies.executors import ELAPSED, Event, Pool
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Record, Store
+from senet_lab.training.faults import advised
 
-ATTEMPTS = 3  # a trial whose worker was killed so often is recorded as failed
+ATTEMPTS = 3  # a trial whose worker was killed so often stops the study
 POLL_SECONDS = 0.5
 FEW = 100  # trials that are looked up each time that a worker is free; more of them, at most so often:
 LOOK_SECONDS = 2.0
@@ -195,7 +196,7 @@ def train(
             progress.say(f"{cell.row.label}, seed {cell.seed}: {event.value['reason']}; it goes on from its last epoch")
             submit(cell)
         else:
-            end(cell, FAILED, {"reason": f"{event.value['reason']}, {ATTEMPTS} times"})
+            raise RunError(f"{cell.row.label}, seed {cell.seed}: {advised(event.value['reason'])} ({ATTEMPTS} times)")
 
     store.say = progress.say
     try:

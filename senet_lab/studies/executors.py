@@ -6,9 +6,7 @@ pipe and ends with it: when the pipe closes, however the driver ended, the worke
 
 from __future__ import annotations
 
-import errno
 import math
-import multiprocessing as mp
 import os
 import signal
 import sys
@@ -23,10 +21,11 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, Literal, Protocol
 
-from senet_lab.config import Config, Executor, RunError, UserError
+from senet_lab.config import Config, Executor, UserError
 from senet_lab.studies import limits
 from senet_lab.studies.limits import Limits
-from senet_lab.studies.store import first_line
+from senet_lab.training import faults
+from senet_lab.training.processes import spawned
 from senet_lab.training.quiet import without_advice
 from senet_lab.training.spec import Spec
 
@@ -35,7 +34,6 @@ BEGUN = "begun"  # what a training reports first
 ELAPSED = "elapsed"  # in what it reports later: seconds since then, by its own process's clock
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Kind = Literal["epoch", "stopped", "done", "failed", "memory", "halt", "lost"]
-SHORT = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory")  # of memory, in a RuntimeError
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Event:
         kind: `epoch` (its metrics, or a notice, with `ELAPSED`), `stopped` (its epochs, where it was to stop), `done`
             (its record), `failed` (the reason: a result), `memory` (there was not enough of it, the device's or the
             host's; alone it may do), `halt` (the study cannot go on: a full disk, an unreadable image) or `lost` (its
-            worker was killed).
+            worker was killed). `training.faults` says which is which.
         trial_id: of the trial.
         value: what belongs to the kind.
     """
@@ -155,12 +153,13 @@ class Workers:
             kind, value = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join()
-            self.workers.remove(worker)
-            kind, value = "lost", {"reason": f"its worker ended with exit code {worker.process.exitcode}"}
+            self.end([worker])
+            kind, value = worker.loss()
         if kind != "epoch":
             worker.trial_id = None
         elif BEGUN in value:
             worker.begun = time.monotonic()
+            worker.works = True
             return None
         return Event(kind, trial_id, value)
 
@@ -198,25 +197,26 @@ class Workers:
 
 class Worker:
     """The driver's end of one worker process; `slot` numbers those that run side by side. Its training has `begun` at
-    that time of the monotonic clock."""
+    that time of the monotonic clock; it `works` if one ever has."""
 
     def __init__(self, threads: int, slot: int) -> None:
-        context = mp.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, threads, slot), name=f"senet_lab worker {slot}")
+        self.process, self.pipe = spawned(f"senet_lab worker {slot}", work, threads, slot)
         self.slot = slot
         self.trial_id: str | None = None
         self.begun: float | None = None
-        try:
-            self.process.start()
-        except OSError as error:
-            raise RunError(f"a worker process cannot be started: {error.strerror or error}") from error
-        theirs.close()  # so that the pipe reads as closed when the worker dies
+        self.works = False
 
     def train(self, spec: Spec, checkpoint: Path, until: int | None = None) -> None:
         self.trial_id, self.begun = spec.trial_id, None
         with suppress(OSError):  # it died while idle; reading the pipe will tell so
             self.pipe.send((spec, checkpoint, until))
+
+    def loss(self) -> tuple[Kind, dict[str, Any]]:
+        """What it is that this process has ended. One that ends by itself before it ever trains would do so again."""
+        code = self.process.exitcode
+        if not self.works and code is not None and code >= 0:
+            return "halt", {"reason": f"its worker could not start: it {faults.exit_of(code)}"}
+        return "lost", {"reason": f"its worker {faults.exit_of(code)}"}
 
 
 @contextmanager
@@ -234,7 +234,11 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the body is done; their handlers are then what they were before."""
+    """Ctrl-C and SIGTERM wait until the body is done; their handlers are then what they were before. In another thread
+    than the main one nothing is to be done: no handler runs there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     came: list[int] = []
     handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
     try:
@@ -252,60 +256,47 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
     tasks: Queue[Task] = Queue()
     threading.Thread(target=listen, args=(pipe, tasks), daemon=True).start()
 
-    import torch
-
-    torch.set_num_threads(threads)
-
     def send(kind: Kind, value: dict[str, Any]) -> None:
         try:
             pipe.send((kind, value))
         except OSError:
             os._exit(0)  # the driver has gone
 
+    try:
+        import torch
+
+        from senet_lab.training import trial  # noqa: F401  # before the first training comes
+    except Exception as error:  # a library that is not whole
+        send("halt", {"reason": f"its worker could not start: {faults.told(error)}"})
+        return
+    torch.set_num_threads(threads)
     while True:
         spec, checkpoint, until = tasks.get()
-        if torch.cuda.is_available() and spec.devices == 1:  # several devices have processes of their own
-            torch.cuda.set_device(gpu_of(slot, torch.cuda.device_count()))
         send(*attempt(spec, checkpoint, until, lambda epoch: send("epoch", epoch), slot))
 
 
 def attempt(
-    spec: Spec, checkpoint: Path, until: int | None, report: Callable[[dict[str, Any]], None], slot: int = 0
+    spec: Spec, checkpoint: Path, until: int | None, report: Callable[[dict[str, Any]], None], slot: int | None = None
 ) -> tuple[Kind, dict[str, Any]]:
     """Train in this process; the kind and the value of the event that it ends with. The beginning (`BEGUN`) and each
-    epoch (its metrics, and `ELAPSED`) are reported."""
+    epoch (its metrics, and `ELAPSED`) are reported. The slot is a worker's, whose GPU goes by it."""
     import torch
 
     from senet_lab.training import trial
-    from senet_lab.training.lit import DivergedError
-    from senet_lab.training.ranks import LostError
 
     without_advice()
     report({BEGUN: True})
     begun = time.monotonic()
     try:
+        if slot is not None and torch.cuda.is_available() and spec.devices == 1:  # several have processes of their own
+            torch.cuda.set_device(gpu_of(slot, torch.cuda.device_count()))
         value = trial.run(
-            spec, checkpoint, lambda said: report({**said, ELAPSED: time.monotonic() - begun}), until, slot
+            spec, checkpoint, lambda said: report({**said, ELAPSED: time.monotonic() - begun}), until, slot or 0
         )
         return "done" if "metrics" in value else "stopped", value
-    except DivergedError as error:
-        return "failed", {"reason": f"diverged: {error}"}
-    except LostError as error:
-        return "lost", {"reason": str(error)}
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        return "memory", {"reason": first_line(error)}
-    except (RunError, UserError) as error:
-        return "halt", {"reason": str(error)}
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            return "memory", {"reason": first_line(error)}
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
-            return "halt", {"reason": str(error)}
-        return "failed", {"reason": f"{type(error).__name__}: {first_line(error)}"}
-    except Exception as error:  # a bug in a network is that row's result; the study goes on and shows it
-        if isinstance(error, RuntimeError) and any(words in str(error) for words in SHORT):
-            return "memory", {"reason": first_line(error)}
-        return "failed", {"reason": f"{type(error).__name__}: {first_line(error)}"}
+    except Exception as error:
+        kind, reason = faults.outcome(error)
+        return kind, {"reason": reason}
 
 
 def listen(pipe: Connection, tasks: Queue[Task]) -> None:

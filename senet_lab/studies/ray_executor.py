@@ -36,7 +36,7 @@ from senet_lab.studies.ray_cluster import (
     surroundings,
 )
 from senet_lab.studies.ray_node import Inbox, Task, library, train
-from senet_lab.studies.store import first_line
+from senet_lab.training.faults import first_line
 from senet_lab.training.quiet import unheard
 from senet_lab.training.spec import Spec
 

@@ -17,11 +17,11 @@ from senet_lab.labels import Composed
 from senet_lab.models.cost import Cost
 from senet_lab.reports import paper
 from senet_lab.selection import networks
-from senet_lab.studies.store import first_line
 from senet_lab.studies.variants import Variant, variants
 from senet_lab.training import data as images
 from senet_lab.training import step
 from senet_lab.training.data import DataFacts
+from senet_lab.training.faults import first_line
 from senet_lab.training.spec import Spec
 
 PAPER_NETWORK, PAPER_STRIDE = "resnet50", "paper"  # the trunk of the paper's ablations (section 6)

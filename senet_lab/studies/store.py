@@ -26,6 +26,7 @@ from sqlalchemy import exc
 
 from senet_lab.config import RunError, UserError
 from senet_lab.studies.owners import is_dead, this_process
+from senet_lab.training.faults import first_line
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 STALE_SECONDS = 60.0  # a silent owner on another machine is taken to be dead after this
@@ -382,7 +383,3 @@ def said_by(error: Exception) -> str:
     if error.__cause__ is not None and not isinstance(error, exc.DBAPIError):
         return first_line(error.__cause__)
     return first_line(error.orig if isinstance(error, exc.DBAPIError) else error)
-
-
-def first_line(error: object) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import shlex
 import sys
 import time
 from collections import Counter
@@ -28,6 +29,7 @@ from senet_lab.reports import curves, files
 from senet_lab.reports.trials import read_cells, read_trials
 from senet_lab.studies.owners import is_dead
 from senet_lab.studies.store import DONE, FAILED, RUNNING, STALE_SECONDS, Record, Store, parse, records
+from senet_lab.training.faults import is_no_result
 from senet_lab.training.spec import FIELDS, Spec
 
 RECORD = "record"  # column of an export that holds the whole record as JSON
@@ -49,7 +51,8 @@ class Ended:
 
 
 def check(url: str) -> None:
-    """Read every record of a store, print what it holds, and what is wrong with it.
+    """Read every record of a store, print what it holds, and what is wrong with it: also which failures an earlier
+    version has recorded that a machine was to blame for.
 
     Raises:
         UserError: if it cannot be opened.
@@ -58,12 +61,15 @@ def check(url: str) -> None:
     store = opened(url)
     counts: Counter[str] = Counter()
     wrong: list[tuple[str, str]] = []
+    no_results: list[tuple[str, str]] = []
     with store.transaction() as connection:
         for row in connection.execute(sa.select(records).order_by(records.c.trial_id)).yield_per(500):
             counts[row.state] += 1
             said = fault(store, row)
             if said:
                 wrong.append((row.trial_id, said))
+            elif row.state == FAILED and is_no_result(reason := str(store.parse(row)["reason"])):
+                no_results.append((row.trial_id, reason))
             elif row.state == RUNNING:
                 silent = time.time() - row.heartbeat > STALE_SECONDS
                 counts["dead" if silent or is_dead(row.owner) else "alive"] += 1
@@ -77,6 +83,11 @@ def check(url: str) -> None:
     print(f"{store.name}: {counts[DONE]:,} done, {counts[FAILED]:,} failed, {counts['alive']:,} running")
     if counts["dead"]:
         print(f"{counts['dead']:,} claimed by drivers that have ended: whoever needs them takes them over")
+    if no_results:
+        for name, reason in no_results:
+            print(f"{name}: failed, and that is no result of its network: {reason}")
+        names = " ".join(name for name, _ in no_results)
+        print(f"to train them again: python -m senet_lab store forget {names} --storage {shlex.quote(store.name)}")
     if wrong:
         trials = [name for name, _ in wrong if not name.startswith("note ")]
         cure = f"; python -m senet_lab store forget {trials[0]} deletes one" if trials else ""

@@ -13,11 +13,8 @@ from torch import Tensor
 from senet_lab import models
 from senet_lab.config import SE, Recipe
 from senet_lab.training import ranks
+from senet_lab.training.faults import DivergedError, of_network
 from senet_lab.training.step import PLAIN, compiled, laid_out
-
-
-class DivergedError(RuntimeError):
-    """A loss is no longer a number: a result of the design and the recipe, not a fault of the lab."""
 
 
 class SENet(pl.LightningModule):
@@ -64,7 +61,8 @@ class SENet(pl.LightningModule):
             }
         )
         self.recipe = recipe
-        self.net = models.create(backbone, se, classes, in_channels=channels, stride=stride, seed=seed)
+        with of_network():
+            self.net = models.create(backbone, se, classes, in_channels=channels, stride=stride, seed=seed)
         self.history: list[dict[str, float]] = []  # one entry an epoch
         self.tested: dict[str, float] = {}
         self.images: dict[str, Any] = {}  # how its images are read and its classes called (`checkpoints.describe`)
@@ -78,6 +76,7 @@ class SENet(pl.LightningModule):
 
     # ----------------------------------------------------------------------------------------------------- one batch
 
+    @of_network()
     def training_step(self, batch: tuple[Any, ...], index: int) -> Tensor:
         x_BCHW, y_B, *part = batch
         with compiled(self.step, full=len(y_B) == self.full):
@@ -88,17 +87,23 @@ class SENet(pl.LightningModule):
             loss = loss * (own * self.trainer.world_size / count)
         return loss
 
+    @of_network()
     def validation_step(self, batch: tuple[Any, ...], index: int) -> None:
         x_BCHW, y_B, *part = batch
         with compiled(self.step, full=False):
             logits_BK = self(x_BCHW)
         self.counted("val", logits_BK, y_B, part)
 
+    @of_network()
     def test_step(self, batch: tuple[Any, ...], index: int) -> None:
         x, y_B, *part = batch
         with compiled(self.step, full=False):
             logits_BK = self(x) if x.ndim == 4 else self.over_views(x)
         self.counted("test", logits_BK, y_B, part)
+
+    @of_network()
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def counted(self, split: str, logits_BK: Tensor, y_B: Tensor, part: list[int], smoothing: float = 0.0) -> Tensor:
         """The mean loss of a batch, or of this process's own images of it; added to the sums of its split."""

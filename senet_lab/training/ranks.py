@@ -9,7 +9,6 @@ however it ended: their pipe closes then.
 from __future__ import annotations
 
 import atexit
-import multiprocessing as mp
 import os
 import pickle
 import shutil
@@ -31,17 +30,15 @@ from pytorch_lightning.plugins.environments import LightningEnvironment  # type:
 from pytorch_lightning.strategies import DDPStrategy
 
 from senet_lab.config import RunError
+from senet_lab.training.faults import LostError, exit_of
 from senet_lab.training.feeds import Part
+from senet_lab.training.processes import spawned
 from senet_lab.training.quiet import unheard, without_advice
 
 GRACE_SECONDS = 0.5  # in which the ranks whose fault it was are heard, too: another one may have failed by theirs
 LOOPBACK = "lo"
 
 Report = Callable[[dict[str, Any]], None]
-
-
-class LostError(RuntimeError):
-    """A process of a training was killed; the training goes on from its last epoch if it is begun again."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +75,7 @@ class Member:
     """The asking process's end of a rank."""
 
     def __init__(self, number: int, threads: int) -> None:
-        context = mp.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, threads), name=f"senet_lab rank {number}")
-        try:
-            self.process.start()
-        except OSError as error:
-            raise RunError(f"a process of a training cannot be started: {error.strerror or error}") from error
-        theirs.close()  # so that the pipe reads as closed when the rank dies
+        self.process, self.pipe = spawned(f"senet_lab rank {number}", serve, threads)
 
     def end(self) -> None:
         self.process.kill()
@@ -161,8 +151,7 @@ def cause(failures: list[tuple[float, Exception]]) -> Exception:
     for number, member in enumerate(CREW, 1):
         if member.pipe not in open_pipes:
             member.process.join()
-            code = member.process.exitcode
-            return LostError(f"its process {number} of {len(CREW)} ended with exit code {code}")
+            return LostError(f"its process {number} of {len(CREW)} {exit_of(member.process.exitcode)}")
     return min(failures, key=lambda failure: failure[0])[1]
 
 

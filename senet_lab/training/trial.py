@@ -28,6 +28,7 @@ from senet_lab.config import RunError, UserError
 from senet_lab.training import checkpoints, ranks
 from senet_lab.training import data as images
 from senet_lab.training.average import Average
+from senet_lab.training.faults import first_line
 from senet_lab.training.feeds import FolderFeed, TensorFeed, mixed
 from senet_lab.training.lit import SENet
 from senet_lab.training.ranks import ALONE, Rank, Report
@@ -153,10 +154,6 @@ def damage(path: Path, module: SENet) -> str:
     return "" if whole else "it is not of this training"
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None, slot: int = 0) -> dict[str, Any]:
     """Train and test one network, or train it for its first epochs.
 
@@ -174,8 +171,10 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None, 
 
     Raises:
         DivergedError: the loss became infinite or NaN.
-        RunError: images or a checkpoint that cannot be read, a checkpoint that cannot be written.
+        NetworkError: the network raised an error.
         LostError: one of several processes was killed.
+        RunError: images or a checkpoint that cannot be read, a checkpoint that cannot be written.
+        Exception: whatever else a machine does; `faults.outcome` says what a study makes of it.
     """
     task = partial(train, spec, checkpoint, until)
     if spec.devices == 1:

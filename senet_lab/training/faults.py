@@ -1,0 +1,123 @@
+"""Why a training ended without a record: a result of its network, or something that a machine did.
+
+A result is only what would be so on every machine: that the training diverged, or that the network itself raised an
+error on these images. All else (a full disk, a missing library, a broken GPU, a killed process, a fault of the lab) is
+none: the study halts with the cause, nothing is recorded, and the same command goes on once the cause is gone.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from senet_lab.config import RunError, UserError
+
+MEMORY = re.compile(r"can't allocate memory|ALLOC_FAILED|CUDA error: out of memory|bad_alloc")  # in a RuntimeError
+# What the libraries below a network say of a machine, in errors of no class of their own.
+SYSTEM = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE", "EAGAIN", "EPIPE", "ECONNRESET")
+MACHINE = re.compile(
+    r"DataLoader worker|shared memory|start new thread|bootstrapping phase|\bCUDA\b|cuDNN|CUDNN_|CUBLAS_|\bNCCL\b|gloo"
+    + "".join(f"|{re.escape(os.strerror(getattr(errno, name)))}" for name in SYSTEM)
+)
+MACHINES = (OSError, EOFError, ImportError, MemoryError)
+LOST = re.compile(r"^its (worker|process|node)\b.*(ended with exit code|was lost)|cannot import")
+COMPILERS = ("torch._dynamo", "torch._inductor", "triton")  # without them the network is the same
+ADVICE = {
+    r"DataLoader worker|shared memory|Bus error|No space left.*/dev/shm|/torch_\d+": "data.workers=0 needs no shared "
+    "memory, a larger /dev/shm has more (docker run --shm-size=1g)",
+    r"Too many open files": "`ulimit -n` allows more, data.workers=0 needs fewer",
+    r"exit code -9\b": "killed from outside, most often because memory ran out; fewer executor.workers need less",
+}
+
+
+class DivergedError(RuntimeError):
+    """A loss is no longer a number: a result of the design and the recipe, not a fault of the lab."""
+
+
+class NetworkError(RuntimeError):
+    """A network cannot be built, or cannot be trained on these images: its result."""
+
+
+class LostError(RuntimeError):
+    """A process of a training was killed; the training goes on from its last epoch if it is begun again."""
+
+
+@contextmanager
+def of_network() -> Iterator[None]:
+    """An error that the network raises in the body is a NetworkError, unless a machine is behind it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (DivergedError, NetworkError)) or is_memory(error) or is_machine(error):
+            raise
+        raise NetworkError(told(error)) from error
+
+
+def outcome(error: Exception) -> tuple[Literal["failed", "lost", "memory", "halt"], str]:
+    """What a training that has raised this comes to, and the reason in a line: `failed` is a result; after `lost` and
+    `memory` it is tried again; `halt` stops the study."""
+    if isinstance(error, DivergedError):
+        return "failed", f"diverged: {error}"
+    if isinstance(error, NetworkError):
+        return "failed", str(error)
+    if isinstance(error, LostError):
+        return "lost", str(error)
+    if is_memory(error):
+        return "memory", first_line(error)
+    return "halt", advised(str(error) if isinstance(error, (RunError, UserError)) else told(error))
+
+
+def is_memory(error: Exception) -> bool:
+    """Whether the device, or the host, had not enough memory."""
+    import torch  # here, so that whoever only speaks to workers need not have it
+
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    short = isinstance(error, RuntimeError) and MEMORY.search(str(error))
+    return bool(short) or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+def is_machine(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, is a machine's, or of what is installed there."""
+    if error is None:
+        return False
+    if isinstance(error, (*MACHINES, RunError, UserError, LostError)):
+        return True
+    if type(error).__module__.startswith((*COMPILERS, "torch.distributed")) or MACHINE.search(str(error)):
+        return True
+    return is_machine(error.__cause__ or error.__context__)
+
+
+def is_no_result(reason: str) -> bool:
+    """Whether the reason of a recorded failure is a machine's. Earlier versions recorded those, too."""
+    if reason.startswith(("diverged: ", "out of memory, also alone: ")):
+        return False
+    kind = getattr(builtins, reason.partition(":")[0], None)
+    if isinstance(kind, type) and issubclass(kind, MACHINES):
+        return True
+    return bool(LOST.search(reason) or MACHINE.search(reason))
+
+
+def advised(reason: str) -> str:
+    """A reason, and what helps against it where that is known."""
+    return next((f"{reason}; {help}" for words, help in ADVICE.items() if re.search(words, reason)), reason)
+
+
+def exit_of(code: int | None) -> str:
+    """How a process ended, in words."""
+    name = f" ({signal.strsignal(-code)})" if code is not None and code < 0 else ""
+    return f"ended with exit code {code}{name}"
+
+
+def told(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def first_line(error: object) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
