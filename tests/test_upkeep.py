@@ -157,16 +157,17 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert not Path("all.csv").exists()
 
 
-def test_failures_that_a_machine_is_to_blame_for_are_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_that_a_machine_is_to_blame_for_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An earlier version recorded them as results."""
-    ids = list(load_records("results/local/lab.db")["trial_id"])[:2]
-    for trial_id, reason in zip(ids, ("diverged: train_loss was nan", "OSError: No space left on device"), strict=True):
-        edited(trial_id, reason=reason)
-        change("UPDATE records SET state = 'failed' WHERE trial_id = ?", trial_id)
+    monkeypatch.chdir(tmp_path)
+    store = Store("sqlite:///results/local/lab.db")
+    for trial_id, reason in {"a": "diverged: train_loss was nan", "b": "OSError: No space left on device"}.items():
+        store.claim(trial_id)
+        store.finish(trial_id, "failed", {"config": {}, "reason": reason, "imported": "trials.csv"})
     assert main(["store", "check"]) == 0
-    named, cure, _ = capsys.readouterr().out.splitlines()
-    assert named == f"{ids[1]}: failed, and that is no result of its network: OSError: No space left on device"
-    asked = shlex.split(cure.removeprefix("to train them again: python -m senet_lab "))
-    assert main(asked) == 0
-    assert Store("sqlite:///results/local/lab.db").text(ids[1]) is None
-    assert Store("sqlite:///results/local/lab.db").text(ids[0]) is not None
+    _, named, cure = capsys.readouterr().out.splitlines()
+    assert named == "b: failed, and that is no result of its network: OSError: No space left on device"
+    assert main(shlex.split(cure.removeprefix("to train them again: python -m senet_lab "))) == 0
+    assert list(store.read(["a", "b"])) == ["a"]
