@@ -251,7 +251,7 @@ def publish_tables(arguments: argparse.Namespace) -> None:
             raise UserError(f"there is no finished table in {source}; there are {', '.join(finished) or 'none'}")
     for name in names:
         regenerate(root / name / "trials.csv", arguments.to / name)
-        for measured in ("runs.csv", "curves.csv", "rungs.csv"):
+        for measured in ("runs.csv", "curves.csv", "rungs.csv", "outputs.npz"):
             if (root / name / measured).is_file():
                 (arguments.to / name / measured).write_bytes((root / name / measured).read_bytes())
 

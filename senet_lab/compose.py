@@ -231,6 +231,7 @@ def check_values(config: Config) -> None:
         "executor.name": (executor.name, ("local", "ray")),
         "tracking": (config.tracking, ("offline", "online", "off")),
         "training.keep": (training.keep, ("none", "last")),
+        "training.outputs": (training.outputs, ("on", "off")),
         "training.precision": (training.precision, ("32-true", "bf16-mixed", "16-mixed", "auto")),
         "training.path": (training.path, ("auto", "plain")),
         "training.feed": (training.feed, ("auto", "memory", "files")),

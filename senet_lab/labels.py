@@ -16,7 +16,7 @@ from senet_lab.selection import networks
 
 # Fields that change no result, so that tables are not filed apart by them.
 IDLE = re.compile(
-    r"backbone|seeds|plan|retry|max_failures|tracking|results|storage|executor\..*|training\.(device|keep)"
+    r"backbone|seeds|plan|retry|max_failures|tracking|results|storage|executor\..*|training\.(device|keep|outputs)"
     r"|data\.(name|root|download|workers|train|test)|recipe\.name|search\.(name|title|trials|confirm)"
 )
 

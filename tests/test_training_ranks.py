@@ -145,6 +145,7 @@ def test_several_processes_train_as_one(tmp_path: Path, world: int) -> None:
         assert records[1]["metrics"][name] == pytest.approx(value, abs=1e-10), name
         if "error" in name:
             assert records[1]["metrics"][name] == value
+    assert records[1]["outputs"] == records[0]["outputs"], "image by image, in the order of one process"
     mine, theirs = (weights(tmp_path / str(devices) / "a.ckpt") for devices in (1, world))
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from senet_lab import models
 from senet_lab.config import SE, Data, Recipe, RunError
+from senet_lab.outputs import Outputs
 from senet_lab.training import trial
 from senet_lab.training.data import facts
 from senet_lab.training.faults import DivergedError
@@ -72,7 +73,7 @@ def silent(_: dict[str, Any]) -> None:
 
 def outcome(record: dict[str, Any]) -> dict[str, Any]:
     """What the seed determines of a record."""
-    return {key: record[key] for key in ("config", "epochs", "metrics")}
+    return {key: record[key] for key in ("config", "epochs", "metrics", "outputs")}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,8 @@ def stop_after(epoch: int) -> Callable[[dict[str, Any]], None]:
 
 
 def test_what_a_record_holds(whole: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(whole))["metrics"] == whole["metrics"]
+    shown = {key: value for key, value in whole.items() if key != "outputs"}  # which are bytes
+    assert json.loads(json.dumps(shown))["metrics"] == whole["metrics"]
     assert whole["config"] == SPEC.config()
     assert [entry["epoch"] for entry in whole["epochs"]] == [1, 2, 3, 4]
     last = {key: value for key, value in whole["epochs"][-1].items() if key != "epoch"}
@@ -160,12 +162,20 @@ def scores(net: nn.Module, images: np.ndarray, labels: np.ndarray) -> tuple[floa
 
 def test_the_metrics_are_those_of_the_final_weights_on_the_test_images(tmp_path: Path) -> None:
     spec = dataclasses.replace(SPEC, data=dataclasses.replace(DIGITS, test_subset=None))
-    metrics = trial.run(spec, tmp_path / "a.ckpt", silent)["metrics"]
+    record = trial.run(spec, tmp_path / "a.ckpt", silent)
+    metrics, outputs = record["metrics"], Outputs.unpacked(record["outputs"])
     net = models.create("resnet8", SE(reduction=4), 10, in_channels=1, seed=99)
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
     net.load_state_dict({key.removeprefix("net."): value for key, value in state.items()})
     bunch = load_digits()
-    loss, error, top5 = scores(net, np.rint(bunch.images[898:] * 255 / 16), bunch.target[898:])
+    images = np.rint(bunch.images[898:] * 255 / 16)
+    loss, error, top5 = scores(net, images, bunch.target[898:])
+    for at in (0, 1, 7, 400, 898):  # in the order of the images
+        one_loss, one_error, _ = scores(net, images[at : at + 1], bunch.target[898 + at :][:1])
+        assert outputs.loss[at] == pytest.approx(one_loss, rel=2e-3, abs=1e-4)
+        assert outputs.right[at] == (one_error == 0)
+    assert 100 * np.mean(~outputs.right) == pytest.approx(metrics["test_error"])
+    assert outputs.loss.astype(float).mean() == pytest.approx(loss, rel=1e-3)
     assert metrics["test_loss"] == pytest.approx(loss, rel=1e-4)
     assert metrics["test_error"] == pytest.approx(error)
     assert metrics["test_top5_error"] == pytest.approx(top5)

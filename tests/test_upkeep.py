@@ -37,6 +37,11 @@ def first() -> str:
     return str(load_records("results/local/lab.db")["trial_id"][0])
 
 
+def kept(url: str = "sqlite:///results/local/lab.db") -> dict[str, bytes]:
+    """The outputs of all trials of a store."""
+    return Store(url).outputs(load_records(url)["trial_id"])
+
+
 def edited(trial_id: str, **changes: object) -> None:
     text = Store("sqlite:///results/local/lab.db").text(trial_id)
     assert text is not None
@@ -89,6 +94,7 @@ def test_a_copy_has_everything_once(here: Path, capsys: pytest.CaptureFixture[st
     assert main(["store", "copy", "sqlite:///results/local/lab.db", NOWHERE]) == 0
     assert f"other.db: {count} records added" in capsys.readouterr().out
     pd.testing.assert_frame_equal(load_records("results/local/lab.db"), load_records("results/local/other.db"))
+    assert kept(NOWHERE) == kept() != {}
     assert main(["store", "copy", "sqlite:///results/local/lab.db", NOWHERE]) == 0
     assert "other.db: 0 records added, 0 notes, 0 of Optuna's studies" in capsys.readouterr().out
     assert run([*WORDS, "tracking=off", f"storage={NOWHERE}", "results=elsewhere"]) == 0
@@ -101,8 +107,9 @@ def test_a_copy_has_everything_once(here: Path, capsys: pytest.CaptureFixture[st
     assert load_records("results/local/other.db")["test_error"][0] != 50, "what was there stays"
 
 
-def test_a_store_of_an_earlier_version_has_no_notes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_of_an_earlier_version_has_less(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change("DROP TABLE notes")
+    change("DROP TABLE outputs")
     assert main(["store", "check"]) == 0
     assert main(["store", "copy", "sqlite:///results/local/lab.db", NOWHERE]) == 0
     assert "records added, 0 notes" in capsys.readouterr().out
@@ -112,11 +119,37 @@ def test_an_export_is_read_back_as_it_was(here: Path, capsys: pytest.CaptureFixt
     assert main(["store", "export", "all.csv"]) == 0
     assert main(["store", "import", "all.csv", "--storage", NOWHERE]) == 0
     pd.testing.assert_frame_equal(load_records("results/local/lab.db"), load_records("results/local/other.db"))
+    assert kept(NOWHERE) == kept() != {}
     assert main(["store", "check", "--storage", NOWHERE]) == 0
     assert run([*WORDS, "tracking=off", f"storage={NOWHERE}", "results=elsewhere"]) == 0
     (again,) = Path("elsewhere").glob("*/*/tiny/table.md")
     (table,) = Path("results/local").glob("*/*/tiny/table.md")
     assert again.read_bytes() == table.read_bytes()
+    assert again.with_name("outputs.npz").read_bytes() == table.with_name("outputs.npz").read_bytes()
+
+
+def test_outputs_are_published_imported_and_forgotten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trials,) = Path("results/local").glob("*/*/tiny/trials.csv")
+    assert main(["publish", "--to", "results"]) == 0
+    assert (
+        main(["store", "import", str(Path("results") / trials.relative_to("results/local")), "--storage", NOWHERE]) == 0
+    )
+    assert kept(NOWHERE) == kept()
+    trial = first()
+    assert main(["store", "forget", trial, "--storage", NOWHERE]) == 0
+    assert kept(NOWHERE).keys() == kept().keys() - {trial}
+    change("UPDATE outputs SET packed = ? WHERE trial_id = ?", b"ab", trial)
+    assert main(["store", "check"]) == 1
+    assert f"{trial}: its outputs are damaged" in capsys.readouterr().out
+
+
+def test_outputs_may_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["data.subset=100", "recipe.epochs=1", "executor.workers=1", "tracking=off", "results=off"]
+    assert run([*words, "training.outputs=off"]) == 0
+    assert len(load_records("off/lab.db")) == 1
+    assert kept("sqlite:///off/lab.db") == {}
+    assert not list(Path("off").rglob("outputs.npz"))
 
 
 def test_a_published_study_is_trained_no_more(

@@ -5,11 +5,13 @@ Everything is computed from the trials alone, so that the table regenerates byte
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
+from senet_lab import outputs
 from senet_lab.reports import figures, files
 from senet_lab.reports.curves import csv_bytes as curve_bytes
 from senet_lab.reports.forms import csv_text, latex, markdown, terminal
@@ -26,21 +28,28 @@ def show(trials: pd.DataFrame, console: Console) -> None:
 
 
 def write(
-    folder: str | Path, trials: pd.DataFrame, runs: pd.DataFrame | None = None, curves: pd.DataFrame | None = None
+    folder: str | Path,
+    trials: pd.DataFrame,
+    runs: pd.DataFrame | None = None,
+    curves: pd.DataFrame | None = None,
+    packed: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
-    """Write `trials.csv`, `runs.csv`, `curves.csv`, `table.md` `.csv` `.tex` and `figure.svg` `.png` `.pdf`.
+    """Write `trials.csv`, `runs.csv`, `curves.csv`, `outputs.npz`, `table.md` `.csv` `.tex` and `figure.svg` `.png`
+    `.pdf`.
 
     Args:
         folder: made if missing; its files of these names are replaced, all of them or (on an error) none.
         trials: one line a training, columns as in `trials.COLUMNS`; brought to canonical form first.
         runs: what was measured once (time, memory, host), written as given; None leaves `runs.csv` alone.
         curves: what each training reached after each epoch (`curves.COLUMNS`); None leaves `curves.csv` alone.
+        packed: trial id → what it made of each test image (`senet_lab.outputs`), of those that have it; None, or
+            nothing, leaves `outputs.npz` alone.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: where the trials do not make one table, in one line.
+        ValueError: where the trials do not make one table, or the outputs are not of its test images, in one line.
         OSError: where the folder cannot be written.
     """
     frame = canonical(trials)
@@ -50,6 +59,8 @@ def write(
         contents["runs.csv"] = csv_bytes(runs)
     if curves is not None:
         contents["curves.csv"] = curve_bytes(curves)
+    if packed:
+        contents[outputs.FILE] = outputs.file_bytes(packed, table.test_images)
     contents |= {
         "table.md": markdown(table).encode("utf-8", "replace"),
         "table.csv": csv_text(table).encode("utf-8", "replace"),

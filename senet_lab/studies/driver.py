@@ -137,6 +137,7 @@ def train(
     def end(cell: Cell, state: str, value: dict[str, Any]) -> None:
         nonlocal works
         del running[cell.trial_id]
+        packed = value.pop("outputs", None)
         record = {
             "config": cell.spec.config(),
             **value,
@@ -147,7 +148,7 @@ def train(
             "attempts": attempts[cell.trial_id],
             **commit,
         }
-        if not store.finish(cell.trial_id, state, record):
+        if not store.finish(cell.trial_id, state, record, packed if plan.config.training.outputs == "on" else None):
             waiting[cell.trial_id] = cell  # taken over while we were silent; the other driver's record will do
             return
         if state == DONE:

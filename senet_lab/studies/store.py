@@ -63,6 +63,14 @@ notes = sa.Table(
     sa.Column("value", sa.Text, nullable=False),  # JSON
 )
 
+# What each trained network made of each test image (`senet_lab.outputs`).
+outputs = sa.Table(
+    "outputs",
+    records.metadata,
+    sa.Column("trial_id", sa.String(64), primary_key=True),
+    sa.Column("packed", sa.LargeBinary, nullable=False),
+)
+
 
 class Store:
     """The table of records at a SQLAlchemy URL.
@@ -120,7 +128,7 @@ class Store:
             if verdict != "ok":
                 raise UserError(f"storage={self.name}: the database is damaged ({str(verdict).splitlines()[-1]})")
         if create:
-            for table in (records, notes):
+            for table in (records, notes, outputs):
                 self.make(table)
         self.empty = not self.has(records)
 
@@ -251,14 +259,25 @@ class Store:
         """Delete records, by default of failed trials only, so that they can be trained again; how many there were."""
         if self.empty:
             return 0
-        chosen = [records.delete().where(records.c.trial_id == name) for name in trial_ids]
-        chosen = [each.where(records.c.state.in_(states)) for each in chosen]
-        return self.transact(lambda connection: sum(connection.execute(each).rowcount for each in chosen))
+        wanted, has_outputs = list(trial_ids), self.has(outputs)
+
+        def act(connection: sa.Connection) -> int:
+            gone = 0
+            for name in wanted:
+                ours = (records.c.trial_id == name, records.c.state.in_(states))
+                count = connection.execute(records.delete().where(*ours)).rowcount
+                if count and has_outputs:
+                    keep(connection, name, None)
+                gone += count
+            return gone
+
+        return self.transact(act)
 
     # ------------------------------------------------------------------------------------------------------ records
 
-    def finish(self, trial_id: str, state: str, record: Record) -> bool:
-        """Record how our trial ended (`done` or `failed`), once. False if the claim was taken from us meanwhile."""
+    def finish(self, trial_id: str, state: str, record: Record, packed: bytes | None = None) -> bool:
+        """Record how our trial ended (`done` or `failed`), and its outputs, once. False if the claim was taken from us
+        meanwhile."""
         text, now = json.dumps(record, sort_keys=True, allow_nan=False), time.time()
         ours = (records.c.trial_id == trial_id, records.c.owner == self.owner)
         write = records.update().where(*ours, records.c.state == RUNNING)
@@ -266,23 +285,46 @@ class Store:
 
         def act(connection: sa.Connection) -> bool:
             if connection.execute(write.values(state=state, record=text, heartbeat=now)).rowcount == 1:
+                keep(connection, trial_id, packed)
                 return True
             # Not ours any more; or this is the second try, and the first had written it: at this moment, to the bit.
             return connection.execute(written).one_or_none() is not None
 
         return self.transact(act)
 
-    def add(self, trial_id: str, state: str, heartbeat: float, text: str) -> bool:
-        """Take a record over as it stands elsewhere, JSON and all. False if the trial is claimed or recorded here."""
-        return self.insert(records, trial_id=trial_id, state=state, owner=self.owner, heartbeat=heartbeat, record=text)
+    def add(self, trial_id: str, state: str, heartbeat: float, text: str, packed: bytes | None = None) -> bool:
+        """Take a record over as it stands elsewhere, JSON, outputs and all. False if the trial is claimed or recorded
+        here."""
+        values = {"trial_id": trial_id, "state": state, "owner": self.owner, "heartbeat": heartbeat, "record": text}
+
+        def act(connection: sa.Connection) -> None:
+            connection.execute(records.insert().values(values))
+            keep(connection, trial_id, packed)
+
+        return self.inserted(act)
 
     def insert(self, table: sa.Table, **values: Any) -> bool:
         """Add a row. False if there is one of its key, which may be the same one."""
+        return self.inserted(lambda connection: connection.execute(table.insert().values(**values)))
+
+    def inserted(self, act: Callable[[sa.Connection], object]) -> bool:
+        """Do what inserts. False if what it inserts is there."""
         try:
-            self.transact(lambda connection: connection.execute(table.insert().values(**values)))
+            self.transact(act)
             return True
         except exc.IntegrityError:
             return False
+
+    def outputs(self, trial_ids: Iterable[str]) -> dict[str, bytes]:
+        """Trial id → its outputs (`senet_lab.outputs`), of those of the trials that have them."""
+        wanted = list(trial_ids)
+        if self.empty or not self.has(outputs):  # of an earlier version
+            return {}
+        found: dict[str, bytes] = {}
+        for start in range(0, len(wanted), 500):
+            query = sa.select(outputs).where(outputs.c.trial_id.in_(wanted[start : start + 500]))
+            found |= {row.trial_id: row.packed for row in self.rows(query)}
+        return {trial_id: found[trial_id] for trial_id in wanted if trial_id in found}
 
     def text(self, trial_id: str) -> str | None:
         """A trial's record as it stands here; None if it has none."""
@@ -313,7 +355,11 @@ class Store:
             return []
         query = sa.select(records).where(which, records.c.state.in_((DONE, FAILED)))
         query = query.order_by(records.c.heartbeat.desc()).limit(count)
-        return [self.parse(row) for row in self.transact(lambda connection: connection.execute(query).all())]
+        return [self.parse(row) for row in self.rows(query)]
+
+    def rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """What a query finds."""
+        return self.transact(lambda connection: connection.execute(query).all())
 
     # -------------------------------------------------------------------------------------------------------- notes
 
@@ -351,6 +397,13 @@ class Store:
                 f"storage={self.name}: the record of trial {row.trial_id} is damaged ({first_line(error)}); "
                 f"delete it with: python -m senet_lab store forget {row.trial_id}"
             ) from error
+
+
+def keep(connection: sa.Connection, trial_id: str, packed: bytes | None) -> None:
+    """Have these outputs of a trial, or none, in place of any that are there."""
+    connection.execute(outputs.delete().where(outputs.c.trial_id == trial_id))
+    if packed is not None:
+        connection.execute(outputs.insert().values(trial_id=trial_id, packed=packed))
 
 
 def parse(url: str) -> sa.URL:

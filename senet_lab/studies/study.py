@@ -107,7 +107,7 @@ def train(
         for mirror in mirrors:
             mirror.update(records, patience=30)
     for study, each, tracker in zip(studies, plans, trackers, strict=True):
-        folder = write(study, each, records, progress.console)
+        folder = write(study, each, records, store, progress.console)
         tracker.table(folder / "table.csv", folder / "figure.png")
     if config.training.keep == "last":
         say_weights(whole, records, results / "checkpoints", store, progress.console)
@@ -132,7 +132,7 @@ def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, stor
         )
 
 
-def write(composed: Composed, study: plan.Plan, records: dict[str, Record], console: Console) -> Path:
+def write(composed: Composed, study: plan.Plan, records: dict[str, Record], store: Store, console: Console) -> Path:
     """Write and show the table of a study whose trials have all ended; its folder."""
     from senet_lab.reports import tables  # what draws and tests takes long to import: training begins before it
 
@@ -142,7 +142,8 @@ def write(composed: Composed, study: plan.Plan, records: dict[str, Record], cons
         reasons = trials["reason"].value_counts()
         raise RunError(f"every trial failed: {reasons.index[0]}")
     try:
-        written = tables.write(folder, trials, outcome.runs(study, records), outcome.curves(trials, records))
+        left = (outcome.runs(study, records), outcome.curves(trials, records), store.outputs(study.trials))
+        written = tables.write(folder, trials, *left)
     except (OSError, ValueError) as error:
         raise RunError(f"the table cannot be written to {folder}: {error}") from error
     console.print()
@@ -166,7 +167,7 @@ def table_from_store(words: list[str]) -> None:
             f"python -m senet_lab.run {' '.join(words)} trains the others"
         )
     check_writable(Path(composed.config.results))
-    write(composed, study, study.recorded, Console(markup=False, highlight=False, emoji=False))
+    write(composed, study, study.recorded, store, Console(markup=False, highlight=False, emoji=False))
 
 
 def absence(config: Config) -> UserError | None:

@@ -7,6 +7,7 @@ where both stores are databases, and otherwise written by the next run of each s
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -24,6 +25,7 @@ import optuna
 import pandas as pd
 import sqlalchemy as sa
 
+from senet_lab import outputs
 from senet_lab.config import SE, Data, Recipe, RunError, UserError
 from senet_lab.reports import curves, files
 from senet_lab.reports.trials import read_cells, read_trials
@@ -33,18 +35,20 @@ from senet_lab.training.faults import is_no_result
 from senet_lab.training.spec import FIELDS, Spec
 
 RECORD = "record"  # column of an export that holds the whole record as JSON
+OUTPUTS = "outputs"  # and of one that holds its outputs in base64; exports of earlier versions lack it
 SHOWN = ("label", "backbone", "data", "recipe", "seed", "test_error", "val_error")  # beside it, to be read by people
 
 
 @dataclass(frozen=True)
 class Ended:
     """A trial that has ended, as a row of the store; `state` is `done` or `failed`, `heartbeat` when it ended (seconds
-    since 1970), `record` JSON."""
+    since 1970), `record` JSON, `packed` its outputs, if it has any."""
 
     trial_id: str
     state: str
     heartbeat: float
     record: str
+    packed: bytes | None = None
 
 
 # --------------------------------------------------------------------------------------------------------------- check
@@ -65,7 +69,7 @@ def check(url: str) -> None:
     with store.transaction() as connection:
         for row in connection.execute(sa.select(records).order_by(records.c.trial_id)).yield_per(500):
             counts[row.state] += 1
-            said = fault(store, row)
+            said = fault(store, row) or unfit(store.outputs([row.trial_id]).get(row.trial_id))
             if said:
                 wrong.append((row.trial_id, said))
             elif row.state == FAILED and is_no_result(reason := str(store.parse(row)["reason"])):
@@ -121,6 +125,15 @@ def fault(store: Store, row: sa.Row[Any]) -> str:
     return ""
 
 
+def unfit(packed: bytes | None) -> str:
+    """What is wrong with a trial's outputs; empty if nothing is, or it has none."""
+    try:
+        outputs.Outputs.unpacked(packed or b"")
+    except ValueError as error:
+        return f"its outputs are damaged ({error})"
+    return ""
+
+
 def spec_of(config: dict[str, Any]) -> Spec:
     """The training that a record's configuration is of. Fields that are newer than the record have their defaults."""
     parts = {"se": SE, "data": Data, "recipe": Recipe}
@@ -171,9 +184,11 @@ def ended(store: Store) -> Iterator[Ended]:
     """Every trial of a store that has ended, the oldest first."""
     query = sa.select(records).where(records.c.state.in_((DONE, FAILED))).order_by(records.c.heartbeat)
     with store.transaction() as connection:
-        for row in connection.execute(query).yield_per(500):
-            store.parse(row)  # damage is not spread
-            yield Ended(row.trial_id, row.state, row.heartbeat, row.record)
+        for rows in connection.execute(query).yield_per(500).partitions():
+            packed = store.outputs(row.trial_id for row in rows)
+            for row in rows:
+                store.parse(row)  # damage is not spread
+                yield Ended(row.trial_id, row.state, row.heartbeat, row.record, packed.get(row.trial_id))
 
 
 def add(store: Store, trials: Iterable[Ended]) -> tuple[int, list[str]]:
@@ -184,7 +199,7 @@ def add(store: Store, trials: Iterable[Ended]) -> tuple[int, list[str]]:
     """
     added, other = 0, []
     for trial in trials:
-        if store.add(trial.trial_id, trial.state, trial.heartbeat, trial.record):
+        if store.add(trial.trial_id, trial.state, trial.heartbeat, trial.record, trial.packed):
             added += 1
         elif outcome(store.text(trial.trial_id)) != outcome(trial.record):
             other.append(trial.trial_id)
@@ -212,14 +227,15 @@ def export(url: str, path: Path) -> None:
     """Write every record of a store to a CSV file that `read_in` reads, one line a trial, the oldest first."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["trial_id", "status", "ended", *SHOWN, RECORD])
+    writer.writerow(["trial_id", "status", "ended", *SHOWN, OUTPUTS, RECORD])
     trials = list(ended(opened(url)))
     for trial in trials:
         record = json.loads(trial.record)
         config, metrics = record["config"], record.get("metrics", {})
         shown = [record.get("label"), config.get("backbone"), name(config, "data"), name(config, "recipe")]
         shown += [config.get("seed"), metrics.get("test_error"), metrics.get("val_error")]
-        writer.writerow([trial.trial_id, trial.state, repr(trial.heartbeat), *shown, trial.record])
+        packed = base64.b64encode(trial.packed or b"").decode()
+        writer.writerow([trial.trial_id, trial.state, repr(trial.heartbeat), *shown, packed, trial.record])
     files.replace_all(path.parent, {path.name: out.getvalue().encode()})
     print(f"written: {path} ({len(trials):,} trials)")
 
@@ -230,7 +246,7 @@ def name(config: dict[str, Any], part: str) -> Any:
 
 def read_in(url: str, paths: list[Path]) -> None:
     """Add what CSV files hold to a store: an export of another store, or the `trials.csv` of a study, with the
-    `curves.csv` and `runs.csv` beside it. All files are read before anything is written.
+    `curves.csv`, `runs.csv` and `outputs.npz` beside it. All files are read before anything is written.
 
     Raises:
         UserError: for a file that is neither, in one line.
@@ -256,7 +272,10 @@ def exported(path: Path) -> list[Ended]:
             json.loads(line[RECORD])
             if line["status"] not in (DONE, FAILED):
                 raise ValueError(f"its status is '{line['status']}'")
-            found.append(Ended(line["trial_id"], line["status"], float(line["ended"]), line[RECORD]))
+            packed = base64.b64decode(line.get(OUTPUTS) or "", validate=True) or None
+            if packed:
+                outputs.Outputs.unpacked(packed)
+            found.append(Ended(line["trial_id"], line["status"], float(line["ended"]), line[RECORD], packed))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: line {number} is no trial of an export ({error})") from None
     return found
@@ -274,6 +293,8 @@ def published(path: Path) -> list[Ended]:
     measured: dict[str, dict[Any, Any]] = {}
     if (path.parent / "runs.csv").is_file():
         measured = {str(line["trial_id"]): line for line in read_cells(path.parent / "runs.csv").to_dict("records")}
+    kept = path.parent / outputs.FILE
+    packed = {name: each.packed() for name, each in outputs.read_file(kept).items()} if kept.is_file() else {}
     found = []
     for number, line in enumerate(trials.to_dict("records")):
         if not line["trial_id"]:
@@ -282,7 +303,7 @@ def published(path: Path) -> list[Ended]:
         if line["status"] == DONE:
             record["epochs"] = by_id.get(line["trial_id"], [])
         text = json.dumps(record, sort_keys=True, allow_nan=False)
-        found.append(Ended(line["trial_id"], line["status"], float(number), text))
+        found.append(Ended(line["trial_id"], line["status"], float(number), text, packed.get(line["trial_id"])))
     return list({trial.trial_id: trial for trial in found}.values())  # one that several rows share stands once
 
 

@@ -65,6 +65,7 @@ class SENet(pl.LightningModule):
             self.net = models.create(backbone, se, classes, in_channels=channels, stride=stride, seed=seed)
         self.history: list[dict[str, float]] = []  # one entry an epoch
         self.tested: dict[str, float] = {}
+        self.outputs: list[Tensor] = []  # of the test: (2, B) right and −log p of this process's images of each batch
         self.images: dict[str, Any] = {}  # how its images are read and its classes called (`checkpoints.describe`)
         self.sums: dict[str, Tensor] = {}
         self.step = PLAIN  # how it is trained here; whoever loads its checkpoint need not know
@@ -100,6 +101,9 @@ class SENet(pl.LightningModule):
         with compiled(self.step, full=False):
             logits_BK = self(x) if x.ndim == 4 else self.over_views(x)
         self.counted("test", logits_BK, y_B, part)
+        own = part[0] if part else len(y_B)
+        loss_B = F.cross_entropy(logits_BK[:own], y_B[:own], reduction="none")
+        self.outputs.append(torch.stack([right_five(logits_BK[:own], y_B[:own])[:, 0], loss_B.float()]))
 
     @of_network()
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -124,8 +128,7 @@ class SENet(pl.LightningModule):
 
     def add(self, split: str, loss: Tensor, logits_BK: Tensor, y_B: Tensor) -> None:
         """Add a batch to the sums of a split: images, loss, errors of the first guess and of the first five."""
-        five_B5 = logits_BK.detach().topk(min(5, logits_BK.shape[1])).indices
-        right_B5 = five_B5 == y_B[:, None]
+        right_B5 = right_five(logits_BK.detach(), y_B)
         images = torch.full_like(loss, len(y_B))  # made on the GPU: copied there, it would wait for all that is queued
         batch = torch.stack([images, loss * images, (~right_B5[:, 0]).sum(), (~right_B5.any(1)).sum()]).double()
         self.sums[split] = self.sums[split] + batch if split in self.sums else batch
@@ -150,6 +153,9 @@ class SENet(pl.LightningModule):
             if not math.isfinite(entry[name]):
                 raise DivergedError(f"{name} was {entry[name]} in epoch {self.current_epoch + 1}")
         self.history.append({"epoch": self.current_epoch + 1, **entry})
+
+    def on_test_epoch_start(self) -> None:
+        self.outputs.clear()
 
     def on_test_epoch_end(self) -> None:
         self.tested = self.means("test")
@@ -183,6 +189,12 @@ class SENet(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
+
+
+def right_five(logits_BK: Tensor, y_B: Tensor) -> Tensor:
+    """Whether each of a network's first five guesses, the likeliest first, is right: (B, 5), or (B, K) of fewer
+    classes."""
+    return logits_BK.topk(min(5, logits_BK.shape[1])).indices == y_B[:, None]
 
 
 SCHEDULES = ("constant", "cosine", "step")

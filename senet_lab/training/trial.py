@@ -23,7 +23,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from senet_lab import models
+from senet_lab import models, outputs
 from senet_lab.config import RunError, UserError
 from senet_lab.training import checkpoints, ranks
 from senet_lab.training import data as images
@@ -166,8 +166,8 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None, 
         slot: which of the workers of this machine this is; its GPUs go by it where a trial has several.
 
     Returns:
-        The record, less what only the driver knows (label, attempts, git commit); of a training that was stopped, the
-        epochs alone.
+        The record, less what only the driver knows (label, attempts, git commit), with the `outputs` of the test
+        images as bytes; of a training that was stopped, the epochs alone.
 
     Raises:
         DivergedError: the loss became infinite or NaN.
@@ -178,12 +178,14 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None, 
     """
     task = partial(train, spec, checkpoint, until)
     if spec.devices == 1:
-        return task(ALONE, report)
-    records = ranks.together(task, ranks.gpus_of(slot, spec.devices, spec.device), spec.devices, report)
+        records = [task(ALONE, report)]
+    else:
+        records = ranks.together(task, ranks.gpus_of(slot, spec.devices, spec.device), spec.devices, report)
     record = records[0]
     if "metrics" in record:
+        record["outputs"] = outputs.joined([each["outputs"] for each in records]).packed()
         record["peak_memory_mib"] = max(each["peak_memory_mib"] for each in records)
-        record["device_name"] = f"{spec.devices} × {record['device_name']}"
+        record["device_name"] = f"{spec.devices} × " * (spec.devices > 1) + record["device_name"]
     return record
 
 
@@ -243,6 +245,7 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
         "config": spec.config(),
         "epochs": module.history,
         "metrics": {**module.tested, **{name: value for name, value in last.items() if name != "epoch"}},
+        "outputs": [each_2B.cpu().numpy() for each_2B in module.outputs],
         "seconds": time.time() - started,
         "resumed": resumed,
         "started": started,

@@ -1,0 +1,113 @@
+"""What a trained network made of each test image: whether its first guess was right, and −log p of the right class.
+
+Beside an error in percent they say which images it comes from, so that two networks can be compared image by image, and
+an error's variance over images can be told from that over seeds. A trial's are kept as bytes beside its record (2.1 an
+image); a study's as `outputs.npz`. Images stand in the fixed order of their data set.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FILE = "outputs.npz"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Of one trial.
+
+    Attributes:
+        right: (N,) whether the first guess was right.
+        loss: (N,) −log of the probability of the right class, float16.
+    """
+
+    right: NDArray[np.bool_]
+    loss: NDArray[np.float16]
+
+    def packed(self) -> bytes:
+        """As it is kept: a bit an image, then two bytes an image."""
+        return np.packbits(self.right).tobytes() + self.loss.astype("<f2").tobytes()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Outputs:
+        """What `packed` gave.
+
+        Raises:
+            ValueError: for what it cannot have given.
+        """
+        images = 8 * len(data) // 17
+        bits = -(-images // 8)
+        if len(data) != bits + 2 * images:
+            raise ValueError(f"{len(data)} bytes are not the outputs of any number of images")
+        right = np.unpackbits(np.frombuffer(data, np.uint8, bits), count=images).astype(bool)
+        return cls(right, np.frombuffer(data, "<f2", offset=bits).astype(np.float16))
+
+
+def joined(parts: Sequence[Sequence[NDArray[np.floating[Any]]]]) -> Outputs:
+    """The outputs of a whole test set from those of each batch.
+
+    Args:
+        parts: for each of the processes that tested together, the (2, B) right and loss of its own images of each
+            batch. Each process had every image of its number's turn: the first, say, images 0, 2, 4, … of two.
+    """
+    batches = []
+    for of_batch in zip(*parts, strict=True):
+        whole_2B = np.empty((2, sum(part.shape[1] for part in of_batch)))
+        for number, part in enumerate(of_batch):
+            whole_2B[:, number :: len(of_batch)] = part
+        batches.append(whole_2B)
+    whole_2N = np.concatenate(batches, axis=1)
+    return Outputs(whole_2N[0] > 0, whole_2N[1].astype(np.float16))
+
+
+def file_bytes(packed: Mapping[str, bytes], images: int | None) -> bytes:
+    """The outputs of several trials of one test set as a compressed NumPy file: the same bytes for the same outputs.
+
+    Its arrays: `trial_id` (T), `right` (T, N / 8; bits) and `loss` (T, N; float16), and `images`, which is N.
+
+    Args:
+        packed: trial id → bytes.
+        images: N.
+
+    Raises:
+        ValueError: where a trial has the outputs of another number of images.
+    """
+    found = {trial_id: Outputs.unpacked(data) for trial_id, data in packed.items()}
+    for trial_id, outputs in found.items():
+        count = len(outputs.right)
+        if count != images:
+            raise ValueError(f"trial {trial_id} has outputs of {count} test images, and there are {images}")
+    out = io.BytesIO()
+    np.savez_compressed(
+        out,
+        trial_id=np.array(list(found)),
+        images=np.array(images),
+        right=np.stack([np.packbits(outputs.right) for outputs in found.values()]),
+        loss=np.stack([outputs.loss for outputs in found.values()]),
+    )
+    return out.getvalue()
+
+
+def read_file(path: str | Path) -> dict[str, Outputs]:
+    """Trial id → outputs, as `file_bytes` wrote them.
+
+    Raises:
+        ValueError: in one line that names the file, where it is damaged or no such file.
+    """
+    try:
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as held:
+            images = int(held["images"])
+            right_TN = np.unpackbits(held["right"], axis=1, count=images).astype(bool)
+            ids, loss_TN = held["trial_id"].tolist(), held["loss"]
+            if right_TN.shape != (len(ids), images) or loss_TN.shape != (len(ids), images):
+                raise ValueError("its arrays do not fit each other")
+            return {name: Outputs(*each) for name, *each in zip(ids, right_TN, loss_TN, strict=True)}
+    except Exception as error:  # what a damaged file makes of the reader has no common class
+        raise ValueError(f"{path}: no outputs of trials ({str(error) or type(error).__name__})") from None
