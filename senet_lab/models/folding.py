@@ -27,7 +27,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from senet_lab.models.fused import Gate, parts_of
-from senet_lab.models.se import SEBlock, is_heard
+from senet_lab.models.se import EXCITATIONS, FROM_ONE, SEBlock, average, is_matrix, is_plain, listened_everywhere
 
 # In training, from how large a map on (in elements) the passes that are saved take longer than the calls that are made.
 PAYS = 2**19
@@ -35,15 +35,17 @@ PAYS = 2**19
 
 def gates_by_mean(se: nn.Module) -> TypeGuard[SEBlock]:
     """Whether a module is an SE block whose gate comes from the mean of each channel, and nothing is changed in it."""
-    return type(se) is SEBlock and se.squeeze == "avg" and type(se.fc1) is type(se.fc2) is nn.Conv2d
+    if not (is_plain(se, SEBlock) and is_matrix(se.fc1) and is_matrix(se.fc2)):
+        return False
+    return se.pool is average and se.sigma is (FROM_ONE if se.from_one else EXCITATIONS).get(se.excitation)
 
 
 def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
     """se(norm(x)) in one; None where it does not pay, or where the modules are what is to be run.
 
-    That is where somebody listens, where the network is traced, compiled (compilers join what they like), exported
-    (other runtimes want a norm's weights to be constants) or transformed by torch.func, and where a norm that does not
-    train is to be differentiated. On a GPU it was never measured.
+    That is where somebody listens or has replaced a method (`is_plain`), where the network is traced, compiled
+    (compilers join what they like), exported (other runtimes want a norm's weights to be constants) or transformed by
+    torch.func, and where a norm that does not train is to be differentiated. On a GPU it was never measured.
 
     All of this is asked before every gate. What it looks at was last touched a whole network ago and has left the
     caches, so that little is asked.
@@ -52,9 +54,7 @@ def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
         return None
     if x_BCHW.numel() < PAYS if norm.training else torch.is_grad_enabled() or x_BCHW.numel() == 0:
         return None
-    if type(norm) is not nn.BatchNorm2d or not gates_by_mean(se):
-        return None
-    if is_heard(norm) or is_heard(se) or is_heard(se.fc1) or is_heard(se.fc2):
+    if not is_plain(norm, nn.BatchNorm2d) or not gates_by_mean(se) or listened_everywhere():
         return None
     if norm.weight is None or norm.bias is None or norm.running_mean is None or norm.running_var is None:
         return None
@@ -63,6 +63,8 @@ def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
     if not norm.training:
         return in_evaluation(norm, se, x_BCHW)
     several = x_BCHW.numel() > x_BCHW.shape[1]  # values a channel; of one the module refuses to take the variance
+    if norm.num_batches_tracked is None or not norm.track_running_stats:
+        return None
     if not several or norm.momentum is None or x_BCHW.dtype not in (torch.float32, torch.float64):
         return None
     return in_training(norm, se, x_BCHW)
@@ -84,7 +86,7 @@ def in_evaluation(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
     B, C, H, W = x_BCHW.shape
     mean_C, var_C, gamma_C, beta_C, eps = norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps
     w1_KC, b1_K, w2_CK, b2_C = se.fc1.weight.view(-1, C), se.fc1.bias, se.fc2.weight.view(C, -1), se.fc2.bias
-    sigma = se.sigma()
+    sigma = se.sigma
     assert mean_C is not None
     assert var_C is not None
     z_BC = normed(means(x_BCHW), mean_C, var_C, gamma_C, beta_C, eps)

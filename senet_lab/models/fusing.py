@@ -3,7 +3,7 @@
 Only the class of a block changes: its modules, the keys of its state dict and its name in the network stay, and so does
 what it computes. A fused block looks at every call whether the operator can do it, and otherwise calls its modules one
 by one: on a CPU, for a norm that is no plain batch norm (any more), and where somebody listens to one of the modules
-whose output is never made.
+whose output is never made, or has replaced its forward.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import importlib.util
 
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # it is public
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from senet_lab.models.folding import gates_by_mean
 from senet_lab.models.fused import PASSES, block_end
 from senet_lab.models.insert import Gated
-from senet_lab.models.se import SEBlock, check_known, is_heard, is_symbolic
+from senet_lab.models.se import SEBlock, check_known, is_plain, is_symbolic, listened_everywhere
 
 CHOICES = ("auto", *PASSES)
 HAS_TRITON = (
@@ -27,20 +28,32 @@ HAS_TRITON = (
 class FusedBasic(BasicBlock):  # type: ignore[misc]  # torchvision is not typed
     """torchvision's basic block, its end fused."""
 
-    fused: str
+    fused = "auto"
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return ended(self, self.bn2, self.conv2(self.relu(self.bn1(self.conv1(x_BCHW)))), x_BCHW)
+        branch_BCHW = self.conv2(self.relu(self.bn1(self.conv1(x_BCHW))))
+        shortcut_BCHW = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
+        if is_scripting():
+            y_BCHW: Tensor = self.relu(self.bn2(branch_BCHW) + shortcut_BCHW)
+        else:
+            y_BCHW = ended(self, self.bn2, branch_BCHW, shortcut_BCHW)
+        return y_BCHW
 
 
 class FusedBottleneck(Bottleneck):  # type: ignore[misc]
     """torchvision's bottleneck, its end fused."""
 
-    fused: str
+    fused = "auto"
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         branch_BCHW = self.conv2(self.relu(self.bn1(self.conv1(x_BCHW))))
-        return ended(self, self.bn3, self.conv3(self.relu(self.bn2(branch_BCHW))), x_BCHW)
+        branch_BCHW = self.conv3(self.relu(self.bn2(branch_BCHW)))
+        shortcut_BCHW = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
+        if is_scripting():
+            y_BCHW: Tensor = self.relu(self.bn3(branch_BCHW) + shortcut_BCHW)
+        else:
+            y_BCHW = ended(self, self.bn3, branch_BCHW, shortcut_BCHW)
+        return y_BCHW
 
 
 # Exactly these classes, as a subclass may compute something else. Class → what it becomes, and the end of its branch.
@@ -95,21 +108,19 @@ def can_end(block: nn.Module, last: str, ungated: bool) -> bool:
 
 def parts_of(end: nn.Module) -> tuple[nn.BatchNorm2d, SEBlock | None] | None:
     """The norm and the SE block that a branch ends with; None where these are not what the operator computes."""
-    norm, se = (end.body, end.se) if type(end) is Gated and end.side == "after" else (end, None)
-    if type(norm) is not nn.BatchNorm2d or norm.weight is None or norm.bias is None:
+    norm, se = (end.body, end.se) if is_plain(end, Gated) and end.side == "after" else (end, None)
+    if not is_plain(norm, nn.BatchNorm2d) or norm.weight is None or norm.bias is None:
         return None
     return (norm, se) if se is None or gates_by_mean(se) else None
 
 
-def ended(block: FusedBasic | FusedBottleneck, end: nn.Module, branch_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
-    """What a block gives for the last convolution's output and its own input, by the operator or by the modules."""
-    shortcut_BCHW = x_BCHW if block.downsample is None else block.downsample(x_BCHW)
+def ended(block: FusedBasic | FusedBottleneck, end: nn.Module, branch_BCHW: Tensor, shortcut_BCHW: Tensor) -> Tensor:
+    """What a block gives for the last convolution's output and the shortcut's, by the operator or by the modules."""
     passes = passes_for(block.fused, branch_BCHW)
-    parts = parts_of(end)
+    parts = parts_of(end) if passes and is_plain(block.relu, nn.ReLU) and not listened_everywhere() else None
     alike = shortcut_BCHW.dtype == branch_BCHW.dtype  # autocast may have left a shortcut alone
-    heard = type(block.relu) is not nn.ReLU or listened_to(end) or listened_to(block.relu)
     y_BCHW: Tensor
-    if passes and parts and alike and not heard:
+    if passes and parts and alike and branch_BCHW.numel():
         y_BCHW = block_end(branch_BCHW, shortcut_BCHW, *parts, passes)
     else:
         branch_BCHW = end(branch_BCHW)
@@ -125,8 +136,3 @@ def passes_for(choice: str, x_BCHW: Tensor) -> str | None:
     if choice == "auto":
         return "triton" if HAS_TRITON and x_BCHW.is_cuda else None
     return choice
-
-
-def listened_to(module: nn.Module) -> bool:
-    """Whether a module or one in it has hooks, which see what the operator does not make."""
-    return any(map(is_heard, module.modules()))

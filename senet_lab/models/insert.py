@@ -21,13 +21,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # it is public
 
 from senet_lab.config import SE, reduction_number
 from senet_lab.models.blocks import BASIC, channels_in, channels_out, is_known, slots_of
 from senet_lab.models.folding import folded
 from senet_lab.models.named import matches, widths_of
 from senet_lab.models.present import se_modules
-from senet_lab.models.se import SEBlock, check_known
+from senet_lab.models.se import SEBlock, check_known, declare
 from senet_lab.models.structure import Residual, residual_blocks
 from senet_lab.models.trying import checked_width
 
@@ -81,17 +82,20 @@ class Gated(nn.Module):
         self.training = body.training
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        body, se = self.body, self.se
         if self.side == "before":
-            gated: Tensor = body(se(x_BCHW))
-        elif (both := folded(body, se, x_BCHW)) is not None:
-            gated = both
+            gated: Tensor = self.body(self.se(x_BCHW))
+        elif is_scripting():
+            gated = self.se(self.body(x_BCHW))
         else:
-            gated = se(body(x_BCHW))
+            both = folded(self.body, self.se, x_BCHW)
+            gated = self.se(self.body(x_BCHW)) if both is None else both
         return gated
 
     def extra_repr(self) -> str:
         return f"side={self.side}"
+
+
+declare(Gated)
 
 
 @dataclasses.dataclass(frozen=True)

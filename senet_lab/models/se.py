@@ -8,11 +8,14 @@ A variant is one entry of `SQUEEZES` or `EXCITATIONS`, the dictionaries that the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.fx import Proxy
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # it is public
 
 from senet_lab.config import reduction_number
 
@@ -24,23 +27,55 @@ def average(x_BCHW: Tensor) -> Tensor:
     half precision a sum might overflow, or be rounded once more; that of a proxy, with which `torch.fx` traces, is not
     known.
     """
-    if is_symbolic(x_BCHW) or x_BCHW.dtype in (torch.float16, torch.bfloat16):
+    by_mean = True
+    if not is_scripting():
+        by_mean = is_symbolic(x_BCHW) or x_BCHW.dtype in (torch.float16, torch.bfloat16)
+    if by_mean:
         return x_BCHW.mean((2, 3), keepdim=True)
     return x_BCHW.sum((2, 3), keepdim=True) / (x_BCHW.shape[2] * x_BCHW.shape[3])
 
 
+def maximum(x_BCHW: Tensor) -> Tensor:
+    """Shares the gradient among equal maxima (after a ReLU: zeros), and unlike max pooling repeats itself on GPUs."""
+    return x_BCHW.amax((2, 3), keepdim=True)
+
+
+def unsqueezed(x_BCHW: Tensor) -> Tensor:
+    return x_BCHW
+
+
+def softmax(y_BC: Tensor) -> Tensor:
+    return y_BC.softmax(1)
+
+
+def sigmoid_from_one(y_BC: Tensor) -> Tensor:
+    return torch.sigmoid(y_BC) / 0.5
+
+
+def softmax_from_one(y_BC: Tensor) -> Tensor:
+    return y_BC.softmax(1) / torch.zeros_like(y_BC).softmax(1)
+
+
+def tanh_from_one(y_BC: Tensor) -> Tensor:
+    return 1 + torch.tanh(y_BC)
+
+
+def relu_from_one(y_BC: Tensor) -> Tensor:
+    return torch.relu(1 + y_BC)
+
+
+# All are functions with a name, which pickle and torch.jit.script want.
 # x_BCHW → z_BC11; "none" keeps H × W, so the gate becomes one number a channel and pixel (NoSqueeze, section 7.1).
 SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
     "avg": average,
-    # amax shares the gradient among equal maxima (after a ReLU: zeros), and unlike max pooling repeats itself on GPUs.
-    "max": lambda x_BCHW: x_BCHW.amax((2, 3), keepdim=True),
-    "none": lambda x_BCHW: x_BCHW,
+    "max": maximum,
+    "none": unsqueezed,
 }
 
 # The gate's non-linearity. Softmax gates sum to 1 over the channels; they are not multiplied by C.
 EXCITATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
-    "softmax": lambda y_BC: y_BC.softmax(1),
+    "softmax": softmax,
     "tanh": torch.tanh,
     "relu": torch.relu,
 }
@@ -50,10 +85,10 @@ EXCITATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # and softmax are f(y) / f(0): a sigmoid of twice the height (0 to 2), and C times the softmax (the gates sum to C).
 # Tanh and ReLU are 0 at 0, which nothing can scale to 1: they are moved, to 1 + tanh(y) (0 to 2) and ReLU(1 + y).
 FROM_ONE: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": lambda y_BC: torch.sigmoid(y_BC) / 0.5,
-    "softmax": lambda y_BC: y_BC.softmax(1) / torch.zeros_like(y_BC).softmax(1),
-    "tanh": lambda y_BC: 1 + torch.tanh(y_BC),
-    "relu": lambda y_BC: torch.relu(1 + y_BC),
+    "sigmoid": sigmoid_from_one,
+    "softmax": softmax_from_one,
+    "tanh": tanh_from_one,
+    "relu": relu_from_one,
 }
 
 
@@ -104,6 +139,8 @@ class SEBlock(nn.Module):
         self.squeeze = squeeze
         self.excitation = excitation
         self.from_one = identity_start
+        self.pool = SQUEEZES[squeeze]
+        self.sigma = (FROM_ONE if identity_start else EXCITATIONS)[excitation]
         if identity_start:
             self.register_buffer("identity_start", torch.ones(()))
         self.fc1 = nn.Conv2d(channels, self.hidden, kernel_size=1, bias=bias)
@@ -125,20 +162,16 @@ class SEBlock(nn.Module):
 
     def gate(self, x_BCHW: Tensor) -> Tensor:
         """What each channel of x is multiplied by: B × C × 1 × 1, or B × C × H × W if nothing is squeezed."""
-        z_BC11 = SQUEEZES[self.squeeze](x_BCHW)  # equation 2
-        if self.squeeze == "none" or is_symbolic(x_BCHW):
-            h_BK11 = torch.relu(self.fc1(z_BC11))
-            return self.sigma()(self.fc2(h_BK11))
-        return self.excite(z_BC11.flatten(1)).view(z_BC11.shape)
+        z_BC11 = self.pool(x_BCHW)  # equation 2
+        if not is_scripting():  # noqa: SIM102  # a condition of its own, which TorchScript does not look behind
+            if self.squeeze != "none" and not is_symbolic(x_BCHW):
+                return self.excite(z_BC11.flatten(1)).view(z_BC11.shape)
+        return self.sigma(self.fc2(torch.relu(self.fc1(z_BC11))))
 
     def excite(self, z_BC: Tensor) -> Tensor:
         """The gates of descriptors, B × C (equation 3)."""
         h_BK = torch.relu(connected(self.fc1, z_BC))  # δ(W₁ z)
-        return self.sigma()(connected(self.fc2, h_BK))  # σ(W₂ h)
-
-    def sigma(self) -> Callable[[Tensor], Tensor]:
-        """The excitation as a function."""
-        return (FROM_ONE if self.from_one else EXCITATIONS)[self.excitation]
+        return self.sigma(connected(self.fc2, h_BK))  # σ(W₂ h)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return x_BCHW * self.gate(x_BCHW)  # equation 4
@@ -149,12 +182,17 @@ class SEBlock(nn.Module):
 
 
 def connected(fc: nn.Module, z_BC: Tensor) -> Tensor:
-    """A layer of the gate as a matrix product, which takes a CPU less time than the convolution. What somebody put in
-    the place of the layer, or listens to, is called."""
-    if type(fc) is nn.Conv2d and not is_heard(fc):
+    """A layer of the gate as a matrix product, which takes a CPU less time than the convolution; anything else than a
+    plain 1×1 convolution in its place is called."""
+    if is_matrix(fc) and not listened_everywhere():
         return F.linear(z_BC, fc.weight.view(fc.out_channels, fc.in_channels), fc.bias)
     y_BK11: Tensor = fc(z_BC[:, :, None, None])
     return y_BK11.flatten(1)
+
+
+def is_matrix(fc: object) -> TypeGuard[nn.Conv2d]:
+    """Whether calling a layer of the gate multiplies a descriptor by a matrix, and does nothing else."""
+    return is_plain(fc, nn.Conv2d) and fc.kernel_size == (1, 1) and fc.groups == 1 and fc.padding == (0, 0)
 
 
 def is_symbolic(x: object) -> bool:
@@ -162,10 +200,45 @@ def is_symbolic(x: object) -> bool:
     return isinstance(x, Proxy)
 
 
-def is_heard(module: nn.Module) -> bool:
-    """Whether a module has hooks, which see what goes into it and what comes out."""
-    forward = module._forward_hooks or module._forward_pre_hooks
-    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+Kind = TypeVar("Kind", bound=nn.Module)
+# Kind → the methods that run when a module of it is called, and what they were when it was declared.
+METHODS: dict[type[nn.Module], list[tuple[str, object]]] = {}
+CALL = nn.Module.__call__
+
+
+def declare(kind: type[nn.Module], *more: str) -> None:
+    """Tell `is_plain` a kind that there are short cuts for, and its methods beside `forward`."""
+    METHODS[kind] = [(name, getattr(kind, name)) for name in ("forward", *more)]
+
+
+declare(SEBlock, "gate", "excite")
+declare(nn.Conv2d, "_conv_forward")
+declare(nn.BatchNorm2d)
+declare(nn.ReLU)
+REPLACEABLE = frozenset(["_call_impl", "forward", "gate", "excite", "_conv_forward"])
+
+
+def is_plain(module: object, kind: type[Kind]) -> TypeGuard[Kind]:
+    """Whether calling a module runs the code of its kind and nothing else, so that a short cut computes the same.
+
+    Not so where somebody listens (hooks), or has replaced a method: of this module, as accelerate does to fetch the
+    weights only then, or of the whole class, as profilers do. Hooks for all modules: `listened_everywhere`.
+    """
+    if type(module) is not kind or not REPLACEABLE.isdisjoint(module.__dict__):
+        return False
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return False
+    for name, method in METHODS[kind]:  # noqa: SIM110  # in half the time of `all`, as this is asked before every gate
+        if getattr(kind, name) is not method:
+            return False
+    return True
+
+
+def listened_everywhere() -> bool:
+    """Whether there are hooks for all modules, or another way to call them, which a short cut would pass by. Exporters
+    have such a way, and want the short cut of a matrix product."""
+    replaced = nn.Module.__call__ is not CALL and not is_compiling()
+    return replaced or bool(nn.modules.module._has_any_global_hook())  # type: ignore[no-untyped-call]
 
 
 def check_known(field: str, word: object, choices: Iterable[str]) -> None:
