@@ -174,6 +174,37 @@ def test_pools_differ_in_nothing_but_the_pool(name: str) -> None:
 # CIFAR networks' parts.
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "behind"),
+    [
+        ("resnet20", "conv1 bn1 relu", ""),
+        ("preresnet110", "conv1", "bn relu"),
+        ("preresnet164", "conv1", "bn relu"),
+        ("wrn16_8", "conv1", "bn relu"),
+        ("shake26_2x96d", "conv1 bn1", "relu"),  # whose branches and shortcuts begin with a ReLU
+        ("shake29_2x4x64d", "conv1 bn1 relu", ""),
+    ],
+)
+def test_what_stands_before_the_stages_and_behind_them(name: str, before: str, behind: str) -> None:
+    """A chain of modules is run in the order in which it is printed."""
+    net = plain_on_meta(name)
+    stages = ["layer1", "layer2", "layer3"]
+    assert isinstance(net, nn.Sequential)
+    assert [path for path, _ in net.named_children()] == [
+        *before.split(),
+        *stages,
+        *behind.split(),
+        *("avgpool", "flatten", "fc"),
+    ]
+    widths = {"resnet20": 16, "preresnet164": 64, "wrn16_8": 128, "shake26_2x96d": 96, "shake29_2x4x64d": 256}
+    stem_out = 64 if name == "shake29_2x4x64d" else 16
+    assert net.conv1.out_channels == stem_out
+    x_BCHW = torch.empty(1, stem_out, 32, 32, device="meta")
+    for at, stage in enumerate(stages):  # ever wider, and half as large twice
+        x_BCHW = net.get_submodule(stage)(x_BCHW)
+        assert x_BCHW.shape[1:] == (widths.get(name, 16) * 2**at, 32 // 2**at, 32 // 2**at)
+
+
 def test_pad_shortcut_is_the_identity_of_option_a() -> None:
     x_BCHW = torch.randn(2, 3, 4, 4)
     y_BCHW = PadShortcut(3, 2)(x_BCHW)

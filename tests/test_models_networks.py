@@ -33,6 +33,9 @@ GATES = {
     "mobilenet": {1: [64], 2: [128] * 2, 3: [256] * 2, 4: [512] * 6, 5: [1024] * 2},
     "shufflenet": {3: [240] * 3, 4: [480] * 7, 5: [960] * 3},
 }
+# What each gate follows: VGG's ReLU, the concatenation of a module, the last convolution of a residual branch before it
+# is scaled, the norm of a pointwise convolution with its ReLU, a residual branch.
+FOLLOWED = dict(zip(NETWORKS, ("ReLU", "Inception", "Conv2d", "BatchNormAct2d", "Sequential"), strict=True))
 
 
 def on_meta(name: str, se: SE | None = None, num_classes: int = 1000, **options: int | str) -> nn.Module:
@@ -156,6 +159,7 @@ def test_gates_are_where_the_articles_layers_end(name: str) -> None:
         stage: tuple(channels // 16 for channels in widths) for stage, widths in GATES[name].items()
     }
     assert {gate.side for gate in done} == {"after"}
+    assert {type(net.get_submodule(gate.name).body).__name__ for gate in done} == {FOLLOWED[name]}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -297,3 +301,6 @@ def test_shufflenets_units_add_or_stand_behind() -> None:
     assert torch.equal(y_BCHW[:, 24:], opens.branch(x_BCHW).relu())
     assert torch.equal(adds(y_BCHW), (y_BCHW + adds.branch(y_BCHW)).relu())
     assert [opens.branch[0].groups, net.stage4[0].branch[0].groups, adds.branch[0].groups] == [1, 3, 3]
+    first, norm1, relu, _, depthwise, norm2, last, norm3 = adds.branch
+    hidden_BCHW = nn.functional.channel_shuffle(relu(norm1(first(y_BCHW))), 3)
+    assert torch.equal(adds.branch(y_BCHW), norm3(last(norm2(depthwise(hidden_BCHW)))))

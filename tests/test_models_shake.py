@@ -19,7 +19,7 @@ from senet_lab.models import add_se, create
 from senet_lab.models.blocks import SHAKE
 from senet_lab.models.insert import POSITIONS
 from senet_lab.models.se import SEBlock
-from senet_lab.models.shake import Branches, ShiftShortcut, shake26, shake_basic, shake_bottleneck
+from senet_lab.models.shake import Branches, ShakeBlock, ShiftShortcut, shake26, shake_basic, shake_bottleneck
 
 BLOCKS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "basic": shake_basic,
@@ -178,19 +178,21 @@ def test_the_halves_of_a_shortcut_see_different_pixels() -> None:
 # What is random
 
 
+class Given(nn.Module):
+    """A branch that gives a constant."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.out = torch.full_like(x, self.value).requires_grad_()
+        return self.out
+
+
 def shares(backward: str, count: int = 4000) -> tuple[Tensor, Tensor]:
     """The first branch's share of each image's output and of its gradient, read off from branches that give 1 and 0."""
-
-    class Constant(nn.Module):
-        def __init__(self, value: float) -> None:
-            super().__init__()
-            self.value = value
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.out = torch.full_like(x, self.value).requires_grad_()
-            return self.out
-
-    one, two = Constant(1.0), Constant(0.0)
+    one, two = Given(1.0), Given(0.0)
     mix = Branches(2, 2, nn.Identity(), one, two, backward)
     y = mix(torch.zeros(count, 2, 3, 3))
     gradient = torch.randn(count, 2, 3, 3)
@@ -218,6 +220,20 @@ def test_even_shares_the_gradient_in_halves() -> None:
     alpha, beta = shares("even")
     assert alpha.var() > 0.07
     torch.testing.assert_close(beta, torch.full_like(beta, 0.5))
+
+
+@pytest.mark.parametrize(("name", "even"), [("shake26_2x96d", False), ("shake29_2x4x64d", True)])
+def test_gradients_are_shared_as_the_names_say(name: str, even: bool) -> None:
+    """S-S-I at random, S-E-I in halves (Gastaldi 2017), in every block: by the gradients of both branches' outputs."""
+    torch.manual_seed(0)
+    for block in (module for module in on_meta(name).modules() if isinstance(module, ShakeBlock)):
+        one, two = Given(), Given()
+        block.branch.branch1, block.branch.branch2, block.branch.first = one, two, nn.Identity()
+        block.branch(torch.zeros(64, 2, 1, 1)).sum().backward()
+        halves = torch.full_like(one.out.grad, 0.5)
+        torch.testing.assert_close(one.out.grad + two.out.grad, 2 * halves)
+        assert torch.equal(one.out.grad, halves) == even
+        assert even or one.out.grad.unique().numel() == 64
 
 
 def step(net: nn.Module, x: Tensor, seed: int) -> dict[str, Tensor]:

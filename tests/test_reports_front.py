@@ -71,3 +71,8 @@ def test_chances_of_being_on_the_front() -> None:
     assert best[2] == 0
     assert best[0] >= (1 - (2 / 3) ** 3) - 0.02
     assert best.sum() >= 1, "one of them is the best, or several"
+    # What a seed does to both alike, and that is far more than they differ by, decides nothing.
+    moved = np.array([[5.0, 1.0, 9.0], [5.1, 1.1, 9.1]])
+    assert front.chances(moved, [[1.0], [2.0]]).tolist() == [1, 0]
+    assert front.chances(moved, [[2.0], [1.0]]).tolist() == [1, 1]
+    assert front.chances(moved, np.empty((2, 0))).tolist() == [1, 0]

@@ -87,6 +87,16 @@ def test_a_failed_seed_drops_its_pair_and_is_named() -> None:
     assert "n = 0 to 3 seeds a row (0 to 2)" in text
 
 
+def test_numbers_of_a_trial_that_failed_count_for_nothing() -> None:
+    """As of one that failed after its last epoch: it is as if it had left none."""
+    failed = (("r = 4", 1), ("r = 16", 2))
+    trials = made_up(failed=failed)
+    left = made_up()
+    left["status"], left["reason"] = trials["status"], trials["reason"]
+    left.loc[left["status"] == "failed", ["test_error", "test_top5_error", "val_error"]] += 50
+    assert tables.csv_text(tables.summarise(left)) == tables.csv_text(tables.summarise(trials))
+
+
 def test_all_failed_still_makes_a_table() -> None:
     table = tables.summarise(made_up({"r = 2": "2", "r = 16": "16"}, 1, failed=(("r = 2", 0), ("r = 16", 0))))
     assert table.test_images is None

@@ -246,15 +246,6 @@ def test_every_study_of_one_network_composes_and_builds(name: str) -> None:
     assert made.twins == []
 
 
-@pytest.mark.parametrize("name", choices("ablation"))
-def test_rows_are_those_of_the_papers_table(name: str) -> None:
-    """Every row of the paper's table is there, under the name that the table has."""
-    study = compose([f"+ablation={name}"]).config.study
-    assert study is not None
-    printed = set(paper.load().table(study.paper).rows)
-    assert {row["paper"] for row in study.rows.values() if "paper" in row} == printed
-
-
 def test_images_that_are_too_small_for_the_network_are_refused_with_the_smallest() -> None:
     with pytest.raises(
         UserError, match=r"^images of 8 × 8 pixels are too small: the network takes 32 × 32 and larger$"

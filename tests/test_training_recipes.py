@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -16,7 +15,7 @@ from senet_lab import models
 from senet_lab.compose import choices, compose
 from senet_lab.config import SE, Data, Recipe, UserError
 from senet_lab.training.data import load
-from senet_lab.training.lit import SCHEDULES, SENet, lr_factor
+from senet_lab.training.lit import SENet, lr_factor
 from senet_lab.training.trial import Feeding
 
 DIGITS = Data(augment="crop", validation=0.2, subset=40, test_subset=20)
@@ -44,61 +43,40 @@ def fit(recipe: Recipe, *callbacks: pl.Callback, se: SE | None = None, seed: int
 # Files
 
 
-@pytest.mark.parametrize("name", choices("recipe"))
-def test_every_recipe_composes_and_trains_a_step(name: str) -> None:
-    recipe = compose([f"recipe={name}"]).config.recipe
-    assert recipe.name == name
-    assert recipe.schedule in SCHEDULES
-    assert all(milestone < recipe.epochs for milestone in recipe.milestones)
-    assert bool(recipe.milestones) == (recipe.schedule == "step")
-    module = fit(dataclasses.replace(recipe, epochs=1))
-    assert math.isfinite(module.history[0]["train_loss"])
-
-
-def test_the_recipes_are_the_papers() -> None:
-    """Sections 5.1 and 6, and He et al. for CIFAR: 64k steps of 128 images, cut at 32k and 48k."""
-    named = {name: compose([f"recipe={name}"]).config.recipe for name in choices("recipe")}
-    main, ablation, cifar = named["imagenet"], named["imagenet_ablation"], named["cifar"]
-    assert (main.lr, main.batch_size, main.epochs, main.milestones) == (0.6, 1024, 100, [30, 60, 90])
-    assert (ablation.lr, ablation.epochs, ablation.milestones) == (0.1, 270, [125, 200, 250])
-    assert (main.label_smoothing, ablation.label_smoothing) == (0.0, 0.1)
-    steps = math.ceil(45_000 / cifar.batch_size)
-    for epochs, thousands in zip([*cifar.milestones, cifar.epochs], (32, 48, 64), strict=True):
-        assert epochs * steps == pytest.approx(thousands * 1000, abs=steps)
-    for recipe in (main, ablation, cifar):
-        assert (recipe.momentum, recipe.weight_decay, recipe.nesterov, recipe.factor) == (0.9, 1e-4, False, 0.1)
-    assert named["places365"] == dataclasses.replace(main, name="places365", sampling="balanced")
-    assert named["tabular_ema"] == dataclasses.replace(named["tabular"], name="tabular_ema", ema=0.97)
-    special = {name for name, recipe in named.items() if recipe.ema or recipe.sampling != "uniform"}
-    assert special == {"places365", "tabular_ema"}
-
-
-# recipe → (batch, weight decay, Nesterov, {epoch: learning rate in it or at its start}), written down by hand.
-RATES: dict[str, tuple[int, float, bool, dict[int, float]]] = {
-    "imagenet": (1024, 1e-4, False, {0: 0.6, 29: 0.6, 30: 0.06, 59: 0.06, 60: 6e-3, 90: 6e-4, 99: 6e-4}),
-    "imagenet_ablation": (256, 1e-4, False, {0: 0.1, 124: 0.1, 125: 0.01, 200: 1e-3, 249: 1e-3, 250: 1e-4, 269: 1e-4}),
-    "cifar": (128, 1e-4, False, {0: 0.01, 1: 0.01, 2: 0.1, 90: 0.1, 91: 0.01, 135: 0.01, 136: 1e-3, 181: 1e-3}),
-    "mobile": (256, 4e-5, False, {0: 0.1, 184: 0.1, 185: 0.01, 295: 0.01, 296: 1e-3, 370: 1e-4, 399: 1e-4}),
-    "wrn": (128, 5e-4, True, {0: 0.1, 59: 0.1, 60: 0.02, 119: 0.02, 120: 4e-3, 159: 4e-3, 160: 8e-4, 199: 8e-4}),
-    "shake_cifar10": (128, 1e-4, True, {0: 0.2, 600: 0.15, 900: 0.1, 1200: 0.05, 1800: 0.0}),
-    "shake_cifar100": (32, 5e-4, True, {0: 0.025, 600: 0.01875, 900: 0.0125, 1200: 0.00625, 1800: 0.0}),
-    "places365": (1024, 1e-4, False, {0: 0.6, 29: 0.6, 30: 0.06, 60: 6e-3, 90: 6e-4, 99: 6e-4}),
-    "tabular": (16, 5e-4, False, {0: 0.05, 8: 0.0375, 12: 0.025, 16: 0.0125, 24: 0.0}),
-    "tabular_ema": (16, 5e-4, False, {0: 0.05, 8: 0.0375, 12: 0.025, 16: 0.0125, 24: 0.0}),
-    "quick": (32, 5e-4, False, {0: 0.05, 10: 0.0375, 15: 0.025, 20: 0.0125, 30: 0.0}),
+# By hand from the articles: epochs, batch, learning rate, weight decay, cuts (none: one cosine), others.
+RECIPES: dict[str, tuple[int, int, float, float, list[int], dict[str, Any]]] = {
+    "imagenet": (100, 1024, 0.6, 1e-4, [30, 60, 90], {}),
+    "places365": (100, 1024, 0.6, 1e-4, [30, 60, 90], {"sampling": "balanced"}),
+    "imagenet_ablation": (270, 256, 0.1, 1e-4, [125, 200, 250], {"label_smoothing": 0.1}),
+    "mobile": (400, 256, 0.1, 4e-5, [185, 296, 370], {}),
+    "cifar": (182, 128, 0.1, 1e-4, [91, 136], {"warmup_steps": 400}),
+    "wrn": (200, 128, 0.1, 5e-4, [60, 120, 160], {"nesterov": True, "factor": 0.2}),
+    "shake_cifar10": (1800, 128, 0.2, 1e-4, [], {"nesterov": True}),
+    "shake_cifar100": (1800, 32, 0.025, 5e-4, [], {"nesterov": True}),
+    "quick": (30, 32, 0.05, 5e-4, [], {}),
+    "tabular": (24, 16, 0.05, 5e-4, [], {}),
+    "tabular_ema": (24, 16, 0.05, 5e-4, [], {"ema": 0.97}),
 }
+ALL = {"momentum": 0.9, "nesterov": False, "decay_norm": True, "factor": 0.1, "warmup_steps": 0, "warmup_lr": 0.01}
+ALL |= {"label_smoothing": 0.0, "sampling": "uniform", "ema": 0.0}
 
 
 @pytest.mark.parametrize("name", choices("recipe"))
-def test_learning_rates_by_hand(name: str) -> None:
-    """352 steps an epoch, those of 45,000 images in batches of 128."""
-    batch_size, weight_decay, nesterov, rates = RATES[name]
-    recipe = compose([f"recipe={name}"]).config.recipe
-    assert (recipe.batch_size, recipe.weight_decay, recipe.nesterov) == (batch_size, weight_decay, nesterov)
-    assert recipe.epochs == max(rates) + (recipe.schedule == "step")
-    for epoch, rate in rates.items():
-        factor = lr_factor(recipe, 352 * epoch, 352 * recipe.epochs)
-        assert recipe.lr * factor == pytest.approx(rate, rel=1e-6, abs=1e-12), epoch
+def test_recipes_are_those_of_the_articles(name: str) -> None:
+    """Of the paper's sections 5.1 and 6, of He et al., Zagoruyko and Gastaldi."""
+    epochs, batch, lr, decay, cuts, other = RECIPES[name]
+    words = {**ALL, "schedule": "step" if cuts else "cosine", "milestones": cuts, "weight_decay": decay, **other}
+    assert vars(compose([f"recipe={name}"]).config.recipe) == {
+        **{"name": name, "epochs": epochs, "batch_size": batch, "lr": lr},
+        **words,
+    }
+
+
+def test_the_steps_of_cifar_are_he_et_als() -> None:
+    """64k steps of 128 of 45,000 images, cut at 32k and 48k."""
+    epochs, batch, _, _, cuts, _ = RECIPES["cifar"]
+    steps = math.ceil(45_000 / batch)
+    assert [epoch * steps for epoch in (*cuts, epochs)] == pytest.approx([32_000, 48_000, 64_000], abs=steps)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from senet_lab import models
 from senet_lab.config import SE, Data, Recipe, RunError
 from senet_lab.outputs import Outputs
 from senet_lab.training import trial
-from senet_lab.training.data import facts
+from senet_lab.training.data import facts, load
 from senet_lab.training.faults import DivergedError
 from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Spec
@@ -160,26 +160,40 @@ def scores(net: nn.Module, images: np.ndarray, labels: np.ndarray) -> tuple[floa
     return np.mean(losses), 100 * np.mean(np.array(ranks) > 0), 100 * np.mean(np.array(ranks) > 4)
 
 
-def test_the_metrics_are_those_of_the_final_weights_on_the_test_images(tmp_path: Path) -> None:
+def test_the_metrics_are_those_of_the_final_weights_on_the_images_of_the_split(tmp_path: Path) -> None:
     spec = dataclasses.replace(SPEC, data=dataclasses.replace(DIGITS, test_subset=None))
     record = trial.run(spec, tmp_path / "a.ckpt", silent)
     metrics, outputs = record["metrics"], Outputs.unpacked(record["outputs"])
     net = models.create("resnet8", SE(reduction=4), 10, in_channels=1, seed=99)
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
     net.load_state_dict({key.removeprefix("net."): value for key, value in state.items()})
-    bunch = load_digits()
-    images = np.rint(bunch.images[898:] * 255 / 16)
-    loss, error, top5 = scores(net, images, bunch.target[898:])
+    bunch, held_out = load_digits(), load(spec.data).validation
+    pictures = {
+        "test": (np.rint(bunch.images[898:] * 255 / 16), bunch.target[898:]),
+        "val": (held_out.images_NCHW[:, 0].numpy(), held_out.labels_N.numpy()),
+    }
+    for split, (images, labels) in pictures.items():
+        loss, error, top5 = scores(net, images, labels)
+        assert metrics[f"{split}_loss"] == pytest.approx(loss, rel=1e-4)
+        assert metrics[f"{split}_error"] == pytest.approx(error)
+        assert metrics[f"{split}_top5_error"] == pytest.approx(top5)
+        assert 0 < top5 < error < 90
+    images, labels = pictures["test"]
     for at in (0, 1, 7, 400, 898):  # in the order of the images
-        one_loss, one_error, _ = scores(net, images[at : at + 1], bunch.target[898 + at :][:1])
+        one_loss, one_error, _ = scores(net, images[at : at + 1], labels[at : at + 1])
         assert outputs.loss[at] == pytest.approx(one_loss, rel=2e-3, abs=1e-4)
         assert outputs.right[at] == (one_error == 0)
     assert 100 * np.mean(~outputs.right) == pytest.approx(metrics["test_error"])
-    assert outputs.loss.astype(float).mean() == pytest.approx(loss, rel=1e-3)
-    assert metrics["test_loss"] == pytest.approx(loss, rel=1e-4)
-    assert metrics["test_error"] == pytest.approx(error)
-    assert metrics["test_top5_error"] == pytest.approx(top5)
-    assert 0 < top5 < error < 90
+    assert outputs.loss.astype(float).mean() == pytest.approx(metrics["test_loss"], rel=1e-3)
+
+
+def test_the_last_epoch_is_recorded_however_bad_it_is(tmp_path: Path) -> None:
+    """Its learning rate is forty times the others', which makes it worse than the one before by every measure."""
+    recipe = dataclasses.replace(RECIPE, schedule="step", milestones=[3], factor=40)
+    record = trial.run(make_spec(recipe=recipe), tmp_path / "a.ckpt", silent)
+    *_, better, last = record["epochs"]
+    for name in ("train_loss", "train_error", "val_loss", "val_error"):
+        assert record["metrics"][name] == last[name] > better[name], name
 
 
 def test_the_test_images_are_read_once_and_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,6 +306,31 @@ def test_dropout_goes_on_as_if_it_had_not_been_cut_off(tmp_path: Path) -> None:
         trial.run(spec, tmp_path / "b.ckpt", stop_after(2))
     torch.rand(5)
     assert outcome(trial.run(spec, tmp_path / "b.ckpt", silent)) == expected
+
+
+DRAWN: list[float] = []
+
+
+class Drawing(nn.Module):
+    """Draws a number from each global generator at every step, as dropout does, and notes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            DRAWN.extend([torch.rand(()).item(), np.random.rand(), random.random()])
+        return x
+
+
+def drawing(num_classes: int, in_channels: int = 3) -> nn.Module:
+    net = models.create("resnet8", None, num_classes, in_channels=in_channels)
+    net.fc = nn.Sequential(Drawing(), net.fc)
+    return net
+
+
+def test_every_epoch_and_every_seed_draws_other_numbers(tmp_path: Path) -> None:
+    DRAWN.clear()
+    for seed in (0, 1):
+        trial.run(make_spec(seed=seed, backbone=f"{__name__}:drawing"), tmp_path / f"{seed}.ckpt", silent)
+    assert len(set(DRAWN)) == len(DRAWN) == 2 * 3 * 3 * RECIPE.epochs
 
 
 @FORKS

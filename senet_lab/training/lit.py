@@ -197,9 +197,6 @@ def right_five(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     return logits_BK.topk(min(5, logits_BK.shape[1])).indices == y_B[:, None]
 
 
-SCHEDULES = ("constant", "cosine", "step")
-
-
 def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
     """What the learning rate is multiplied by at an optimiser step, of `steps` in all."""
     if step < recipe.warmup_steps:

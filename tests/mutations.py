@@ -1,0 +1,213 @@
+"""Faults that a test must notice: each is put into a copy of the tree, and the tests that must fail are run there.
+
+    .venv/bin/python tests/mutations.py [--only WORD]
+
+Add an entry for a fault of a kind that was passed over once. Code moves: an old text that is not there exactly once is
+an error, and the entry wants to be brought up to date.
+"""
+
+# ruff: noqa: E501  # old texts are as long as they are
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "local")
+
+# (fault, file, test files that must fail, old text, new text)
+# fmt: off
+MUTATIONS: list[tuple[str, str, str, str, str]] = [
+    ("the best epoch recorded", "senet_lab/training/trial.py", "test_training_trial.py",
+     "last = module.history[-1]", 'last = min(module.history, key=lambda epoch: epoch["val_error"])'),
+    ("validation on the test images", "senet_lab/training/trial.py", "test_training_trial.py",
+     "return self.splits.validation.batches(", "return self.splits.test.batches("),
+    ("validation on training images", "senet_lab/training/trial.py", "test_training_trial.py",
+     "return self.splits.validation.batches(", "return self.splits.train.batches("),
+    ("the same dropout in every epoch", "senet_lab/training/trial.py", "test_training_trial.py",
+     "seed = mixed(self.seed, trainer.current_epoch, *mine)",
+     "seed = mixed(self.seed, 0, *mine)"),
+    ("the same dropout for every seed", "senet_lab/training/trial.py", "test_training_trial.py",
+     "seed = mixed(self.seed, trainer.current_epoch, *mine)",
+     "seed = mixed(0, trainer.current_epoch, *mine)"),
+    ("the last weights tested instead of the averaged ones", "senet_lab/training/average.py", "test_training_average.py",
+     "    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:\n        module.load_state_dict(self.average)",
+     "    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:\n        pass"),
+    ("the average begins with zeros", "senet_lab/training/average.py", "test_training_average.py",
+     "{name: value.to(module.device, copy=True) for name, value in begun.items()}",
+     "{name: value.to(module.device, copy=True) * (0 if not self.average else 1) for name, value in begun.items()}"),
+    ("the average taken once an epoch", "senet_lab/training/average.py", "test_training_average.py",
+     "def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any)",
+     "def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any)"),
+    ("confirming with old seeds", "senet_lab/studies/confirming.py", "test_search_recorded.py",
+     "range(search.seeds, search.seeds + search.config.search.confirm)", "range(search.config.search.confirm)"),
+    ("a training of the confirmation taken for one of the search", "senet_lab/studies/findings.py", "test_search_recorded.py",
+     '"search" if cell.seed < search.seeds else "confirmation"', '"search"'),
+    ("designs near the front not confirmed", "senet_lab/studies/confirming.py", "test_search_recorded.py",
+     "return front + [design for _, design in near][: max(MOST - len(front), 0)]", "return front"),
+    ("a search hears of the best epoch", "senet_lab/studies/search.py", "test_search_recorded.py",
+     "[found[-1] for found in epochs if found]",
+     '[min(found, key=lambda e: e["val_error"]) for found in epochs if found]'),
+    ("a search hears of the first seed", "senet_lab/studies/search.py", "test_search_recorded.py",
+     "statistics.fmean(each[name] for each in trained)", "trained[0][name]"),
+    ("a search hears of the whole training at a rung", "senet_lab/studies/search.py", "test_search_recorded.py",
+     'record["epochs"][: job.epochs]', 'record["epochs"]'),
+    ("a search selects by test errors", "senet_lab/reports/front_rows.py", "test_search_recorded.py",
+     '"val_error": ("validation error %", "val_error"),', '"val_error": ("validation error %", "test_error"),'),
+    ("chances with other seeds for each design", "senet_lab/reports/front.py", "test_reports_front.py",
+     "(draws, seeds))\n    means = values[:, picked].mean(axis=2)",
+     "(designs, draws, seeds))\n    means = np.stack([v[p] for v, p in zip(values, picked)]).mean(axis=2)"),
+    ("failed trials that carry numbers counted", "senet_lab/reports/summary.py", "test_reports_tables.py",
+     '(group["status"] == "done") & group[column].notna()', "group[column].notna()"),
+    ("failed trials that carry numbers counted in a search", "senet_lab/reports/front_summary.py", "test_search_recorded.py",
+     'done = group[group["status"] == "done"]', "done = group[group['val_error'].notna()]"),
+    ("failed trials that carry numbers counted in a confirmation", "senet_lab/reports/front_summary.py", "test_search_recorded.py",
+     'done = trials[trials["status"] == "done"]', "done = trials"),
+    ("a printed number of table 5", "senet_lab/reports/paper.yaml", "test_reports_paper.py",
+     "SE-ResNet-164: {top1: 21.31}", "SE-ResNet-164: {top1: 21.13}"),
+    ("a printed number of table 6", "senet_lab/reports/paper.yaml", "test_reports_paper.py",
+     "ResNet-152: {top1: 41.15, top5: 11.61}", "ResNet-152: {top1: 41.51, top5: 11.61}"),
+    ("a printed number of table 14", "senet_lab/reports/paper.yaml", "test_reports_paper.py",
+     "SE-Identity: {top1: 22.20, top5: 6.15}", "SE-Identity: {top1: 22.20, top5: 6.51}"),
+    ("an original's number of table 2", "senet_lab/reports/paper.yaml", "test_reports_paper.py",
+     "original_top1: 23.6, original_top5: 7.1", "original_top1: 23.6, original_top5: 7.7"),
+    ("Cutout of CIFAR-10 for CIFAR-100", "sweeps/ablation/networks_cifar100.yaml", "test_sweeps.py",
+     "data.cutout: 8, se: null, paper: Shake-Even 29 2x4x64d}\n    SE-Shake-Even 29 2x4x64d:\n      backbone: shake29_2x4x64d\n      recipe: shake_cifar100\n      data.cutout: 8",
+     "data.cutout: 16, se: null, paper: Shake-Even 29 2x4x64d}\n    SE-Shake-Even 29 2x4x64d:\n      backbone: shake29_2x4x64d\n      recipe: shake_cifar100\n      data.cutout: 16"),
+    ("CIFAR-10's recipe for CIFAR-100", "sweeps/ablation/networks_cifar100.yaml", "test_sweeps.py",
+     "recipe: wrn, se: null, paper: WRN-16-8}\n    SE-WRN-16-8: {backbone: wrn16_8, recipe: wrn,",
+     "recipe: cifar, se: null, paper: WRN-16-8}\n    SE-WRN-16-8: {backbone: wrn16_8, recipe: cifar,"),
+    ("another row of the paper beside a row", "sweeps/ablation/position.yaml", "test_sweeps.py",
+     "se.position: pre, paper: SE-PRE", "se.position: pre, paper: SE-POST"),
+    ("another design than the row says", "sweeps/ablation/ratio.yaml", "test_sweeps.py",
+     "r = 8: {se.reduction: 8", "r = 8: {se.reduction: 4"),
+    ("another network than the row says", "sweeps/ablation/networks_imagenet.yaml", "test_sweeps.py",
+     "ResNet-101: {backbone: resnet101, se: null, paper: ResNet-101}\n    SE-ResNet-101: {backbone: resnet101",
+     "ResNet-101: {backbone: resnext101, se: null, paper: ResNet-101}\n    SE-ResNet-101: {backbone: resnext101"),
+    ("a longer warm-up of CIFAR's networks", "senet_lab/conf/recipe/cifar.yaml", "test_training_recipes.py",
+     "warmup_steps: 400", "warmup_steps: 500"),
+    ("a milestone of the mobile recipe by one", "senet_lab/conf/recipe/mobile.yaml", "test_training_recipes.py",
+     "[185, 296, 370]", "[185, 296, 369]"),
+    ("label smoothing where the paper has none", "senet_lab/conf/recipe/mobile.yaml", "test_training_recipes.py",
+     "weight_decay: 4e-5", "weight_decay: 4e-5\nlabel_smoothing: 0.1"),
+    ("another momentum", "senet_lab/conf/recipe/wrn.yaml", "test_training_recipes.py",
+     "nesterov: true", "nesterov: true\nmomentum: 0.8"),
+    ("the crop of 299 pixels from another size", "senet_lab/training/transforms.py", "test_data_feeds.py test_data_files.py",
+     "299: 352", "299: 342"),
+    ("random crops of a quarter of the area at least", "senet_lab/training/augment.py", "test_data_memory.py",
+     "AREA = (0.08, 1.0)", "AREA = (0.25, 1.0)"),
+    ("CIFAR-100 normalised as CIFAR-10", "senet_lab/training/transforms.py", "test_data_feeds.py test_data_files.py",
+     "((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))", "((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))"),
+    ("CIFAR padded by two pixels", "senet_lab/training/transforms.py", "test_data_feeds.py test_data_files.py",
+     '"cifar": lambda size: [v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=size // 8)]',
+     '"cifar": lambda size: [v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=size // 16)]'),
+    ("the digits validated on a tenth", "senet_lab/conf/data/digits.yaml", "test_data_splits.py",
+     "validation: 0.2", "validation: 0.1"),
+    ("CIFAR's test images trained on", "senet_lab/training/data.py", "test_data_files.py test_data_splits.py test_data_feeds.py",
+     "return cifar(data, train=True), cifar(data, train=False)",
+     "return cifar(data, train=False), cifar(data, train=True)"),
+    ("a folder's test images trained on", "senet_lab/training/data.py", "test_data_files.py test_data_splits.py test_data_feeds.py",
+     "return found[0], found[1], classes", "return found[1], found[0], classes"),
+    ("Shake-Even with shares of Shake-Shake", "senet_lab/models/shake.py", "test_models_shake.py",
+     'backward="even"', 'backward="shake"'),
+    ("Shake-Shake with shares of Shake-Even", "senet_lab/models/shake.py", "test_models_shake.py",
+     'backward="shake"', 'backward="even"'),
+    ("SENet-154 without its dropout", "senet_lab/models/backbones.py", "test_models_backbones.py",
+     "drop_rate=0.2", "drop_rate=0.0"),
+    ("stride on the 3×3 of pre-activation networks", "senet_lab/models/cifar.py", "test_models_insert.py",
+     "self.conv1 = conv1x1(in_channels, width, stride)\n        self.bn2 = nn.BatchNorm2d(width)\n        self.conv2 = conv3x3(width, width)",
+     "self.conv1 = conv1x1(in_channels, width)\n        self.bn2 = nn.BatchNorm2d(width)\n        self.conv2 = conv3x3(width, width, stride)"),
+    ("projection of the raw input in pre-activation networks", "senet_lab/models/cifar.py", "test_models_insert.py",
+     "self.downsample(a_BCHW if self.shares_norm else x_BCHW)\n        branch: Tensor = self.conv1(a_BCHW)\n        branch = self.conv2(self.relu(self.bn2(branch)))\n        branch",
+     "self.downsample(x_BCHW)\n        branch: Tensor = self.conv1(a_BCHW)\n        branch = self.conv2(self.relu(self.bn2(branch)))\n        branch"),
+    ("a pre-activation network without its last norm", "senet_lab/models/cifar.py", "test_models_backbones.py test_models_insert.py",
+     'tail: Named = [("bn", nn.BatchNorm2d(widths[-1])), ("relu", nn.ReLU(inplace=True))]',
+     'tail: Named = [("relu", nn.ReLU(inplace=True)), ("bn", nn.BatchNorm2d(widths[-1]))]'),
+    ("a stem without its ReLU", "senet_lab/models/cifar.py", "test_models_backbones.py test_models_insert.py",
+     '("bn1", nn.BatchNorm2d(16)),\n        ("relu", nn.ReLU(inplace=True)),', '("bn1", nn.BatchNorm2d(16)),'),
+    ("Shake-Even's stem without its ReLU", "senet_lab/models/shake.py", "test_models_shake.py",
+     '("bn1", nn.BatchNorm2d(64)),\n        ("relu", nn.ReLU(inplace=True)),', '("bn1", nn.BatchNorm2d(64)),'),
+    ("stages numbered from another first one", "senet_lab/models/insert.py", "test_models_insert.py",
+     '(1 if found[1] == "layer" else 2)', '(0 if found[1] == "layer" else 1)'),
+    ("stages of timm's names numbered from another first one", "senet_lab/models/insert.py", "test_models_structure.py",
+     '(1 if found[1] == "layer" else 2)', '(1 if found[1] == "layer" else 1)'),
+    ("VGG's stages numbered from another first one", "senet_lab/models/backbones.py", "test_models_networks.py",
+     "stage, channels = 0, 0", "stage, channels = 1, 0"),
+    ("MobileNet's stages numbered from another first one", "senet_lab/models/backbones.py", "test_models_networks.py",
+     '{number + 1: [f"blocks.{number}"] for number in range(5)}',
+     '{number + 2: [f"blocks.{number}"] for number in range(5)}'),
+    ("VGG's gates before the ReLU", "senet_lab/models/backbones.py", "test_models_networks.py",
+     "        if isinstance(layer, nn.ReLU):\n            places[path] = channels",
+     "        if isinstance(layer, nn.BatchNorm2d):\n            places[path] = channels"),
+    ("Inception-ResNet-v2's gates after the unit", "senet_lab/models/backbones.py", "test_models_networks.py",
+     'f"{path}.conv2d": unit', 'f"{path}": unit'),
+    ("MobileNet's gates after the depthwise norm", "senet_lab/models/backbones.py", "test_models_networks.py",
+     'f"{path}.bn2": block', 'f"{path}.conv_pw": block'),
+    ("ShuffleNet's first unit with three groups", "senet_lab/models/shufflenet.py", "test_models_networks.py",
+     "groups=GROUPS if stages else 1", "groups=GROUPS"),
+    ("ShuffleNet without its shuffle", "senet_lab/models/shufflenet.py", "test_models_networks.py",
+     "            Shuffle(GROUPS),\n", ""),
+    ("an average pool for a maximum in BN-Inception", "senet_lab/models/inception.py", "test_models_networks.py",
+     '(192, 224), "maximum", 128)', '(192, 224), "average", 128)'),
+    ("SE's hidden layer without its ReLU", "senet_lab/models/se.py", "test_models_se.py",
+     "h_BK = torch.relu(connected(self.fc1, z_BC))", "h_BK = connected(self.fc1, z_BC)"),
+    ("gates drawn alike in every block", "senet_lab/models/insert.py", "test_models_insert.py test_models_se.py",
+     'f"{seed} {place.block}"', 'f"{seed}"'),
+    ("a verdict at 10%", "senet_lab/reports/statistics.py", "test_reports_statistics.py",
+     "ALPHA = 0.05", "ALPHA = 0.10"),
+    ("the level of the correction not divided by the rows", "senet_lab/reports/statistics.py", "test_reports_statistics.py test_reports_tables.py",
+     "level = ALPHA / max(1, int(np.sum(~np.isnan(adjusted))))", "level = ALPHA"),
+    ("another difference than the paper's beside ours", "senet_lab/reports/summary.py", "test_reports_tables.py",
+     "else row.top1 - baseline.top1", "else baseline.top1 - row.top1"),
+    ("top-1 in the column of top-5", "senet_lab/reports/summary.py", "test_reports_tables.py",
+     'top5=_sample(_by_seed(group, "test_top5_error"), images)', 'top5=_sample(_by_seed(group, "test_error"), images)'),
+    ("the validation error in the table", "senet_lab/reports/summary.py", "test_reports_tables.py",
+     'errors = {label: _by_seed(group, "test_error")', 'errors = {label: _by_seed(group, "val_error")'),
+    ("the worse half goes on", "senet_lab/studies/halving.py", "test_search_halving.py",
+     "key=lambda design: (ranks[design], repr(design))", "key=lambda design: (-ranks[design], repr(design))"),
+]
+# fmt: on
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", metavar="WORD", help="the entries that this word is in")
+    word = parser.parse_args().only
+    chosen = [each for each in MUTATIONS if any(word in text for text in each)]
+    for fault, file, _, old, _ in chosen:
+        if (count := (ROOT / file).read_text().count(old)) != 1:
+            sys.exit(f"{fault}: {file} has {count} times, not once: {old}")
+    survived = 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder, "tree")
+        shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
+        files = {name for _, _, names, *_ in chosen for name in names.split()}
+        if tests(tree, *sorted(files)) != 0:
+            sys.exit("the tests fail without any fault")
+        for number, (fault, file, names, old, new) in enumerate(chosen, start=1):
+            path = tree / file
+            text = path.read_text()
+            path.write_text(text.replace(old, new))
+            code = tests(tree, *names.split())
+            path.write_text(text)
+            said = {0: "SURVIVED", 1: "caught"}.get(code, f"pytest ended with {code}")
+            survived += code != 1
+            print(f"{number}/{len(chosen)} {said}: {fault}", flush=True)
+    return 1 if survived else 0
+
+
+def tests(tree: Path, *names: str) -> int:
+    """The exit code of pytest: 0 for passed, 1 for failed."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *(f"tests/{name}" for name in names)]
+    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
