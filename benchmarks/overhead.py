@@ -120,8 +120,8 @@ def grown(
         told, at_once: of `Answering`.
     """
     from senet_lab import compose
+    from senet_lab.counting import counting
     from senet_lab.studies import executors, study
-    from senet_lab.studies.progress import counting
 
     made: list[Answering] = []
     seeds, there = -(-trials // ROWS), -(-recorded // ROWS)

@@ -58,7 +58,8 @@ def sweeps() -> list[Path]:
 def choices(group: str) -> list[str]:
     """Names that a group can be given."""
     places = [PACKAGE / "conf"] if group in GROUPS else sweeps()
-    return sorted({path.stem for place in places for path in (place / group).glob("*.yaml")})
+    found = {path.stem for place in places for path in (place / group).glob("*.yaml")}
+    return sorted(name for name in found if not name.startswith("."))  # of those, tools leave some (`._mine.yaml`)
 
 
 def compose(words: Iterable[str]) -> Composed:

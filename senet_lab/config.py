@@ -94,6 +94,12 @@ class Data:
         root: the folder that holds the data set (torchvision's layout for CIFAR; `train/` and `test` for `folder`).
         train: name of the training tree below `root` (`folder` only).
         test: name of the test tree below `root` (`folder` only; ImageNet calls it val).
+        test_share: share of the training tree that is tested on, where there is no test tree (`folder` only): of every
+            class in proportion, the same images for every row and seed, none of which trains or validates. 0 has a
+            test tree.
+        identity: by what a trial knows the images of a `folder`: their `contents`, or `names` and sizes alone, as in
+            earlier versions, which other images under the same names may share. The contents are read once; what they
+            were is kept in the user's cache.
         size: height and width of the images that the network sees, in pixels.
         resize: short side that test images are resized to before the centre crop, in pixels (`folder` only); 0 takes
             the paper's 256 for 224 and 352 for 299, else size × 256 / 224.
@@ -120,6 +126,8 @@ class Data:
     root: str = "data"
     train: str = "train"
     test: str = "val"
+    test_share: float = 0.0
+    identity: str = "contents"
     size: int = 8
     resize: int = 0
     crops: int = 1

@@ -17,7 +17,7 @@ from senet_lab.selection import networks
 # Fields that change no result, so that tables are not filed apart by them.
 IDLE = re.compile(
     r"backbone|seeds|plan|retry|max_failures|tracking|results|storage|executor\..*|training\.(device|keep|outputs)"
-    r"|data\.(name|root|download|workers|train|test)|recipe\.name|search\.(name|title|trials|confirm)"
+    r"|data\.(name|root|identity|download|workers|train|test)|recipe\.name|search\.(name|title|trials|confirm)"
 )
 
 
@@ -72,7 +72,7 @@ def recipes_label(config: Config, chosen: Config, recipes: dict[str, tuple[Recip
 def labels(config: Config, chosen: Config) -> tuple[str, str]:
     """What the data set and the recipe of a configuration are called: their names and what differs from the choices."""
     different = differences(config, chosen)
-    tree = f"-{Path(config.data.root).resolve().name}" if config.data.name == "folder" else ""
+    tree = f"-{Path(config.data.root).expanduser().resolve().name}" if config.data.name == "folder" else ""
     data = plain_name(config.data.name + tree + suffix(different, "data"))
     return data, plain_name(config.recipe.name + suffix(different, "recipe"))
 

@@ -464,7 +464,7 @@ def test_the_order_of_files_depends_on_seed_and_epoch(tree: Data) -> None:
 def test_every_image_is_cut_by_itself(tree: Data) -> None:
     path = load(tree).train.files[0]
     decoded = DecodedImages([path] * 20, image_transform(tree, training=True), 0)
-    assert len({tuple(decoded[0, index][0].flatten().tolist()) for index in range(20)}) == 20
+    assert len({tuple(decoded[0, index, 0][0].flatten().tolist()) for index in range(20)}) == 20
 
 
 @FORKS
@@ -509,7 +509,7 @@ def test_no_damage_to_a_file_gets_past_its_name(tmp_path: Path, kind: str) -> No
     picture(3).save(path)
     whole, chance = path.read_bytes(), random.Random(kind)
     decoded = DecodedImages([(str(path), 7)], image_transform(Data(name="folder", size=8, resize=8), False), None)
-    x, label = decoded[0, 0]
+    x, label = decoded[0, 0, 0]
     assert (x.shape, label) == ((3, 8, 8), 7)
     faults = 0
     for _ in range(60):
@@ -517,7 +517,7 @@ def test_no_damage_to_a_file_gets_past_its_name(tmp_path: Path, kind: str) -> No
         for _ in range(chance.randrange(1, 6) if damaged else 0):
             damaged[chance.randrange(min(len(damaged), 200))] = chance.randrange(256)
         path.write_bytes(damaged)
-        found = decoded[0, 0]
+        found = decoded[0, 0, 0]
         faults += isinstance(found, RunError)
         assert str(path) in str(found) if isinstance(found, RunError) else found[0].shape == (3, 8, 8)
     assert faults > 20
@@ -528,4 +528,4 @@ def test_every_colour_mode_comes_as_three_channels(tmp_path: Path, mode: str) ->
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
     picture(2, mode=mode).save(path)
     decoded = DecodedImages([(str(path), 0)], image_transform(Data(name="folder", size=8, resize=8), False), None)
-    assert decoded[0, 0][0].shape == (3, 8, 8)
+    assert decoded[0, 0, 0][0].shape == (3, 8, 8)

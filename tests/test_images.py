@@ -33,7 +33,7 @@ from senet_lab.__main__ import main
 from senet_lab.compose import compose
 from senet_lab.config import Data
 from senet_lab.studies import pictures
-from senet_lab.training import classes
+from senet_lab.training import classes, trees
 from senet_lab.training import data as images
 from senet_lab.training.feeds import FolderFeed, TensorFeed
 
@@ -62,7 +62,7 @@ def by_class(x_NCHW: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
 def whole(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
     """All training, and all test images, normalised."""
     if data.name == "folder":
-        for files in images.folder(data)[:2]:
+        for files in trees.folder(data)[:2]:
             yield all_of(FolderFeed(files, data))
     else:
         for pixels, labels in images.arrays(data):
@@ -137,8 +137,8 @@ def test_a_tree_of_files_keeps_its_pixels_and_their_order(tmp_path: Path, capsys
     (tmp_path / "from" / "val").rename(tmp_path / "from" / "exam")
     words = (f"data.root={tmp_path / 'from'}", "data.test=exam", "data.size=16", "data.resize=18", "data.workers=0")
     tree = written(capsys, "folder", *words, "--to", tmp_path / "to")
-    before = images.folder(replace(source, test="exam"))
-    after = images.folder(tree)
+    before = trees.folder(replace(source, test="exam"))
+    after = trees.folder(tree)
     assert after[2] == before[2]
     for some, others in zip(before[:2], after[:2], strict=True):
         assert [label for _, label in some] == [label for _, label in others]
@@ -170,7 +170,7 @@ def test_files_are_augmented_as_images_in_memory_are(augment: str, digit_files: 
     """Every image that is fed is one of the crops, mirrored or not, of the padded original; over epochs, all occur."""
     words = ["data.size=8", "data.resize=8", "data.mean=[0.3075]", "data.std=[0.377]", f"data.augment={augment}"]
     data = compose(["data=folder", f"data.root={digit_files}", *words]).config.data
-    path, label = images.folder(data)[0][7]
+    path, label = trees.folder(data)[0][7]
     padded = np.pad(np.asarray(Image.open(path)), 1)
     crops = [padded[top : top + 8, left : left + 8] for top in range(3) for left in range(3)]
     if augment == "cifar":
@@ -262,7 +262,9 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for label, name in enumerate(("n01440764", "n02102040", "n03888257")):
             (root / tree / name).mkdir(parents=True)
             for number in range(count):
-                image = picture(number, 40 + number, 56 - number).point([v // 3 + 80 * label for v in range(256)] * 3)
+                image = picture(number + count, 40 + number, 56 - number).point(
+                    [v // 3 + 80 * label for v in range(256)] * 3
+                )
                 image.save(root / tree / name / f"{number}.JPEG", quality=90)
     return root
 

@@ -12,10 +12,11 @@ from launching import TINY, WORDS, Lab
 from rich.console import Console
 
 from senet_lab.compose import compose
+from senet_lab.counting import duration
 from senet_lab.run import main
 from senet_lab.studies import clock
 from senet_lab.studies.clock import Expectation, expect
-from senet_lab.studies.plan import Cell, Plan, duration, look_up, make, show, show_total
+from senet_lab.studies.plan import Cell, Plan, look_up, make, show, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import Store
 

@@ -9,11 +9,11 @@ import numpy as np
 from rich.console import Console
 
 from senet_lab.config import UserError
+from senet_lab.counting import counting
 from senet_lab.reports import excitation, gate_figures
 from senet_lab.studies.plan import device_of
-from senet_lab.studies.progress import counting
 from senet_lab.studies.trained import composed, data_of, network_of, weights_of
-from senet_lab.training import checkpoints, classes, gates
+from senet_lab.training import checkpoints, classes, gates, trees
 from senet_lab.training import data as images
 
 
@@ -37,10 +37,10 @@ def draw(arguments: argparse.Namespace) -> None:
     counts = np.bincount(classes.labels_of(test), minlength=len(names))
     figure = classes.choose(wanted or None, names, facts, counts)
     console = Console()
-    place = Path(data.root).resolve().name if data.name == "folder" else data.name
+    place = trees.root_of(data).resolve().name if data.name == "folder" else data.name
     title = f"{module.hparams['backbone']}, {place}"
     console.print(f"{title}: gates on {len(test):,} test images", markup=False, highlight=False)
-    if record and record["config"]["identity"] != facts.identity:
+    if record and record["config"]["identity"] not in (facts.identity, facts.earlier):
         console.print("these are not the images that the trial was trained with: names, sizes or contents differ")
     measured = gates.measure(
         module.net.to(device),

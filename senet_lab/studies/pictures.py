@@ -25,11 +25,12 @@ from rich.console import Console
 
 from senet_lab.compose import compose
 from senet_lab.config import Data, RunError, UserError
+from senet_lab.counting import counting
 from senet_lab.labels import quoted
-from senet_lab.studies.progress import counting
-from senet_lab.training import classes
+from senet_lab.training import classes, trees
 from senet_lab.training import data as images
-from senet_lab.training.transforms import channels_of, in_files
+from senet_lab.training.feeds import mode_of, opened
+from senet_lab.training.transforms import in_files
 
 TREES = ("train", "val")
 
@@ -101,8 +102,8 @@ class Split:
         image: the PIL image at a place.
     """
 
-    places: images.Labels
-    labels: images.Labels
+    places: trees.Labels
+    labels: trees.Labels
     image: Callable[[int], Any]
 
 
@@ -110,9 +111,9 @@ def splits_of(data: Data) -> list[Split]:
     """What is trained and validated on, and what is tested on."""
     readers: list[Callable[[int], Any]]
     if data.name == "folder":
-        files = images.folder(data)[:2]
-        labels = [images.labels_of(some) for some in files]
-        readers = [partial(decoded, some, "L" if channels_of(data) == 1 else "RGB") for some in files]
+        files = trees.folder(data)[:2]
+        labels = [trees.labels_of(some) for some in files]
+        readers = [partial(decoded, some, mode_of(data)) for some in files]
     else:
         arrays = images.arrays(data)
         labels = [labels for _, labels in arrays]
@@ -130,23 +131,18 @@ def drawn(pixels_NCHW: images.Pixels, place: int) -> Any:
     return Image.fromarray(np.ascontiguousarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC))
 
 
-def decoded(files: images.Files, mode: str, place: int) -> Any:
+def decoded(files: trees.Files, mode: str, place: int) -> Any:
     """An image that lies in a file, in PIL's mode.
 
     Raises:
         UserError: if it does not decode.
     """
-    from PIL import Image
-
-    path, _ = files[place]
     try:
-        with warnings.catch_warnings(), Image.open(path) as file:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of oddities in files that PIL reads all the same
-            return file.convert(mode)
-    except MemoryError:
-        raise
-    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error …: no common class
-        raise UserError(f"the image {path} cannot be read: {error}") from error
+            return opened(files[place][0], mode)
+    except RunError as error:
+        raise UserError(str(error)) from error
 
 
 def folders(names: Sequence[str]) -> list[str]:

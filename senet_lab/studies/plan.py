@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from senet_lab.config import Config, UserError
+from senet_lab.counting import duration
 from senet_lab.labels import Composed
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
@@ -266,16 +267,3 @@ def check_room(specs: list[Spec], workers: int) -> None:
 
 def say(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, soft_wrap=not console.is_terminal)  # a log has lines of any length
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    if seconds < 9.5 * 60:
-        return f"{seconds / 60:.1f} min"  # a whole number would be up to a quarter off
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"

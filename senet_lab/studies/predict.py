@@ -18,10 +18,10 @@ from rich.text import Text
 from torch import Tensor
 
 from senet_lab.config import Data, RunError, UserError
+from senet_lab.counting import counting
 from senet_lab.studies.plan import device_of
-from senet_lab.studies.progress import counting
 from senet_lab.studies.trained import Trained, composed, is_word, trained
-from senet_lab.training import data as images
+from senet_lab.training import trees
 from senet_lab.training.feeds import FolderFeed
 from senet_lab.training.gates import evaluating
 
@@ -77,11 +77,11 @@ def files_of(places: Sequence[str]) -> list[str]:
     for place in places:
         if Path(place).is_dir():
             try:
-                found = images.images_below(Path(place))
+                found = trees.images_below(Path(place))
             except OSError as error:
                 raise UserError(f"{error.filename} cannot be read: {error.strerror or error}") from error
             if not found:
-                raise UserError(f"{place} holds no images (looked for {'/'.join(images.IMAGE_SUFFIXES)})")
+                raise UserError(f"{place} holds no images (looked for {'/'.join(trees.IMAGE_SUFFIXES)})")
             files += found
         elif Path(place).is_file():
             files.append(place)

@@ -1,15 +1,13 @@
 """What the user sees while a study trains: trials done, time left, and each running trial's epoch and accuracy.
 
-On a terminal a display that renews itself; elsewhere (a log, CI) one line a trial. `counting` is for what is no study.
+On a terminal a display that renews itself; elsewhere (a log, CI) one line a trial.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +16,11 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from senet_lab.counting import BAR, duration
 from senet_lab.studies.clock import Expectation, pace_key
-from senet_lab.studies.plan import Cell, Plan, duration
+from senet_lab.studies.plan import Cell, Plan
 
-BAR, FACTS = 20, 38  # columns of the terminal: a bar, and what stands beside it; the label has the rest
+FACTS = 38  # columns of the terminal beside a bar; the label has the rest
 # Share of its epochs, and seconds, after which each of the first trials says how long all will take: a machine that is
 # shared with others changes its speed by a third from one second to the next.
 PROBED, PROBED_SECONDS = 0.05, 3.0
@@ -229,32 +228,3 @@ class Progress:
 
 def bar(done: float, total: float) -> ProgressBar:
     return ProgressBar(total=total, completed=done, width=BAR)
-
-
-def counting(total: int, what: str, patience: float = 2.0) -> Callable[[int], None]:
-    """Says how many of so many things are done, on standard error, once it has taken `patience` seconds: on a terminal
-    in one line with a bar that renews itself and goes when all is done, elsewhere in a line every 10 s."""
-    terminal = sys.stderr.isatty()
-    pause = 0.2 if terminal else 10.0
-    started = time.monotonic()
-    shown = -1.0  # when it was last shown; below 0 if never
-
-    def report(done: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if done >= total:
-            if terminal and shown >= 0:
-                print("\r\033[K", end="", file=sys.stderr, flush=True)
-            return
-        if not done or now - started < patience or (shown >= 0 and now - shown < pause):
-            return
-        shown = now
-        left = duration((now - started) * (total - done) / done)
-        text = f"{done:,} of {total:,} {what}, about {left} left"
-        if terminal:
-            full = BAR * done // total
-            print(f"\r\033[K{'━' * full}{' ' * (BAR - full)} {text}", end="", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    return report

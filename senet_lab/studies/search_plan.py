@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from senet_lab.counting import duration
 from senet_lab.studies.asking import ENUMERATE, LISTED
-from senet_lab.studies.plan import Plan, duration, say
+from senet_lab.studies.plan import Plan, say
 from senet_lab.studies.space import Design, amount, label
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import numpy as np
 
 from senet_lab.config import Data, UserError
 from senet_lab.training import data as images
+from senet_lab.training import trees
 from senet_lab.training.feeds import FolderFeed, TensorFeed
 
 Array = np.ndarray[Any, Any]
@@ -43,7 +44,7 @@ def names_of(data: Data, facts: images.DataFacts | images.Splits) -> list[str]:
     Imagenette's), else those of the data set. The files must have been checked (`images.load` does)."""
     names = list(facts.classes)
     if data.name in images.CIFAR:
-        names = list(images.cifar_class(data)(data.root, train=False).classes)
+        names = list(images.cifar_class(data)(trees.root_of(data), train=False).classes)
     elif data.name == "folder":
         known = dict(WORDNET)
         if len(names) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
@@ -98,9 +99,9 @@ def spread(values: Array, count: int) -> Array:
     return chosen
 
 
-def labels_of(feed: TensorFeed | FolderFeed) -> images.Labels:
+def labels_of(feed: TensorFeed | FolderFeed) -> trees.Labels:
     """The labels of a split, without reading its images."""
     if isinstance(feed, TensorFeed):
-        labels: images.Labels = feed.labels_N.numpy()
+        labels: trees.Labels = feed.labels_N.numpy()
         return labels
-    return images.labels_of(feed.files)
+    return trees.labels_of(feed.files)

@@ -1,7 +1,8 @@
 """The images that a study trains, validates and tests on.
 
 Selection happens on a validation split taken from the training images; it depends on the data set alone, so that the
-same images validate for every row and seed. The test images are read once, when a training has ended.
+same images validate for every row and seed. The test images are read once, when a training has ended. Where
+nothing is selected, no image need be held out: `data.validation=0` trains on all of them.
 
 Shapes: N images, C colour channels, H W pixels.
 """
@@ -11,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
-import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from senet_lab.config import Data, UserError
+from senet_lab.config import Data, RunError, UserError
 from senet_lab.training import memory
 from senet_lab.training.augment import AUGMENTS
 from senet_lab.training.feeds import FolderFeed, TensorFeed
 from senet_lab.training.transforms import FILE_AUGMENTS, channels_of
+from senet_lab.training.trees import IDENTITIES, Labels, balanced, folder, identity_of, labels_of, root_of, unreadable
 
-Labels = np.ndarray[Any, np.dtype[np.int64]]  # (N,) integers
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (N, C, H, W)
 Arrays = tuple[Pixels, Labels]
-Files = list[tuple[str, int]]  # image file, label; strings, because a million paths would take a gigabyte
 
 CIFAR = {"cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}
 DATASETS = ("digits", *CIFAR, "folder")
+SHOWN = 5  # names of classes in one line
 SIZES = {"digits": 8, "cifar10": 32, "cifar100": 32}  # pixels; `folder` brings its images to any size
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class DataFacts:
         train: number of training images, after the validation split and the subset.
         validation: number of validation images.
         test: number of test images.
+        earlier: what trials of earlier versions know the images by, where that is not `identity`; empty if nothing.
+        remarks: what a user should know of the images before training; a line each.
     """
 
     identity: str
@@ -56,6 +58,8 @@ class DataFacts:
     train: int
     validation: int
     test: int
+    earlier: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,23 +85,45 @@ def facts(data: Data) -> DataFacts:
         UserError: an unknown name, a share that leaves nothing, a folder that is missing or has no images.
     """
     check(data)
+    earlier, remarks = "", []
     if data.name in CIFAR:
         official, count = CIFAR[data.name]
         identity, classes, channels = f"{official} official md5", numbered(count), 3
-        train, test = 50_000, 10_000
+        labels = [np.arange(50_000) % count, np.arange(10_000) % count]  # as many of each class
     elif data.name == "digits":
-        images, labels = digits()
-        digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+        images, every = digits()
+        digest = hashlib.sha256(images.tobytes() + every.tobytes()).hexdigest()
         identity, classes, channels = f"digits {digest[:16]}", numbered(10), 1
-        train, test = len(labels) // 2, len(labels) - len(labels) // 2
+        labels = [every[: len(every) // 2], every[len(every) // 2 :]]
     else:
-        train_files, test_files, classes = folder(data)
-        identity, channels = f"folder {digest_of(data, [*train_files, *test_files])}", channels_of(data)
-        train, test = len(train_files), len(test_files)
-    kept = counts(data, train, test)
-    if min(kept) < 1:
-        raise UserError(f"data.validation={data.validation:g} of {train} training images leaves an empty split")
-    return DataFacts(identity, classes, channels, *kept)
+        tree = folder(data)
+        known = identity_of(data, tree)
+        identity, earlier, classes, channels = known.identity, known.earlier, tree.classes, channels_of(data)
+        labels = [labels_of(tree.train), labels_of(tree.test)]
+        if known.shared:
+            remarks.append(f"{known.shared:,} of {len(tree.test):,} test images are training images, too")
+    kept = counts(data, *map(len, labels))
+    if min(kept[0], kept[2], kept[1] or data.validation == 0) < 1:
+        raise UserError(
+            f"data.validation={data.validation:g} of {len(labels[0])} training images leaves an empty split"
+        )
+    return DataFacts(identity, classes, channels, *kept, earlier, (*remarks, *absences(data, labels, classes)))
+
+
+def absences(data: Data, labels: Sequence[Labels], classes: Sequence[str]) -> list[str]:
+    """Which classes have no image in a part of the data set, a line a part."""
+    said = []
+    train, validation, test = parts(data, *labels)
+    for verb, all_N, index in (
+        ("trains", labels[0], train),
+        ("validates", labels[0], validation),
+        ("tests", labels[1], test),
+    ):
+        absent = np.flatnonzero(np.bincount(all_N[index], minlength=len(classes)) == 0)
+        if len(index) and len(absent):
+            names = ", ".join(classes[label] for label in absent[:SHOWN]) + ", …" * (len(absent) > SHOWN)
+            said.append(f"no image {verb} of {len(absent)} of the {len(classes)} classes: {names}")
+    return said
 
 
 def counts(data: Data, train: int, test: int) -> tuple[int, int, int]:
@@ -110,7 +136,7 @@ def counts(data: Data, train: int, test: int) -> tuple[int, int, int]:
     return trained, validated, min(test, data.test_subset or test)
 
 
-def load(data: Data, feed: str = "files", device: str = "cpu") -> Splits:
+def load(data: Data, feed: str = "files", device: str = "cpu", identity: str = "") -> Splits:
     """Read the data set and split it.
 
     Args:
@@ -118,38 +144,43 @@ def load(data: Data, feed: str = "files", device: str = "cpu") -> Splits:
         feed: whether a `folder` is decoded into `memory`, or its images are read from `files` whenever they are fed.
             All other data sets lie in memory.
         device: where what lies in memory lies.
+        identity: by which the images of a `folder` were known when the study was planned.
 
     Raises:
         UserError: as for `facts`, and a file that is missing or damaged, by name.
-        RunError: an image that cannot be decoded, by name.
+        RunError: an image that cannot be decoded, by name; images that are others than those of the plan.
     """
     check(data)
     feeds: list[TensorFeed | FolderFeed]
     if data.name == "folder":
-        train_files, test_files, classes = folder(data)
-        indices = parts(data, labels_of(train_files), labels_of(test_files))
-        splits = [
-            [files[i] for i in index]
-            for files, index in zip((train_files, train_files, test_files), indices, strict=True)
-        ]
+        tree = folder(data)
+        known = identity_of(data, tree)
+        if identity and known.identity != identity:
+            raise RunError(f"data.root={data.root}: the images have changed since the study began; start it again")
+        classes, files = tree.classes, [*tree.train, *tree.test]
+        train, validation, test = parts(data, labels_of(tree.train), labels_of(tree.test))
+        indices = (train, validation, test + len(tree.train))
+        splits = [[files[i] for i in index] for index in indices]
+        states = [[known.states[i] for i in index] for index in indices]
         if feed == "memory":
-            feeds = memory.feeds(splits, data, device, digest_of(data, [file for files in splits for file in files]))
+            feeds = memory.feeds(splits, states, data, device, known.identity)
         else:
-            feeds = [FolderFeed(files, data, pinned=device == "cuda") for files in splits]
+            pinned = device == "cuda"
+            feeds = [FolderFeed(part, data, pinned, were) for part, were in zip(splits, states, strict=True)]
     else:
-        train, test = arrays(data)
+        learnt, tested = arrays(data)
         classes = numbered(CIFAR[data.name][1] if data.name in CIFAR else 10)
         feeds = [
             TensorFeed(torch.from_numpy(images[index]), torch.from_numpy(labels[index]), data, device)
-            for (images, labels), index in zip((train, train, test), parts(data, train[1], test[1]), strict=True)
+            for (images, labels), index in zip((learnt, learnt, tested), parts(data, learnt[1], tested[1]), strict=True)
         ]
     return Splits(feeds[0], feeds[1], feeds[2], classes)
 
 
 def size_in_memory(data: Data) -> int:
     """Bytes that the images of a `folder` take in memory, about."""
-    train, test, _ = folder(data)
-    return memory.size_of(train, data, counts(data, len(train), len(test)))
+    tree = folder(data)
+    return memory.size_of(tree.train, data, counts(data, len(tree.train), len(tree.test)))
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -163,17 +194,6 @@ def parts(data: Data, train_labels: Labels, test_labels: Labels) -> tuple[Labels
     held_out = balanced(train_labels, round(data.validation * len(train_labels)))
     rest = np.setdiff1d(np.arange(len(train_labels)), held_out)
     return rest[balanced(train_labels[rest], train)], balanced(train_labels, validation), balanced(test_labels, test)
-
-
-def balanced(labels_N: Labels, count: int) -> Labels:
-    """Ascending indices of `count` images, every class present in proportion; always the same ones, and those of a
-    smaller count are among those of a larger one."""
-    shuffled = np.random.RandomState(0).permutation(len(labels_N))  # RandomState's stream is frozen for good
-    share = np.empty(len(labels_N))  # how far into its own class an image comes, from 0 to 1
-    for label in np.unique(labels_N):
-        members = shuffled[labels_N[shuffled] == label]
-        share[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.sort(shuffled[np.argsort(share[shuffled], kind="stable")][:count])
 
 
 def check(data: Data) -> None:
@@ -201,8 +221,13 @@ def check(data: Data) -> None:
         raise UserError("data.mean, data.std: one number each (grey images) or three (colour), or none for ImageNet's")
     if not all(0 < std < math.inf for std in data.std) or not all(map(math.isfinite, data.mean)):
         raise UserError(f"data.mean={data.mean}, data.std={data.std}: these are shares of the full range, std above 0")
-    if not 0 < data.validation < 1:
-        raise UserError(f"data.validation: {data.validation:g} is not a share between 0 and 1")
+    for key in ("validation", "test_share"):
+        if not 0 <= getattr(data, key) < 1:
+            raise UserError(f"data.{key}: {getattr(data, key):g} is not a share between 0 and 1")
+    if data.name != "folder" and data.test_share:
+        raise UserError(f"data.test_share: {data.name} has test images of its own; this is for folder")
+    if data.identity not in IDENTITIES:
+        raise UserError(f"data.identity: there is no '{data.identity}'; there are {', '.join(IDENTITIES)}")
     for key in ("subset", "test_subset"):
         value = getattr(data, key)
         if value is not None and value < 1:
@@ -222,10 +247,10 @@ def check_files(data: Data) -> None:
     source = cifar_class(data)
     if data.download:
         try:
-            source(data.root, train=True, download=True)
+            source(root_of(data), train=True, download=True)
         except (OSError, RuntimeError) as error:
             raise UserError(f"{data.name} could not be downloaded to {data.root}: {error}") from error
-    folder = Path(data.root) / source.base_folder
+    folder = root_of(data) / source.base_folder
     files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
     if not folder.is_dir():
         raise UserError(
@@ -241,10 +266,6 @@ def check_files(data: Data) -> None:
             raise unreadable(data, error) from error
         if not whole:
             raise UserError(f"{data.name}: the file {folder / name} is damaged (its md5 is not {md5})")
-
-
-def unreadable(data: Data, error: OSError) -> UserError:
-    return UserError(f"{data.name}: {error.filename} cannot be read: {error.strerror or error}")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -280,67 +301,7 @@ def cifar_class(data: Data) -> Any:
 def cifar(data: Data, train: bool) -> Arrays:
     """CIFAR's images, (50000 or 10000, 3, 32, 32). Its files are pickles: read only after their md5 was compared."""
     try:
-        read = cifar_class(data)(data.root, train=train)
+        read = cifar_class(data)(root_of(data), train=train)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{data.name}: {error}") from error
     return read.data.transpose(0, 3, 1, 2), np.asarray(read.targets, dtype=np.int64)
-
-
-def folder(data: Data) -> tuple[Files, Files, tuple[str, ...]]:
-    """Training files, test files and class names of a tree with one folder a class, in torchvision's order."""
-    trees = []
-    for key in ("train", "test"):
-        tree = Path(data.root) / getattr(data, key)
-        if not tree.is_dir():
-            raise UserError(f"data.root={data.root}: there is no folder {tree} (data.{key} names it)")
-        trees.append(tree)
-    try:
-        names = [sorted(entry.name for entry in tree.iterdir() if entry.is_dir()) for tree in trees]
-        classes = tuple(names[0])
-        found = [
-            [(path, label) for label, name in enumerate(classes) for path in images_below(tree / name)]
-            for tree in trees
-        ]
-    except OSError as error:
-        raise unreadable(data, error) from error
-    for tree, files in zip(trees, found, strict=True):
-        if not files:
-            raise UserError(f"{tree} holds no images (looked for one folder a class, with {'/'.join(IMAGE_SUFFIXES)})")
-    unknown = sorted(set(names[1]) - set(classes))
-    if unknown:
-        raise UserError(f"{trees[1]} has a class that {trees[0]} lacks: {unknown[0]}")
-    without = sorted(set(range(len(classes))) - {label for _, label in found[0]})
-    if without:
-        raise UserError(f"{trees[0] / classes[without[0]]} holds no images: a class that cannot be learnt")
-    return found[0], found[1], classes
-
-
-def digest_of(data: Data, files: Files) -> str:
-    """Sixteen hexadecimal digits that tell the files' names below the root and their sizes."""
-    digest = hashlib.sha256()
-    try:
-        for path, _ in files:
-            name = path.removeprefix(os.path.join(data.root, "")).replace(os.sep, "/")  # noqa: PTH118
-            digest.update(f"{name}\0{os.stat(path).st_size}\n".encode())  # noqa: PTH116
-    except OSError as error:
-        raise unreadable(data, error) from error
-    return digest.hexdigest()[:16]
-
-
-def images_below(folder: Path) -> list[str]:
-    """Image files at any depth below a folder, links followed; none if it is not there."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    places = os.walk(folder, onerror=fail, followlinks=True) if folder.is_dir() else ()
-    return [
-        os.path.join(place, name)  # noqa: PTH118
-        for place, _, names in sorted(places)
-        for name in sorted(names)
-        if name.lower().endswith(IMAGE_SUFFIXES)
-    ]
-
-
-def labels_of(files: Files) -> Labels:
-    return np.array([label for _, label in files], dtype=np.int64)

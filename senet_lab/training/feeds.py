@@ -9,17 +9,25 @@ Shapes: B batch, N images of a split, C colour channels, H W pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from senet_lab.config import Data, RunError
 from senet_lab.training.augment import AUGMENTS, Parts, cutout
+from senet_lab.training.contents import STATE, state
 from senet_lab.training.transforms import ManyViews, channels_of, image_transform, in_memory
+
+Shown = tuple[int, int, int]  # epoch, number, and how often the epoch has shown it before
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of a TIFF, and a value of the second
 
 
 def mixed(*numbers: int) -> int:
@@ -132,13 +140,17 @@ class FolderFeed:
         files: paths and labels.
         data: how they are read, augmented and normalised.
         pinned: whether batches come in memory that a GPU copies from while it computes.
+        states: of the files (`contents.state`): an image that is no longer what it was is an error. Empty does not ask.
     """
 
-    def __init__(self, files: list[tuple[str, int]], data: Data, pinned: bool = False) -> None:
+    def __init__(
+        self, files: list[tuple[str, int]], data: Data, pinned: bool = False, states: Sequence[bytes] = ()
+    ) -> None:
         self.files = files
+        self.states = b"".join(states)
         self.data = data
         self.pinned = pinned
-        self.loaders: dict[tuple[int, int], tuple[DataLoader[Any], Order]] = {}  # those whose processes go on
+        self.loaders: dict[tuple[str, int | None], tuple[DataLoader[Any], Order]] = {}  # whose processes go on
         self.part = WHOLE
 
     def __len__(self) -> int:
@@ -163,23 +175,26 @@ class FolderFeed:
     def decoded(
         self, transform: Any, batch_size: int, seed: int | None = None, epoch: int = 0, sampling: str = "uniform"
     ) -> Batches:
-        """Batches of the images as a transform makes them. Processes that decode training images go on from epoch to
-        epoch: which one it is comes to them with each image's number."""
+        """Batches of the images as a transform makes them. Processes that decode go on from epoch to epoch: which one
+        it is comes to them with each image's number, and so does how often the epoch has shown the image before."""
 
         def make() -> Iterator[Any]:
             generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
             labels_N = torch.tensor([label for _, label in self.files])
             numbers = order_of(labels_N, batch_size, seed, generator, sampling).tolist()
-            key = (batch_size, -1 if seed is None else seed)
-            loader, order = self.loaders.get(key) or self.loader(transform, seed)
-            if seed is not None and self.data.workers:
-                self.loaders[key] = loader, order
-            whole = [numbers[at : at + batch_size] for at in range(0, len(numbers), batch_size)]
+            shown: Counter[int] = Counter()
+            images: list[Shown] = []
+            for number in numbers:
+                images.append((epoch, number, shown[number]))
+                shown[number] += 1
+            whole = [images[at : at + batch_size] for at in range(0, len(images), batch_size)]
             parts = [self.part.of(len(batch)) for batch in whole]
-            order.batches = [
-                [(epoch, batch[at]) for at in taken] for batch, (taken, _) in zip(whole, parts, strict=True)
-            ]
-            for batch, of, (_, own) in zip(loader, whole, parts, strict=True):
+            key = (type(transform).__name__, seed)
+            loader, order = self.loaders.get(key) or self.loader(transform, seed)
+            if loader.num_workers:
+                self.loaders[key] = loader, order
+            order.batches = [[batch[at] for at in taken] for batch, (taken, _) in zip(whole, parts, strict=True)]
+            for batch, of, (_, own) in zip(read(loader), whole, parts, strict=True):
                 if isinstance(batch, RunError):
                     raise batch
                 yield batch if self.part.world == 1 else (*batch, own, len(of))
@@ -190,10 +205,12 @@ class FolderFeed:
         """What decodes the images that an order lists; the order is still empty."""
         order = Order()
         loader: DataLoader[Any] = DataLoader(
-            DecodedImages(self.files, transform, seed, mode=mode_of(self.data)),
+            DecodedImages(self.files, transform, seed, mode_of(self.data), self.states),
             batch_sampler=order,
             num_workers=self.data.workers,
-            persistent_workers=seed is not None and self.data.workers > 0,
+            persistent_workers=self.data.workers > 0,
+            # A trial's process is spawned, and so would these be, each importing torch for seconds. They need no GPU.
+            multiprocessing_context="fork" if self.data.workers and sys.platform == "linux" else None,
             pin_memory=self.pinned,
             generator=torch.Generator().manual_seed(0),  # so that the global one is left alone; images have their own
             collate_fn=collate,
@@ -201,13 +218,30 @@ class FolderFeed:
         return loader, order
 
 
-class Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
-    """Epoch and number of each image of the batches that are to be fed next, in order."""
+def read(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches.
+
+    Raises:
+        RunError: its processes ended, which is the machine's fault: it lacks shared memory, or memory.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            f"the processes that decode images were ended ({str(error).splitlines()[0]}): data.workers=0 does without "
+            "them; in a container, a larger /dev/shm may do, too (docker's --shm-size)"
+        ) from error
+
+
+class Order(torch.utils.data.Sampler[list[Shown]]):
+    """The images of the batches that are to be fed next, in order."""
 
     def __init__(self) -> None:
-        self.batches: list[list[tuple[int, int]]] = []
+        self.batches: list[list[Shown]] = []
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Shown]]:
         return iter(self.batches)
 
     def __len__(self) -> int:
@@ -269,47 +303,89 @@ class Batches:
 
 
 class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int] | RunError]):
-    """Files as tensors, by epoch and number. The augmentation of an image is seeded by (seed, epoch, number), so that
-    it does not depend on how many processes decode.
+    """Files as tensors. The augmentation of an image is seeded by (seed, epoch, number), and where the epoch has shown
+    it before, by how often; so it does not depend on how many processes decode.
 
     A file that cannot be decoded is given as the error instead of raised: an exception that leaves a process of the
     DataLoader comes back as text, with a traceback in it.
     """
 
     def __init__(
-        self, files: list[tuple[str, int]], transform: Callable[[Any], Tensor], seed: int | None, mode: str = "RGB"
+        self,
+        files: list[tuple[str, int]],
+        transform: Callable[[Any], Tensor],
+        seed: int | None,
+        mode: str = "RGB",
+        states: bytes = b"",
     ) -> None:
         self.files = files
         self.transform = transform
         self.seed = seed
         self.mode = mode  # PIL's word for the colours
+        self.states = states  # of all files, one after the other: a list of a million would take ten times the memory
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, which: tuple[int, int]) -> tuple[Tensor, int] | RunError:
-        epoch, number = which
+    def __getitem__(self, which: Shown) -> tuple[Tensor, int] | RunError:
+        epoch, number, shown = which
         path, label = self.files[number]
         try:
-            image = opened(path, self.mode)
+            image = opened(path, self.mode, self.states[number * STATE.size : (number + 1) * STATE.size])
         except RunError as error:
             return error
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mixed(self.seed or 0, epoch, number))  # not the GPUs', for dropout
+            torch.default_generator.manual_seed(
+                mixed(self.seed or 0, epoch, number, *([shown] if shown else []))
+            )  # not the GPUs'
             return self.transform(image), label
 
 
-def opened(path: str, mode: str) -> Any:
-    """A file as a PIL image; a RunError that names it if it cannot be decoded."""
+def opened(path: str, mode: str, known: bytes = b"") -> Any:
+    """A file as a PIL image of 8 bits.
+
+    Args:
+        path: the file.
+        mode: PIL's word for the colours that are wanted, `L` or `RGB`.
+        known: what the file was when the study began (`contents.state`); empty does not ask.
+
+    Raises:
+        RunError: in one line that names the file, if it cannot be decoded, holds numbers of no known range, or has
+            changed.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
-            return file.convert(mode)
-    except MemoryError:
+        with open(path, "rb") as file:  # noqa: PTH123
+            if known and state(os.fstat(file.fileno())) != known:
+                raise RunError(f"the image {path} has changed since the study began; start it again")
+            with Image.open(file) as image:
+                return in_eight_bits(image).convert(mode)
+    except (MemoryError, RunError):
         raise
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error …: no common class
         raise RunError(f"the image {path} cannot be read: {error}") from error
+
+
+def in_eight_bits(image: Any) -> Any:
+    """A PIL image of 8 bits a channel, which PIL brings to the wanted colours. Those of 16 bits it would clip: they are
+    scaled, so that a level of 8 bits that was stored in 16 (times 257) is that level again.
+
+    Raises:
+        ValueError: for numbers whose range is not known: whole ones of 32 bits, and floating-point ones.
+    """
+    from PIL import Image
+
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
+        return image
+    bits = image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0] if image.format == "TIFF" else 16
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")) or bits > 16:
+        raise ValueError(f"its mode is {image.mode}: the range of its numbers is not known; convert it to 8 or 16 bits")
+    levels = np.asarray(image).astype(np.uint32) * 255
+    full = 2**bits - 1
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        levels = 255 * full - levels  # as PIL does with 8 bits
+    return Image.fromarray(((levels + full // 2) // full).astype(np.uint8))
 
 
 def mode_of(data: Data) -> str:

@@ -35,33 +35,36 @@ LOOKED_AT = 64  # files whose sizes are read to tell how much memory all of them
 DECODED: dict[str, list[TensorFeed | FolderFeed]] = {}  # the last tree: a worker's next trial is mostly of the same
 
 
-def feeds(splits: Sequence[Files], data: Data, device: str, digest: str) -> list[TensorFeed | FolderFeed]:
+def feeds(
+    splits: Sequence[Files], states: Sequence[list[bytes]], data: Data, device: str, identity: str
+) -> list[TensorFeed | FolderFeed]:
     """The training, validation and test images, decoded; where the test wants several views of an image, it reads its
     files, which it does but once.
 
     Args:
         splits: their files and labels.
+        states: of the files (`contents.state`).
         data: how they are read.
         device: where they are to lie.
-        digest: of the files.
+        identity: of the images.
 
     Raises:
-        RunError: an image that cannot be read, by name.
+        RunError: an image that cannot be read, or that has changed, by name.
     """
-    train, validation, test = splits
-    key = f"{digest} {device} {data}"
+    train, validation, test = zip(splits, states, strict=True)
+    key = f"{identity} {device} {data}"
     if key not in DECODED:
         DECODED.clear()
         several = data.crops != 1 or data.scales
         DECODED[key] = [
-            held(train, data, True, device),
-            held(validation, data, False, device),
-            FolderFeed(list(test), data, device == "cuda") if several else held(test, data, False, device),
+            held(*train, data, True, device),
+            held(*validation, data, False, device),
+            FolderFeed(list(test[0]), data, device == "cuda", test[1]) if several else held(*test, data, False, device),
         ]
     return DECODED[key]
 
 
-def held(files: Files, data: Data, training: bool, device: str) -> TensorFeed:
+def held(files: Files, states: Sequence[bytes], data: Data, training: bool, device: str) -> TensorFeed:
     """A split, decoded.
 
     Raises:
@@ -69,9 +72,10 @@ def held(files: Files, data: Data, training: bool, device: str) -> TensorFeed:
     """
     labels_N = torch.tensor([label for _, label in files])
     if not cropped(data, training):
-        images_NHWC = torch.stack(decoded(files, data, training))
+        none = torch.empty(0, data.size, data.size, channels_of(data), dtype=torch.uint8)
+        images_NHWC = torch.stack(decoded(files, states, data, training)) if files else none
         return TensorFeed(images_NHWC.permute(0, 3, 1, 2).contiguous(), labels_N, data, device)
-    return TensorFeed(Parts(decoded(files, data, training), data.size, device), labels_N, data, device)
+    return TensorFeed(Parts(decoded(files, states, data, training), data.size, device), labels_N, data, device)
 
 
 def cropped(data: Data, training: bool) -> bool:
@@ -79,18 +83,18 @@ def cropped(data: Data, training: bool) -> bool:
     return training and data.augment == "imagenet"
 
 
-def decoded(files: Files, data: Data, training: bool) -> list[Tensor]:
+def decoded(files: Files, states: Sequence[bytes], data: Data, training: bool) -> list[Tensor]:
     """Each image as bytes (H, W, C). Threads suffice: decoding and resizing leave Python alone."""
 
-    def read(path: str) -> Tensor:
-        image = opened(path, mode_of(data))
+    def read(path: str, state: bytes) -> Tensor:
+        image = opened(path, mode_of(data), state)
         for change in steps:
             image = change(image)
         return torch.from_numpy(np.array(image)).view(image.height, image.width, -1)
 
     steps: list[Any] = [lambda image: shrunk(image, data)] if cropped(data, training) else centre(data)
     with ThreadPoolExecutor(max(1, data.workers)) as threads:
-        return list(threads.map(read, [path for path, _ in files]))
+        return list(threads.map(read, [path for path, _ in files], states))
 
 
 def shrunk(image: Image.Image, data: Data) -> Image.Image:

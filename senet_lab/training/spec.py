@@ -16,7 +16,7 @@ from typing import Any
 from senet_lab.config import SE, Data, Recipe
 
 # Fields that change no result, and so are no part of a trial's name.
-IDLE_DATA = {"root", "train", "test", "download", "workers"}  # names of folders are in the identity
+IDLE_DATA = {"root", "train", "test", "identity", "download", "workers"}  # `Spec.identity` tells the images
 IDLE_RECIPE = {"name"}
 # How a training is carried out → the way that is left out of its name.
 STEP = {

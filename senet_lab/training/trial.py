@@ -259,7 +259,7 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
 def splits_of(spec: Spec) -> images.Splits:
     """The trial's data set; if it was there when the study began and is not now, that is no fault of the network."""
     try:
-        return images.load(spec.data, spec.feed, spec.device)
+        return images.load(spec.data, spec.feed, spec.device, spec.identity)
     except UserError as error:
         raise RunError(str(error)) from error
 

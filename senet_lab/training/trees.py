@@ -1,0 +1,250 @@
+"""A tree of images, one folder a class: which files are its images, and what tells it from another tree.
+
+Names that begin with a dot are no data (`.ipynb_checkpoints`, macOS's `._x.png`). Links are followed; one that leads
+nowhere, or back up to a folder that it lies in, is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from senet_lab.config import Data, UserError
+from senet_lab.training import contents
+
+Labels = np.ndarray[Any, np.dtype[np.int64]]  # (N,) integers
+Files = list[tuple[str, int]]  # image file, label; strings, because a million paths would take a gigabyte
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IDENTITIES = ("contents", "names")
+
+
+class Tree(NamedTuple):
+    """Training files, test files and class names, in torchvision's order."""
+
+    train: Files
+    test: Files
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells the images of a tree from others.
+
+    Attributes:
+        identity: by which trials know them.
+        earlier: the same by names and sizes alone, as trials of earlier versions know them; empty where that is what
+            `identity` is.
+        states: of the files, training ones first (`contents.state`).
+        shared: how many of the test images are training images, too.
+    """
+
+    identity: str
+    earlier: str
+    states: list[bytes]
+    shared: int
+
+
+def root_of(data: Data) -> Path:
+    """The folder that holds the data set."""
+    return Path(data.root).expanduser()
+
+
+def folder(data: Data) -> Tree:
+    """The images of `data.root`.
+
+    Raises:
+        UserError: a tree that is missing, has no images, or overlaps with the other one.
+    """
+    train = root_of(data) / data.train
+    trees = [train]
+    check_there(data, "train")
+    if not data.test_share:
+        check_there(data, "test")
+        check_apart(data)
+        trees.append(root_of(data) / data.test)
+    try:
+        names = [classes_of(tree) for tree in trees]
+        classes = tuple(names[0])
+        found = [
+            [(path, label) for label, name in enumerate(classes) for path in images_below(tree / name)]
+            for tree in trees
+        ]
+    except OSError as error:
+        raise unreadable(data, error) from error
+    for tree, files in zip(trees, found, strict=True):
+        if not files:
+            raise UserError(f"{tree} holds no images (looked for one folder a class, with {'/'.join(IMAGE_SUFFIXES)})")
+    unknown = sorted(set(names[-1]) - set(classes))
+    if unknown:
+        raise UserError(f"{trees[-1]} has a class that {train} lacks: {unknown[0]}")
+    if data.test_share:
+        found = taken_apart(found[0], data.test_share)
+    without = sorted(set(range(len(classes))) - {label for _, label in found[0]})
+    if without:
+        raise UserError(f"{train / classes[without[0]]} holds no images: a class that cannot be learnt")
+    return Tree(found[0], found[1], classes)
+
+
+def check_there(data: Data, key: str) -> None:
+    """A UserError if there is no such tree."""
+    tree = root_of(data) / getattr(data, key)
+    if not tree.is_dir():
+        hint = "; where all images are in one tree, data.test_share=0.2 takes a fifth of them to test on"
+        raise UserError(
+            f"data.root={data.root}: there is no folder {tree} (data.{key} names it)" + hint * (key == "test")
+        )
+
+
+def check_apart(data: Data) -> None:
+    """A UserError if a tree is the other one, or lies in it: images would be tested on that were trained on."""
+    places = {key: (root_of(data) / getattr(data, key)).resolve() for key in ("train", "test")}
+    words = f"data.train={data.train}, data.test={data.test}"
+    hint = "data.test_share=0.2 takes a fifth of the training images to test on instead"
+    if places["train"] == places["test"]:
+        raise UserError(f"{words}: both are the folder {places['train']}; {hint}")
+    for inner, outer in (("train", "test"), ("test", "train")):
+        if places[outer] in places[inner].parents:
+            raise UserError(f"{words}: {places[inner]} lies in {places[outer]}; {hint}")
+
+
+def taken_apart(files: Files, share: float) -> list[Files]:
+    """A tree's images as training and test images: a fixed share of every class is for the test."""
+    tested = set(balanced(labels_of(files), round(share * len(files))).tolist())
+    if not tested:
+        raise UserError(f"data.test_share={share:g} of {len(files)} images leaves none to test on")
+    parts: list[Files] = [[], []]
+    for number, file in enumerate(files):
+        parts[number in tested].append(file)
+    return parts
+
+
+def balanced(labels_N: Labels, count: int) -> Labels:
+    """Ascending indices of `count` images, every class present in proportion; always the same ones, and those of a
+    smaller count are among those of a larger one."""
+    shuffled = np.random.RandomState(0).permutation(len(labels_N))  # RandomState's stream is frozen for good
+    share = np.empty(len(labels_N))  # how far into its own class an image comes, from 0 to 1
+    for label in np.unique(labels_N):
+        members = shuffled[labels_N[shuffled] == label]
+        share[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(shuffled[np.argsort(share[shuffled], kind="stable")][:count])
+
+
+def classes_of(tree: Path) -> list[str]:
+    """Names of the folders in a tree."""
+    with os.scandir(tree) as entries:
+        return sorted(entry.name for entry in seen(entries) if entry.is_dir())
+
+
+def images_below(folder: Path) -> list[str]:
+    """Image files at any depth below a folder, links followed; none if it is not there.
+
+    Raises:
+        UserError: a link that leads nowhere, or up to a folder that it lies in.
+        OSError: a folder that cannot be read.
+    """
+    places: list[tuple[str, list[str]]] = []
+
+    def look(place: str, above: tuple[str, ...]) -> None:
+        here = os.path.realpath(place)
+        if here in above:
+            raise UserError(f"{place} leads back up to {here}: the images below it would be taken again and again")
+        with os.scandir(place) as entries:
+            found = list(seen(entries))
+        below = [entry for entry in found if entry.is_dir()]
+        places.append((place, sorted({entry.name for entry in found} - {entry.name for entry in below})))
+        for entry in below:
+            look(entry.path, (*above, here))
+
+    if folder.is_dir():
+        look(str(folder), ())
+    return [
+        os.path.join(place, name)  # noqa: PTH118
+        for place, names in sorted(places)
+        for name in names
+        if name.lower().endswith(IMAGE_SUFFIXES)
+    ]
+
+
+def seen(entries: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
+    """The entries of a folder that may be data."""
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
+            raise UserError(f"the link {entry.path} leads nowhere (to {os.readlink(entry.path)})")  # noqa: PTH115
+        yield entry
+
+
+def labels_of(files: Files) -> Labels:
+    return np.array([label for _, label in files], dtype=np.int64)
+
+
+def unreadable(data: Data, error: OSError) -> UserError:
+    return UserError(f"{data.name}: {error.filename} cannot be read: {error.strerror or error}")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Which images they are
+
+
+def identity_of(data: Data, tree: Tree) -> Identity:
+    """What tells the images from others, as `data.identity` has it.
+
+    Both ways depend on the names of the files below their tree, which decide the order in which they are fed, and on
+    which of them train and test; neither depends on where the data set lies. `contents` depends on every byte besides;
+    `names`, on the sizes and the names of the trees below the root.
+
+    Raises:
+        UserError: a file that is empty or cannot be read; test images that are training images, all of them.
+    """
+    paths = [path for path, _ in (*tree.train, *tree.test)]
+    parts = ["train"] * len(tree.train) + ["test"] * len(tree.test)
+    try:
+        stats = [os.stat(path) for path in paths]  # noqa: PTH116
+        empty = next((path for path, stat in zip(paths, stats, strict=True) if not stat.st_size), None)
+        if empty:
+            raise UserError(f"the image {empty} is empty (0 bytes)")
+        states = [contents.state(stat) for stat in stats]
+        root = below(root_of(data))
+        sized = (f"{root(path)}\0{stat.st_size}\n" for path, stat in zip(paths, stats, strict=True))
+        earlier = f"folder {digest_of(sized)}"
+        if data.identity == "names":
+            marks: list[Any] = [(stat.st_dev, stat.st_ino) for stat in stats]
+            identity, earlier = earlier, ""
+        else:
+            marks = contents.digests(root_of(data) / data.train, paths, states)
+            name = {part: below(root_of(data) / getattr(data, part)) for part in ("train", "test")}
+            if data.test_share:
+                name["test"] = name["train"]
+            lines = (
+                f"{part}\0{name[part](path)}\0{mark.hex()}\n"
+                for part, path, mark in zip(parts, paths, marks, strict=True)
+            )
+            identity = f"folder contents {digest_of(lines)}"
+    except OSError as error:
+        raise unreadable(data, error) from error
+    trained = set(marks[: len(tree.train)])
+    shared = sum(mark in trained for mark in marks[len(tree.train) :])
+    if shared == len(tree.test):
+        raise UserError(f"data.root={data.root}: each of the {shared:,} test images is a training image, too")
+    return Identity(identity, earlier, states, shared)
+
+
+def below(place: Path) -> Any:
+    """Takes a path to its name below a folder, the same on every system."""
+    prefix = os.path.join(place, "")  # noqa: PTH118
+    return lambda path: path.removeprefix(prefix).replace(os.sep, "/")
+
+
+def digest_of(lines: Iterator[str]) -> str:
+    """Sixteen hexadecimal digits of a text. Names need not be UTF-8."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]

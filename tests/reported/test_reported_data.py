@@ -1,0 +1,321 @@
+"""What users have met with data sets of their own, each a kind of input that once gave a wrong result."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_data_feeds import make_tree, picture
+
+from senet_lab.config import Data, RunError, UserError
+from senet_lab.training import contents, trees
+from senet_lab.training.data import facts, load
+from senet_lab.training.feeds import FolderFeed, opened
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "senet_lab"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Data:
+    """Three classes, with 8, 7 and 5 training images."""
+    return make_tree(tmp_path / "images", {"a": 8, "b": 7, "c": 5})
+
+
+def replaced(path: Path) -> None:
+    """Another image of the same name, size and time of writing."""
+    was = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+
+def old(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock an hour later, so that no file has just changed."""
+    later = contents.time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr(contents.time, "time_ns", lambda: later)
+
+
+# ------------------------------------------------------------------------------------------- which images they are
+
+
+def test_other_images_of_the_same_names_and_sizes(tree: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: the data set changes, and a record of the old one is shown for it."""
+    old(Path(tree.root), monkeypatch)
+    before = facts(tree)
+    replaced(Path(tree.root) / "train" / "b" / "3.png")
+    after = facts(tree)
+    assert after.identity != before.identity
+    assert after.earlier == before.earlier == facts(dataclasses.replace(tree, identity="names")).identity
+    with pytest.raises(RunError, match="the images have changed since the study began"):
+        load(tree, identity=before.identity)
+    assert len(load(tree, identity=after.identity).train) == 15
+
+
+@pytest.mark.parametrize("feed", ["files", "memory"])
+def test_images_that_change_in_the_middle_of_a_study(tree: Data, feed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: a trial is recorded for images that were replaced after it was planned."""
+    if feed == "memory":
+        found = trees.identity_of
+
+        def late(*words: object) -> trees.Identity:
+            known = found(*words)  # type: ignore[arg-type]
+            replaced(Path(tree.root) / "train" / "b" / "3.png")
+            return known
+
+        monkeypatch.setattr("senet_lab.training.data.identity_of", late)
+        with pytest.raises(RunError, match=r"b/3\.png has changed since the study began"):
+            load(dataclasses.replace(tree, validation=0), "memory")
+        return
+    splits = load(dataclasses.replace(tree, validation=0), feed)
+    assert len(list(splits.train.batches(4, 0))) == 5
+    replaced(Path(tree.root) / "train" / "b" / "3.png")
+    with pytest.raises(RunError, match=r"b/3\.png has changed since the study began"):
+        list(splits.train.batches(4, 0))
+
+
+def spellings(root: Path) -> dict[str, str]:
+    (root.parent / "link").symlink_to(root)
+    return {
+        "absolute": str(root),
+        "slash": f"{root}/",
+        "dot": f"./{root.name}",
+        "double": f"{root.name}//",
+        "up": f"{root.name}/../{root.name}",
+        "link": "link",
+        "home": f"~/{root.name}",
+    }
+
+
+def test_however_the_root_is_spelled(tree: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: the same images, under another id."""
+    monkeypatch.chdir(Path(tree.root).parent)
+    monkeypatch.setenv("HOME", str(Path(tree.root).parent))
+    found = {name: facts(dataclasses.replace(tree, root=root)) for name, root in spellings(Path(tree.root)).items()}
+    assert len(set(found.values())) == 1, found
+    shutil.copytree(tree.root, "other")
+    Path("other/train").rename("other/learn")
+    assert facts(dataclasses.replace(tree, root="other", train="learn")).identity == found["slash"].identity
+
+
+def test_a_second_start_reads_nothing(tree: Data, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: a start that takes as long as the first; and a cache that is damaged, or cannot be written."""
+    old(Path(tree.root), monkeypatch)
+    first = facts(tree)
+    (kept,) = cache.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(contents.hashlib, "file_digest", None)
+        assert facts(tree) == first
+    whole = kept.read_bytes()
+    for damaged in (b"", whole[:-1], whole[:40], whole[:50] + b"x" + whole[51:], b"\0" * len(whole)):
+        kept.write_bytes(damaged)
+        assert facts(tree) == first
+    assert kept.read_bytes() == whole
+    kept.unlink()
+    cache.rmdir()
+    cache.touch()
+    assert facts(tree) == first
+
+
+def test_a_file_that_has_just_changed_is_not_kept(tree: Data, cache: Path) -> None:
+    """Kind: two changes within one tick of the file system's clock."""
+    assert facts(tree).identity
+    assert not cache.exists()
+
+
+# ------------------------------------------------------------------------------------------------- trees that overlap
+
+
+def twins(root: Path) -> dict[str, str]:
+    shutil.rmtree(root / "val")
+    (root / "val").symlink_to(root / "train")
+    return {}
+
+
+OVERLAPS: dict[str, Callable[[Path], dict[str, str]]] = {
+    "the same": lambda root: {"test": "train"},
+    "spelled otherwise": lambda root: {"test": "val/../train"},
+    "a link": twins,
+    "inside": lambda root: {"test": "train/a"},
+    "around": lambda root: {"test": "."},
+}
+
+
+@pytest.mark.parametrize("change", OVERLAPS.values(), ids=OVERLAPS)
+def test_trees_that_overlap_are_refused(tree: Data, change: Callable[[Path], dict[str, str]]) -> None:
+    """Kind: images are tested on that were trained on."""
+    with pytest.raises(UserError, match=r"data\.test=.*(both are the folder|lies in).*data\.test_share=0\.2"):
+        facts(dataclasses.replace(tree, **change(Path(tree.root))))
+
+
+@pytest.mark.parametrize("identity", ["contents", "names"])
+def test_test_images_that_are_training_images(tree: Data, identity: str) -> None:
+    """Kind: copies of training images (or links to them) among the test images."""
+    data, root = dataclasses.replace(tree, identity=identity), Path(tree.root)
+    copied = shutil.copy if identity == "contents" else os.link
+    copied(root / "train" / "a" / "0.png", root / "val" / "a" / "9.png")
+    assert facts(data).remarks == ("1 of 9 test images are training images, too",)
+    shutil.rmtree(root / "val")
+    shutil.copytree(root / "train", root / "val", copy_function=copied)
+    with pytest.raises(UserError, match="each of the 20 test images is a training image, too"):
+        facts(data)
+
+
+def test_a_share_of_the_only_tree(tree: Data) -> None:
+    """Kind: there is no test tree. A fifth of every class is tested on, always the same images."""
+    shutil.rmtree(Path(tree.root) / "val")
+    with pytest.raises(UserError, match=r"no folder .*val .*data\.test_share=0\.2"):
+        facts(tree)
+    shared = dataclasses.replace(tree, test_share=0.2)
+    found = trees.folder(shared)
+    assert sorted(label for _, label in found.test) == [0, 0, 1, 2]
+    known, splits = facts(shared), load(shared)
+    assert (known.train, known.validation, known.test) == (12, 4, 4)
+    fed = [{path for path, _ in part.files} for part in (splits.train, splits.validation, splits.test)]  # type: ignore[union-attr]
+    assert not fed[0] & fed[2]
+    assert not fed[1] & fed[2]
+
+
+# ---------------------------------------------------------------------------------------------------------- levels
+
+
+def made_image(path: Path, levels: np.ndarray) -> Path:
+    Image.fromarray(levels).save(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_are_scaled(tmp_path: Path, suffix: str) -> None:
+    """Kind: every level above 255 became white."""
+    eight = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    path = made_image(tmp_path / f"x.{suffix}", eight.astype(np.uint16) * 257)
+    assert np.array_equal(np.asarray(opened(str(path), "L")), eight)
+    assert np.array_equal(np.asarray(opened(str(path), "RGB")), np.stack([eight] * 3, 2))
+
+
+def test_levels_that_need_not_be_multiples(tmp_path: Path) -> None:
+    path = made_image(tmp_path / "x.png", np.array([[0, 128, 129, 385, 386, 65535]], np.uint16))
+    assert np.asarray(opened(str(path), "L")).tolist() == [[0, 0, 1, 1, 2, 255]]
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.float32, "F"), (np.int32, "I")])
+def test_levels_of_no_known_range_are_refused(tmp_path: Path, dtype: type, mode: str) -> None:
+    """Kind: numbers whose black and white are not known, clipped in silence."""
+    path = made_image(tmp_path / "x.tif", np.ones((4, 4), dtype))
+    with pytest.raises(RunError, match=rf"x\.tif cannot be read: its mode is {mode}:"):
+        opened(str(path), "RGB")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA", "RGB", "YCbCr"])
+def test_eight_bits_are_as_they_were(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("x.jpg" if mode in ("CMYK", "YCbCr") else "x.png")
+    picture(2, mode=mode).save(path)
+    with Image.open(path) as image:
+        for wanted in ("L", "RGB"):
+            assert np.array_equal(np.asarray(opened(str(path), wanted)), np.asarray(image.convert(wanted)))
+
+
+def test_an_empty_file_is_named_before_training(tree: Data) -> None:
+    """Kind: an image of 0 bytes among the test images, found when the training has ended."""
+    (Path(tree.root) / "val" / "b" / "0.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"val/b/0\.png is empty"):
+        facts(tree)
+
+
+# ------------------------------------------------------------------------------------------------- names and links
+
+
+def test_names_that_are_no_utf8(tree: Data) -> None:
+    """Kind: a traceback, for a file, and for a class, from an archive that was made on Windows."""
+    plain, root = facts(tree).identity, os.fsencode(tree.root)
+    shutil.move(root + b"/train/a/0.png", root + b"/train/a/caf\xe9.png")
+    for part in (b"train", b"val"):
+        shutil.move(root + b"/" + part + b"/c", root + b"/" + part + b"/\xe9t\xe9")
+    known = facts(tree)
+    assert known.identity != plain
+    assert os.fsencode(known.classes[2]) == b"\xe9t\xe9"
+    assert len(list(load(tree).train.batches(64))) == 1
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints/x.png", "a/.ipynb_checkpoints/x.png", "a/._0.png"])
+def test_names_that_begin_with_a_dot_are_no_data(tree: Data, name: str) -> None:
+    """Kind: a class, or an image, that a tool has left."""
+    before = facts(tree)
+    hidden = Path(tree.root) / "train" / name
+    hidden.parent.mkdir(exist_ok=True)
+    hidden.write_bytes(b"\0")
+    assert facts(tree) == before
+
+
+@pytest.mark.parametrize("target", ["..", ".", "../..", "../a"])
+def test_a_link_that_leads_back_up_is_named(tree: Data, target: str) -> None:
+    """Kind: a walk that does not end, or takes images again and again."""
+    (Path(tree.root) / "train" / "a" / "loop").symlink_to(target)
+    with pytest.raises(UserError, match=r"a/loop.* leads back up to .*images"):
+        facts(tree)
+
+
+@pytest.mark.parametrize("name", ["d", "a/deeper", "a/x.png"])
+def test_a_link_that_leads_nowhere_is_named(tree: Data, name: str) -> None:
+    """Kind: a class or images that are missing in silence."""
+    (Path(tree.root) / "train" / name).symlink_to("/nowhere/at/all")
+    with pytest.raises(UserError, match=rf"train/{name} leads nowhere \(to /nowhere/at/all\)"):
+        facts(tree)
+
+
+def test_a_class_without_an_image_in_a_part_is_named(tree: Data) -> None:
+    """Kind: a subset in which a rare class has no image."""
+    shutil.rmtree(Path(tree.root) / "val" / "c")
+    assert facts(tree).remarks == ("no image tests of 1 of the 3 classes: c",)
+    said = facts(dataclasses.replace(tree, subset=2, test_subset=1)).remarks
+    assert [line.split(":")[0] for line in said] == [
+        "no image trains of 1 of the 3 classes",
+        "no image validates of 2 of the 3 classes",
+        "no image tests of 2 of the 3 classes",
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------- feeding
+
+
+def test_an_image_that_is_drawn_twice_is_augmented_twice(tree: Data) -> None:
+    """Kind: balanced sampling shows a rare class's images again, the same crops each time. One that is drawn once is
+    what it is in a uniform epoch."""
+    root = Path(tree.root)
+    for path in sorted((root / "train" / "a").iterdir())[1:]:
+        path.unlink()
+    feed = load(dataclasses.replace(tree, validation=0)).train
+    assert isinstance(feed, FolderFeed)
+    uniform = {x.numpy().tobytes() for xs, _ in feed.batches(4, 3) for x in xs}
+    of_a = [
+        x.numpy().tobytes()
+        for xs, ys in feed.batches(4, 3, 0, "balanced")
+        for x, y in zip(xs, ys, strict=True)
+        if not y
+    ]
+    assert len(of_a) == len(set(of_a)) >= 4
+    assert len(uniform & set(of_a)) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_split_keeps_its_processes(tree: Data, workers: int) -> None:
+    """Kind: processes that are started anew for each validation."""
+    feed = load(dataclasses.replace(tree, workers=workers)).validation
+    assert isinstance(feed, FolderFeed)
+    first = [x for x, _ in feed.batches(2)]
+    processes = [loader for loader, _ in feed.loaders.values()]
+    assert all(torch.equal(x, y) for x, (y, _) in zip(first, feed.batches(2), strict=True))
+    assert [loader for loader, _ in feed.loaders.values()] == processes
+    assert len(processes) == workers
+    feed.close()
