@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from senet_lab.config import RunError, UserError, without_passwords
+from senet_lab.config import RunError, UserError, at_home, without_passwords
 
 STORAGE = "sqlite:///results/local/lab.db"
 
@@ -28,6 +28,11 @@ class Parser(argparse.ArgumentParser):
             found.words = [*found.words, *(word for word in rest if not word.startswith("-"))]
             rest = [word for word in rest if word.startswith("-")]
         return found, rest
+
+
+def path(text: str) -> Path:
+    """A path as it is typed."""
+    return Path(at_home(text))
 
 
 def parser() -> Parser:
@@ -54,8 +59,8 @@ def parser() -> Parser:
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     report = commands.add_parser("report", help="every study on one HTML page: tables, interactive plots, filters")
-    report.add_argument("folders", nargs="*", default=[Path("results")], type=Path, help="of studies (results)")
-    report.add_argument("--to", default=Path("results/local/report.html"), type=Path, help="the page (%(default)s)")
+    report.add_argument("folders", nargs="*", default=[Path("results")], type=path, help="of studies (results)")
+    report.add_argument("--to", default=Path("results/local/report.html"), type=path, help="the page (%(default)s)")
     report.add_argument(
         "--storage", default=STORAGE, help="database URL of the learning curves that have no file (%(default)s)"
     )
@@ -66,8 +71,8 @@ def parser() -> Parser:
     table.set_defaults(run=make_tables)
     publish = commands.add_parser("publish", help="copy finished tables from results/local to where they are committed")
     publish.add_argument("studies", nargs="*", help="folders below results/local; all finished tables if none is named")
-    publish.add_argument("--results", default="results/local", type=Path, help="where studies were run (%(default)s)")
-    publish.add_argument("--to", default="results", type=Path, help="where tables are committed (%(default)s)")
+    publish.add_argument("--results", default="results/local", type=path, help="where studies were run (%(default)s)")
+    publish.add_argument("--to", default="results", type=path, help="where tables are committed (%(default)s)")
     publish.set_defaults(run=publish_tables)
     cost = commands.add_parser("cost", help="parameters and multiply-adds of a network by stage, without training")
     cost.add_argument(
@@ -83,10 +88,10 @@ def parser() -> Parser:
     excitation.add_argument("--classes", nargs="+", help="names or labels (the paper's four, else four spread evenly)")
     excitation.add_argument("--images", default=50, type=int, help="test images of each of them (%(default)s)")
     excitation.add_argument("--every-block", action="store_true", help="not only the last SE block of each stage")
-    excitation.add_argument("--data-root", type=Path, help="where the data set lies now")
-    excitation.add_argument("--results", type=Path, help="where it was trained (results/local)")
+    excitation.add_argument("--data-root", type=path, help="where the data set lies now")
+    excitation.add_argument("--results", type=path, help="where it was trained (results/local)")
     excitation.add_argument("--storage", help="database URL of the records (that of --results)")
-    excitation.add_argument("--to", type=Path, help="where to write to (results/local/excitation/<name>)")
+    excitation.add_argument("--to", type=path, help="where to write to (results/local/excitation/<name>)")
     excitation.set_defaults(run=draw_excitation)
     add_networks(commands)
     dashboard = commands.add_parser(
@@ -94,7 +99,7 @@ def parser() -> Parser:
     )
     dashboard.add_argument("what", help="a study's name, or the path of a trials.csv or of its folder")
     dashboard.add_argument("words", nargs="*", help="the study's overrides (key=value)")
-    dashboard.add_argument("--to", type=Path, help="where the JSON is written to (the study's folder in results/local)")
+    dashboard.add_argument("--to", type=path, help="where the JSON is written to (the study's folder in results/local)")
     dashboard.set_defaults(run=make_dashboard)
     browse = commands.add_parser("optuna-dashboard", help="the store's studies in a browser, by Optuna's dashboard")
     browse.add_argument("--port", default=8080, type=int, help="of this machine (%(default)s; 0 takes a free one)")
@@ -121,7 +126,7 @@ def add_networks(commands: Any) -> None:
     )
     for command in (predict, export):
         command.add_argument("what", metavar="checkpoint", help="a file, or the id of a trial of training.keep=last")
-        command.add_argument("--results", type=Path, help="where it was trained (results/local)")
+        command.add_argument("--results", type=path, help="where it was trained (results/local)")
         command.add_argument("--storage", help="database URL of the records (that of --results)")
     about = "words (data=NAME data.root=DIR …) for checkpoints that do not say what they were trained on"
     predict.add_argument(
@@ -131,7 +136,7 @@ def add_networks(commands: Any) -> None:
     predict.add_argument("--json", action="store_true", help="print a list of objects: image, top (class, label, …)")
     predict.set_defaults(run=predict_images)
     export.add_argument("words", nargs="*", metavar="word", help=about)
-    export.add_argument("--to", type=Path, help="file to write to (results/local/export/<name>.onnx)")
+    export.add_argument("--to", type=path, help="file to write to (results/local/export/<name>.onnx)")
     export.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     export.set_defaults(run=export_network)
     images = commands.add_parser(
@@ -157,9 +162,9 @@ def add_store(commands: Any) -> None:
     copy.add_argument("source", metavar="from", help="database URL")
     copy.add_argument("target", metavar="to", help="database URL")
     export = actions.add_parser("export", help="every record as a line of a CSV file")
-    export.add_argument("path", metavar="FILE.csv", type=Path)
+    export.add_argument("path", metavar="FILE.csv", type=path)
     take = actions.add_parser("import", help="add the records of CSV files: exports, or the trials.csv of studies")
-    take.add_argument("paths", metavar="FILE.csv", nargs="+", type=Path)
+    take.add_argument("paths", metavar="FILE.csv", nargs="+", type=path)
     forget = actions.add_parser("forget", help="delete single records, so that their trials are trained again")
     forget.add_argument("trial_ids", nargs="+", metavar="trial_id")
     for action in (check, export, take, forget):

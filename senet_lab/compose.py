@@ -11,9 +11,11 @@ import copy
 import dataclasses
 import difflib
 import functools
+import re
 import shlex
 import typing
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml.reader import ReaderError
 
 from senet_lab import config as fields
-from senet_lab.config import Config, Recipe, UserError
+from senet_lab.config import Config, Recipe, UserError, at_home, fault_of, storage_in
 from senet_lab.labels import Composed, differences, label, plain_name, quoted
 from senet_lab.selection import as_asked, named_recipes, networks
 
@@ -58,8 +61,13 @@ def sweeps() -> list[Path]:
 def choices(group: str) -> list[str]:
     """Names that a group can be given."""
     places = [PACKAGE / "conf"] if group in GROUPS else sweeps()
-    found = {path.stem for place in places for path in (place / group).glob("*.yaml")}
-    return sorted(name for name in found if not name.startswith("."))  # of those, tools leave some (`._mine.yaml`)
+    files = [path for place in places for path in (place / group).glob("*.yaml") if is_there(path)]
+    return sorted({path.stem for path in files if not path.name.startswith(".")})  # tools leave some (`._mine.yaml`)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path is that of a file, or of a link that should lead to one."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def compose(words: Iterable[str]) -> Composed:
@@ -141,6 +149,9 @@ def state_of(path: Path) -> tuple[str, int, int]:
 def from_files(words: tuple[str, ...], folders: tuple[Path, ...], _state: tuple[tuple[str, int, int], ...]) -> Config:
     """Compose and check, which takes a tenth of a second; `_state` tells when what was composed is out of date."""
     register()
+    for key, _, name in (word.lstrip("+").partition("=") for word in words):
+        if key in STUDIES:
+            check_file(next(file for place in folders if is_there(file := place / key / f"{name}.yaml")))
     places = ",".join(QuotedString(f"file://{place}", Quote.single).with_quotes() for place in folders)
     try:
         with initialize_config_dir(str(PACKAGE / "conf"), version_base="1.3"):
@@ -153,8 +164,27 @@ def from_files(words: tuple[str, ...], folders: tuple[Path, ...], _state: tuple[
     ) as error:  # ValueError: `# @package x y`
         raise UserError(plainly(error)) from error
     assert isinstance(made, Config)
+    by_default = made.storage == f"sqlite:///{made.results}/lab.db"
+    made.results, made.data.root = at_home(made.results), at_home(made.data.root)
+    if by_default:
+        made.storage = storage_in(made.results)
     check_values(made)
     return made
+
+
+def check_file(path: Path) -> None:
+    """A UserError for a file that cannot be read or is no UTF-8, or that Windows has marked as such: Hydra would not
+    name it, or blame what is in it."""
+    try:
+        content = path.read_bytes()
+        text = content.decode()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {fault_of(path, error)}") from error
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: this is no UTF-8 ({error})") from error
+    if text.startswith("\ufeff"):
+        raise UserError(f"{path} begins with a byte order mark; save it as UTF-8 without one")
 
 
 def check_words(words: list[str]) -> None:
@@ -172,8 +202,7 @@ def check_words(words: list[str]) -> None:
         try:
             (override,) = OverridesParser.create().parse_overrides([word])
         except HydraException as error:
-            key, _, value = word.partition("=")
-            raise UserError(f"'{word}' cannot be read; special characters want quotes: \"{key}='{value}'\"") from error
+            raise UserError(f"'{word}' cannot be read{advice(word)}") from error
         key = override.key_or_group
         if override.is_sweep_override():
             raise UserError(f"'{word}': one value at a time; a list stands in brackets")
@@ -191,6 +220,21 @@ def check_words(words: list[str]) -> None:
         alone = [key for key in keys if key.split(".")[0] in parts and key not in STUDIES]
         if alone and kind not in kinds:
             raise UserError(f"{alone[0]}: there is no {study} to change; +{kind}=NAME chooses one")
+
+
+def advice(word: str) -> str:
+    """How a word that cannot be read is to be written; empty where that is not known."""
+    key, value = (part.strip(" \ufeff") for part in word.partition("=")[::2])
+    several = re.search(r"\s[+~]*[\w.]+=", value)
+    if several:
+        return f"; '{several[0].strip()}' looks like another word: each is an argument of its own"
+    hints = {f"{key}={value}": "nothing stands around its ="}
+    hints[f"{key}={quoted(value)}"] = "special characters want quotes"
+    for meant, why in hints.items():
+        with suppress(HydraException):
+            OverridesParser.create().parse_overrides([meant])
+            return f'; {why}: "{meant}"'
+    return ""
 
 
 def check_choice(group: str, override: Override) -> None:
@@ -291,7 +335,7 @@ def check_values(config: Config) -> None:
         raise UserError(
             "executor.per_gpu is for executor=local; on Ray, executor.gpus_per_trial=0.25 has four share one"
         )
-    for key, text in {"results": config.results, "recipe.name": recipe.name}.items():
+    for key, text in {"results": config.results, "data.root": config.data.root, "recipe.name": recipe.name}.items():
         if not text.strip():
             raise UserError(f"{key} is empty")
     for key, name in ((key, node.name) for key in STUDIES.values() if (node := getattr(config, key)) is not None):
@@ -305,8 +349,14 @@ def plainly(error: Exception) -> str:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error.__cause__, OmegaConfBaseException):
         error = error.__cause__  # Hydra says "error merging"; the cause says what is wrong
+    if isinstance(error, ReaderError):
+        return f"{error.name}: {error.reason} (character {error.position + 1})"
     first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.split(":", 1)[1].strip() for line in rest if line.startswith("full_key:")), "")
+    label = re.search(r"Key (.+ \(.+\)) is incompatible with \(str\)|Incompatible key type '(NoneType)'", str(error))
+    if label:
+        where = ".".join(key.split(".")[:2])
+        return f"{where}: {label[1] or 'null'} is no name; in quotes it is one, as are '4', 'yes' and 'null'"
     if first.endswith("raised while composing config:"):  # In 'ablation/mine': ConfigKeyError raised …
         first = f"{first.rpartition(':')[0].rpartition(':')[0]}: {rest[0]}"
         if key in STUDIES:

@@ -6,9 +6,11 @@ is refused. This module imports nothing of the lab (and no torch), so that `--he
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -386,7 +388,7 @@ class Config:
             the first reason: it cannot work. Counted is every trial of it, whenever and by whichever driver it was
             trained; those that are in training may end. null goes on in any case.
         tracking: W&B `offline`, `online` or `off`.
-        results: the folder that everything is written to.
+        results: the folder that everything is written to; `~` is the home, here and in `storage` and `data.root`.
         storage: database of records (SQLAlchemy's URL).
     """
 
@@ -415,6 +417,26 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """A run could not go on, through no fault of its network: a full disk, an unreadable image (exit code 1)."""
+
+
+def at_home(path: str) -> str:
+    """A path with the user's home in place of ~, which a shell does not replace behind a `=`."""
+    return os.path.expanduser(path)  # noqa: PTH111  # nothing else of it changes
+
+
+def storage_in(results: object) -> str:
+    """URL of the database that a results folder has where nothing else is said: in that folder, whatever it is called,
+    because what means something in a URL is quoted."""
+    return "sqlite:///" + re.sub("[%?#]", lambda found: f"%{ord(found[0]):02X}", f"{results}/lab.db")
+
+
+def fault_of(path: Path, error: OSError) -> str:
+    """Why a path cannot be used. Of a link that leads nowhere (a disk that is not there) the system would say that the
+    file exists."""
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            return f"{place} is a link to {place.readlink()}, which is not there"
+    return error.strerror or str(error)
 
 
 def without_passwords(said: object) -> str:

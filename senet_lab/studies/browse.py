@@ -56,7 +56,7 @@ def serve(url: str, port: int) -> None:
     import optuna_dashboard
 
     storage = optuna.storages.RDBStorage(
-        url,
+        store.url,
         engine_kwargs={"connect_args": store.waits},
         skip_compatibility_check=True,  # a store of another Optuna is shown as far as it goes
         skip_table_creation=True,

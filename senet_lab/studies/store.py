@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from senet_lab.config import RunError, UserError
+from senet_lab.config import RunError, UserError, at_home, fault_of
 from senet_lab.studies.owners import is_dead, this_process
 from senet_lab.training.faults import first_line
 
@@ -85,9 +85,9 @@ class Store:
     """
 
     def __init__(self, url: str, create: bool = True) -> None:
-        self.url = url
         self.owner = this_process()
         location = parse(url)
+        self.url = location.render_as_string(hide_password=False)
         self.name = location.render_as_string()  # the password hidden
         is_sqlite = location.get_backend_name() == "sqlite"
         self.say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)  # what the user is told
@@ -96,9 +96,9 @@ class Store:
         in_memory = is_sqlite and location.database in (None, "", ":memory:")
         if in_memory and create:
             raise UserError(f"storage={url} keeps nothing: name a file, such as sqlite:///results/local/lab.db")
+        path = Path(location.database or "")
         try:
             if is_sqlite and not in_memory:
-                path = Path(str(location.database))
                 if create:
                     path.parent.mkdir(parents=True, exist_ok=True)
                 elif not path.exists():
@@ -117,7 +117,9 @@ class Store:
             raise UserError(f"storage={self.name} cannot be opened: {first_line(error.orig)}") from error
         except (exc.DBAPIError, UnicodeDecodeError) as error:  # names of tables that are no UTF-8 any more
             raise UserError(f"storage={self.name} is damaged, or no database: {said_by(error)}") from error
-        except (OSError, TypeError, exc.SQLAlchemyError) as error:  # TypeError: an option that the driver lacks
+        except OSError as error:
+            raise UserError(f"storage={self.name}: {fault_of(path, error)}") from error
+        except (TypeError, exc.SQLAlchemyError) as error:  # TypeError: an option that the driver lacks
             raise UserError(f"storage={self.name}: {first_line(error)}") from error
 
     def open(self, create: bool) -> None:
@@ -410,7 +412,8 @@ def parse(url: str) -> sa.URL:
     """The URL of a database; a UserError if it is none."""
     try:
         location = sa.make_url(url)
-        location.get_backend_name()
+        if location.get_backend_name() == "sqlite" and location.database:
+            return location.set(database=at_home(location.database))
         return location
     except (exc.ArgumentError, ValueError) as error:  # ValueError: a port that is no number
         raise UserError(f"storage={url} is not a database URL such as sqlite:///results/local/lab.db") from error

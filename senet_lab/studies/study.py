@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from senet_lab.compose import compose
-from senet_lab.config import Config, RunError, UserError
+from senet_lab.config import Config, RunError, UserError, fault_of
 from senet_lab.labels import Composed
 from senet_lab.studies import clock, driver, outcome, plan
 from senet_lab.studies.executors import Ready, ready, sharing
@@ -190,4 +190,4 @@ def check_writable(folder: Path) -> None:
         for place in made:
             place.rmdir()
     except OSError as error:
-        raise UserError(f"results={folder} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"results={folder} cannot be written: {fault_of(folder, error)}") from error

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from senet_lab.compose import compose
-from senet_lab.config import Data, RunError, UserError
+from senet_lab.config import Data, RunError, UserError, storage_in
 from senet_lab.labels import Composed
 from senet_lab.studies.store import FAILED, Store
 from senet_lab.training import checkpoints, classes
@@ -50,7 +50,7 @@ def weights_of(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any] | No
         path = results / "checkpoints" / f"{arguments.what}.ckpt"
     elif not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
-    url = arguments.storage or f"sqlite:///{results}/lab.db"
+    url = arguments.storage or storage_in(results)
     record = Store(url, create=False).read([path.stem]).get(path.stem)
     if path.is_file():
         return path, record

@@ -16,8 +16,10 @@ import pytest
 import torch
 from launching import ROOT, Lab, one_line, tell_place
 
+from senet_lab.compose import choices, compose
 from senet_lab.config import RunError
 from senet_lab.run import main
+from senet_lab.studies.store import Store, parse
 from senet_lab.training import faults
 from senet_lab.training.processes import spawned
 
@@ -76,6 +78,7 @@ SCRIPT = """
 import os, sys, threading
 os.chdir(sys.argv[1])
 from senet_lab.run import main
+from senet_lab.studies.store import Store, parse
 codes = []
 thread = threading.Thread(target=lambda: codes.append(main([*sys.argv[2:], "results=out1"])))
 thread.start()
@@ -244,3 +247,104 @@ def test_old_failures_that_are_none_are_known(reason: str) -> None:
 )
 def test_old_failures_that_are_results_stay(reason: str) -> None:
     assert not faults.is_no_result(reason)
+
+
+# ------------------------------------------------------------------------------------------- messages that led astray
+
+STUDY = """\
+# @package _global_
+study:
+  name: mine
+  title: Title
+  factor: se.reduction
+  baseline: 'x'
+  rows:
+    LABEL: {se.reduction: 4}
+    'x': {se.reduction: 16}
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xef\xbb\xbf" + STUDY.encode(), "mine.yaml begins with a byte order mark; save it as UTF-8 without one"),
+        (STUDY.replace("Title", "T\xfcr").encode("latin-1"), "mine.yaml, line 4: this is no UTF-8"),
+        (STUDY.encode("utf-16"), "mine.yaml, line 1: this is no UTF-8"),
+        (STUDY.replace("Title", "T\0").encode(), "mine.yaml: special characters are not allowed"),
+        *(
+            (STUDY.replace("LABEL", label).encode(), f"study.rows: {read} is no name; in quotes it is one")
+            for label, read in {"4": "4 (int)", "yes": "True (bool)", "null": "null", "1.5": "1.5 (float)"}.items()
+        ),
+        (None, "mine.yaml is a link to /nowhere/mine.yaml, which is not there"),
+    ],
+)
+def test_a_study_that_cannot_be_read_says_why(
+    content: bytes | None,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Kind: the message names no file, or blames a line that is right."""
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "sweeps" / "ablation" / "mine.yaml"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content) if content else place.symlink_to("/nowhere/mine.yaml")
+    assert main(["+ablation=mine", "plan=true"]) == 2
+    assert one_line(capsys.readouterr().err, said)
+
+
+def test_hidden_files_and_folders_are_no_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: macOS and editors leave files beside those that are meant."""
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "sweeps" / "ablation"
+    (place / "folder.yaml").mkdir(parents=True)
+    (place / "._mine.yaml").write_bytes(b"\0\xff")
+    (place / "mine.yaml").write_text(STUDY)
+    assert {"mine", "folder", "._mine"} & set(choices("ablation")) == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("seeds = 3", """nothing stands around its =: "seeds=3\""""),
+        (" seeds=3", """nothing stands around its =: "seeds=3\""""),
+        ("seeds=3 tracking=off", "'tracking=' looks like another word: each is an argument of its own"),
+        ("results=~/x", """quotes: "results='~/x'\""""),
+        ("data.root=", "data.root is empty"),
+        ("", "'' is not of the form key=value"),
+    ],
+)
+def test_the_hint_of_a_word_helps(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Kind: what the message recommends cannot be read either, or means something else."""
+    assert main([word]) == 2
+    assert one_line(capsys.readouterr().err, said)
+
+
+@pytest.mark.parametrize("name", ["r%20x", "r?x", "r#x", "~/r", "r%", "a b", "r@h:1"])
+def test_the_records_are_in_the_folder_of_results(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kind: a path becomes a URL, in which some of its characters mean something; ~ is the home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = compose([f"results='{name}'", "data.root='~/images'"]).config
+    folder = Path(name).expanduser()
+    assert (Path(config.results), config.data.root) == (folder, str(tmp_path / "home/images"))
+    store = Store(config.storage)
+    store.claim("a")
+    assert [path.parent for path in tmp_path.rglob("lab.db")] == [tmp_path / folder]
+    assert parse(store.url).database == parse(store.name).database == f"{folder}/lab.db"
+    assert Store(f"sqlite:///{name}/b.db".replace("%", "%25").replace("?", "%3F")).claim("a"), "asked for as a URL"
+    assert (folder / "b.db").exists()
+
+
+def test_a_disk_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kind: the system says of a link that leads nowhere that the file exists."""
+    monkeypatch.chdir(tmp_path)
+    Path("res").symlink_to("/nowhere/disk")
+    for word in ("results=res", "results=res/below", "storage=sqlite:///res/lab.db"):
+        assert main([word, "tracking=off"]) == 2
+        assert one_line(capsys.readouterr().err, f"error: {word}", "res is a link to /nowhere/disk, which is not there")
