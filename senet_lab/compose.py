@@ -274,7 +274,7 @@ def check_values(config: Config) -> None:
     training, recipe, executor = config.training, config.recipe, config.executor
     words = {
         "executor.name": (executor.name, ("local", "ray")),
-        "tracking": (config.tracking, ("offline", "online", "off")),
+        "tracking": (config.tracking, ("offline", "online", "off", "auto")),
         "training.keep": (training.keep, ("none", "last")),
         "training.outputs": (training.outputs, ("on", "off")),
         "training.precision": (training.precision, ("32-true", "bf16-mixed", "16-mixed", "auto")),

@@ -387,7 +387,8 @@ class Config:
         max_failures: a study, or a search, of which so many trials have failed and none has ended well is stopped, with
             the first reason: it cannot work. Counted is every trial of it, whenever and by whichever driver it was
             trained; those that are in training may end. null goes on in any case.
-        tracking: W&B `offline`, `online` or `off`.
+        tracking: W&B `offline`, `online` or `off`; `auto` is what WANDB_MODE says, or `offline`. WANDB_MODE=disabled
+            switches W&B off whatever is said here.
         results: the folder that everything is written to; `~` is the home, here and in `storage` and `data.root`.
         storage: database of records (SQLAlchemy's URL).
     """
@@ -406,7 +407,7 @@ class Config:
     plan: bool = False
     retry: bool = False
     max_failures: int | None = 10
-    tracking: str = "offline"
+    tracking: str = "auto"
     results: str = "results/local"
     storage: str = "sqlite:///${results}/lab.db"
 

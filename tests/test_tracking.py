@@ -18,8 +18,9 @@ import pytest
 from wandb_runs import END_SECONDS, WANDB, finish, first_line, inspect, services
 from wandb_server import Server
 
+from senet_lab.config import UserError
 from senet_lab.studies.run_content import LONGEST, short
-from senet_lab.studies.tracking import Tracker
+from senet_lab.studies.tracking import Tracker, mode_of
 
 ROOT = Path(__file__).parents[1]
 LONG = "a row whose label holds “quotes”, 100 %, a/slash, \\ and #?:" + 12 * " and more"
@@ -38,7 +39,12 @@ study:
 FIGURE = "home/figure.png"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 WORDS = ["data.subset=100", "seeds=1", "executor.workers=2"]
-USERS = {"WANDB_PROJECT": "my-project", "WANDB_ENTITY": "someone", "WANDB_MODE": "disabled", "WANDB_DIR": "elsewhere"}
+USERS = {"WANDB_PROJECT": "my-project", "WANDB_ENTITY": "someone", "WANDB_MODE": "dryrun", "WANDB_DIR": "elsewhere"}
+# What an agent of a sweep, or of W&B Launch, sets for the one run that it has in mind; and what a user may.
+AGENTS = {"SWEEP_ID": "sweep", "SWEEP_PARAM_PATH": "gone/config.yaml", "RUN_ID": "one-for-all", "PROGRAM": "train.py"}
+AGENTS |= {"LAUNCH": "true", "LAUNCH_CONFIG_PATH": "gone.json", "RESUME": "must", "RUN_GROUP": "group", "NAME": "name"}
+AGENTS |= {"JOB_TYPE": "job", "ARGS": "[]", "TAGS": "a,b", "NOTES": "notes"}
+USERS |= {f"WANDB_{name}": value for name, value in AGENTS.items()}
 NOWHERE = "http://127.0.0.1:9"
 
 
@@ -182,7 +188,7 @@ def test_study_ends_with_its_table_and_figure(offline: tuple[Place, subprocess.C
 
 
 def test_the_users_environment(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
-    """Project and entity are the user's; `tracking` decides the mode, `results` the place; the home stays clean."""
+    """Project and entity are the user's; `results` decides the place; the home stays clean."""
     where, done = offline
     assert {inspect(run)["about"]["project"] for run in where.runs().values()} == {"my-project"}
     assert {inspect(run)["about"]["entity"] for run in where.runs().values()} == {"someone"}
@@ -348,6 +354,42 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
         tracker.trial(None, {})  # type: ignore[arg-type]
     tracker.table(tmp_path / "table.csv", tmp_path / "figure.png")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "said", "mode"),
+    [
+        *(("auto", said, "offline") for said in (None, "offline", "dryrun")),
+        *(("auto", said, "online") for said in ("online", "run", "shared")),
+        *((word, "disabled", "off") for word in ("auto", "offline", "online", "off")),
+        *((word, None, word) for word in ("offline", "online", "off")),
+        ("offline", "online", "offline"),
+        ("online", "dryrun", "online"),
+        ("off", "nonsense", "off"),
+    ],
+)
+def test_the_mode_is_what_is_said_of_it(
+    word: str, said: str | None, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off is off, by whichever word; else the lab's word is the nearer one."""
+    monkeypatch.setenv("WANDB_MODE", said) if said else monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert mode_of(word) == mode
+
+
+def test_a_mode_that_is_none_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "of")
+    with pytest.raises(UserError, match=r"^WANDB_MODE=of: there is no such mode; there are online, run, "):
+        Tracker("offline", tmp_path / "wandb", "study")
+
+
+@pytest.mark.slow
+def test_what_the_client_has_switched_off_writes_nothing(fresh: Place) -> None:
+    """By the command `wandb disabled`, which its settings keep."""
+    done = fresh.run([str(WANDB), "disabled"])
+    assert done.returncode == 0, done.stderr
+    done = fresh.script(WRITE, "offline", FIGURE)
+    assert done.returncode == 0, done
+    assert fresh.runs() == {}
 
 
 def test_long_texts_stay_apart() -> None:

@@ -73,6 +73,9 @@ def make(arguments: argparse.Namespace) -> None:
     replace_all(folder, {name: dashboards.as_json(view) for name, view in views.items()})
     print(f"written: {folder}/ ({', '.join(views)})")
     otherwise = f"{folder}/ holds what would be saved"
+    if tracking.mode_of("online") == "off":
+        print("not saved: WANDB_MODE=disabled switches W&B off")
+        return
     if not tracking.log_in("dashboard", otherwise):
         print(f"not saved: there is no W&B key; {tracking.HOW_TO_LOG_IN}, and the same command saves it")
         return

@@ -55,6 +55,7 @@ def leave() -> None:
     signal.alarm(LEAVE_SECONDS)
     with suppress(Exception):
         wandb.teardown()
+    signal.alarm(0)  # Python would have no handler for it any more
 
 
 def after(seconds: float, over: threading.Event | None = None) -> threading.Timer:

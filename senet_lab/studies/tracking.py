@@ -8,8 +8,9 @@ Online, curves are live, and a run that was cut off is resumed.
 Tracking is never in the way of training: a thread of its own does it, and what it could not write is said at the end.
 The same command, given again, writes what is missing.
 
-The configuration says whether (`tracking`) and where on disk (`results`); WANDB_PROJECT, WANDB_ENTITY, WANDB_BASE_URL
-and WANDB_API_KEY mean what W&B says they mean.
+The configuration says whether (`tracking`) and where on disk (`results`); WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY,
+WANDB_BASE_URL and WANDB_API_KEY mean what W&B says they mean. What an agent of a sweep, or whoever else has started
+this process, says of a single run (WANDB_RUN_ID, WANDB_SWEEP_ID, …) is not meant for trials, each of which has its own.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ ROOM_BYTES = 4 * 2**20  # more than a run takes on disk
 FAILED = (
     "-failed"  # ends the folder or mark of a trial that failed, so that its success, when it is retried, is another
 )
+MODES = {"online": "online", "run": "online", "shared": "online", "offline": "offline", "dryrun": "offline"}
+MODES |= {"disabled": "off"}  # of WANDB_MODE
+OF_ONE_RUN = ("sweep_id", "sweep_param_path", "launch_config_path", "run_id", "resume", "resume_from", "fork_from")
 HOW_TO_LOG_IN = "`wandb login` stores one, WANDB_API_KEY gives one"
 
 Fill = Callable[[Any], int | None]  # puts into a run what it holds; its exit code, 0 if there is none
@@ -47,18 +51,18 @@ class Tracker:
     """Writes the W&B runs of a study.
 
     Args:
-        mode: `offline`, `online` or `off`.
+        mode: as `tracking` has it.
         folder: named `wandb`, as W&B has it; keeps `offline-run-*` as `wandb sync` takes them, and below `online/` a
             mark of each run that was uploaded live.
         study: what the runs are grouped by.
 
     Raises:
-        UserError: online without a key.
+        UserError: online without a key, or a WANDB_MODE that W&B does not know.
         RunError: online, and the server cannot be reached or refuses the key.
     """
 
     def __init__(self, mode: str, folder: Path, study: str) -> None:
-        self.mode = mode
+        self.mode = mode_of(mode)
         self.folder = folder
         self.study = study
         self.live: dict[str, tuple[Any, IO[str]]] = {}  # run id → its open run and the mark that it will leave; online
@@ -66,15 +70,17 @@ class Tracker:
         self.thread = ThreadPoolExecutor(1, "tracking")
         self.tasks: list[tuple[str, Future[None]]] = []
         self.there: set[str] = set()  # runs that need not be written
-        if mode == "off":
+        if self.mode == "off":
             return
         # W&B's service, started with the first run, inherits these. Its files would lie in the user's home; its reports
         # of its own errors would, without a network, fill the terminal and hold up the end.
         for place in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
             os.environ.setdefault(place, str(folder.absolute() / ".client"))
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        if mode == "online" and not log_in("tracking=online", "tracking=offline needs no server"):
-            raise UserError(f"tracking=online: there is no W&B key; {HOW_TO_LOG_IN}; tracking=offline needs none")
+        if self.mode == "online":
+            asked = "tracking=online" if mode == "online" else f"WANDB_MODE={os.environ['WANDB_MODE']}"
+            if not log_in(asked, "tracking=offline needs no server"):
+                raise UserError(f"{asked}: there is no W&B key; {HOW_TO_LOG_IN}; tracking=offline needs none")
         self.there = self.look()
 
     def epoch(self, cell: Cell, entry: dict[str, float]) -> None:
@@ -151,7 +157,9 @@ class Tracker:
         return {path.name.split("-", 3)[3] for path in self.folder.glob("offline-run-*-*")}
 
     def write(self, run_id: str, fill: Fill, cell: Cell | None = None) -> None:
-        """Write a whole run, or what a live one lacks."""
+        """Write a whole run, or what a live one lacks; nothing where `wandb disabled` has switched W&B off."""
+        if session().settings.mode == "disabled":
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.mode == "online":
             self.upload(run_id, fill, cell)
@@ -219,6 +227,7 @@ class Tracker:
         """Open a W&B run, which writes to `folder`/wandb: a trial's, or without a cell the study's own."""
         import wandb
 
+        session()
         check_room(folder)
         online = self.mode == "online"
         name, job_type, config = (f"{self.study}: table", "study", {}) if cell is None else describe(cell)
@@ -267,7 +276,7 @@ def log_in(word: str, otherwise: str) -> bool:
     """
     import wandb
 
-    wandb.setup(settings=wandb.Settings(mode="online", silent=True))
+    session(mode="online")
     try:
         return bool(wandb.login(prompt=False, verify=True))
     except wandb.errors.Error as error:
@@ -279,10 +288,33 @@ def log_in(word: str, otherwise: str) -> bool:
 
 def place() -> tuple[str, str]:
     """Entity and project that runs are in, as W&B's own settings name them: an empty entity is the user's default."""
+    settings = session().settings
+    return settings.entity or "", settings.project or PROJECT
+
+
+def session(**settings: Any) -> Any:
+    """W&B's client, as it is set up for this process: silent, and with nothing of what was said of one single run."""
     import wandb
 
-    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
-    return settings.entity or "", settings.project or PROJECT
+    client = wandb.setup(settings=wandb.Settings(silent=True, launch=False, **settings))
+    for name in OF_ONE_RUN:
+        setattr(client.settings, name, None)  # given to `setup`, None would leave what there is
+    return client
+
+
+def mode_of(word: str) -> str:
+    """`offline`, `online` or `off`. W&B that is switched off by WANDB_MODE stays so whatever `tracking` says; `auto` is
+    what WANDB_MODE says, or `offline`.
+
+    Raises:
+        UserError: WANDB_MODE is none of W&B's.
+    """
+    said = os.environ.get("WANDB_MODE")
+    if word == "off" or said is None:
+        return "offline" if word == "auto" else word
+    if said not in MODES:  # its client would only say so once all is trained
+        raise UserError(f"WANDB_MODE={said}: there is no such mode; there are {', '.join(MODES)}")
+    return MODES[said] if word == "auto" or MODES[said] == "off" else word
 
 
 def wait_for_lock(lock: IO[str]) -> None:
