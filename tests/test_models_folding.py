@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from senet_lab import SE
 from senet_lab.models import create, folding
 from senet_lab.models.folding import folded
-from senet_lab.models.insert import Gated
+from senet_lab.models.gated import Gated
 from senet_lab.models.se import EXCITATIONS, FROM_ONE, SEBlock
 
 GATES = [(word, False) for word in EXCITATIONS] + [(word, True) for word in FROM_ONE]

@@ -386,8 +386,8 @@ class TwoSums(Trap):
 
 
 class TwoInputs(Trap):
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return x + self.branch(x if y is None else y)
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.branch(y)
 
 
 class Decides(Trap):
@@ -423,7 +423,7 @@ TRAPS: list[tuple[Callable[[], nn.Module], str, list[str]]] = [
     (Unequal, "standard", [*NOWHERE, "Unequal is none", "with 1 and 1 convolutions"]),
     (TwoSums, "standard", [*NOWHERE, "TwoSums is none", "come from has a convolution"]),
     (Attends, "standard", [*NOWHERE, "Attends is none", "not of one shape"]),
-    (TwoInputs, "standard", NOWHERE),
+    (TwoInputs, "standard", [*NOWHERE, "TwoInputs is none", "takes 2 arguments"]),
     (Decides, "standard", NOWHERE),
     (Trains, "standard", [*NOWHERE, "something else in training"]),
     (Scales, "standard", ["Scales (layer1.0) has no place for standard; it has pre, post"]),
@@ -460,12 +460,13 @@ def test_what_gets_no_gate_beside_blocks_that_do_is_named() -> None:
     assert [gate.name for gate in done] == ["0.n2"]
 
 
-def test_a_block_that_stands_in_two_places_is_not_gated_in_one() -> None:
+def test_a_block_that_stands_in_two_places_gets_no_gate() -> None:
     block = Functional()
     net = nn.Sequential(OrderedDict(layer1=nn.Sequential(block, block)))
     with pytest.raises(ValueError, match=r"layer1\.0 is in the model under another name, too"):
         add_se(net, position="post")
-    assert len(add_se(net)) == 1  # inside, there is only one place
+    with pytest.raises(ValueError, match=r"layer1\.0\.n2 is called 2 times"):
+        add_se(net)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

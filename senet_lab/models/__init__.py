@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from senet_lab.config import SE
-from senet_lab.models.backbones import BACKBONES, create, seed_others
+from senet_lab.models.backbones import BACKBONES, create, seed_others, with_se
 from senet_lab.models.cost import Cost, cost, counted, fingerprint, hidden_widths, latency
 from senet_lab.models.detection import faster_rcnn
 from senet_lab.models.fusing import fuse, fused_blocks
@@ -31,4 +31,5 @@ __all__ = [
     "seed_others",
     "stages_of",
     "timm_state_dict",
+    "with_se",
 ]

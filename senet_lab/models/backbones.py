@@ -32,7 +32,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from senet_lab.config import SE
 from senet_lab.models import cifar, shake
 from senet_lab.models.inception import bn_inception
-from senet_lab.models.insert import STANDARD, add_se, saying
+from senet_lab.models.insert import STANDARD, Inserted, add_se, put_se, saying
 from senet_lab.models.se import check_known
 from senet_lab.models.shufflenet import shufflenet
 
@@ -228,8 +228,19 @@ def create(
         move_stride(net)
     if pool == "ceil":
         use_ceil(net, name)
-    add_se(net, se, seed=torch.initial_seed() if seed is None else seed)
+    with_se(net, name, se, seed=torch.initial_seed() if seed is None else seed)
     return net.to(device)
+
+
+def with_se(net: nn.Module, name: str, se: SE | Mapping[str, Any] | None, *, seed: int = 0) -> list[Inserted]:
+    """`add_se`, for a plain network that `create` built by that name; those of our own are not run for it once more."""
+    return (put_se if is_own(name) else add_se)(net, se, seed=seed)
+
+
+def is_own(name: str) -> bool:
+    """Whether the builder of that name is ours, and not one that somebody registered or names by its path."""
+    build = BACKBONES.get(name)
+    return str(getattr(getattr(build, "func", build), "__module__", "")).startswith("senet_lab.")
 
 
 def registered(name: str) -> Callable[..., nn.Module]:

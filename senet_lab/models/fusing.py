@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from senet_lab.models.folding import gates_by_mean
 from senet_lab.models.fused import PASSES, block_end
-from senet_lab.models.insert import Gated
+from senet_lab.models.gated import Gated
 from senet_lab.models.se import SEBlock, check_known, is_plain, is_symbolic, listened_everywhere
 
 CHOICES = ("auto", *PASSES)

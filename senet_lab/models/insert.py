@@ -20,15 +20,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.jit import is_scripting  # type: ignore[attr-defined]  # it is public
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from senet_lab.config import SE, reduction_number
 from senet_lab.models.blocks import BASIC, channels_in, channels_out, is_known, slots_of
-from senet_lab.models.folding import folded
+from senet_lab.models.gated import Gated, GatedCall, takes_one
 from senet_lab.models.named import matches, widths_of
 from senet_lab.models.present import se_modules
-from senet_lab.models.se import SEBlock, check_known, declare
+from senet_lab.models.proving import called_with_input_alone, check_not_written_out
+from senet_lab.models.se import SEBlock, check_known
 from senet_lab.models.structure import Residual, residual_blocks
 from senet_lab.models.trying import checked_width
 
@@ -68,34 +69,8 @@ class Place(NamedTuple):
 
 
 POSITIONS = tuple(BASIC)
+WRAPPERS = {"DataParallel": "module", "OptimizedModule": "_orig_mod"}  # class → where it keeps the network, unchanged
 STANDARD = SE()  # the paper's block, where nothing else is asked for
-
-
-class Gated(nn.Module):
-    """`body` with its output gated by `se`, or with its input (`side` = before); in the mode that `body` is in."""
-
-    def __init__(self, body: nn.Module, se: SEBlock, side: str) -> None:
-        super().__init__()
-        self.body = body
-        self.se = se.train(body.training)
-        self.side = side
-        self.training = body.training
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        if self.side == "before":
-            gated: Tensor = self.body(self.se(x_BCHW))
-        elif is_scripting():
-            gated = self.se(self.body(x_BCHW))
-        else:
-            both = folded(self.body, self.se, x_BCHW)
-            gated = self.se(self.body(x_BCHW)) if both is None else both
-        return gated
-
-    def extra_repr(self) -> str:
-        return f"side={self.side}"
-
-
-declare(Gated)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,20 +133,73 @@ def add_se(
     """
     if se is None and not fields:
         return []
+    inside = WRAPPERS.get(type(model).__name__)
+    if inside is not None:
+        done = add_se(model.get_submodule(inside), se, where=where, seed=seed, **fields)
+        return [dataclasses.replace(each, name=f"{inside}.{each.name}") for each in done]
+    check_changeable(model)
+    try:
+        wraps = planned(model, se, fields, where, seed)
+    except ValueError:
+        check_not_written_out(model)
+        raise
+    alone = called_with_input_alone(model, {gate.name: gated for gate, gated in wraps}) if wraps else set()
+    for gate, gated in wraps:
+        if gate.name not in alone:
+            gated.__class__ = GatedCall
+    return put(model, wraps)
+
+
+def put_se(model: nn.Module, se: SE | Mapping[str, Any] | None, *, seed: int = 0) -> list[Inserted]:
+    """As `add_se`, for a network of our own, which is not run: tests prove that its gates are where they should be."""
+    if se is None:
+        return []
+    check_changeable(model)
+    return put(model, planned(model, se, {}, None, seed))
+
+
+def put(model: nn.Module, wraps: Sequence[tuple[Inserted, Gated]]) -> list[Inserted]:
+    """Put the gates of a plan in place."""
+    for gate, gated in wraps:
+        parent, _, child = gate.name.rpartition(".")
+        setattr(model.get_submodule(parent), child, gated)
+    return [gate for gate, _ in wraps]
+
+
+def planned(
+    model: nn.Module,
+    se: SE | Mapping[str, Any] | None,
+    fields: Mapping[str, Any],
+    where: str | Sequence[str] | None,
+    seed: int,
+) -> list[tuple[Inserted, Gated]]:
+    """What will be put where; all is made before the first is in place, so that mistakes leave the model as it was."""
     design = as_design(se, fields)
     check_known("se.position", design.position, POSITIONS)
     targets = targets_of(model, where)
     ratios = ratios_of(design, targets)
-    # All are made before the first is put in place, so that a mistake leaves the model as it was.
-    wraps = [
+    return [
         wrap(model, place_of(model, target, design.position), design, ratios[target.path], seed)
         for target in targets
         if target.path in ratios
     ]
-    for done, gated in wraps:
-        parent, _, child = done.name.rpartition(".")
-        setattr(model.get_submodule(parent), child, gated)
-    return [done for done, _ in wraps]
+
+
+def check_changeable(model: nn.Module) -> None:
+    """A ValueError for a network that nothing can be put into, whose maps are not 2-D, or that has SE."""
+    kind = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(f"the model is a {kind} of torch.jit, which cannot be changed: add SE before script or trace")
+    if kind in ("DistributedDataParallel", "FullyShardedDataParallel"):
+        raise ValueError(f"the model is wrapped in {kind}, which would not train the gates with it: add SE before")
+    convs = [type(module) for module in model.modules() if isinstance(module, _ConvNd)]
+    if convs and not any(issubclass(each, (nn.Conv2d, nn.ConvTranspose2d)) for each in convs):
+        kinds = ", ".join(sorted({each.__name__ for each in convs}))
+        raise ValueError(f"the model's convolutions are {kinds}: SE is for 2-D networks (Conv2d) only")
+    there = [f"{path or 'the model'} is a {type(module).__name__}" for path, module in se_modules(model).items()]
+    if there:
+        more = f", …: {len(there)} in all" if len(there) > 2 else ""
+        raise ValueError(f"the model has SE already: {', '.join(there[:2])}{more}")
 
 
 def ratios_of(design: SE, targets: Sequence[Target]) -> dict[str, int]:
@@ -217,9 +245,8 @@ def targets_of(model: nn.Module, where: str | Sequence[str] | None = None) -> li
     `se_places` where the network has that, or else its residual blocks.
 
     Raises:
-        ValueError: if there is SE already, or nothing that takes a gate.
+        ValueError: if there is nothing that takes a gate.
     """
-    check_plain(model)
     said = said_places(model)
     if where is not None:
         paths = matches(model, where)
@@ -241,21 +268,13 @@ def targets_of(model: nn.Module, where: str | Sequence[str] | None = None) -> li
         ]
         if not targets:
             raise ValueError(nowhere(model, reasons))
-        if found and reasons:  # perhaps nothing that anybody takes for a block, but not to be passed over in silence
+        if reasons:  # perhaps nothing that anybody takes for a block, but not to be passed over in silence
             without = "; ".join(f"{kind}: {why}" for kind, why in reasons.items())
             warnings.warn(
-                f"no SE goes into what is no residual block, though it may look like one: {without}", stacklevel=3
+                f"no SE goes into what is no residual block, though it may look like one: {without}", stacklevel=4
             )
     stages = [target.stage for target in targets]
     return targets if None in stages else sorted(targets, key=lambda target: target.stage or 0)
-
-
-def check_plain(model: nn.Module) -> None:
-    """A ValueError that says where a model has SE already."""
-    there = [f"{path or 'the model'} is a {type(module).__name__}" for path, module in se_modules(model).items()]
-    if there:
-        more = f", …: {len(there)} in all" if len(there) > 2 else ""
-        raise ValueError(f"the model has SE already: {', '.join(there[:2])}{more}")
 
 
 def check_stages(model: nn.Module, targets: Sequence[Target]) -> None:
@@ -296,6 +315,7 @@ def said_places(model: nn.Module) -> Mapping[str, int] | None:
 def stages_of(model: nn.Module) -> tuple[int, ...]:
     """The stages of a plain network that SE can go into, in the paper's numbering; errors as of `targets_of`, and for
     what is in no stage."""
+    check_changeable(model)
     targets = targets_of(model)
     check_stages(model, targets)
     return tuple(sorted({target.stage for target in targets if target.stage is not None}))
@@ -355,6 +375,10 @@ def place_of(model: nn.Module, target: Target, position: str) -> Place:
 def wrap(model: nn.Module, place: Place, design: SE, reduction: int, seed: int) -> tuple[Inserted, Gated]:
     """The gated replacement for the module at a place; changes nothing yet."""
     parent, _, child = place.path.rpartition(".")
+    if isinstance(model.get_submodule(parent), torch.jit.ScriptModule):
+        raise ValueError(
+            f"{parent} is a module of torch.jit, in which nothing can be changed: name it, or what it is in"
+        )
     body = getattr(model.get_submodule(parent), child)
     if body is None:  # torchvision's shortcut without projection
         body = nn.Identity().train(model.get_submodule(parent).training)
@@ -375,4 +399,5 @@ def wrap(model: nn.Module, place: Place, design: SE, reduction: int, seed: int) 
             generator=own,
         )
     se.to(weight.device, weight.dtype)
-    return Inserted(place.path, place.side, place.stage, place.channels, se.hidden), Gated(body, se, place.side)
+    gated = (Gated if takes_one(body) else GatedCall)(body, se, place.side)
+    return Inserted(place.path, place.side, place.stage, place.channels, se.hidden), gated

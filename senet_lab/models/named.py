@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.models.structure import is_inside
-from senet_lab.models.trying import copied
+from senet_lab.models.trying import copied, first_line, has_forward
 
 PIXELS = (224, 256)  # sides of the images whose way through the network tells widths
 
@@ -35,7 +35,7 @@ def matches(model: nn.Module, where: str | Sequence[str]) -> list[str]:
     chosen = [path for path in paths if path in found]
     for path in chosen:
         module = model.get_submodule(path)
-        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        if not has_forward(module):
             raise ValueError(f"where: {path} is a {type(module).__name__}, which computes nothing; name what is in it")
         inner = next((other for other in chosen if is_inside(other, path)), None)
         if inner is not None:
@@ -108,7 +108,7 @@ def shown_widths(model: nn.Module, paths: Sequence[str]) -> dict[str, int]:
             with torch.no_grad():
                 shadow(torch.empty(1, channels, pixels, pixels, dtype=dtype, device="meta"))
         except Exception as error:  # of what comes later, perhaps: what was seen until then will do
-            fault = (str(error).strip() or type(error).__name__).splitlines()[0]
+            fault = first_line(error)
         counts.append({path: len(outputs) for path, outputs in seen.items()})
     for path, outputs in seen.items():
         if counts[0][path] == 0 or counts[1][path] == counts[0][path]:

@@ -11,6 +11,7 @@ functions matter, and a norm, whose factor comes from the map without a layer, i
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -97,7 +98,7 @@ def gates_its_input(module: nn.Module) -> bool:
                     shadow(image)
                 except Exception:  # it takes something else
                     continue
-            if source in gates.maps:
+            if any(source is map_ for map_, _ in gates.maps):
                 return True
     return False
 
@@ -106,20 +107,31 @@ class Gates(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notices what is multiplied by a function of its pooled self, in two images at once.
 
     Attributes:
-        maps: what gave the maps that were multiplied, for autograd.
+        maps: what gave the maps that were multiplied, for autograd; and the modules that multiplied them.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.maps: list[Node] = []
+        self.maps: list[tuple[Node, nn.Module | None]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in MULTIPLICATIONS and isinstance(args[1], Tensor):
             for map_, gate in (args, args[::-1]):
                 source = origin(map_)
                 if is_one_a_channel(gate, map_) and source is not None and comes_from(gate, source):
-                    self.maps.append(source)
+                    self.maps.append((source, running_module()))
         return func(*args, **(kwargs or {}))
+
+
+def running_module() -> nn.Module | None:
+    """The module whose code runs at the moment."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        first = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
+        if isinstance(first, nn.Module):
+            return first
+        frame = frame.f_back
+    return None
 
 
 def is_one_a_channel(gate: Tensor, map_: Tensor) -> bool:

@@ -39,8 +39,18 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 from torchvision.ops import stochastic_depth
 
-from senet_lab.models.tracing import NoBlockError, Sum, ancestors, is_layer, output_of, sum_of, trace
-from senet_lab.models.trying import PIXELS, Site, Slot, copied
+from senet_lab.models.tracing import (
+    NoBlockError,
+    Sum,
+    ancestors,
+    are_products,
+    is_addition,
+    is_layer,
+    output_of,
+    sum_of,
+    trace,
+)
+from senet_lab.models.trying import PIXELS, Site, Slot, copied, first_line
 
 IDLE_FUNCTIONS: tuple[Any, ...] = (F.dropout, F.dropout2d, stochastic_depth)  # they do nothing in evaluation
 
@@ -71,23 +81,30 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
         ValueError: if some modules of a class are residual blocks and others are not.
     """
     found: dict[str, Residual] = {}
-    refused: dict[str, NoBlockError] = {}
+    scripted = [path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    refused = {
+        path: NoBlockError("it is a module of torch.jit, which cannot be looked into")
+        for path in scripted
+        if not any(is_inside(path, other) for other in scripted)
+    }
     known = [path for path, module in model.named_modules() if skip(module)]
     candidates = [
         path
         for path, module in model.named_modules()
-        if type(module).forward not in (nn.Module.forward, nn.Sequential.forward)
+        if path not in scripted
+        and type(module).forward not in (nn.Module.forward, nn.Sequential.forward)
         and any(isinstance(part, _ConvNd) for part in module.modules())
         and not is_layer(module)
         and not any(path == other or is_inside(path, other) or is_inside(other, path) for other in known)
     ]
-    if not candidates:
+    if not candidates and not scripted:
         return {}, {}
     try:
         shadow = copied(model, lambda tensor: tensor.to("meta"))
     except Exception as error:  # a module that cannot be copied, such as one that waits for its first input
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"the model cannot be copied to be looked into ({line}): name modules by where=") from error
+        raise ValueError(
+            f"the model cannot be copied to be looked into ({first_line(error)}): name modules by where="
+        ) from error
     for path in candidates:
         try:
             found[path] = residual(shadow.get_submodule(path))
@@ -104,15 +121,25 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
                 f"{one} is a residual block and {other}, of the same class {kind.__name__}, is none "
                 f"({why[other]}): name what takes a gate by where="
             )
-    reasons = {type(shadow.get_submodule(path)).__name__: str(error) for path, error in refused.items() if error.adds}
+    taken = [*inner, *known]
+    reasons = {
+        getattr(module := shadow.get_submodule(path), "original_name", type(module).__name__): str(error)
+        for path, error in refused.items()
+        if error.adds and not any(is_inside(other, path) for other in taken)
+    }
     return inner, reasons
 
 
 def residual(block: nn.Module) -> Residual:
     """The block's structure; a NoBlockError if it is no residual block. The block may be without weights."""
-    parameters = inspect.signature(block.forward).parameters
-    if len(parameters) != 1:
-        raise NoBlockError(f"its forward takes {len(parameters)} arguments", adds=False)
+    needed = [
+        each
+        for each in inspect.signature(block.forward).parameters.values()
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        adds = any(map(is_addition, trace(block, lambda module, path: True, len(needed)).nodes))
+        raise NoBlockError(f"its forward takes {len(needed)} arguments", adds)
     modes = [sites_of(block.train(training)) for training in (True, False)]
     if len({tuple((position, site.slot) for position, site in sites.items()) for sites, _ in modes}) > 1:
         raise NoBlockError("it computes something else in training than in evaluation")
@@ -136,8 +163,9 @@ def check_shapes(block: nn.Module, sum_: Sum, width: int) -> None:
             run.run(torch.zeros(1, width, PIXELS, PIXELS, dtype=weight.dtype, device=weight.device))
         shapes = [run.env[node].shape for node in (sum_.branch, sum_.shortcut)]
     except Exception as error:  # whatever a block makes of an image of this size
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NoBlockError(f"it does not take an image of {width} × {PIXELS} × {PIXELS}: {line}") from error
+        raise NoBlockError(
+            f"it does not take an image of {width} × {PIXELS} × {PIXELS}: {first_line(error)}"
+        ) from error
     if shapes[0] != shapes[1]:
         raise NoBlockError("its summands are not of one shape")
 
@@ -150,11 +178,22 @@ def sites_of(block: nn.Module) -> tuple[dict[str, Site], Sum]:
         inner = sum_of(block, trace(block, lambda module, path: path in whole or is_layer(module)))
     except NoBlockError:  # a child that cannot be looked into
         inner = outer
+    if has_products(block):
+        raise NoBlockError("its summands are both products with the same value")
     ends = {"standard": end_of_branch(block, inner), "pre": start_of_branch(block, inner)}
     ends["post"] = Site(Slot("", "after"), output_of(inner.graph).all_input_nodes[0], output_of(inner.graph))
     ends["identity"] = end_of_shortcut(block, outer, inner)
     ends["conv3x3"] = after_first_3x3(block, inner)
     return {position: site for position, site in ends.items() if site is not None}, inner
+
+
+def has_products(block: nn.Module) -> bool:
+    """Whether the block's last sum reads x a(x) + x b(x), all being looked into."""
+    try:
+        sum_ = sum_of(block, trace(block, lambda module, path: is_layer(module)))
+    except NoBlockError:  # a child that cannot be looked into
+        return False
+    return are_products(sum_.branch, sum_.shortcut)
 
 
 def is_inside(path: str, root: str) -> bool:

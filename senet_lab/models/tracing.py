@@ -12,7 +12,11 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from senet_lab.models.trying import first_line
+
 ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
+
+PRODUCTS: tuple[Any, ...] = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
 
 
 class NoBlockError(ValueError):
@@ -45,11 +49,19 @@ class Sum:
 
 
 class Tracer(fx.Tracer):
-    """Traces a forward, modules of which `whole(module, path)` holds as single steps."""
+    """Traces a forward of one argument, others at their defaults; modules of which `whole(module, path)` holds are
+    single steps."""
 
-    def __init__(self, whole: Callable[[nn.Module, str], bool]) -> None:
+    def __init__(self, whole: Callable[[nn.Module, str], bool], arguments: int = 1) -> None:
         super().__init__()
         self.whole = whole
+        self.arguments = arguments
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        values = [self.create_proxy("placeholder", f"x{number}", (), {}) for number in range(self.arguments)]
+        return root_fn, [self.root, *values]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self.whole(m, module_qualified_name)
@@ -62,13 +74,12 @@ class Tracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
 
-def trace(block: nn.Module, whole: Callable[[nn.Module, str], bool]) -> fx.Graph:
+def trace(block: nn.Module, whole: Callable[[nn.Module, str], bool], arguments: int = 1) -> fx.Graph:
     """The block's forward as a graph; a NoBlockError where it depends on the values or sizes of its input."""
     try:
-        return Tracer(whole).trace(block)
+        return Tracer(whole, arguments).trace(block)
     except Exception as error:  # whatever a forward makes of a stand-in for its input
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NoBlockError(f"its forward cannot be traced: {line}") from error
+        raise NoBlockError(f"its forward cannot be traced: {first_line(error)}") from error
 
 
 def sum_of(block: nn.Module, graph: fx.Graph) -> Sum:
@@ -110,6 +121,12 @@ def is_addition(node: fx.Node) -> bool:
     if node.op not in ("call_function", "call_method") or node.target not in ADDITIONS or node.kwargs:
         return False
     return len(node.args) == 2 and len(node.all_input_nodes) == 2
+
+
+def are_products(one: fx.Node, two: fx.Node) -> bool:
+    """Whether both are products with the same value: x a(x) and x b(x)."""
+    times = [node for node in (one, two) if node.target in PRODUCTS and len(node.all_input_nodes) == 2]
+    return len(times) == 2 and not set(one.all_input_nodes).isdisjoint(two.all_input_nodes)
 
 
 def ancestors(node: fx.Node) -> frozenset[fx.Node]:

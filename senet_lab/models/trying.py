@@ -46,6 +46,16 @@ def copied(module: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
     return twin
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def has_forward(module: nn.Module) -> bool:
+    """Whether a module computes something itself, and not only holds others."""
+    return isinstance(module, torch.jit.ScriptModule) or type(module).forward is not nn.Module.forward
+
+
 class Scaled(nn.Module):
     """A module with given gates before or after it."""
 
@@ -108,8 +118,7 @@ def checked_width(block: nn.Module, site: Site, width: int) -> int:
             untouched = torch.equal(ones, plain)
             right = torch.allclose(ours, expected, rtol=1e-9, atol=1e-9) and not torch.allclose(ours, plain)
         except Exception as error:  # whatever a block makes of an image of this size, or of a child that is wrapped
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"cannot be tried: {line}") from error
+            raise ValueError(f"cannot be tried: {first_line(error)}") from error
     if not untouched:
         raise ValueError("computes something else once a gate is in it, even a gate of 1")
     if not right:

@@ -50,7 +50,7 @@ def show(composed: Composed, words: list[str], console: Console) -> None:
         with torch.device("meta"):
             net = models.create(config.backbone, None, classes, in_channels=input_size[0], stride=config.stride, seed=0)
         stages = models.stages_of(net)
-        gates = models.add_se(net, config.se)
+        gates = models.with_se(net, config.backbone, config.se)
         cost = models.cost(net, input_size)
     except ValueError as error:
         raise UserError(str(error)) from error

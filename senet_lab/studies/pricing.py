@@ -103,7 +103,8 @@ def price(composed: Composed, facts: DataFacts) -> Priced:
             design = dict(zip((word.removeprefix("se.") for word in WORDS), words, strict=True))
             try:
                 built = copy.deepcopy(net)
-                models.add_se(built, dataclasses.replace(config.se, reduction=level, stages="all", **design))  # type: ignore[arg-type]
+                gates = dataclasses.replace(config.se, reduction=level, stages="all", **design)  # type: ignore[arg-type]
+                models.with_se(built, config.backbone, gates)
                 cost, widths = models.cost(built, size), models.hidden_widths(built)
             except ValueError as error:
                 raise UserError(f"search.space: {error}") from error
@@ -129,7 +130,7 @@ def row(priced: Priced, name: str, se: SE | None) -> Row:
     try:
         net = copy.deepcopy(priced.net)
         ratios = se.by_stage(models.stages_of(net))
-        models.add_se(net, se)
+        models.with_se(net, config.backbone, se)
         words = tuple(getattr(se, word.removeprefix("se.")) for word in WORDS)
         known = all((stage, words, ratio) in priced.parts for stage, ratio in ratios.items())
         stages = {stage: priced.parts[stage, words, ratio] for stage, ratio in ratios.items()} if known else {}

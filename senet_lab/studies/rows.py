@@ -174,7 +174,7 @@ def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool 
     try:
         net = plain(config, facts)
         ratios = {} if config.se is None else config.se.by_stage(models.stages_of(net))
-        models.add_se(net, config.se)
+        models.with_se(net, config.backbone, config.se)
         cost = models.cost(net, input_size)
         hidden = models.hidden_widths(net)
         network = models.fingerprint(net, input_size)

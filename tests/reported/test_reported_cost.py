@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from senet_lab import SE
 from senet_lab.models import create, folding, fuse
 from senet_lab.models.folding import folded
-from senet_lab.models.insert import Gated
+from senet_lab.models.gated import Gated
 from senet_lab.models.se import EXCITATIONS, FROM_ONE, SQUEEZES, SEBlock
 
 # ---------------------------------------------------------------------------------------------------------------------
