@@ -28,8 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from senet_lab.models.insert import stage_of
 from senet_lab.models.se import SEBlock, check_known
+from senet_lab.models.stages import stage_of
 
 aten = torch.ops.aten
 POOLING = (aten.mean, aten.sum, aten.amax)

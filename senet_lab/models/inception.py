@@ -35,7 +35,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from senet_lab.models.insert import saying
+from senet_lab.models.stages import saying
 
 
 class Widths(NamedTuple):

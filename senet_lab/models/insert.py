@@ -12,7 +12,6 @@ the network computes the plain one's outputs and gradients bit for bit. There ar
 from __future__ import annotations
 
 import dataclasses
-import re
 import warnings
 import zlib
 from collections import Counter
@@ -30,6 +29,7 @@ from senet_lab.models.named import matches, widths_of
 from senet_lab.models.present import se_modules
 from senet_lab.models.proving import called_with_input_alone, check_not_written_out
 from senet_lab.models.se import SEBlock, check_known
+from senet_lab.models.stages import said_places, stage_of
 from senet_lab.models.structure import Residual, residual_blocks
 from senet_lab.models.trying import checked_width
 
@@ -109,10 +109,10 @@ def add_se(
     tell stages apart are refused.
 
     Args:
-        model: any CNN, on any device. Without `where` gates go into its residual blocks, which are found by what they
-            compute (`structure.py`): torchvision's ResNet, ResNeXt and Wide ResNet, timm's resnet*, resnext* and
-            resnetv2* (whose shortcut has no place for `identity` where it is plain), and blocks of your own; or after
-            the modules that the network itself names.
+        model: any CNN of 2-D maps, on any device; `DataParallel` and compiled ones are changed inside. Without `where`
+            gates go into its residual blocks, which are found by what they compute (`structure.py`): torchvision's
+            ResNet, ResNeXt and Wide ResNet, timm's resnet*, resnext* and resnetv2* (whose shortcut has no place for
+            `identity` where it is plain), and blocks of your own; or after the modules that the network itself names.
         se: the design, or a mapping of its fields; what is left out has the defaults of `SE`. None leaves it plain.
         where: patterns of the paths of the modules after each of which a gate goes, in any network: `features.*.conv`.
             A `*` stands for anything within one name, `**` for any number of names.
@@ -123,13 +123,14 @@ def add_se(
         What was wrapped where, in the network's order. Empty for None and for a design without stages.
 
     Raises:
-        ValueError: if the model has SE already (ours, timm's, torchvision's or another that is called so), has no block
-            that SE can go into or no module that `where` names, or lacks a stage; if a gate would change anything but
-            what it should; for unknown words. The model is then unchanged.
+        ValueError: if the model has SE already, by name or by what it computes (`present.py`), has no block that SE can
+            go into or no module that `where` names, or lacks a stage; if a gate would change anything but what it
+            should, or is not asked once when the network runs (`proving.py`); for unknown words, and networks that
+            cannot be changed. The model is then unchanged.
 
     Warns:
-        UserWarning: where blocks were found by what they compute, and modules of another class add something or cannot
-            be looked into: they are named, with the reason why they get no gate.
+        UserWarning: for modules that add something or cannot be looked into, and get no gate: they are named, with the
+            reason; and for a network that does not run on an image, whose gates can be tried in its parts only.
     """
     if se is None and not fields:
         return []
@@ -299,19 +300,6 @@ def nowhere(model: nn.Module, reasons: Mapping[str, str]) -> str:
     )
 
 
-def saying(net: nn.Module, stage_roots: Mapping[int, Sequence[str]], se_places: Mapping[str, int]) -> nn.Module:
-    """`net`, which from now on says itself what its stages are (`stage_of`) and where its gates go (`said_places`)."""
-    vars(net).update(stage_roots=dict(stage_roots), se_places=dict(se_places))
-    return net
-
-
-def said_places(model: nn.Module) -> Mapping[str, int] | None:
-    """Where a network says itself that its gates go, by an attribute `se_places`: path of the module after which a gate
-    is → how many channels that gate has. None for a network that says nothing. The stages of these modules are what
-    `stage_of` says."""
-    return getattr(model, "se_places", None)
-
-
 def stages_of(model: nn.Module) -> tuple[int, ...]:
     """The stages of a plain network that SE can go into, in the paper's numbering; errors as of `targets_of`, and for
     what is in no stage."""
@@ -319,20 +307,6 @@ def stages_of(model: nn.Module) -> tuple[int, ...]:
     targets = targets_of(model)
     check_stages(model, targets)
     return tuple(sorted({target.stage for target in targets if target.stage is not None}))
-
-
-def stage_of(model: nn.Module, path: str) -> int | None:
-    """The stage that a module or parameter of `model` is in, in the paper's numbering; None outside the stages.
-
-    A network may say itself what its stages are, by an attribute `stage_roots`: stage → paths of the modules that make
-    it up. Otherwise names tell: layer1 (torchvision's, and ours) and stages.0 (timm's) are stage 2.
-    """
-    roots: Mapping[int, Sequence[str]] | None = getattr(model, "stage_roots", None)
-    if roots is not None:
-        inside = (stage for stage, paths in roots.items() if any(f"{path}.".startswith(f"{root}.") for root in paths))
-        return next(inside, None)
-    found = re.search(r"(?:^|\.)(layer|stages\.)(\d+)(?:\.|$)", path)
-    return None if found is None else int(found[2]) + (1 if found[1] == "layer" else 2)
 
 
 def place_of(model: nn.Module, target: Target, position: str) -> Place:

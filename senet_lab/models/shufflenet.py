@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet_lab.models.insert import saying
+from senet_lab.models.stages import saying
 
 GROUPS = 3
 STAGES = {3: (4, 240), 4: (8, 480), 5: (4, 960)}  # stage → units, channels

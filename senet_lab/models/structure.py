@@ -4,9 +4,11 @@ A module is taken for a residual block if its forward, traced symbolically by to
 
     y = tail(shortcut(x) + branch(x))
 
-- x and y are one tensor each, and the trace is the same in training and in evaluation;
+- x and y are one tensor each, other arguments are left at their defaults, and the trace is the same in training and in
+  evaluation;
 - the sum is the last one in the forward, and the tail (usually a ReLU, or nothing) has no convolution or linear layer;
-- the branch is the summand with more convolutions, at least one; the shortcut has one at most; both have one shape;
+- the branch is the summand with more convolutions, at least one; the shortcut has one at most; both have one shape, and
+  are not both products with one value, as in x a(x) + x b(x);
 - what both begin with (pre-activation's first norm and ReLU) has no convolution;
 - no other residual block is inside, and all modules of its class in the network are such blocks.
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.config import RunError
-from senet_lab.models.insert import stage_of
 from senet_lab.models.se import SEBlock
+from senet_lab.models.stages import stage_of
 from senet_lab.training.classes import ALL
 
 Array = np.ndarray[Any, Any]
