@@ -109,19 +109,22 @@ def within(triple: tuple[float, float, float], digits: int = 3) -> str:
     return f"{middle} [{low}, {high}]"
 
 
-def run(words: Sequence[str], folder: Path) -> tuple[float, float, str]:
-    """A command in a fresh process: seconds on the wall, seconds of the processor in it and in its children, and what
-    it printed.
+def run(words: Sequence[str], folder: Path, **more: str) -> tuple[float, float, str]:
+    """A command in a fresh process, with more of an environment: seconds on the wall, seconds of the processor in it
+    and in its children, and what it printed. Several may run side by side.
 
     Raises:
         subprocess.CalledProcessError: if it fails.
     """
-    began, before = time.perf_counter(), os.times()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    wall, after = time.perf_counter() - began, os.times()
-    used = after.children_user + after.children_system - before.children_user - before.children_system
-    return wall, used, done.stdout
+    began, environment = time.perf_counter(), {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    with subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)  # of this process alone, whichever others end meanwhile
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, words, printed)
+    return time.perf_counter() - began, used.ru_utime + used.ru_stime, printed
 
 
 # --------------------------------------------------------------------------------------------------------------------

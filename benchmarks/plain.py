@@ -1,9 +1,10 @@
 """One training as a script around the usual libraries does it: what the lab is compared with.
 
 Lightning, torchvision's transforms and PyTorch's DataLoader, all as they are by default, eager; the network, the
-images, the splits and the recipe are the lab's. One process trains one network, with as many threads as PyTorch takes:
+images, the splits and the recipe are the lab's. One process trains one network, and prints its errors as JSON; without
+`--reduction` it has no SE. Where several run side by side, one thread each is quickest:
 
-    python -m benchmarks.plain --reduction 16 --seed 0          prints its errors as JSON; no --reduction is no SE
+    OMP_NUM_THREADS=1 python -m benchmarks.plain --reduction 16 --seed 0
 
 What a script might have besides (logger, progress bar, checkpoints) is off, to its advantage.
 """

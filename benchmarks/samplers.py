@@ -5,9 +5,11 @@
 
 The folder is what a search with `search.sampler=enumerate` has left: its `trials.csv` says what every design came to,
 as a mean over its seeds. Each sampler is asked as a search asks it, for each seed of its own, and told what the table
-says. Shown are the share of the hypervolume of the table's own front after so many designs, and after how many a
-sampler has as much as random search with the same seed has after all of them: the median over the seeds and its 95%
-interval by order statistics. Written beside the trials: `samplers.md`, `samplers.csv` and `samplers.svg`, `.png`.
+says. A search replaces a known proposal by a neighbour of the front, so there are two controls: such neighbours alone
+(`local`), and each sampler alone, without them. Shown are the share of the hypervolume of the table's own front after
+so many designs, and after how many a sampler has as much as random search with the same seed has after all of them: the
+median over the seeds and its 95% interval by order statistics. Written beside the trials: `samplers.md`, `samplers.csv`
+and `samplers.svg`, `.png`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ from senet_lab.studies.halving import Halving
 from senet_lab.studies.space import OFF, REDUCTION, WORDS, Design, Level, Part, Space
 
 Array = NDArray[np.float64]
-COLOURS = {"random": "0.5", "nsga2": "#0072B2", "tpe": "#D55E00", "gp": "#009E73"}
+COLOURS = {"random": "0.5", "local": "0", "nsga2": "#0072B2", "tpe": "#D55E00", "gp": "#009E73"}
+ALONE = " alone"  # behind a sampler's name: known proposals are not replaced by neighbours of the front
+AGAIN = 10  # times in a row that a sampler alone may propose what is known, before any other design is drawn
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,9 @@ def read(trials: pd.DataFrame) -> Tabulated:
 def play(table: Tabulated, sampler: str, seed: int, trials: int, pending: int) -> tuple[list[Design], Asker]:
     """The designs of one search, in order; the cheapest one is the first, as in every search."""
     cheapest = min(table.values, key=lambda design: table.values[design][1:])
-    asker = Asker(table.space, sampler, seed, len(table.objectives), trials, pending, [cheapest])
+    how = {"near": False, "patience": AGAIN} if sampler.endswith(ALONE) else {}
+    name = sampler.removesuffix(ALONE)
+    asker = Asker(table.space, name, seed, len(table.objectives), trials, pending, [cheapest], **how)
     asked: list[Design] = []
     while (design := asker.ask()) is not None:
         asked.append(design)
@@ -198,7 +204,8 @@ def needed(share: Array, target: float) -> float:
 def compare(table: Tabulated, samplers: Sequence[str], seeds: int, trials: int, pending: int) -> pd.DataFrame:
     """One line a sampler, seed and number of designs: `share` of the hypervolume; and what it took beside trainings."""
     lines = []
-    for sampler in dict.fromkeys(["random", *samplers]):
+    beside = [name for sampler in samplers for name in (sampler, sampler + ALONE)]
+    for sampler in dict.fromkeys(["random", "local", *beside]):
         for seed in range(seeds):
             asked, asker = play(table, sampler, seed, trials, pending)
             assert len(set(asked)) == len(asked), "a design was trained twice"
@@ -208,8 +215,8 @@ def compare(table: Tabulated, samplers: Sequence[str], seeds: int, trials: int, 
                 {"sampler": sampler, "seed": seed, "designs": at, "share": value, **again}
                 for at, value in enumerate(share, start=1)
             ]
-            print(f"\r{sampler}, seed {seed}", end="", file=sys.stderr)
-    print("\r", end="", file=sys.stderr)
+            print(f"\r{sampler}, seed {seed + 1} of {seeds}   ", end="", file=sys.stderr)
+    print(file=sys.stderr)
     return pd.DataFrame(lines)
 
 
@@ -247,8 +254,9 @@ def table_text(table: Tabulated, played: pd.DataFrame, pending: int) -> str:
         f"table's front. Medians over {seeds} seeds of the sampler; in brackets the 95% interval of the median by "
         "order statistics, paired: each seed against random search with the same seed.",
         f"- {pending} designs are in training at a time. Designs trained twice: 0. *Asked twice*: proposals of a "
-        "design that was known, which cost nothing; *drawn*: designs drawn beside the front, or anywhere, in place of "
-        "such a proposal.",
+        "design that was known, which cost nothing; *drawn*: designs drawn in place of such a proposal, which differ "
+        "in one level from one of the front, or are any where there is none. *local* draws all designs so. A sampler "
+        f"*alone* is asked up to {AGAIN} times in a row; then any design is drawn, next to the front or not.",
         f"- Reliability of the mean of {repeats} seeds: {reliability:.2f} of its variance is between designs"
         + (" (below 0.5: this table is more chance than design)." if reliability < 0.5 else ".")
         + f" Designs that hardly learn make much of it: among the better half alone it is {better:.2f}.",
@@ -268,9 +276,10 @@ def render(played: pd.DataFrame) -> dict[str, bytes]:
         axes = figure.subplots()
         for sampler, own in played.groupby("sampler", sort=False):
             spread = own.groupby("designs")["share"].quantile([0.25, 0.5, 0.75]).unstack() * 100
-            colour = COLOURS.get(str(sampler))
-            axes.plot(spread.index, spread[0.5], label=str(sampler), color=colour)
-            axes.fill_between(spread.index, spread[0.25], spread[0.75], color=colour, alpha=0.15, linewidth=0)
+            colour, alone = COLOURS.get(str(sampler).removesuffix(ALONE)), str(sampler).endswith(ALONE)
+            axes.plot(spread.index, spread[0.5], label=str(sampler), color=colour, linestyle="--" if alone else "-")
+            if not alone:
+                axes.fill_between(spread.index, spread[0.25], spread[0.75], color=colour, alpha=0.15, linewidth=0)
         low = played.loc[played["designs"] == 5, "share"].median() * 100 if played["designs"].max() > 5 else 0
         axes.set_ylim(max(0.0, low), 100.5)
         axes.set_xlabel("designs trained")

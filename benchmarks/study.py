@@ -3,20 +3,24 @@
     python -m benchmarks.study                      +ablation=ratio on the digits, 3 seeds: 18 trainings each way
     python -m benchmarks.study --seeds 1 recipe.epochs=10     another study of the same rows: the lab's words
 
-The plain way is `benchmarks/plain.py`: Lightning, torchvision's transforms, DataLoader, one fresh process after the
-other, each with as many threads as PyTorch takes by default. The lab is its command with tracking off: one thread a
-worker, as many workers as cores. Both have the machine's cores and the same networks, images, splits and recipe; the
-lab also plans, records every trial and writes the table. The plain way is run for the first half of the seeds before
-the lab and for the rest after it, so that a machine that slows down or speeds up favours neither.
+The plain way is `benchmarks/plain.py` as a careful user starts it: Lightning, torchvision's transforms, DataLoader, a
+fresh process a trial, of one thread each, as many side by side as there are cores. The lab is its command with tracking
+off: as many workers, of one thread each. Both have the machine's cores and the same networks, images, splits and
+recipe; the lab also plans, records every trial and writes the table. The plain way is run for the first half of the
+seeds before the lab and for the rest after it, so that a machine that slows down or speeds up favours neither.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
+import os
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +32,21 @@ GOAL = 3.0  # trials a minute, over the plain way
 ROWS = {"r = 2": 2, "r = 4": 4, "r = 8": 8, "r = 16": 16, "r = 32": 32, "no SE": None}
 
 
-def plain(seeds: range, words: list[str], folder: Path) -> list[Line]:
-    """A process for each row and seed."""
-    lines = []
-    for seed in seeds:
-        for row, reduction in ROWS.items():
-            command = [sys.executable, "-m", "benchmarks.plain", "--seed", str(seed)]
-            command += ["--reduction", str(reduction)] * (reduction is not None)
-            wall, used, out = measuring.run([*command, "--words", *words], folder)
-            error = json.loads(out.splitlines()[-1])["test_error"]
-            lines.append({"way": "plain", "row": row, "seed": seed, "wall": wall, "processor": used, "error": error})
-            print(f"plain: {row}, seed {seed}: {wall:.1f} s, test error {error:.2f}%", file=sys.stderr)
-    return lines
+def plain(seeds: range, words: list[str], folder: Path, at_once: int) -> tuple[float, list[Line]]:
+    """A process of one thread for each row and seed, so many at once: wall seconds of all, and a line for each."""
+
+    def train(seed: int, row: str) -> Line:
+        command = [sys.executable, "-m", "benchmarks.plain", "--seed", str(seed)]
+        command += [] if ROWS[row] is None else ["--reduction", str(ROWS[row])]
+        wall, used, out = measuring.run([*command, "--words", *words], folder, OMP_NUM_THREADS="1")
+        error = json.loads(out.splitlines()[-1])["test_error"]
+        print(f"plain: {row}, seed {seed}: {wall:.1f} s, test error {error:.2f}%", file=sys.stderr)
+        return {"way": "plain", "row": row, "seed": seed, "wall": wall, "processor": used, "error": error}
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(at_once) as pool:
+        lines = list(pool.map(lambda each: train(*each), itertools.product(seeds, ROWS)))
+    return time.perf_counter() - began, lines
 
 
 def lab(seeds: int, words: list[str], folder: Path) -> tuple[float, float, list[Line]]:
@@ -79,19 +86,21 @@ def main(words: list[str] | None = None) -> int:
         given.seeds = 1
         given.words = [*given.words, "recipe.epochs=1", "data.subset=64", "data.test_subset=64"]
     with tempfile.TemporaryDirectory() as place:
-        half = (given.seeds + 1) // 2
-        theirs = plain(range(half), given.words, Path(place))
+        half, cores = (given.seeds + 1) // 2, len(os.sched_getaffinity(0))
+        before, theirs = plain(range(half), given.words, Path(place), cores)
         wall, used, ours = lab(given.seeds, given.words, Path(place))
-        theirs += plain(range(half, given.seeds), given.words, Path(place))
-    write(given, theirs, ours, wall, used)
+        after, more = plain(range(half, given.seeds), given.words, Path(place), cores)
+    write(given, before + after, theirs + more, ours, wall, used)
     return 0
 
 
-def write(given: argparse.Namespace, theirs: list[Line], ours: list[Line], wall: float, used: float) -> None:
-    """The tables of both ways."""
+def write(
+    given: argparse.Namespace, their_wall: float, theirs: list[Line], ours: list[Line], wall: float, used: float
+) -> None:
+    """The tables of both ways, with the wall seconds of each as a whole."""
     count = len(ours)
     assert {(line["row"], line["seed"]) for line in ours} == {(line["row"], line["seed"]) for line in theirs}
-    their_wall, their_used = (sum(line[what] for line in theirs) for what in ("wall", "processor"))
+    their_used = sum(line["processor"] for line in theirs)
     errors: dict[str, dict[Any, float]] = {
         way: {(line["row"], line["seed"]): line["error"] for line in lines}
         for way, lines in (("lab", ours), ("plain", theirs))
@@ -109,19 +118,20 @@ def write(given: argparse.Namespace, theirs: list[Line], ours: list[Line], wall:
     config = compose.compose(given.words).config
     differences = [errors["lab"][key] - errors["plain"][key] for key in errors["plain"]]
     one = [line["wall"] for line in theirs]
-    whole = {"way": "lab", "row": "all", "wall": wall, "processor": used}
+    wholes = {"plain": (their_wall, their_used), "lab": (wall, used)}
+    whole = [{"way": way, "row": "all", "wall": both[0], "processor": both[1]} for way, both in wholes.items()]
     measuring.write(
         "study",
         "An ablation from the command to its table, against the plain way",
         {"": lines},
-        [*theirs, *ours, whole],
+        [*theirs, *ours, *whole],
         [
             f"+ablation=ratio on {config.data.name}, {config.backbone}, recipe {config.recipe.name}, "
             f"{config.recipe.epochs} epochs; goal: at least {GOAL:.0f}× the trials a minute, accuracy no worse.",
             f"Test errors, lab less plain, paired by row and seed (their random numbers differ): median "
             f"{spread(differences)}.",
-            f"One plain trial: {spread(one, 1)} s, start of its process included. The lab's time has everything in it: "
-            "start, plan, trials, table.",
+            f"Plain trials have one thread each, as many side by side as cores; one takes {spread(one, 1)} s, start of "
+            "its process included. The lab's time has everything in it: start, plan, trials, table.",
         ],
         given,
     )

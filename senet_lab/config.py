@@ -327,7 +327,8 @@ class Search:
             is not there stays as `se` says.
         objectives: what is to be small (or, of accuracy, large): `val_error` or `val_accuracy`, `val_loss`, `params`,
             `macs`, `latency`.
-        sampler: who proposes designs: `nsga2`, `tpe`, `gp`, `random`, or `enumerate` for every one.
+        sampler: who proposes designs: `nsga2`, `tpe`, `gp`, `random`; `local` for neighbours of the front, which differ
+            from it in one level; or `enumerate` for every one. A known proposal is replaced by such a neighbour, too.
         trials: how many designs are trained at most, whatever is asked for twice or is over the budget. A space with
             fewer is enumerated.
         seed: of the sampler.

@@ -70,7 +70,8 @@ def test_the_table_is_every_design_and_searches_end_with_its_front() -> None:
     assert whole.to_numpy() == pytest.approx(1), "all designs have the whole front"
     assert (played.groupby(["sampler", "seed"])["share"].diff().dropna() >= -1e-12).all()
     text = samplers.table_text(table, played, pending=2)
-    assert "| nsga2 |" in text
+    rows = [line.split(" |")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert rows == ["| sampler", "| ---", "| random", "| local", "| nsga2", "| nsga2 alone"], "both controls beside"
     assert "Reliability of the mean of 2 seeds: 0.9" in text
 
 

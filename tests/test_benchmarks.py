@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,23 @@ def test_overhead(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_study(tmp_path: Path) -> None:
     lines = check("study", tmp_path, study.main)
-    assert [line["way"] for line in lines] == ["plain"] * 6 + ["lab"] * 7
+    assert [line["way"] for line in lines] == ["plain"] * 6 + ["lab"] * 6 + ["plain", "lab"]
     assert {line["row"] for line in lines} == {*study.ROWS, "all"}
+
+
+def test_processor_time_of_processes_side_by_side_is_each_ones_own(tmp_path: Path) -> None:
+    """One computes, and then its child does; the other sleeps meanwhile."""
+    (tmp_path / "busy.py").write_text("import time\nwhile time.process_time() < 0.3: pass\n")
+    parent = "import subprocess, sys, busy; subprocess.run([sys.executable, 'busy.py'])"
+    words = [[sys.executable, "-c", text] for text in (parent, "import time; time.sleep(1); print('slept')")]
+    with ThreadPoolExecutor(2) as pool:
+        (_, computed, _), (wall, slept, printed) = pool.map(lambda each: measuring.run(each, tmp_path), words)
+    assert computed >= 0.6
+    assert slept < 0.3
+    assert wall >= 1
+    assert printed == "slept\n"
+    with pytest.raises(subprocess.CalledProcessError):
+        measuring.run([sys.executable, "-c", "raise SystemExit(1)"], tmp_path)
 
 
 @pytest.mark.slow

@@ -268,7 +268,7 @@ BAD = [
     ("search.objectives=[val_err]", "there is no objective 'val_err'; there are val_error, val_accuracy, val_loss"),
     ("search.objectives=[val_error,val_error]", "val_error is there twice"),
     ("search.objectives=[val_error,val_accuracy]", "are one objective"),
-    ("search.sampler=cmaes", "there is no sampler 'cmaes'; there are nsga2, tpe, gp, random, enumerate"),
+    ("search.sampler=cmaes", "there is no sampler 'cmaes'; there are enumerate, random, nsga2, tpe, gp, local"),
     ("search.sampler=gp search.objectives=[val_error,params,macs,latency]", "gp serves 3 objectives at most"),
     ("search.trials=0", "search.trials=0 is not between"),
     ("search.pending=0", "search.pending=0 is not between"),

@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable
 
 import pytest
+from optuna.samplers import PartialFixedSampler
 
-from senet_lab.studies.asking import ENUMERATE, SAMPLERS, Asker
+from senet_lab.studies.asking import ENUMERATE, LOCAL, SAMPLERS, Asker
 from senet_lab.studies.space import OFF, Design, Part, Space
 
 # A Gaussian process takes a second to think.
@@ -67,7 +68,7 @@ def test_no_design_is_asked_for_twice_and_a_search_repeats_itself(sampler: str) 
     assert play(Asker(SPACE, sampler, 2, 2, trials, pending=4)) != asked
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "tpe", "random"])
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe", "random", LOCAL])
 def test_a_space_is_searched_to_its_end(sampler: str) -> None:
     """However often a sampler repeats itself."""
     space = made_up()
@@ -78,8 +79,43 @@ def test_a_space_is_searched_to_its_end(sampler: str) -> None:
         asker.tell(design, [ERRORS[(OFF, OFF, *design)], space.cost(design)["params"]])
     assert sorted(map(repr, asked)) == sorted(map(repr, space.designs()))
     assert asker.finished
-    assert asker.duplicates > 0
+    assert asker.duplicates > 0 or sampler == LOCAL
     assert asker.drawn > 0
+
+
+def apart(one: Design, other: Design) -> int:
+    """In how many levels two designs differ."""
+    return sum(mine != theirs for mine, theirs in zip(one, other, strict=True))
+
+
+def test_local_walks_by_neighbours_of_the_front() -> None:
+    """One at a time: each differs in one level from the best so far, which leads straight to a goal."""
+    goal = (16, 16, 64, "max", "relu", "post")
+    asker = Asker(SPACE, LOCAL, 0, 1, 60, first=[(4, 4, 4, "avg", "tanh", "standard")])
+    told: list[Design] = []
+    while goal not in told:
+        design = asker.ask()
+        assert design is not None
+        best = min((apart(each, goal) for each in told), default=0)
+        front = [each for each in told if apart(each, goal) == best]
+        assert not told or any(apart(design, each) == 1 for each in front)
+        asker.tell(design, [apart(design, goal)])
+        told.append(design)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_sampler_alone_is_asked_again_and_what_is_drawn_is_any_design() -> None:
+    """One that proposes the same design for ever."""
+    asker = Asker(SPACE, "nsga2", 0, 1, 30, near=False, patience=7)
+    known = next(SPACE.designs())
+    asker.study.sampler = PartialFixedSampler(asker.point(known), asker.study.sampler)
+    asked = []
+    while (design := asker.ask()) is not None:
+        asked.append(design)
+        asker.tell(design, [apart(design, known)])
+    assert asked[0] == known
+    assert (asker.duplicates, asker.drawn) == (29 * 7, 29)
+    assert sum(apart(each, known) > 1 for each in asked) > 15
 
 
 def test_every_design_is_enumerated_in_a_fixed_order_the_first_ones_first() -> None:
@@ -114,7 +150,7 @@ def test_what_is_over_the_budget_is_never_asked_for(sampler: str, objectives: in
     assert len(asked) == trials
     assert set(asked) <= set(within)
     assert asked[0] == within[0]
-    assert asker.infeasible > 0 or sampler == ENUMERATE
+    assert asker.infeasible > 0 or sampler in (LOCAL, ENUMERATE)
 
 
 def test_designs_that_failed_do_not_stop_a_search() -> None:

@@ -4,6 +4,7 @@ Optuna's samplers propose points. Here a point becomes the design that it builds
 only if it is new and within the budget: a design that is known already is told again at once, one over the budget is
 told to be infeasible at once (`set_constraint`), and after `PATIENCE` of either in a row a design that was never tried
 is drawn, so that no sampler can turn in circles: one that differs in one level from a design on the front, if there is.
+`local` draws every design so, and asks no sampler.
 
 What is proposed depends on the space, the sampler, its seed and the results alone, and not on how many workers there
 are or which of them is quicker: results are told in the order in which designs were asked for, each one only when the
@@ -32,13 +33,16 @@ POPULATION = 10  # of NSGA-II: with Optuna's 50 a search of 100 designs is over 
 DRAWS = 10_000  # tries for a design that was never tried, in a space too large to list
 LISTED = 20_000  # designs; smaller spaces are listed
 
+LOCAL = "local"
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "random": lambda seed: RandomSampler(seed=seed),
     "nsga2": lambda seed: NSGAIISampler(population_size=POPULATION, seed=seed),
     "tpe": lambda seed: TPESampler(seed=seed),
     "gp": lambda seed: GPSampler(seed=seed),
-    "random": lambda seed: RandomSampler(seed=seed),
+    LOCAL: lambda seed: RandomSampler(seed=seed),  # never asked: all designs are drawn
 }
 ENUMERATE = "enumerate"  # not Optuna's: every design once
+CHOICES = (ENUMERATE, *SAMPLERS)
 
 Values = Sequence[float]  # of the objectives, all of them to be minimised
 
@@ -48,7 +52,7 @@ class Asker:
 
     Args:
         space: what may be proposed.
-        sampler: a key of `SAMPLERS`, or `enumerate`.
+        sampler: one of `CHOICES`.
         seed: of the sampler.
         objectives: how many there are, all of them to be minimised.
         trials: how many designs are trained at most.
@@ -58,6 +62,8 @@ class Asker:
             there are no budgets.
         stand_in: what an infeasible design is told to be, given the worst values so far; a sampler with constraints
             looks at the excess instead.
+        near: whether what is drawn is next to the front, where there is one; else it is any design.
+        patience: proposals in a row that need no training, before a design is drawn.
     """
 
     def __init__(
@@ -70,6 +76,8 @@ class Asker:
         pending: int = 1,
         first: Sequence[Design] = (),
         excess: Callable[[Design], Mapping[str, float]] = lambda design: {},
+        near: bool = True,
+        patience: int = PATIENCE,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
@@ -78,7 +86,8 @@ class Asker:
         self.excess = excess
         self.first = [design for design in dict.fromkeys(first) if self.feasible(design)]
         self.random = random.Random(seed)
-        self.blind = sampler == "random"  # it looks at no results, and so do draws in its place
+        self.near = near and sampler != "random"  # which looks at no results, as draws in its place then do not
+        self.patience = 0 if sampler == LOCAL else patience
         self.asked: list[Design] = []  # in order; each of them is trained
         self.ever: set[Design] = set()  # the same, to look them up
         self.told = 0  # how many of these the sampler has heard of
@@ -137,12 +146,16 @@ class Asker:
 
     def propose(self) -> Design | None:
         """A new design within the budget, from the sampler if it has one."""
-        for design in self.first:
-            if self.is_new(design):
-                self.study.enqueue_trial(self.point(design))
-                break
+        new = next((design for design in self.first if self.is_new(design)), None)
         in_vain = 0
         while True:
+            if new is None and in_vain >= self.patience:
+                new = self.draw()
+                if new is None:
+                    return None
+                self.drawn += 1
+            if new is not None:
+                self.study.enqueue_trial(self.point(new))
             trial = self.question()
             design = self.space.design(trial.params)
             excess = self.excess(design)
@@ -158,12 +171,6 @@ class Asker:
                 self.open[design] = [trial]
                 return design
             in_vain += 1
-            if in_vain >= PATIENCE:
-                new = self.draw()
-                if new is None:
-                    return None
-                self.drawn += 1
-                self.study.enqueue_trial(self.point(new))
 
     def question(self) -> Trial:
         with warnings.catch_warnings():
@@ -212,7 +219,7 @@ class Asker:
 
     def draw(self) -> Design | None:
         """A design that was never tried: a neighbour of the front, else any; None if none is left, or can be found."""
-        near = [] if self.blind else [each for best in self.front() for each in self.neighbours(best)]
+        near = [each for best in self.front() for each in self.neighbours(best)] if self.near else []
         return self.random.choice(near) if near else self.anywhere()
 
     def front(self) -> list[Design]:

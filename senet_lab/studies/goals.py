@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from senet_lab.config import Budget, Search, UserError
-from senet_lab.studies.asking import ENUMERATE, SAMPLERS
+from senet_lab.studies.asking import CHOICES
 
 Metrics = Mapping[str, float]  # val_error, val_loss, params, macs, latency
 
@@ -60,12 +60,11 @@ def check(search: Search, epochs: int) -> None:
             f"search.objectives: {', '.join(names) or 'nothing'} is known without training; add val_error, "
             "val_accuracy or val_loss"
         )
-    known = (*SAMPLERS, ENUMERATE)
-    if search.sampler not in known:
-        raise UserError(f"search.sampler: there is no sampler '{search.sampler}'; there are {', '.join(known)}")
+    if search.sampler not in CHOICES:
+        raise UserError(f"search.sampler: there is no sampler '{search.sampler}'; there are {', '.join(CHOICES)}")
     most = MOST.get(search.sampler)
     if most is not None and len(names) > most:
-        able = ", ".join(name for name in known if name not in MOST)
+        able = ", ".join(name for name in CHOICES if name not in MOST)
         raise UserError(
             f"search.sampler: {search.sampler} serves {most} objectives at most, and {', '.join(names)} are "
             f"{len(names)}; there are {able}"
