@@ -160,6 +160,12 @@ def check_same_backbone(study: Study, rows: list[Row]) -> None:
 
 def plain(config: Config, facts: DataFacts) -> torch.nn.Module:
     """The network without SE, on the meta device: no weights."""
+    module, _, function = config.backbone.partition(":")
+    if module == "__main__":
+        raise ValueError(
+            f"backbone: workers do not run the script that calls the lab; put {function} into a module beside it, "
+            f"nets.py say, and write nets:{function}"
+        )
     with torch.device("meta"):
         return models.create(
             config.backbone, None, len(facts.classes), in_channels=facts.channels, stride=config.stride, seed=0

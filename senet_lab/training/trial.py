@@ -25,6 +25,7 @@ import torch
 
 from senet_lab import models, outputs
 from senet_lab.config import RunError, UserError
+from senet_lab.models.backbones import imported
 from senet_lab.training import checkpoints, ranks
 from senet_lab.training import data as images
 from senet_lab.training.average import Average
@@ -203,6 +204,7 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
     with warnings.catch_warnings():
         for source in QUIET:
             warnings.filterwarnings("ignore", module=source)
+        check_importable(spec.backbone)
         module = SENet(
             spec.backbone, spec.se, spec.classes, spec.channels, spec.stride, recipe=spec.recipe, seed=spec.seed
         )
@@ -254,6 +256,15 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
         "host": platform.node(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
     }
+
+
+def check_importable(backbone: str) -> None:
+    """A RunError if this process cannot import a network of the user's own, which whoever sent it could."""
+    try:
+        if ":" in backbone:
+            imported(backbone)
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def splits_of(spec: Spec) -> images.Splits:

@@ -22,6 +22,7 @@ from senet_lab.run import main
 from senet_lab.studies.store import Store, parse
 from senet_lab.training import faults
 from senet_lab.training.processes import spawned
+from senet_lab.training.trial import check_importable
 
 SMALL = ("recipe.epochs=1", "data.subset=60", "data.test_subset=60", "executor.workers=1", "tracking=off")
 
@@ -130,6 +131,22 @@ def test_a_worker_that_cannot_start_stops_the_study(
     assert main([*SMALL, "seeds=3"]) == 1
     assert one_line(capsys.readouterr().err, f"error: network, seed 0: {said}")
     assert lab.records() == []
+
+
+def test_a_network_of_the_script_itself_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kind: a class of a notebook's cell, which no other process can import."""
+    monkeypatch.setattr(sys.modules["__main__"], "make", lambda num_classes, in_channels: None, raising=False)
+    assert main(["backbone=__main__:make", "plan=true"]) == 2
+    assert one_line(capsys.readouterr().err, "error: backbone: workers do not run the script that calls the lab; put ")
+
+
+@pytest.mark.parametrize("name", ["nowhere:make", "json:make"])
+def test_a_network_that_a_worker_cannot_import_is_no_result(name: str) -> None:
+    """Kind: a module that only the caller can import, or that has changed since."""
+    with pytest.raises(RunError, match=r"^backbone: "):
+        check_importable(name)
 
 
 # --------------------------------------------------------------------------------------------------- what is no result
