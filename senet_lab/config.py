@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,8 +116,7 @@ class Data:
             crop, flip; `folder` only).
         cutout: side of the square that is blanked in each training image after its augmentation (DeVries and Taylor
             2017), in pixels; 16 is for CIFAR-10, 8 for CIFAR-100, 0 is none.
-        validation: share of the training images held out for validation, the same images for every row and seed. A
-            search selects by them; where nothing is selected, 0 trains on all images, as the paper does.
+        validation: share of the training images held out for validation, the same images for every row and seed.
         subset: train on at most this many images, balanced over classes, and validate on fewer in proportion; null
             takes all.
         test_subset: likewise for the test images.
@@ -437,10 +435,9 @@ def storage_in(results: object) -> str:
 def fault_of(path: Path, error: OSError) -> str:
     """Why a path cannot be used. Of a link that leads nowhere (a disk that is not there) the system would say that the
     file exists."""
-    with suppress(OSError):  # of a folder that may not be looked into
-        for place in (path, *path.parents):
-            if place.is_symlink() and not place.exists():
-                return f"{place} is a link to {place.readlink()}, which is not there"
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            return f"{place} is a link to {place.readlink()}, which is not there"
     return error.strerror or str(error)
 
 

@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
+from torchvision.models import ResNet50_Weights
 from torchvision.transforms import v2
 
 from senet_lab.config import Data, RunError, UserError
@@ -116,10 +117,19 @@ def test_batches_depend_on_seed_and_epoch_alone() -> None:
     assert not same(first, fed(feed, 64, 4, 5))
 
 
+# As everybody has them: of CIFAR's 50,000 training images, and torchvision's of ImageNet.
+KNOWN = {
+    "digits": ([0.3075], [0.3770]),
+    "cifar10": ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+    "cifar100": ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
+    "folder": (ResNet50_Weights.IMAGENET1K_V1.transforms().mean, ResNet50_Weights.IMAGENET1K_V1.transforms().std),
+}
+
+
 @pytest.mark.parametrize("name", STATISTICS)
 def test_normalisation(name: str) -> None:
     """(pixel / 255 - mean) / standard deviation, each channel by itself; nothing else in evaluation."""
-    mean, std = STATISTICS[name]
+    mean, std = KNOWN[name]
     images = torch.randint(0, 256, (5, len(mean), 8, 8), dtype=torch.uint8)
     feed = TensorFeed(images, torch.arange(5), Data(name=name, augment="cifar"))
     x = torch.cat([x for x, _ in feed.batches(2)]).numpy().astype(np.float64)
@@ -437,6 +447,11 @@ def test_the_training_transform_is_the_papers() -> None:
     cropped, flipped, _ = image_transform(Data(name="folder", size=32, augment="imagenet"), training=True).transforms
     assert (cropped.size, cropped.scale, cropped.ratio) == ((32, 32), (0.08, 1.0), (3 / 4, 4 / 3))
     assert flipped.p == 0.5
+    for size, pad in ((32, 4), (8, 1)):  # CIFAR's way for files: flip, pad an eighth with zeros, crop
+        data = Data(name="folder", size=size, augment="cifar")
+        flipped, cropped, _ = image_transform(data, training=True).transforms[2:]
+        assert (flipped.p, cropped.size, cropped.padding, cropped.fill) == (0.5, (size, size), [pad] * 4, 0)
+        assert cropped.padding_mode == "constant"
 
 
 def test_training_images_differ_between_epochs_and_seeds_alone(tree: Data) -> None:

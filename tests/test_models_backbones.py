@@ -84,7 +84,7 @@ def test_resnext101_is_32_groups_of_4() -> None:
 
 
 def test_papers_stride_is_on_the_first_1x1_of_resnets_and_on_the_3x3_of_resnexts() -> None:
-    for name, first, second in [("resnet50", 2, 1), ("resnet101", 2, 1), ("resnet152", 2, 1), ("resnext50", 1, 2)]:
+    for name, first, second in [("resnet50", 2, 1), ("resnext50", 1, 2)]:  # of the others printed multiply-adds tell
         block = plain_on_meta(name).layer2[0]
         assert (block.conv1.stride, block.conv2.stride) == ((first, first), (second, second)), name
         assert plain_on_meta(name).layer1[0].conv1.stride == (1, 1)
@@ -143,12 +143,6 @@ def test_senet154_drops_a_fifth_of_the_features_in_training_only() -> None:
     assert torch.equal(net.eval().forward_head(ones_BCHW, pre_logits=True), torch.ones(8, 2048))
 
 
-def test_senet154_starts_with_every_norm_at_1() -> None:
-    for path, weight in create("senet154", None, 10, seed=0).named_parameters():
-        if weight.ndim == 1 and path != "fc.bias":
-            assert torch.equal(weight, torch.ones_like(weight) if path.endswith("weight") else torch.zeros_like(weight))
-
-
 def test_ceil_pool_starts_at_the_corner_and_runs_over_the_edge() -> None:
     row = torch.arange(8.0).repeat(1, 1, 8, 1)
     for pool, starts in [("padded", [-1, 1, 3, 5]), ("ceil", [0, 2, 4, 6])]:
@@ -157,7 +151,7 @@ def test_ceil_pool_starts_at_the_corner_and_runs_over_the_edge() -> None:
         assert net.maxpool(row)[0, 0, 0].tolist() == [min(start + 2, 7) for start in starts]
 
 
-@pytest.mark.parametrize("name", [*IMAGENET, "senet154"])
+@pytest.mark.parametrize("name", ["resnet50", "senet154"])
 def test_pools_differ_in_nothing_but_the_pool(name: str) -> None:
     padded, ceil = (str(plain_on_meta(name, pool=pool)) for pool in ("padded", "ceil"))
     assert padded == str(plain_on_meta(name))
@@ -274,7 +268,7 @@ DESIGNS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18", "wrn16_4"])
+@pytest.mark.parametrize("name", ["resnet8", "wrn16_4"])
 def test_a_seed_gives_the_same_plain_weights_with_every_design(name: str) -> None:
     expected = plain_weights(create(name, None, 10, seed=5))
     for design in DESIGNS:
@@ -310,8 +304,12 @@ def test_without_a_seed_the_global_generator_decides() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet20", "wrn16_4", "preresnet110", "resnet18", "senet154", "bn_inception"])
-def test_convolutions_are_drawn_after_he_by_fan_out(name: str) -> None:
-    for path, conv in create(name, None, 10, seed=0).named_modules():
+def test_convolutions_are_drawn_after_he_by_fan_out_and_norms_are_1(name: str) -> None:
+    net = create(name, None, 10, seed=0)
+    for path, weight in net.named_parameters():
+        if weight.ndim == 1 and path != "fc.bias":
+            assert torch.equal(weight, torch.ones_like(weight) if path.endswith("weight") else torch.zeros_like(weight))
+    for path, conv in net.named_modules():
         if isinstance(conv, nn.Conv2d):
             fan_out = conv.out_channels * math.prod(conv.kernel_size)
             error = 5 / math.sqrt(2 * conv.weight.numel())  # five standard errors of a standard deviation

@@ -42,9 +42,12 @@ def on_terminal(table: Table, width: int) -> str:
 
 def test_a_table_by_hand() -> None:
     """Differences 1, 2, 3 of one row: Δ 2, t = 2√3, p = 1 − √(12/14) = 0.0742, over one comparison."""
-    table = tables.summarise(errors({"base": [2.0, 2.0, 5.0], "other": [3.0, 4.0, 8.0]}))
+    trials = errors({"base": [2.0, 2.0, 5.0], "other": [3.0, 4.0, 8.0]})
+    trials["test_top5_error"] = [0.0, 0.0, 0.0, 0.5, 1.0, 1.5]
+    table = tables.summarise(trials)
     cells = plain_cells(table)["other"]
     assert (cells["n"], cells["error_percent"], cells["error_sd"]) == ("3", "5.0000", "2.6458")
+    assert (cells["top5_error_percent"], cells["top5_error_half_width"]) == ("1.00", "1.2421")  # 4.30 × 0.5 / √3
     assert (cells["delta_points"], cells["delta_sd"], cells["pairs"]) == ("2.0000", "1.0000", "3")
     assert (cells["delta_low"], cells["delta_high"]) == ("-0.4841", "4.4841")
     assert (cells["p_uncorrected"], cells["p_holm"]) == ("0.07418", "0.07418")

@@ -39,16 +39,6 @@ def by_label(composed: Composed) -> dict[str, Variant]:
 # -------------------------------------------------------------------------------------------------------------- recipes
 
 
-def test_each_pair_has_the_recipe_of_its_networks_paper() -> None:
-    made = by_label(compose([CIFAR10]))
-    recipes = {label: (each.recipe, each.config.recipe.epochs, each.config.data.cutout) for label, each in made.items()}
-    assert recipes["ResNet-110"] == recipes["SE-ResNet-164"] == ("cifar", 182, 0)
-    assert recipes["WRN-16-8"] == recipes["SE-WRN-16-8"] == ("wrn", 200, 0)
-    assert recipes["Shake-Shake 26 2x96d"] == ("shake_cifar10", 1800, 16)
-    assert {each.data for each in made.values()} == {"cifar10", "cifar10-cutout=16"}
-    assert made["WRN-16-8"].config.recipe == compose(["recipe=wrn"]).config.recipe
-
-
 def test_one_recipe_replaces_them_all() -> None:
     made = by_label(compose([CIFAR10, "recipe=quick"]))
     assert {each.recipe for each in made.values()} == {"quick"}
