@@ -29,7 +29,7 @@ from senet_lab.counting import counting
 from senet_lab.labels import quoted
 from senet_lab.training import classes, trees
 from senet_lab.training import data as images
-from senet_lab.training.feeds import mode_of, opened
+from senet_lab.training.decoding import mode_of, opened
 from senet_lab.training.transforms import in_files
 
 TREES = ("train", "val")

@@ -23,7 +23,8 @@ from torchvision.transforms import v2
 
 from senet_lab.config import Data
 from senet_lab.training.augment import Parts
-from senet_lab.training.feeds import FolderFeed, TensorFeed, mode_of, opened
+from senet_lab.training.decoding import mode_of, opened
+from senet_lab.training.feeds import FolderFeed, TensorFeed
 from senet_lab.training.transforms import centre, channels_of
 
 Files = Sequence[tuple[str, int]]

@@ -17,7 +17,8 @@ from test_data_feeds import make_tree, picture
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.training import contents, trees
 from senet_lab.training.data import facts, load
-from senet_lab.training.feeds import FolderFeed, opened
+from senet_lab.training.decoding import opened
+from senet_lab.training.feeds import FolderFeed
 
 
 @pytest.fixture(autouse=True)
