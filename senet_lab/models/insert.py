@@ -349,10 +349,6 @@ def place_of(model: nn.Module, target: Target, position: str) -> Place:
 def wrap(model: nn.Module, place: Place, design: SE, reduction: int, seed: int) -> tuple[Inserted, Gated]:
     """The gated replacement for the module at a place; changes nothing yet."""
     parent, _, child = place.path.rpartition(".")
-    if isinstance(model.get_submodule(parent), torch.jit.ScriptModule):
-        raise ValueError(
-            f"{parent} is a module of torch.jit, in which nothing can be changed: name it, or what it is in"
-        )
     body = getattr(model.get_submodule(parent), child)
     if body is None:  # torchvision's shortcut without projection
         body = nn.Identity().train(model.get_submodule(parent).training)

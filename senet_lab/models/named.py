@@ -98,6 +98,10 @@ def shown_widths(model: nn.Module, paths: Sequence[str]) -> dict[str, int]:
     dtype = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
     seen: dict[str, list[Any]] = {path: [] for path in paths}
     for path in paths:
+        if isinstance(model.get_submodule(path), torch.jit.ScriptModule):
+            raise ValueError(
+                f"where: {path} is a module of torch.jit, which tells nothing of its channels: name another"
+            )
         shadow.get_submodule(path).register_forward_hook(
             lambda module, given, output, path=path: seen[path].append(output)
         )

@@ -39,10 +39,11 @@ def called_with_input_alone(model: nn.Module, gates: Mapping[str, Gated]) -> set
         UserWarning: for a network that does not take one image; its parts are run instead, as far as they do.
     """
     trial = Trial(model, gates)
-    trial.fault = trial.fault_of_copy()
-    if not trial.fault:
-        trial.run("")
-        trial.check_fusing()
+    with torch.inference_mode(False):  # autograd is to tell what comes from what
+        trial.fault = trial.fault_of_copy()
+        if not trial.fault:
+            trial.run("")
+            trial.check_fusing()
     if trial.fault:
         warnings.warn(
             f"the network does not run on an image ({trial.fault}), so that nothing shows that it reaches all gates",
@@ -54,8 +55,9 @@ def called_with_input_alone(model: nn.Module, gates: Mapping[str, Gated]) -> set
 def check_not_written_out(model: nn.Module) -> None:
     """A ValueError for a network that has SE which is no module of its own, as far as it runs on an image."""
     trial = Trial(model, {})
-    if has_forward(model) and not trial.fault_of_copy():
-        trial.fault_of("", ())
+    with torch.inference_mode(False):
+        if has_forward(model) and not trial.fault_of_copy():
+            trial.fault_of("", ())
 
 
 class Trial:
@@ -132,7 +134,7 @@ class Trial:
         faults = []
         for device in self.devices:
             part = self.copy(device, True).get_submodule(root)
-            for image in images(part, device):
+            for image in images(self.model.get_submodule(root), device):
                 fault = self.passed(part, image, mine)
                 if not fault:
                     self.check(self.also_training(part, image, mine))
@@ -142,8 +144,8 @@ class Trial:
         if not mine:
             return faults[0]
         for device in self.devices:
-            for image in images(part := self.copy(device, False).get_submodule(root), device):
-                if not self.passed(part, image, ()):
+            for image in images(self.model.get_submodule(root), device):
+                if not self.passed(self.copy(device, False).get_submodule(root), image, ()):
                     fault = self.passed(self.copy(device, True).get_submodule(root), image, mine)
                     self.check([path for path in mine if self.asked[path]])
                     raise ValueError(f"with gates in it the network does not run: {fault}")
@@ -161,7 +163,6 @@ class Trial:
         with (
             warnings.catch_warnings(action="ignore"),
             torch.random.fork_rng(devices=[]),
-            torch.inference_mode(False),
             torch.enable_grad(),
             Gates() as gates,
         ):
@@ -221,10 +222,10 @@ class Trial:
 
 
 def images(part: nn.Module, device: str) -> Iterator[Tensor]:
-    """Two images a time of several sizes, of the channels that the first convolution takes."""
-    width = next((each.in_channels for each in part.modules() if isinstance(each, nn.Conv2d)), 3)
+    """Two images a time of several sizes, of the channels that a first convolution may take."""
+    widths = [each.in_channels for each in part.modules() if isinstance(each, nn.Conv2d)]
     dtype = next((weight.dtype for weight in part.parameters() if weight.is_floating_point()), None)
-    for channels in dict.fromkeys([width, 3]):
+    for channels in dict.fromkeys([*widths[:1], 3, min(widths, default=3)]):
         for side in PIXELS[device]:
             shape = (2, channels, side, side)
             yield (torch.zeros if device == "cpu" else torch.empty)(

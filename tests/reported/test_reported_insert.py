@@ -227,7 +227,7 @@ def test_optional_arguments_are_left_at_their_defaults() -> None:
     [
         (lambda: Caller(Embedded()), "Embedded: its forward takes 2 arguments"),
         (Checked, "Checked: its forward cannot be traced"),
-        (lambda: torch.jit.trace(Block().eval(), torch.zeros(1, 8, 4, 4)), "Block: it is a module of torch.jit"),
+        (lambda: traced(), "Block: it is a module of torch.jit"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
@@ -236,6 +236,16 @@ def test_what_gets_no_gate_is_named(
 ) -> None:
     with pytest.warns(UserWarning, match=reason):
         assert len(add_se(nn.Sequential(other(), passed()))) == 1
+
+
+def traced() -> nn.Module:
+    return torch.jit.trace(Block().eval(), torch.zeros(1, 8, 4, 4))
+
+
+@pytest.mark.parametrize("where", ["1", "1.norm"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_nothing_goes_into_a_traced_part(where: str) -> None:
+    refused(nn.Sequential(nn.Conv2d(3, 8, 3), traced()), f"{where} is a module of torch.jit", where=where)
 
 
 class Product(nn.Module):
@@ -267,7 +277,7 @@ def test_the_sum_of_two_products_with_x_is_no_residual_block() -> None:
     [
         (lambda: torchvision.models.video.r3d_18(), "Conv3d.*: SE is for 2-D networks"),
         (lambda: nn.Sequential(nn.Conv1d(1, 8, 3), nn.BatchNorm1d(8)), "Conv1d: SE is for 2-D networks"),
-        (lambda: torch.jit.trace(Block().eval(), torch.zeros(1, 8, 4, 4)), "of torch.jit, which cannot be changed"),
+        (lambda: traced(), "of torch.jit, which cannot be changed"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
@@ -321,6 +331,19 @@ def test_a_network_that_breaks_by_gates_is_refused() -> None:
         return net.b(net.a(x))
 
     refused(Uses(way), "with gates in it the network does not run: assert ")
+
+
+def test_a_network_may_have_been_made_for_inference_and_begin_with_its_last_layer() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.block, self.stem = nn.Conv2d(8, 5, 1), Block(), nn.Conv2d(4, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.block(self.stem(x)))
+
+    with torch.inference_mode():
+        assert len(add_se(Backwards())) == 1
 
 
 def test_what_does_not_run_on_an_image_is_put_in_and_said() -> None:
@@ -432,10 +455,10 @@ def test_weights_that_torch_makes_are_copied() -> None:
 
 
 def test_gates_go_into_a_graph_module_after_what_is_named() -> None:
-    net = torch.fx.symbolic_trace(create("resnet8", None, 5).eval())
-    x, plain = torch.randn(2, 3, 8, 8), copy.deepcopy(net)
-    add_se(net, where="layer1.*.bn2", identity_start=True)
-    assert sum(isinstance(module, SEBlock) for module in net.modules()) == 1
-    torch.testing.assert_close(net(x), plain(x))
-    nn.init.ones_(net.layer1.get_submodule("0").bn2.se.fc2.weight)
-    assert not torch.allclose(net(x), plain(x))
+    x = torch.randn(2, 3, 8, 8)
+    for identity_start in (True, False):
+        net = torch.fx.symbolic_trace(create("resnet8", None, 5).eval())
+        plain = net(x)
+        add_se(net, where="layer1.*.bn2", identity_start=identity_start)
+        assert sum(isinstance(module, SEBlock) for module in net.modules()) == 1
+        assert torch.allclose(net(x), plain, atol=1e-5) is identity_start
