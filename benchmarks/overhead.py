@@ -2,15 +2,17 @@
 
     python -m benchmarks.overhead                     at 100, 1,000 and 10,000 trials: ten to thirty minutes
     python -m benchmarks.overhead --trials 100 1000
+    python -m benchmarks.overhead --root DIR          a tree of images, too: its digest at a first and at a later start
 
 - The command line is started in fresh processes (the files are in the system's cache): `--help`, and the plan of the
-  digits study.
+  digits study. So is what every worker imports before its first trial.
+- A tree of images is digested in fresh processes with a cache of their own, first empty, then filled.
 - A study of many seeds is run from an empty store to its table by the lab's own driver, store and Optuna mirror, with
   tracking off. Only its trials are made up: instead of worker processes, one object answers each trial at once with a
-  record as a training leaves it (30 epochs). So its time is all bookkeeping. Once so many trials are recorded a copy of
-  it is given a hundred more. The copies of all sizes take turns, and the growth is told within a turn, so that a
-  machine that slows down for some minutes has no part in it. The time on the wall has the disk in it, that of the
-  processor has not.
+  record as a training leaves it, its 30 epochs told before. So its time is all bookkeeping, less what the pipe to a
+  worker takes. Once so many trials are recorded a copy of it is given a hundred more. The copies of all sizes take
+  turns, and the growth is told within a turn, so that a machine that slows down for some minutes has no part in it. The
+  time on the wall has the disk in it, that of the processor has not.
 - A trial as a worker does it, but of a single epoch of 16 images: the set-up of a training.
 """
 
@@ -38,7 +40,14 @@ MORE = 100  # trials that a time per trial is the median of
 TURNS = 5
 EPOCHS = 30
 Taken = tuple[float, float]  # seconds on the wall, and of the processor
-GOALS = {"--help": 1.5, "plan": 15.0, "bookkeeping": 0.3, "growth": 2.0}  # seconds, and 10,000 trials over 100
+# Seconds; of growth, 10,000 trials over 100.
+GOALS = {"--help": 1.5, "plan": 15.0, "bookkeeping": 0.3, "growth": 2.0, "first": 10.0, "again": 1.0}
+FACTS = """import sys, time
+from senet_lab.config import Data
+from senet_lab.training import data
+begun = time.perf_counter(), time.process_time()
+data.facts(Data(name="folder", root=sys.argv[1], size=64))
+print(time.perf_counter() - begun[0], time.process_time() - begun[1])"""
 
 
 class Answering:
@@ -103,7 +112,20 @@ def starts(repeats: int, folder: Path) -> dict[str, list[Taken]]:
     """Command → wall and processor seconds of each start."""
     python = [sys.executable, "-m", "senet_lab.run"]
     commands = {"--help": [*python, "--help"], "plan": [*python, "+ablation=ratio", "plan=true"]}
+    commands["worker"] = [sys.executable, "-c", "import senet_lab.training.trial"]
     return {name: [measuring.run(words, folder)[:2] for _ in range(repeats)] for name, words in commands.items()}
+
+
+def digests(root: Path, folder: Path, turns: int) -> dict[str, list[Taken]]:
+    """What it takes to know a tree of images, without the imports: at a first start, and at a second one."""
+    found: dict[str, list[Taken]] = {"first": [], "again": []}
+    for number in range(turns):
+        for taken in found.values():
+            words = [sys.executable, "-c", FACTS, str(root.resolve())]
+            _, _, printed = measuring.run(words, folder, XDG_CACHE_HOME=str(folder / f"cache{number}"))
+            wall, used = map(float, printed.split()[-2:])
+            taken.append((wall, used))
+    return found
 
 
 def grown(
@@ -200,6 +222,7 @@ def line(what: str, taken: list[Taken], goal: str = "", digits: int = 3) -> Line
 def main(words: list[str] | None = None) -> int:
     made = measuring.arguments(__doc__)
     made.add_argument("--trials", type=int, nargs="+", default=[100, 1000, 10_000], help="recorded (%(default)s)")
+    made.add_argument("--root", type=Path, help="a tree of images with train/ and val/, to be digested")
     given = made.parse_args(words)
     if given.short:
         given.trials = [12, 24]
@@ -211,6 +234,7 @@ def main(words: list[str] | None = None) -> int:
         for count, folder in stores.items():
             grown(count, folder)
         turns, more = (1, ROWS) if given.short else (TURNS, MORE)
+        known = digests(given.root, Path(place), turns) if given.root else {}
         booked = [turn(stores, more, Path(place) / "copy") for _ in range(turns)]
         later: dict[str, dict[int, list[Taken]]] = {}
         for count, folder in stores.items():
@@ -221,11 +245,16 @@ def main(words: list[str] | None = None) -> int:
     start_lines = [
         line("`--help`", fixed["--help"], f"at most {GOALS['--help']} s", 2),
         line("`+ablation=ratio plan=true`", fixed["plan"], f"at most {GOALS['plan']:.0f} s", 2),
+        line("what a worker imports", fixed["worker"], digits=2),
         line("set-up of a training", fixed["set-up of a training"]),
+        *(
+            line(f"digest of {given.root.name}, {name}", taken, f"at most {GOALS[name]:.0f} s")
+            for name, taken in known.items()
+        ),
     ]
     growth = [growing("a trial's bookkeeping", per_trial, spread(by_turn))]
     growth += [growing(what, by_count, f"{ratio(by_count):.2f}") for what, by_count in later.items()]
-    measured = [rawly(what, "", "", taken) for what, times in fixed.items() for taken in times]
+    measured = [rawly(what, "", "", taken) for what, times in {**fixed, **known}.items() for taken in times]
     for number, each in enumerate(booked):
         measured += [
             rawly("a trial's bookkeeping", count, number + 1, taken) for count, times in each.items() for taken in times
@@ -248,7 +277,7 @@ def turn(stores: dict[int, Path], more: int, copy: Path) -> dict[int, list[Taken
     found = {}
     for count, folder in stores.items():
         shutil.copytree(folder, copy)
-        walls, cpus = grown(count + more, copy, recorded=count)
+        walls, cpus = grown(count + more, copy, recorded=count, told=True)
         found[count] = list(zip(walls, cpus, strict=True))
         shutil.rmtree(copy)
     return found
@@ -274,9 +303,10 @@ def notes(given: argparse.Namespace) -> list[str]:
     return [
         "Medians, and their 95% intervals by order statistics. Starts are fresh processes, their files in the system's "
         "cache.",
-        f"A trial's bookkeeping: driver, store and Optuna mirror, tracking off, of {MORE} trials more of a study that "
-        f"has so many, {TURNS} times by turns; its growth is the median over the turns. Goals: at most "
-        f"{GOALS['bookkeeping']} s, and at 10,000 trials at most {GOALS['growth']:.0f} times as long as at 100.",
+        f"A trial's bookkeeping: driver, store and Optuna mirror, tracking off, with its {EPOCHS} epochs, but without "
+        f"the pipe to a worker; of {MORE} trials more of a study that has so many, {TURNS} times by turns; its growth "
+        f"is the median over the turns. Goals: at most {GOALS['bookkeeping']} s, and at 10,000 trials at most "
+        f"{GOALS['growth']:.0f} times as long as at 100.",
         "Set-up of a training: one epoch of 16 digits in a warm worker, from the specification to the record.",
     ]
 

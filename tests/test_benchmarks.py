@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from launching import Lab, wait_for
+from PIL import Image
 from torch import nn
 
 from benchmarks import batched, clock, measuring, overhead, reliability, se_cost, study, train
@@ -37,8 +38,13 @@ def check(name: str, folder: Path, run: Callable[[list[str]], int], *words: str)
 
 @pytest.mark.slow
 def test_overhead(tmp_path: Path) -> None:
-    lines = check("overhead", tmp_path, overhead.main)
+    for number in range(22):
+        folder = tmp_path / "tree" / ("train" if number < 20 else "val") / str(number % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    lines = check("overhead", tmp_path, overhead.main, "--root", str(tmp_path / "tree"))
     assert {line["trials"] for line in lines} == {"", "12", "24"}
+    assert {"first", "again", "worker"} <= {line["what"] for line in lines}
     assert all(float(line["wall"]) > 0 for line in lines)
 
 
