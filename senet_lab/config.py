@@ -116,7 +116,8 @@ class Data:
             crop, flip; `folder` only).
         cutout: side of the square that is blanked in each training image after its augmentation (DeVries and Taylor
             2017), in pixels; 16 is for CIFAR-10, 8 for CIFAR-100, 0 is none.
-        validation: share of the training images held out for validation, the same images for every row and seed.
+        validation: share of the training images held out for validation, the same images for every row and seed. A
+            search selects by them; where nothing is selected, 0 trains on all images, as the paper does.
         subset: train on at most this many images, balanced over classes, and validate on fewer in proportion; null
             takes all.
         test_subset: likewise for the test images.

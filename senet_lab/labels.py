@@ -72,7 +72,7 @@ def recipes_label(config: Config, chosen: Config, recipes: dict[str, tuple[Recip
 def labels(config: Config, chosen: Config) -> tuple[str, str]:
     """What the data set and the recipe of a configuration are called: their names and what differs from the choices."""
     different = differences(config, chosen)
-    tree = f"-{Path(config.data.root).expanduser().resolve().name}" if config.data.name == "folder" else ""
+    tree = f"-{Path(config.data.root).resolve().name}" if config.data.name == "folder" else ""
     data = plain_name(config.data.name + tree + suffix(different, "data"))
     return data, plain_name(config.recipe.name + suffix(different, "recipe"))
 

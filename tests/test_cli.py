@@ -88,7 +88,7 @@ BAD: list[tuple[str, str]] = [
     ("data.size=0", NOT_BETWEEN),
     ("data.size=x", "data.size: Value 'x'"),
     ("data.size=32", "data.size=32: the images of digits have 8 pixels"),
-    ("data.validation=0", "data.validation: 0 is not a share between 0 and 1"),
+    ("data.validation=1", "data.validation: 1 is not a share between 0 and 1"),
     ("data.validation=nan", "data.validation"),
     ("data.validation=0.0001", "leaves an empty split"),
     ("data.subset=0", "data.subset: 0 is not a number of images"),

@@ -6,6 +6,7 @@ Like `trials.csv` it holds only what the seed determines. Six digits are more th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def _typed(name: str, cells: list[Any]) -> pd.Series[Any]:
     if COLUMNS[name] == "text":
         return pd.Series([clean_text(cell) for cell in cells], dtype=object)
     parse, _, expected = PARSERS[COLUMNS[name]]
+    if name in METRICS and not any(cells):  # a study without validation images has no such curves
+        return pd.Series([math.nan] * len(cells))
     values = []
     for line, cell in enumerate(cells, start=2):
         try:

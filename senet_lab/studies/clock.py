@@ -93,6 +93,7 @@ def pace_key(config: dict[str, Any]) -> str:
     matters += [config.get(key, plain) for key, plain in STEP.items()]
     matters += [recipe.get(key) for key in ("epochs", "batch_size")]
     matters += [data.get(key, "lacking") for key in ("size", "validation", "subset", "test_subset")]
+    matters.append(data.get("test_share", 0.0))
     return repr(matters)
 
 

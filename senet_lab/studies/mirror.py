@@ -45,6 +45,7 @@ class Mirror:
         self.plan = plan
         self.store = store
         self.labels = [row.label for row in plan.rows]
+        self.first = 0 if plan.facts.validation else 1  # the objective that it begins with
         # Rows are Optuna's categories, which it fixes for good: other rows under the same name are another study.
         self.name = f"{name} ({short_hash(repr(self.labels))})"
         self.study: optuna.Study | None = None
@@ -78,7 +79,7 @@ class Mirror:
 
     def open(self) -> optuna.Study:
         """The Optuna study, made if there is none."""
-        study = opened(self.store, self.name, list(OBJECTIVES))
+        study = opened(self.store, self.name, list(OBJECTIVES[self.first :]))
         about = self.about()
         for name in about.keys() - study.user_attrs.keys():
             study.set_user_attr(name, about[name])
@@ -106,13 +107,14 @@ class Mirror:
         shown = {study.factor: level(cell, study.factor)} if study else {}
         if done:
             shown[TEST_ERROR] = record["metrics"]["test_error"]
+        validated = [] if self.first else [outcome.get("val_error", 0)]
         # A dashboard's axes are as wide as the distributions. Optuna lets this range grow with the seeds.
         most = max(cell.seed for cell in self.plan.cells)
         trial = create_trial(
             state=STATES[record["state"]],
             params={"row": cell.row.label, "seed": cell.seed},
             distributions={"row": CategoricalDistribution(self.labels), "seed": IntDistribution(0, most)},
-            values=[record["metrics"]["val_error"], cell.row.cost.params, cell.row.cost.macs] if done else None,
+            values=[*map(float, validated), cell.row.cost.params, cell.row.cost.macs] if done else None,
             user_attrs={**shown, "trial": {"id": cell.trial_id, **outcome}},
         )
         if "started" in record and "seconds" in record:  # else it would say when it was added

@@ -208,6 +208,11 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
         f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
         f"{span} epoch{'s' * (epochs[-1] > 1)}; {workers} worker{'s' * (workers > 1)} on {plan.device}",
     )
+    if facts.validation and plan.config.data.subset is None:
+        whole = facts.train + facts.validation
+        say(console, f"{facts.train:,} of {whole:,} training images are trained on; data.validation=0 trains on all")
+    for remark in facts.remarks:
+        say(console, remark, "yellow")
     for how in dict.fromkeys(carried_out(cell.spec) for cell in plan.cells):
         say(console, how) if how else None
     failed = [record for record in plan.recorded.values() if record["state"] == "failed"]

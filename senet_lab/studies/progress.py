@@ -219,8 +219,9 @@ class Progress:
             cell, last = trial.cell, trial.last
             label, epochs = f"{cell.row.label}, seed {cell.seed}", cell.spec.recipe.epochs
             if last:
-                epoch = f"epoch {last['epoch']}/{epochs}, val accuracy {100 - last['val_error']:.1f}%"
-                table.add_row(label, bar(last["epoch"], epochs), epoch)
+                split = "val" if "val_error" in last else "train"
+                accuracy = f"{split} accuracy {100 - last[f'{split}_error']:.1f}%"
+                table.add_row(label, bar(last["epoch"], epochs), f"epoch {last['epoch']}/{epochs}, {accuracy}")
             else:
                 table.add_row(label, "", "starting")
         return table

@@ -113,7 +113,7 @@ def runtime_env(config: Config) -> dict[str, Any]:
     environment: dict[str, Any] = {"py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]}
     if any(":" in backbone for backbone in own):
         here = Path.cwd()
-        places = [Path(place).expanduser().resolve() for place in (config.results, config.data.root)]
+        places = [Path(place).resolve() for place in (config.results, config.data.root)]
         inside = [f"/{place.relative_to(here)}" for place in places if place.is_relative_to(here) and place != here]
         environment["working_dir"] = str(here)
         environment["excludes"] += [*inside, ".git", ".venv", "wandb", "*.ckpt"]

@@ -122,7 +122,7 @@ class RayWorkers:
     def submit(self, spec: Spec, checkpoint: Path, until: int | None = None) -> None:
         self.mark(checkpoint.parent)
         self.number += 1
-        data = replace(spec.data, root=str(Path(spec.data.root).expanduser().resolve()), download=False)
+        data = replace(spec.data, root=str(Path(spec.data.root).resolve()), download=False)
         there = replace(spec, data=data)
         task = Task(there, self.number, checkpoint.resolve(), self.marker, until, self.keep, self.threads, self.most)
         with self.reachable():

@@ -222,6 +222,8 @@ def prepare(composed: Composed, store: Store) -> Search:
     assert config.search is not None
     goals.check(config.search, config.recipe.epochs)
     facts = images.facts(config.data)
+    if not facts.validation:
+        raise UserError("data.validation=0: a search chooses designs by their validation images, and so needs some")
     priced = pricing.price(composed, facts)
     device = device_of(config.training.device, config.executor.gpus_per_trial)
     stopwatch = None

@@ -58,6 +58,8 @@ def show(search: Search, fixed: Plan, seconds: float, rough: bool, workers: int,
         f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
         f"{epochs} epoch{'s' * (epochs > 1)}; {workers} worker{'s' * (workers > 1)} on {search.device}",
     )
+    for remark in facts.remarks:
+        say(console, remark, "yellow")
     show_work(search, fixed, seconds, rough, workers, console)
 
 

@@ -390,7 +390,9 @@ class Store:
             record = json.loads(row.record)
             missing = [name for name in REQUIRED[row.state] if name not in record]
             if row.state == DONE and not missing:
-                missing = [name for name in ("test_error", "val_error") if name not in record["metrics"]]
+                validated = record["config"].get("data", {}).get("validation") != 0
+                measured = ("test_error", "val_error") if validated else ("test_error",)
+                missing = [name for name in measured if name not in record["metrics"]]
             if missing:
                 raise ValueError(f"it lacks {', '.join(missing)}")
             return {**record, "trial_id": row.trial_id, "state": row.state}

@@ -46,7 +46,7 @@ def digests(tree: Path, paths: Sequence[str], states: Sequence[bytes]) -> list[b
     cache = place(tree)
     known = load(cache)
     unknown = [number for number, found in enumerate(states) if found not in known]
-    report = counting(len(unknown), f"images of {tree} read for the first time")
+    report = counting(len(unknown), "images read for the first time")
     fresh: dict[bytes, bytes] = {}
     kept: dict[bytes, bytes] = {}
 

@@ -228,7 +228,7 @@ def read(loader: DataLoader[Any]) -> Iterator[Any]:
         if "DataLoader worker" not in str(error):
             raise
         raise RunError(
-            f"the processes that decode images were ended ({str(error).splitlines()[0]}): data.workers=0 does without "
+            f"the processes that decode images ended ({str(error).splitlines()[-1]}): data.workers=0 does without "
             "them; in a container, a larger /dev/shm may do, too (docker's --shm-size)"
         ) from error
 

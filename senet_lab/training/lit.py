@@ -148,8 +148,12 @@ class SENet(pl.LightningModule):
         self.sums.clear()  # an epoch that was cut off has left its sums
 
     def on_validation_epoch_end(self) -> None:
-        entry = {**self.means("train"), **self.means("val")}
-        for name in ("train_loss", "val_loss"):
+        self.note("train", "val")
+
+    def note(self, *splits: str) -> None:
+        """Add an epoch to the history."""
+        entry = {name: value for split in splits for name, value in self.means(split).items()}
+        for name in (f"{split}_loss" for split in splits):
             if not math.isfinite(entry[name]):
                 raise DivergedError(f"{name} was {entry[name]} in epoch {self.current_epoch + 1}")
         self.history.append({"epoch": self.current_epoch + 1, **entry})

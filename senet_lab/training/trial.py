@@ -98,6 +98,8 @@ class Epochs(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, SENet)
+        if not trainer.limit_val_batches:
+            module.note("train")
         save(trainer, self.checkpoint)
         if trainer.is_global_zero:
             self.report(module.history[-1])
@@ -228,6 +230,7 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            limit_val_batches=1.0 if len(splits.validation) else 0,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
             callbacks=[*averaging, Epochs(spec.seed, checkpoint, report, until, rank)],

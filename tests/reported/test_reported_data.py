@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from test_data_feeds import make_tree, picture
 
+from senet_lab.compose import choices, compose
 from senet_lab.config import Data, RunError, UserError
-from senet_lab.training import contents, trees
+from senet_lab.reports import curves
+from senet_lab.studies import outcome, plan, search
+from senet_lab.studies.clock import Expectation
+from senet_lab.studies.mirror import Mirror
+from senet_lab.studies.store import Store
+from senet_lab.training import contents, feeds, trees, trial
 from senet_lab.training.data import facts, load
 from senet_lab.training.decoding import opened
 from senet_lab.training.feeds import FolderFeed
@@ -259,6 +267,15 @@ def test_names_that_begin_with_a_dot_are_no_data(tree: Data, name: str) -> None:
     assert facts(tree) == before
 
 
+def test_studies_whose_names_begin_with_a_dot_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: a file that macOS has left is a study."""
+    (tmp_path / "sweeps" / "ablation").mkdir(parents=True)
+    (tmp_path / "sweeps" / "ablation" / "._mine.yaml").write_bytes(b"\0")
+    monkeypatch.chdir(tmp_path)
+    assert "ratio" in choices("ablation")
+    assert "._mine" not in choices("ablation")
+
+
 @pytest.mark.parametrize("target", ["..", ".", "../..", "../a"])
 def test_a_link_that_leads_back_up_is_named(tree: Data, target: str) -> None:
     """Kind: a walk that does not end, or takes images again and again."""
@@ -320,3 +337,71 @@ def test_every_split_keeps_its_processes(tree: Data, workers: int) -> None:
     assert [loader for loader, _ in feed.loaders.values()] == processes
     assert len(processes) == workers
     feed.close()
+
+
+def test_processes_without_shared_memory_are_no_fault_of_the_network(
+    tree: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kind: a container's tiny /dev/shm kills them, and the trial is recorded as failed."""
+    feed = load(dataclasses.replace(tree, workers=1)).train
+
+    def killed(items: object) -> None:
+        os.kill(os.getpid(), signal.SIGBUS)
+
+    monkeypatch.setattr(feeds, "collate", killed)
+    with pytest.raises(RunError, match=r"DataLoader worker.*data\.workers=0 .*--shm-size"):
+        list(feed.batches(4, 0))
+
+
+# ------------------------------------------------------------------------------------------------ without validation
+
+
+def test_all_of_the_training_images_are_trained_on(tmp_path: Path) -> None:
+    """Kind: a tenth of the images was held out although nothing was selected. Without them everything works, from the
+    training to its record, its curves and Optuna's copy."""
+    words = [f"storage=sqlite:///{tmp_path}/lab.db", "recipe.ema=0.5", "recipe.epochs=2", "data.validation=0"]
+    made = plan.make(compose([*words, "data.test_subset=100"]))
+    assert (made.facts.train, made.facts.validation, made.facts.test) == (898, 0, 100)
+    (cell,) = made.cells
+    told: list[dict[str, float]] = []
+    record = trial.run(cell.spec, tmp_path / "x.ckpt", told.append)
+    assert [sorted(epoch) for epoch in told] == [["epoch", "train_error", "train_loss", "train_top5_error"]] * 2
+    assert {"test_error", "train_error"} <= record["metrics"].keys()
+    record.pop("outputs", None)  # stands beside the record
+    store = Store(made.config.storage)
+    assert store.claim(cell.trial_id)
+    rest = {"label": cell.row.label, "seed": 0, "params": 1, "macs": 1, "attempts": 1}
+    assert store.finish(cell.trial_id, "done", {**record, **rest})
+    records = store.read([cell.trial_id])
+    trials = outcome.trials(made, records)
+    assert trials["val_error"].isna().all()
+    (tmp_path / "curves.csv").write_bytes(curves.csv_bytes(outcome.curves(trials, records)))
+    read = curves.read_curves(tmp_path / "curves.csv")
+    assert read["val_error"].isna().all()
+    assert read["train_error"].notna().all()
+    mirror = Mirror(made, "x", store)
+    mirror.update(records, patience=5)
+    assert mirror.study is not None
+    assert [len(each.values) for each in mirror.study.trials] == [2]
+
+
+def test_a_search_needs_validation_images(tmp_path: Path) -> None:
+    """Kind: a search that would select by nothing."""
+    composed = compose(["+search=tabular", "data.validation=0", "plan=true", f"results={tmp_path}"])
+    with pytest.raises(UserError, match=r"data\.validation=0: a search chooses designs by their validation images"):
+        search.prepare(composed, Store(composed.config.storage, create=False))
+
+
+def test_the_plan_says_how_many_images_are_trained_on() -> None:
+    """Kind: the paper's recipes on fewer images than the paper's, unsaid."""
+    for words, expected in ((["data=cifar10"], True), (["data=cifar10", "data.validation=0"], False)):
+        console = Console(record=True, width=200)
+        made = plan.make(compose([*words, "recipe=cifar", "backbone=resnet20"]))
+        plan.show_total(
+            dataclasses.replace(made, recorded={key: {"state": "done"} for key in made.trials}),
+            Expectation({}, False),
+            1,
+            console,
+        )
+        said = "45,000 of 50,000 training images are trained on; data.validation=0 trains on all"
+        assert (said in console.export_text()) == expected
