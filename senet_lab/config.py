@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -436,9 +437,10 @@ def storage_in(results: object) -> str:
 def fault_of(path: Path, error: OSError) -> str:
     """Why a path cannot be used. Of a link that leads nowhere (a disk that is not there) the system would say that the
     file exists."""
-    for place in (path, *path.parents):
-        if place.is_symlink() and not place.exists():
-            return f"{place} is a link to {place.readlink()}, which is not there"
+    with suppress(OSError):  # of a folder that may not be looked into
+        for place in (path, *path.parents):
+            if place.is_symlink() and not place.exists():
+                return f"{place} is a link to {place.readlink()}, which is not there"
     return error.strerror or str(error)
 
 

@@ -47,7 +47,7 @@ KINDS = {  # what is done to a study, by who trains
     RAY: ("node killed", "node killed", "driver killed", "server killed", "SIGTERM", "Ctrl-C"),
 }
 MOST = 8  # faults in one study
-MOST_WORKERS = 2  # a trial whose worker was killed three times has failed, as it should
+MOST_WORKERS = 2  # one whose worker was killed three times stops its study, as it should
 PAUSE = (0.5, 8.0)  # seconds between faults
 PATIENCE = 300  # seconds without a fault in which a study must be complete
 NETS = """

@@ -181,8 +181,8 @@ def absence(config: Config) -> UserError | None:
 
 def check_writable(folder: Path) -> None:
     """A UserError if nothing can be written to the results folder; leaves nothing behind."""
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"x")

@@ -356,6 +356,16 @@ def test_the_records_are_in_the_folder_of_results(
     assert (folder / "b.db").exists()
 
 
+def test_a_name_that_no_disk_takes_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kind: what explains an error meets it again."""
+    monkeypatch.chdir(tmp_path)
+    for word in (f"results={300 * 'a'}", f"storage=sqlite:///{300 * 'a'}/lab.db"):
+        assert main([word, "tracking=off"]) == 2
+        assert one_line(capsys.readouterr().err, f"error: {word.partition('=')[0]}=", "File name too long")
+
+
 def test_a_disk_that_is_not_there_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
