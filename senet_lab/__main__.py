@@ -45,6 +45,7 @@ def parser() -> Parser:
         "  python -m senet_lab table ratio                      from the store, as the study was run by default\n"
         "  python -m senet_lab table ratio data=cifar10 seeds=5 from the store, for these settings\n"
         "  python -m senet_lab table results/digits/resnet8-quick/ratio/trials.csv\n"
+        "  python -m senet_lab table FILE failures=chance           what failed counts as guessing\n"
         "  python -m senet_lab cost                             the paper's costs, printed and recomputed\n"
         "  python -m senet_lab cost backbone=resnet50 se.reduction=8\n"
         "  python -m senet_lab publish digits/resnet8-quick/ratio\n"
@@ -198,21 +199,26 @@ def make_tables(arguments: argparse.Namespace) -> None:
 
         table_from_store([f"+ablation={arguments.what}", *arguments.words])
         return
-    for path in (arguments.what, *arguments.words):
-        regenerate(Path(path), Path(path).parent)
+    key = "failures="
+    said = [word.removeprefix(key) for word in arguments.words if word.startswith(key)]
+    for path in (arguments.what, *(word for word in arguments.words if not word.startswith(key))):
+        regenerate(Path(path), Path(path).parent, said[-1] if said else None)
 
 
-def regenerate(source: Path, folder: Path) -> None:
-    """Write the table of a trials.csv, or a search's front, into a folder, and show it."""
+def regenerate(source: Path, folder: Path, failures: str | None = None) -> None:
+    """Write the table of a trials.csv, or a search's front, into a folder, and show it; `failures` says anew what its
+    failed trials are."""
     from rich.console import Console
 
     from senet_lab.reports import fronts, tables
 
     try:
         trials = tables.read_trials(source)
+        if failures is not None:
+            trials["failures"] = failures
         report = fronts if fronts.is_search(trials) else tables
         report.write(folder, trials)
-        report.show(trials, Console())
+        report.show(tables.canonical(trials), Console())
     except ValueError as error:
         raise UserError(str(error)) from error
     print(f"written: {folder}/\n")

@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml.reader import ReaderError
 
 from senet_lab import config as fields
-from senet_lab.config import Config, Recipe, UserError, at_home, fault_of, storage_in
+from senet_lab.config import FAILURES, Config, Recipe, UserError, at_home, fault_of, storage_in
 from senet_lab.labels import Composed, differences, label, plain_name, quoted
 from senet_lab.selection import as_asked, named_recipes, networks
 
@@ -86,11 +86,14 @@ def compose(words: Iterable[str]) -> Composed:
     chosen = [word for word in words if word.lstrip("+").split("=")[0] in (*GROUPS, *STUDIES)]
     alone = composed(chosen)
     recipes: dict[str, tuple[Recipe, Recipe]] = {}
+    whole = None
     if made.study is not None:
-        made.study = as_asked(made.study, {word.lstrip("+").split("=")[0] for word in words})
+        keys = {word.lstrip("+").split("=")[0] for word in words}
+        whole = as_asked(dataclasses.replace(made.study, only=[]), keys)
+        made.study = as_asked(made.study, keys)
         for name in named_recipes(made.study, choices("recipe")):
             recipes[name] = (composed([*words, f"recipe={name}"]).recipe, composed([f"recipe={name}"]).recipe)
-    return label(made, alone, recipes)
+    return dataclasses.replace(label(made, alone, recipes), study=whole)
 
 
 def compose_all(words: Iterable[str]) -> list[Composed]:
@@ -275,6 +278,7 @@ def check_values(config: Config) -> None:
     words = {
         "executor.name": (executor.name, ("local", "ray")),
         "tracking": (config.tracking, ("offline", "online", "off", "auto")),
+        "failures": (config.failures, FAILURES),
         "training.keep": (training.keep, ("none", "last")),
         "training.outputs": (training.outputs, ("on", "off")),
         "training.precision": (training.precision, ("32-true", "bf16-mixed", "16-mixed", "auto")),

@@ -294,7 +294,8 @@ class Study:
         factor: the one key that compared rows may differ in (`se.reduction`), or `se`: with SE or without. A row may
             also switch SE off (`se: null`).
         baseline: label of the row that rows are compared with that name none themselves.
-        only: the rows to train, by label or backbone, with the rows that they are compared with; empty takes all.
+        only: the rows to train, by label or backbone, with the rows that they are compared with; empty takes all. p
+            values are corrected for all rows of the study in any case.
         rows: label → the row's overrides and, as `paper`, the name of the paper's row.
     """
 
@@ -373,6 +374,9 @@ class Budget:
     latency: Any = None
 
 
+FAILURES = ("untested", "chance")  # what a failed trial is in a table
+
+
 @dataclass
 class Config:
     """Everything that `python -m senet_lab.run` can be told.
@@ -390,6 +394,9 @@ class Config:
         max_failures: a study, or a search, of which so many trials have failed and none has ended well is stopped, with
             the first reason: it cannot work. Counted is every trial of it, whenever and by whichever driver it was
             trained; those that are in training may end. null goes on in any case.
+        failures: what a failed trial (a loss that is no number, a limit exceeded) is in a table or front: `untested`,
+            its row is not tested and its design not on the front, or `chance`, it errs as often as guessing does.
+            Changes no training; `python -m senet_lab table … failures=chance` changes it afterwards.
         tracking: W&B `offline`, `online` or `off`; `auto` is what WANDB_MODE says, or `offline`. WANDB_MODE=disabled
             switches W&B off whatever is said here.
         results: the folder that everything is written to; `~` is the home, here and in `storage` and `data.root`.
@@ -410,6 +417,7 @@ class Config:
     plan: bool = False
     retry: bool = False
     max_failures: int | None = 10
+    failures: str = "untested"
     tracking: str = "auto"
     results: str = "results/local"
     storage: str = "sqlite:///${results}/lab.db"

@@ -11,13 +11,14 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from senet_lab.config import Config, Recipe
+from senet_lab.config import Config, Recipe, Study
 from senet_lab.selection import networks
 
 # Fields that change no result, so that tables are not filed apart by them.
 IDLE = re.compile(
-    r"backbone|seeds|plan|retry|max_failures|tracking|results|storage|executor\..*|training\.(device|keep|outputs)"
-    r"|data\.(name|root|identity|download|workers|train|test)|recipe\.name|search\.(name|title|trials|confirm)"
+    r"backbone|seeds|plan|retry|max_failures|failures|tracking|results|storage|executor\..*"
+    r"|training\.(device|keep|outputs)|data\.(name|root|identity|download|workers|train|test)|recipe\.name"
+    r"|search\.(name|title|trials|confirm)"
 )
 
 
@@ -32,6 +33,7 @@ class Composed:
         folder: `<data>/<backbone>-<recipe>/<study>`; `networks` stands for the backbones of rows that name their own.
         chosen: the configuration without the words that set single keys, which the labels tell the differences from.
         recipes: recipe that rows name → it with the words that set single keys, and without.
+        study: the study with all its rows, also those that were not asked for.
     """
 
     config: Config
@@ -40,6 +42,7 @@ class Composed:
     folder: str
     chosen: Config
     recipes: dict[str, tuple[Recipe, Recipe]]
+    study: Study | None = None
 
 
 def label(config: Config, chosen: Config, recipes: dict[str, tuple[Recipe, Recipe]]) -> Composed:

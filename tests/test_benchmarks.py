@@ -17,7 +17,7 @@ from launching import Lab, wait_for
 from PIL import Image
 from torch import nn
 
-from benchmarks import batched, clock, measuring, overhead, reliability, se_cost, study, train
+from benchmarks import batched, calibration, clock, measuring, overhead, reliability, se_cost, study, train
 from benchmarks.postgres import BINARIES
 from senet_lab import models
 
@@ -68,6 +68,14 @@ def test_processor_time_of_processes_side_by_side_is_each_ones_own(tmp_path: Pat
     assert printed == "slept\n"
     with pytest.raises(subprocess.CalledProcessError):
         measuring.run([sys.executable, "-c", "raise SystemExit(1)"], tmp_path)
+
+
+@pytest.mark.slow
+def test_calibration(tmp_path: Path) -> None:
+    lines = check("calibration", tmp_path, calibration.main)
+    shown = [line for line in lines if line["of"] == "could show"]
+    assert all(0.75 < float(line["share"]) < 0.85 for line in shown)
+    assert all(float(line["plugged in"]) < 0.75 for line in shown if int(line["n"]) <= 5)
 
 
 @pytest.mark.slow

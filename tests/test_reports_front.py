@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume  # not public, and so only an oracle
+from scipy import stats
 
 from senet_lab.reports import front
 
@@ -61,18 +62,25 @@ def test_the_interval_of_a_median_covers_it() -> None:
 
 
 def test_chances_of_being_on_the_front() -> None:
-    errors = np.array([[5.0, 5.0, 5.0], [4.0, 4.0, 7.0], [6.0, 6.0, 6.0]])
-    chances = front.chances(errors, [[1.0], [2.0], [3.0]])
+    """Two designs are drawn towards nothing: the dearer one's chance is that of a paired t-test."""
+    draw = np.random.default_rng(2)
+    cheap, dear = draw.normal(5, 1, (2, 6)) + draw.normal(0, 3, 6)  # a seed moves both
+    expected = stats.ttest_rel(dear, cheap, alternative="less").pvalue
+    assert front.chances([cheap, dear], [[1.0], [2.0]], 40_000) == pytest.approx([1, 1 - expected], abs=0.01)
+    errors = np.array([cheap, dear, cheap + 20, dear - 20])
+    chances = front.chances(errors, [[1.0], [2.0], [3.0], [4.0]])
     assert chances[0] == 1, "the cheapest one always"
-    # The second is better than the first unless its mean is 5 or more: at least one 7 in three draws.
-    assert chances[1] == pytest.approx((2 / 3) ** 3, abs=0.02)
-    assert chances[2] == 0, "the first one is cheaper and better"
-    best = front.chances(errors, np.empty((3, 0)))
-    assert best[2] == 0
-    assert best[0] >= (1 - (2 / 3) ** 3) - 0.02
-    assert best.sum() >= 1, "one of them is the best, or several"
-    # What a seed does to both alike, and that is far more than they differ by, decides nothing.
-    moved = np.array([[5.0, 1.0, 9.0], [5.1, 1.1, 9.1]])
-    assert front.chances(moved, [[1.0], [2.0]]).tolist() == [1, 0]
-    assert front.chances(moved, [[2.0], [1.0]]).tolist() == [1, 1]
-    assert front.chances(moved, np.empty((2, 0))).tolist() == [1, 0]
+    assert chances[2] == pytest.approx(0, abs=0.01)
+    assert chances[3] == pytest.approx(1, abs=0.01)
+    best = front.chances(errors, np.empty((4, 0)))
+    assert best.sum() == pytest.approx(1), "without costs one of them is the best"
+    assert front.chances(errors, np.ones((4, 1))) == pytest.approx(best, abs=0.01)
+    assert front.chances([[1.0, 2.0, 3.0]], [[1.0]]).tolist() == [1.0]
+
+
+def test_chances_of_close_designs_are_those_of_their_number() -> None:
+    """Where the seeds tell nothing of the designs, each is as likely to be the best: drawn towards one another."""
+    chances = np.array(
+        [front.chances(np.random.default_rng(at).normal(size=(5, 5)), np.empty((5, 0))) for at in range(40)]
+    )
+    assert chances.max(axis=1).mean() < 0.5

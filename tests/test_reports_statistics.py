@@ -153,8 +153,9 @@ def test_power_and_what_n_can_show(n: int, alpha: float) -> None:
         )
         assert st.power(effect, n, alpha) == pytest.approx(exact, abs=2e-4)
     assert st.power(0, n, alpha) == pytest.approx(alpha, abs=2e-4)
-    effect = st.detectable_effect(n, alpha)
-    d = np.random.default_rng(8).normal(effect, 1, (20_000, n))
+    draw = np.random.default_rng(8)
+    told = st.detectable_effect(n, alpha) * st.standard_deviation(draw.normal(0, 1, (20_000, n)))
+    d = draw.normal(told[:, None], 1, (20_000, n))  # other studies, in which what each was told is true
     assert np.mean(st.paired_t_test(d) <= alpha) == pytest.approx(0.8, abs=0.01)
 
 
@@ -181,8 +182,8 @@ def test_verdicts_point_the_right_way() -> None:
     assert higher is not None
     assert same is not None
     assert (lower.word, higher.word, same.word) == ("better", "worse", "no difference shown")
-    assert lower.seeds_to_settle is None
-    assert same.seeds_to_settle == st.SEEDS_LIMIT
+    assert lower.fresh_seeds is None
+    assert same.fresh_seeds == st.SEEDS_LIMIT
     expected = noise.std(ddof=1) * st.detectable_effect(5, 0.05 / 3)
     assert same.could_show == pytest.approx(expected)
 

@@ -93,11 +93,13 @@ def delta_cell(row: Row) -> str | None:
 
 
 def verdict_cell(row: Row) -> str | None:
-    """The verdict in words; the baseline and a row that builds its network say so."""
+    """The verdict in words; the baseline, a row that is its trainings and one that is not tested say so."""
     if not row.baseline:
-        return "baseline"
+        return f"baseline, {row.untested}" if row.untested else "baseline"
     if row.same_as == row.baseline:
         return "same network"
+    if row.untested:
+        return row.untested
     return None if row.verdict is None else row.verdict.word
 
 
@@ -152,7 +154,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("", "p (sign flips)", pick("verdict", "p_flips"), p_value, drop=14),
     Column("verdict", "verdict", verdict_cell, words=True, drop=0),
     Column("could_show_points", "could show", pick("verdict", "could_show"), fixed(2), drop=6),
-    Column("seeds_to_settle", "seeds to settle", pick("verdict", "seeds_to_settle"), str, drop=6),
+    Column("fresh_seeds", "fresh seeds", pick("verdict", "fresh_seeds"), str, drop=6),
     Column("same_network_as", "", pick("same_as")),
 )
 

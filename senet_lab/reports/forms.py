@@ -15,29 +15,9 @@ from rich.text import Text
 from senet_lab.reports.columns import COLUMNS, Column, plain, shown, text_cell
 from senet_lab.reports.notes import facts
 from senet_lab.reports.rows import Table
+from senet_lab.reports.tex import tex
 
 MARKDOWN = {c: f"\\{c}" for c in "\\`*_[]|~$#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": "\\textbackslash{}",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-    "[": "{[}",  # at the start of a line it would be an argument of the \\\\ before it
-    "*": "{*}",  # likewise
-    "−": "$-$",
-    "±": "$\\pm$",
-    "×": "$\\times$",
-    "Δ": "$\\Delta$",
-    "≤": "$\\le$",
-    "≥": "$\\ge$",
-    "²": "$^2$",
-    "–": "--",
-    "…": "\\dots{}",
-    "“": "``",
-    "”": "''",
-}
 
 
 def escape(text: str, characters: dict[str, str]) -> str:
@@ -90,7 +70,7 @@ def latex(table: Table) -> str:
         "% needs \\usepackage{booktabs}",
         "\\begin{table*}",
         "\\centering",
-        f"\\caption{{{escape(heading(table), LATEX)}}}",
+        f"\\caption{{{tex(heading(table))}}}",
         f"\\label{{tab:{''.join(c for c in table.study if c.isascii() and (c.isalnum() or c in '-:'))}}}",
         "\\scriptsize",
         "\\setlength{\\tabcolsep}{1.5pt}",
@@ -100,10 +80,10 @@ def latex(table: Table) -> str:
         "\\midrule",
     ]
     for row in table.rows:
-        lines.append(" & ".join(escape(text_cell(column, row, table), LATEX) for column in columns) + " \\\\")
+        lines.append(" & ".join(tex(text_cell(column, row, table)) for column in columns) + " \\\\")
         lines += ["\\addlinespace"] * (row.label in table.breaks)
     lines += ["\\bottomrule", "\\end{tabular}", "", "\\medskip", "\\begin{minipage}{\\textwidth}\\raggedright"]
-    lines += [escape(note, LATEX) + "\\par" for note in all_notes(table)]
+    lines += [tex(note) + "\\par" for note in all_notes(table)]
     lines += ["\\end{minipage}", "\\end{table*}"]
     return "\n".join(lines) + "\n"
 
@@ -113,7 +93,7 @@ def _latex_heads(heads: list[str]) -> list[str]:
     words = [head.replace("recomputed", "recomp.").split(" ") for head in heads]
     height = max(len(head) for head in words)
     padded = [[""] * (height - len(head)) + head for head in words]
-    return [" & ".join(escape(head[line], LATEX) for head in padded) + " \\\\" for line in range(height)]
+    return [" & ".join(tex(head[line]) for head in padded) + " \\\\" for line in range(height)]
 
 
 def terminal(table: Table, console: Console) -> None:

@@ -7,6 +7,8 @@ good a set of compromises is. Optuna has one, but not in public.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
@@ -110,28 +112,55 @@ def reliability(errors: ArrayLike) -> float:
 
 
 def chances(errors: ArrayLike, costs: ArrayLike, draws: int = 10_000) -> Array:
-    """How likely each design is to be on the front, by a bootstrap over the seeds.
+    """How likely each design is to be on the front by its true error, which is known only as far as its seeds tell it.
 
-    The designs share their seeds, and so each draw takes the same ones for all of them; the costs stay. With three
-    seeds there are ten different draws, and the answer is as coarse as that.
+    True errors are drawn from what the seeds leave possible, and the share of the draws in which a design is on the
+    front is its chance. Around their means the errors follow the multivariate t distribution with n − 1 degrees of
+    freedom and the designs' shared covariance. But of designs that differ by no more than their seeds do, the best owes
+    its place to luck: so the means are drawn towards a line over the costs (their ranks), the more, the less of their
+    spread around it is more than chance. That share is uncertain itself, and is drawn from what the F distribution of
+    the two mean squares leaves possible. Without it (a plain bootstrap of the seeds, say) chances are told too sure:
+    `python -m benchmarks.calibration`.
 
     Args:
-        errors: (designs, seeds).
+        errors: (designs, seeds), at least two seeds; the designs share them.
         costs: (designs, objectives other than the error); none make it the chance of being the best.
     """
     values, fixed = np.asarray(errors, dtype=float), np.asarray(costs, dtype=float)
-    designs, seeds = values.shape
+    designs = len(values)
     fixed = fixed.reshape(designs, -1)
-    picked = np.random.default_rng(0).integers(0, seeds, (draws, seeds))
-    means = values[:, picked].mean(axis=2)  # (designs, draws)
-    found = np.ones((designs, draws), dtype=bool)
+    means = possible(values, fixed, draws)
+    found = np.ones((draws, designs), dtype=bool)
     for at in range(designs):
         for other in range(designs):
             if (fixed[other] <= fixed[at]).all():
                 cheaper = bool((fixed[other] < fixed[at]).any())
-                better = means[other] <= means[at] if cheaper else means[other] < means[at]
-                found[at] &= ~better
-    return np.asarray(found.mean(axis=1))
+                better = means[:, other] <= means[:, at] if cheaper else means[:, other] < means[:, at]
+                found[:, at] &= ~better
+    return np.asarray(found.mean(axis=0))
+
+
+def possible(errors: Array, costs: Array, draws: int) -> Array:
+    """True errors that the designs may have, given those of their seeds: (draws, designs); see `chances`."""
+    rng = np.random.default_rng(0)
+    designs, seeds = errors.shape
+    means = errors.mean(axis=1)
+    apart = errors - means[:, None]
+    spread = np.sqrt(rng.chisquare(seeds - 1, (draws, 1)) / (seeds - 1))
+    noise = rng.normal(size=(draws, seeds)) @ apart.T / math.sqrt(seeds * (seeds - 1)) / spread
+    lines = np.column_stack([np.ones(designs), *(stats.rankdata(cost) for cost in costs.T)])
+    onto = lines @ np.linalg.pinv(lines)  # the projection onto them
+    free, within = designs - int(np.linalg.matrix_rank(lines)), (designs - 1) * (seeds - 1)
+    chance = float(((apart - apart.mean(axis=0)) ** 2).sum()) / within if within else 0.0
+    if free < 1 or chance == 0:
+        return np.asarray(means + noise)
+    around = means - onto @ means
+    ratio = seeds * float((around**2).sum()) / free / chance
+    # Of the ratios that are possible, those of a variance above 0: by the quantiles of F below the ratio that is seen.
+    quantile = rng.uniform(size=(draws, 1)) * stats.f.cdf(ratio, free, within)
+    share = np.clip(1 - stats.f.ppf(quantile, free, within) / ratio, 0, 1) if ratio > 0 else np.zeros((draws, 1))
+    of_noise = noise @ onto.T
+    return np.asarray(onto @ means + of_noise + share * around + np.sqrt(share) * (noise - of_noise))
 
 
 def median_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:

@@ -16,9 +16,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from senet_lab.reports.columns import count
-from senet_lab.reports.forms import LATEX, MARKDOWN, escape
+from senet_lab.reports.forms import MARKDOWN, escape
 from senet_lab.reports.front_rows import TITLES, Found, Front
 from senet_lab.reports.statistics import Sample
+from senet_lab.reports.tex import tex
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def columns(front: Front) -> list[Column]:
     """The columns that a front has."""
     found = [
         Column("design", named, words=True),
-        Column("val error %", lambda each: spread(each.val_error)),
+        Column("val error %", lambda each: each.failed or spread(each.val_error)),
     ]
     if "val_loss" in front.objectives:
         at = front.objectives.index("val_loss")
@@ -65,18 +66,19 @@ def columns(front: Front) -> list[Column]:
 
 def tested(front: Front) -> list[Column]:
     """Test errors: over fresh seeds, where the front was confirmed by them."""
-    if all(each.confirmed is None for each in front.found):
-        return [Column("test error %", lambda each: spread(each.test_error))]
-    return [
-        Column("test error %", lambda each: "" if each.confirmed is None else spread(each.confirmed)),
-        Column("on front", lambda each: "" if each.chance is None else f"{each.chance:.0%}"),
-    ]
+    if not any(each.confirmed or each.failed_again for each in front.found):
+        return [Column("test error %", lambda each: each.failed or spread(each.test_error))]
+    cells = [Column("test error %", lambda each: spread(each.confirmed) if each.confirmed else each.failed_again)]
+    if any(each.chance is not None for each in front.found):
+        cells.append(Column("on front", lambda each: "" if each.chance is None else f"{each.chance:.0%}"))
+    return cells
 
 
 def shown(front: Front) -> list[Found]:
     """The lines of the readable forms: the front, and what everyone knows beside it."""
     best = front.best
-    others = [each for each in front.found if not each.on_front and (each.reference or each.confirmed)]
+    beside = [each for each in front.found if each.reference or each.confirmed or each.failed_again]
+    others = [each for each in beside if not each.on_front]
     return best + sorted(others, key=lambda each: each.costs["params"])
 
 
@@ -102,9 +104,11 @@ def notes(front: Front) -> list[str]:
     if any(not each.on_front for each in shown(front)):
         said.append("Without a mark: for comparison, not on the front.")
     if any(each.confirmed for each in front.found):
+        said.append("Test errors are those of trainings with fresh seeds, that chose nothing.")
+    if any(each.chance is not None for each in front.found):
         said.append(
-            "Test errors are those of trainings with fresh seeds, that chose nothing. On front: how often the design "
-            "is on the front of these test errors and the costs when the seeds are drawn again (10,000 draws)."
+            "On front: the chance that the design's true test error, which its seeds tell only roughly, puts it on the "
+            "front of these designs (10,000 draws from the errors that the seeds leave possible)."
         )
     return said
 
@@ -237,19 +241,19 @@ def latex(front: Front) -> str:
         "% needs \\usepackage{booktabs}",
         "\\begin{table*}",
         "\\centering",
-        f"\\caption{{{escape(heading(front), LATEX)}}}",
+        f"\\caption{{{tex(heading(front))}}}",
         f"\\label{{tab:{''.join(c for c in front.study if c.isascii() and (c.isalnum() or c in '-:'))}}}",
         "\\small",
         f"\\begin{{tabular}}{{@{{}}c{''.join('l' if column.words else 'r' for column in made)}@{{}}}}",
         "\\toprule",
-        " & " + " & ".join(escape(column.head, LATEX) for column in made) + " \\\\",
+        " & " + " & ".join(tex(column.head) for column in made) + " \\\\",
         "\\midrule",
     ]
     for each in shown(front):
         mark = "$\\bullet$" if each.on_front else ""
-        lines.append(f"{mark} & " + " & ".join(escape(column.cell(each), LATEX) for column in made) + " \\\\")
+        lines.append(f"{mark} & " + " & ".join(tex(column.cell(each)) for column in made) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}", "", "\\medskip", "\\begin{minipage}{\\textwidth}\\raggedright"]
-    lines += [escape(note, LATEX) + "\\par" for note in notes(front)]
+    lines += [tex(note) + "\\par" for note in notes(front)]
     return "\n".join([*lines, "\\end{minipage}", "\\end{table*}"]) + "\n"
 
 

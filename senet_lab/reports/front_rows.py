@@ -28,9 +28,10 @@ class Found:
         reference: `no SE` or `the paper's default`, which are shown whatever became of them; empty for all others.
         levels: parameter → level; empty for such a reference.
         values: the objectives, means over its seeds, all to be small; None if a training failed.
+        failed, failed_again: in the search, and with fresh seeds: "failed in 1 of 5"; empty if none did.
         val_error, test_error: over its seeds, percent; None if every training failed.
         confirmed: test error over fresh seeds, percent; None if it was not confirmed.
-        chance: of being on the front by these, over a bootstrap of the seeds.
+        chance: of being on the front by its true error, as far as these tell it; None where they are too few.
         costs: `params`, `macs` and, where it was measured, `latency_ms`.
         on_front: whether no other design of the search is better.
     """
@@ -44,6 +45,8 @@ class Found:
     test_error: Sample | None
     confirmed: Sample | None
     chance: float | None
+    failed: str
+    failed_again: str
     costs: dict[str, float]
     on_front: bool
 

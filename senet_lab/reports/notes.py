@@ -65,21 +65,38 @@ def seeds(table: Table) -> str:
 def warnings(table: Table) -> list[str]:
     """What a reader must know about these trials in particular; empty if nothing is out of the ordinary."""
     out = []
+    if len(table.rows) < table.study_rows:
+        out.append(
+            f"{len(table.rows)} of {table.study_rows} rows of the study are here; p is corrected for all "
+            f"that it compares ({table.tests})."
+        )
     failed = [(row.label, failure) for row in table.rows for failure in row.failures]
     if failed:
+        many = len(failed) > 1
+        count = f"{'are' if many else 'is'} not in the means"
+        if table.guessing is not None:
+            count = f"count{'s' * (not many)} as guessing, an error of {table.guessing:.4g}%"
         out.append(
-            f"{len(failed)} trial{'s' * (len(failed) > 1)} failed and {'are' if len(failed) > 1 else 'is'} not in the "
-            "means: "
+            f"{len(failed)} trial{'s' * (len(failed) > 1)} failed and {count}: "
             + "; ".join(
                 f"{label}, seed {f.seed}: {f.reason or 'no reason given'}" for label, f in failed[:FAILURES_SHOWN]
             )
             + (f"; and {len(failed) - FAILURES_SHOWN} more" if len(failed) > FAILURES_SHOWN else "")
             + "."
         )
-    same: dict[tuple[str, ...], list[str]] = {}
+    bare = [row.label for row in table.rows if row.untested and not row.baseline]
+    chosen = [row.label for row in table.rows if row.untested and row.baseline and row.failures]
+    if bare:
+        out.append(f"What is compared with {listed(bare)} is not tested, because trainings of the baseline failed.")
+    if chosen:
+        out.append(
+            f"Not tested, because trainings failed: {listed(chosen)}. The seeds that are left are no fair sample of a "
+            "design; failures=chance counts the others as guessing."
+        )
+    same: dict[object, list[str]] = {}
     for row in table.rows:
-        if row.network:
-            same.setdefault((row.network, *row.setting.values()), []).append(row.label)
+        if row.trainings:
+            same.setdefault(row.trainings, []).append(row.label)
     for labels in same.values():
         if len(labels) > 1:
             out.append(f"{listed(labels)} are the same network here: between them there is nothing to compare.")
@@ -108,7 +125,7 @@ def _error(table: Table) -> str:
 
 
 def _comparison(table: Table) -> list[str]:
-    compared = [row for row in table.rows if row.delta is not None and row.delta.n > 1]
+    compared = [row for row in table.rows if row.delta is not None and row.delta.sd is not None]
     if not compared:
         return []
     out = []
@@ -117,12 +134,14 @@ def _comparison(table: Table) -> list[str]:
     judged = [row for row in compared if row.verdict is not None]
     delta = f"Δ: error minus that of {baselines} in percentage points, paired by seed, with its 95% t interval."
     if judged:
-        count = f"{len(judged)} rows" if len(judged) > 1 else "one row"
+        count = f"{table.tests} rows" if table.tests > 1 else "one row"
         delta += (
             f" p: two-sided paired t-test, corrected by Holm's method for {count}; better or worse means p ≤ 0.05. "
             "“Could show” is the true difference that this n shows with 80% power at the strictest level of the "
-            f"correction (0.05 / {len(judged)}); “seeds to settle” are those that would show the observed difference "
-            "likewise, should it be the true one, which a noisy difference seldom is: a rough guide."
+            f"correction (0.05 / {table.tests}), on average over what its seeds may tell of their spread; “fresh "
+            "seeds” are how many new ones would show the observed difference likewise, should it be the true one, "
+            "which a noisy difference seldom is: a rough guide. They are to be tested without the old ones: adding "
+            "seeds and testing again until a test passes raises false alarms from 5% to 9–19%."
         )
     out.append(delta)
     if any(row.verdict is not None and row.verdict.p_flips is not None for row in judged):

@@ -224,7 +224,7 @@ def overview(places: list[int], studies: Sequence[Study]) -> list[dict[str, Any]
         for number, row in enumerate(studies[place].table.rows):
             if row.top1 is None:
                 continue
-            key = (row.network, row.top1) if row.network else (place, number)
+            key = row.trainings or (place, number)
             point = points.setdefault(key, {"of": [], "plain": not row.hidden})
             point["of"].append([place, number])
     return list(points.values())

@@ -28,13 +28,15 @@ class Row:
         paper_params, paper_macs: recomputed on the paper's network (multiply-adds at the size of its images).
         params, macs: of the network that was trained (multiply-adds of one image).
         hidden: realised SE hidden widths by stage.
-        network: structural fingerprint.
-        same_as: label of an earlier row (or of the baseline) that builds the same network; empty if there is none.
+        trainings: its seeds and the ids of their trials; rows with equal ones are the same trainings. Empty where a
+            file does not name them.
+        same_as: label of an earlier row (or of the baseline) that is the same trainings; empty if there is none.
         seeds: the finished ones.
         failures: the trials that failed.
+        untested: why the row has no test though it was trained: "failed in 2 of 5"; empty for all others.
         top1, top5: our test errors, percent.
-        delta: comparison with the baseline, paired by seed.
-        verdict: None for the baseline, for fewer than two pairs and for a network that is the baseline's own.
+        delta: comparison with the baseline, paired by seed; a difference alone where it is not tested.
+        verdict: None for the baseline, for fewer than two pairs, after failures and for the baseline's own network.
     """
 
     label: str
@@ -47,10 +49,11 @@ class Row:
     params: int | None
     macs: int | None
     hidden: str
-    network: str
+    trainings: tuple[tuple[int, str], ...]
     same_as: str
     seeds: tuple[int, ...]
     failures: tuple[Failure, ...]
+    untested: str
     top1: statistics.Sample | None
     top5: statistics.Sample | None
     delta: statistics.Comparison | None
@@ -68,6 +71,9 @@ class Table:
         facts: data, backbone, recipe, epochs, device and version by name, for the notes.
         test_images: images behind one error; None if every trial failed.
         rows: in the study's order.
+        study_rows: how many rows the whole study has.
+        tests: networks of the whole study that are compared with another one: what p values are corrected for.
+        guessing: the error that a failed trial counts with, percent; None where its row is not tested instead.
         warnings: notes on what is particular to these trials (failures, equal networks, n = 1).
         notes: what the columns mean and what the numbers stand for.
     """
@@ -78,6 +84,9 @@ class Table:
     facts: dict[str, str]
     test_images: int | None
     rows: tuple[Row, ...]
+    study_rows: int
+    tests: int
+    guessing: float | None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

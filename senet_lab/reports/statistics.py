@@ -62,7 +62,7 @@ class Comparison:
     Attributes:
         n: pairs.
         delta: mean difference; negative is better than the baseline.
-        sd: standard deviation of the differences, floored; None for n = 1, like all that follows.
+        sd: standard deviation of the differences, floored; None for n = 1 and after failures, like all that follows.
         low, high: 95% t interval of the mean difference.
         p: two-sided paired t-test, not corrected.
         p_flips: two-sided exact sign-flip permutation test, not corrected; None also outside n = 8 to 20.
@@ -89,15 +89,15 @@ class Verdict:
         p_flips: of the permutation test, Holm-corrected, where it was run.
         could_show: difference in points that this n shows with 80% power if it is the true one, at the strictest level
             of the correction (0.05 / rows).
-        seeds_to_settle: seeds that would show the observed difference with 80% power at that level, if it is the true
-            one; 1000 stands for that many or more; None where the verdict is settled already.
+        fresh_seeds: how many seeds, none of these among them, would show the observed difference with 80% power at that
+            level, if it is the true one; 1000 stands for that many or more; None where the verdict is settled already.
     """
 
     word: str
     p: float
     p_flips: float | None
     could_show: float
-    seeds_to_settle: int | None
+    fresh_seeds: int | None
 
 
 def step_percent(test_images: int) -> float:
@@ -145,15 +145,16 @@ def sign_flip_test(differences: ArrayLike) -> float:
     return float(np.mean(np.abs(sums) >= abs(d.sum()) - slack))
 
 
-def holm(p_values: ArrayLike) -> Array:
+def holm(p_values: ArrayLike, tests: int = 0) -> Array:
     """Holm's step-down adjusted p over the last axis: compare with 0.05 and errors stay below 5% over all rows.
 
     The i-th smallest of m is multiplied by m − i + 1, kept monotone and at most 1. NaN are rows without a test: they
-    stay NaN and do not count.
+    stay NaN. Where there are more `tests` than p values, m counts them, as if the others had a p of 1: rows that were
+    left out after a look at them, or that failed, would have been tested, too.
     """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, axis=-1)  # NaN last
-    tested = np.sum(~np.isnan(p), axis=-1, keepdims=True)
+    tested = np.maximum(np.sum(~np.isnan(p), axis=-1, keepdims=True), tests)
     factors = np.maximum(tested - np.arange(p.shape[-1]), 1)
     ranked = np.minimum(np.maximum.accumulate(np.take_along_axis(p, order, axis=-1) * factors, axis=-1), 1.0)
     adjusted = np.empty_like(p)
@@ -174,17 +175,33 @@ def power(effect: float, n: int, alpha: float = ALPHA) -> float:
 
 @lru_cache(maxsize=4096)
 def _bounds(n: int, alpha: float) -> Array:
-    """t · s at the quantiles of s for n normal values that Gauss-Legendre asks for (over the probability)."""
-    spread = np.sqrt(stats.chi2.ppf((NODES + 1) / 2, n - 1) / (n - 1))
-    return np.asarray(stats.t.isf(alpha / 2, n - 1) * spread)
+    """t · s at the quantiles of s."""
+    return np.asarray(stats.t.isf(alpha / 2, n - 1) * _spread(n))
+
+
+@lru_cache(maxsize=1024)
+def _spread(n: int) -> Array:
+    """s, over the true standard deviation, for n normal values: at the quantiles that Gauss-Legendre asks for."""
+    return np.asarray(np.sqrt(stats.chi2.ppf((NODES + 1) / 2, n - 1) / (n - 1)))
 
 
 @lru_cache(maxsize=4096)
 def detectable_effect(n: int, alpha: float = ALPHA) -> float:
-    """Smallest true difference, in standard deviations, that n ≥ 2 seeds show with 80% power."""
-    critical = float(stats.t.isf(alpha / 2, n - 1))
-    # |Z + shift| / sqrt(V / df) > critical: 3 critical + 10 has more than 80% power for every df of at least 1.
-    return float(optimize.brentq(lambda e: power(e, n, alpha) - POWER, 1e-9, (3 * critical + 10) / math.sqrt(n)))
+    """Smallest true difference, in *sample* standard deviations, that n ≥ 2 seeds show with 80% power.
+
+    Were the true standard deviation known, it would be the effect of that power. A sample's is below the true one more
+    often than not, and the effect that it is multiplied by makes up for it: averaged over the samples that n seeds may
+    give, the power is 80%. With three seeds it is 1.6 times what it would be otherwise.
+    """
+    spread = _spread(n)
+
+    def average(effect: float) -> float:
+        return float(np.sum(WEIGHTS / 2 * [power(effect * each, n, alpha) for each in spread])) - POWER
+
+    most = 1.0
+    while average(most) < 0:
+        most *= 2
+    return float(optimize.brentq(average, 0, most, rtol=1e-6))
 
 
 def seeds_to_show(effect: float, alpha: float = ALPHA) -> int:
@@ -206,15 +223,20 @@ def sample(errors: Sequence[float], test_images: int) -> Sample | None:
     return Sample(n, mean, float(standard_deviation(errors, step)), float(half_width(errors, step)))
 
 
-def compare(row: Mapping[int, float], baseline: Mapping[int, float], test_images: int) -> Comparison | None:
-    """A row against its baseline, both as seed → error in percent, over the seeds that both have; None without any."""
+def compare(
+    row: Mapping[int, float], baseline: Mapping[int, float], test_images: int, tested: bool = True
+) -> Comparison | None:
+    """A row against its baseline, both as seed → error in percent, over the seeds that both have; None without any.
+
+    What is not to be `tested` has a difference only: its seeds are those that a failure has left.
+    """
     shared = sorted(row.keys() & baseline.keys())
     if not shared:
         return None
     d = np.array([row[seed] - baseline[seed] for seed in shared])
     n, delta, step = len(shared), float(d.mean()), step_percent(test_images)
-    if n == 1:
-        return Comparison(1, delta, None, None, None, None, None, floored=False)
+    if n == 1 or not tested:
+        return Comparison(n, delta, None, None, None, None, None, floored=False)
     half = float(half_width(d, step))
     return Comparison(
         n=n,
@@ -228,12 +250,18 @@ def compare(row: Mapping[int, float], baseline: Mapping[int, float], test_images
     )
 
 
-def judge(comparisons: Sequence[Comparison | None]) -> list[Verdict | None]:
-    """Verdicts over all the rows of one table; None for a row that has no test (no pairs, or a single one)."""
+def judge(comparisons: Sequence[Comparison | None], tests: int = 0) -> list[Verdict | None]:
+    """Verdicts over the rows of one study; None for a row that has no test (no pairs, a single one, or failures).
+
+    Args:
+        comparisons: each network once.
+        tests: how many the whole study has, where that is more.
+    """
     nan = float("nan")
-    adjusted = holm([nan if c is None or c.p is None else c.p for c in comparisons])
-    flips = holm([nan if c is None or c.p_flips is None else c.p_flips for c in comparisons])
-    level = ALPHA / max(1, int(np.sum(~np.isnan(adjusted))))
+    p = [nan if c is None or c.p is None else c.p for c in comparisons]
+    adjusted = holm(p, tests)
+    flips = holm([nan if c is None or c.p_flips is None else c.p_flips for c in comparisons], tests)
+    level = ALPHA / max(1, tests, int(np.sum(~np.isnan(p))))
     return [
         None if c is None or c.sd is None else _verdict(c, float(p), None if np.isnan(f) else float(f), level)
         for c, p, f in zip(comparisons, adjusted, flips, strict=True)
@@ -249,5 +277,5 @@ def _verdict(comparison: Comparison, p: float, p_flips: float | None, level: flo
         p=p,
         p_flips=p_flips,
         could_show=detectable_effect(comparison.n, level) * comparison.sd,
-        seeds_to_settle=None if settled else seeds_to_show(comparison.delta / comparison.sd, level),
+        fresh_seeds=None if settled else seeds_to_show(comparison.delta / comparison.sd, level),
     )

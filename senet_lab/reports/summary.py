@@ -10,7 +10,7 @@ import pandas as pd
 from senet_lab.reports import paper, statistics
 from senet_lab.reports.notes import notes, warnings
 from senet_lab.reports.rows import Failure, Row, Table
-from senet_lab.reports.trials import SETTING, canonical, present
+from senet_lab.reports.trials import SETTING, canonical, guessing, present
 
 FACTS = ("data", "backbone", "recipe", "epochs", "device", "torch")  # named under the table
 
@@ -27,43 +27,83 @@ def summarise(trials: pd.DataFrame) -> Table:
     printed = paper.load().table(printed_name) if printed_name else None
     test_images = _first(frame["test_images"])
     groups = {str(label): group for label, group in frame.groupby("row", sort=False)}
-    rows = _rows(groups, printed, None if test_images is None else int(test_images))
+    guess, images = guessing(frame), None if test_images is None else int(test_images)
+    comparisons = _comparisons(groups)
+    tests = max(len(set(comparisons.values())), int(_first(frame.get("study_tests", ())) or 0))
+    rows = _rows(groups, printed, images, comparisons, tests, frame)
     table = Table(
         study=str(frame["study"][0]),
         title=_first(frame["title"]) or str(frame["study"][0]),
         printed=printed,
         facts={name: ", ".join(map(str, present(frame[name]))) for name in FACTS},
-        test_images=None if test_images is None else int(test_images),
+        test_images=images,
         rows=rows,
+        study_rows=max(len(rows), int(_first(frame.get("study_rows", ())) or 0)),
+        tests=tests,
+        guessing=guess,
     )
     return replace(table, warnings=tuple(warnings(table)), notes=tuple(notes(table)))
 
 
-def _rows(groups: dict[str, pd.DataFrame], printed: paper.PaperTable | None, images: int | None) -> tuple[Row, ...]:
-    errors = {label: _by_seed(group, "test_error") for label, group in groups.items()}
-    networks = {label: _first(group["network"]) or "" for label, group in groups.items()}
+Comparison = tuple[Any, Any]  # of these trainings with those
+
+
+def _trainings(group: pd.DataFrame) -> tuple[tuple[int, str], ...]:
+    ids = [str(each) for each in group["trial_id"]]
+    return tuple(zip(map(int, group["seed"]), ids, strict=True)) if all(ids) else ()
+
+
+def _comparisons(groups: dict[str, pd.DataFrame]) -> dict[str, Comparison]:
+    """Label → what is compared with what, for each row whose trainings are not those of its baseline. Equal ones are
+    one comparison under two names: it takes one share of the 5% that the correction divides."""
+    trained = {label: _trainings(group) or label for label, group in groups.items()}
+    pairs = {label: (trained[label], trained[_baseline(label, group) or label]) for label, group in groups.items()}
+    return {label: (row, baseline) for label, (row, baseline) in pairs.items() if row != baseline}
+
+
+def _baseline(label: str, group: pd.DataFrame) -> str:
+    """The row that one is compared with; empty for a baseline."""
+    baseline = _first(group["baseline"]) or ""
+    return "" if baseline == label else str(baseline)
+
+
+def _rows(
+    groups: dict[str, pd.DataFrame],
+    printed: paper.PaperTable | None,
+    images: int | None,
+    comparisons: dict[str, Comparison],
+    tests: int,
+    frame: pd.DataFrame,
+) -> tuple[Row, ...]:
+    errors = {label: _by_seed(group, "test_error", guessing(frame)) for label, group in groups.items()}
+    top5 = {label: _by_seed(group, "test_top5_error", guessing(frame, 5)) for label, group in groups.items()}
+    trained = {label: _trainings(group) for label, group in groups.items()}
     settings = {
         label: {name: ", ".join(map(str, present(group[name]))) for name in SETTING} for label, group in groups.items()
     }
     names = {label: _first(group["paper_row"]) or "" for label, group in groups.items()}
     found = {label: _printed_row(label, name, printed) for label, name in names.items()}
-    baselines: dict[str, str] = {}
-    deltas: dict[str, statistics.Comparison | None] = {}
+    failures = {label: _failures(group) for label, group in groups.items()}
+    lacking = {
+        label: f"failed in {len(failures[label])} of {len(group)}"
+        for label, group in groups.items()
+        if failures[label] and guessing(frame) is None
+    }
+    baselines = {label: _baseline(label, group) for label, group in groups.items()}
+    untested = {
+        label: lacking.get(label) or (f"baseline {lacking[baseline]}" if baseline in lacking else "")
+        for label, baseline in baselines.items()
+    }
+    deltas: dict[str, statistics.Comparison | None] = dict.fromkeys(groups)
     twins: dict[str, str] = {}
-    for label, group in groups.items():
-        baseline = _first(group["baseline"]) or ""
-        baselines[label] = "" if baseline == label else baseline
-        known = [baselines[label], *list(groups)[: list(groups).index(label)]]
-        here = (networks[label], settings[label])
-        same = [other for other in known if other and networks[label] and (networks[other], settings[other]) == here]
-        twins[label] = same[0] if same else ""
-        deltas[label] = None
-        if baselines[label] and images is not None:
-            deltas[label] = statistics.compare(errors[label], errors[baselines[label]], images)
-    # A row that builds the baseline's own network is known to differ by nothing: it is not tested, and takes no share
-    # of the 5% that the correction divides among the rows.
-    tested = [None if twins[label] and twins[label] == baselines[label] else deltas[label] for label in groups]
-    verdicts = dict(zip(groups, statistics.judge(tested), strict=True))
+    for label, baseline in baselines.items():
+        known = [baseline, *list(groups)[: list(groups).index(label)]]
+        twins[label] = next((each for each in known if each and trained[each] and trained[each] == trained[label]), "")
+        if baseline and images is not None:
+            deltas[label] = statistics.compare(errors[label], errors[baseline], images, tested=not untested[label])
+    once = {comparison: label for label, comparison in reversed(comparisons.items())}
+    judged = statistics.judge([deltas[label] for label in once.values()], tests)
+    verdicts = dict(zip(once, judged, strict=True))
     return tuple(
         Row(
             label=label,
@@ -76,18 +116,15 @@ def _rows(groups: dict[str, pd.DataFrame], printed: paper.PaperTable | None, ima
             params=_number(group, "params"),
             macs=_number(group, "macs"),
             hidden=_first(group["hidden"]) or "",
-            network=networks[label],
+            trainings=trained[label],
             same_as=twins[label],
-            seeds=tuple(errors[label]),
-            failures=tuple(
-                Failure(int(seed), reason)
-                for seed, reason, status in zip(group["seed"], group["reason"], group["status"], strict=True)
-                if status == "failed"
-            ),
+            seeds=tuple(int(seed) for seed in group["seed"][group["status"] == "done"]),
+            failures=failures[label],
+            untested=untested[label],
             top1=_sample(errors[label], images),
-            top5=_sample(_by_seed(group, "test_top5_error"), images),
+            top5=_sample(top5[label], images),
             delta=deltas[label],
-            verdict=verdicts[label],
+            verdict=verdicts.get(comparisons[label]) if label in comparisons else None,
         )
         for label, group in groups.items()
     )
@@ -108,10 +145,15 @@ def _difference(row: paper.PaperRow | None, baseline: paper.PaperRow | None) -> 
     return None if row is None or baseline is None else row.top1 - baseline.top1
 
 
-def _by_seed(group: pd.DataFrame, column: str) -> dict[int, float]:
-    """seed → value of the finished trials that have one."""
-    done = group[(group["status"] == "done") & group[column].notna()]
-    return {int(seed): float(value) for seed, value in zip(done["seed"], done[column], strict=True)}
+def _failures(group: pd.DataFrame) -> tuple[Failure, ...]:
+    failed = group[group["status"] == "failed"]
+    return tuple(Failure(int(seed), why) for seed, why in zip(failed["seed"], failed["reason"], strict=True))
+
+
+def _by_seed(group: pd.DataFrame, column: str, guess: float | None) -> dict[int, float]:
+    """seed → value of the finished trials that have one, and a guess for the failed ones where they count as that."""
+    values = group[column].where(group["status"] == "done", guess)
+    return {int(seed): float(value) for seed, value in zip(group["seed"], values, strict=True) if not pd.isna(value)}
 
 
 def _sample(errors: dict[int, float], images: int | None) -> statistics.Sample | None:

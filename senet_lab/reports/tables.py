@@ -19,7 +19,18 @@ from senet_lab.reports.rows import Table
 from senet_lab.reports.summary import summarise
 from senet_lab.reports.trials import canonical, csv_bytes, read_trials
 
-__all__ = ["Table", "csv_text", "latex", "markdown", "read_trials", "show", "summarise", "terminal", "write"]
+__all__ = [
+    "Table",
+    "canonical",
+    "csv_text",
+    "latex",
+    "markdown",
+    "read_trials",
+    "show",
+    "summarise",
+    "terminal",
+    "write",
+]
 
 
 def show(trials: pd.DataFrame, console: Console) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from senet_lab.config import FAILURES
+
 # What each column holds: "text", "int" or "float"; errors and losses are empty where a trial failed.
 COLUMNS: dict[str, str] = {
     "study": "text",
@@ -45,8 +47,15 @@ COLUMNS: dict[str, str] = {
     "device": "text",  # cpu | cuda
     "torch": "text",  # version
 }
+# What files of an earlier lab do not have.
+LATER: dict[str, str] = {
+    "classes": "int",  # of the data set
+    "study_rows": "int",  # rows of the study, also of those that were not asked for (`study.only`)
+    "study_tests": "int",  # networks among them that are compared with another one
+    "failures": "text",  # what a failed trial is: `failures` of the configuration
+}
 NOT_EMPTY = ("study", "row", "seed", "status", "data", "backbone", "recipe")
-ONE_VALUE = ("study", "paper_table", "test_images")  # in one table
+ONE_VALUE = ("study", "paper_table", "test_images", *LATER)  # in one table
 SETTING = ("data", "backbone", "recipe", "epochs")  # the same for a row and its baseline
 STATUSES = ("done", "failed")
 
@@ -167,7 +176,7 @@ def canonical(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _typed(name: str, cells: list[str]) -> pd.Series[Any]:
-    kind = COLUMNS.get(name, "text")
+    kind = (COLUMNS | LATER).get(name, "text")
     if kind == "text":
         return pd.Series(cells, dtype=object)
     parse, dtype, expected = PARSERS[kind]
@@ -202,9 +211,14 @@ def _check(frame: pd.DataFrame) -> None:
         at = int(twins[0])
         raise ValueError(f"line {at + 2}: seed {frame['seed'][at]} appears twice in row '{frame['row'][at]}'")
     for name in ONE_VALUE:
-        values = present(frame[name])
+        values = present(frame.get(name, ()))
         if len(values) > 1:
             raise ValueError(f"{name} is mixed in one table: {', '.join(map(str, values[:4]))}")
+    way = failures_of(frame)
+    if way not in FAILURES:
+        raise ValueError(f"failures: there is no '{way}'; there are {', '.join(FAILURES)}")
+    if way == "chance" and not present(frame.get("classes", ())):
+        raise ValueError("failures=chance needs the column classes, how many classes the images have")
     for name in ("baseline", "paper_row"):
         mixed = frame.groupby("row", sort=False)[name].nunique()
         if (mixed > 1).any():
@@ -226,6 +240,18 @@ def _check_settings(frame: pd.DataFrame) -> None:
             values = present(compared[name])
             if len(values) > 1:
                 raise ValueError(f"{name} is mixed in {where}: {', '.join(map(str, values[:4]))}")
+
+
+def failures_of(frame: pd.DataFrame) -> str:
+    """How failed trials count, one of FAILURES."""
+    return next((str(way) for way in present(frame.get("failures", ()))), FAILURES[0])
+
+
+def guessing(frame: pd.DataFrame, best: int = 1) -> float | None:
+    """Error of guessing, in percent, of a guess at the `best` classes; None where failures do not count so."""
+    if failures_of(frame) != "chance":
+        return None
+    return 100 * max(0.0, 1 - best / int(present(frame["classes"])[0]))
 
 
 def present(values: Iterable[Any]) -> list[Any]:

@@ -58,6 +58,10 @@ def trial(plan: Plan, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
         "epochs": config.recipe.epochs,
         "device": cell.spec.device,
         "torch": record.get("versions", {}).get("torch", ""),
+        "classes": len(plan.facts.classes),
+        "study_rows": plan.study_rows,
+        "study_tests": plan.study_tests,
+        "failures": plan.config.failures,
     }
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from senet_lab.config import Config, UserError
 from senet_lab.counting import duration
 from senet_lab.labels import Composed
+from senet_lab.studies import family
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
 from senet_lab.studies.store import Store
@@ -41,6 +42,7 @@ class Plan:
             stopped early has whole pairs.
         recorded: trial id → record, of the trials that have ended already.
         left_out: labels of rows for stages that this network lacks.
+        study_rows, study_tests: of the whole study, also of rows that were not asked for (`family`); None without one.
     """
 
     config: Config
@@ -50,6 +52,8 @@ class Plan:
     cells: list[Cell]
     recorded: dict[str, dict[str, Any]]
     left_out: list[str]
+    study_rows: int | None = None
+    study_tests: int | None = None
 
     @property
     def title(self) -> str:
@@ -109,7 +113,8 @@ def make(composed: Composed) -> Plan:
         for row, like in zip(rows, first, strict=True):
             spec = replace(like, seed=seed)
             cells.append(Cell(row, seed, spec, spec.trial_id))
-    return Plan(config, facts, rows, device, cells, {}, missing)
+    whole = family.size(composed, rows, missing, facts, device) if config.study else (None, None)
+    return Plan(config, facts, rows, device, cells, {}, missing, *whole)
 
 
 def look_up(plan: Plan, store: Store) -> Plan:
@@ -224,6 +229,20 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
         say(console, f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
     else:
         say(console, f"all {len(plan.trials)} trials are recorded: nothing to train")
+
+
+def show_alarms(plans: list[Plan], console: Console) -> None:
+    """Print how likely several tables are to show a difference where there is none."""
+    tables = sum(bool(plan.study_tests) for plan in plans)
+    if tables > 1:
+        from senet_lab.reports.statistics import ALPHA  # scipy comes with it
+
+        # Independent tables would have that many, and tables that share rows have fewer (Šidák 1967).
+        say(
+            console,
+            f"p is corrected within each table: where nothing differs, one of these {tables} shows a difference in up "
+            f"to {1 - (1 - ALPHA) ** tables:.0%} of such runs (in 22% with the paper's seven and ten seeds).",
+        )
 
 
 def carried_out(spec: Spec) -> str:

@@ -54,6 +54,7 @@ def run(studies: list[Composed]) -> int:
         for each in plans:
             plan.show(each, console)
         plan.show_total(whole, expectation, workers, console)
+        plan.show_alarms(plans, console)
         if config.plan:
             if missing:
                 console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
@@ -109,6 +110,7 @@ def train(
     for study, each, tracker in zip(studies, plans, trackers, strict=True):
         folder = write(study, each, records, store, progress.console)
         tracker.table(folder / "table.csv", folder / "figure.png")
+    plan.show_alarms(plans, progress.console)
     if config.training.keep == "last":
         say_weights(whole, records, results / "checkpoints", store, progress.console)
 

@@ -19,8 +19,8 @@ from senet_lab.labels import Composed, flat, labels
 from senet_lab.reports import paper
 from senet_lab.reports.trials import clean_text
 
-# What a study may vary, beside SE or no SE. Rows that are compared share the data, the backbone and the epochs.
-FACTORS = ("se.", "recipe.", "stride")
+# What a study may vary, beside SE or no SE. Rows that are compared share the images, the backbone and the epochs.
+FACTORS = ("se.", "recipe.", "stride", "data.augment", "data.cutout", "training.precision")
 SHARED = ("recipe.name", "recipe.epochs")
 # What may be another thing in another comparison of the same table. All else is the study's: its images, its seeds.
 OWN = ("backbone", "stride", "se", "recipe", "data.size", "data.resize", "data.augment", "data.cutout")
@@ -63,7 +63,7 @@ def variants(composed: Composed) -> list[Variant]:
     for baseline in dict.fromkeys(each.baseline for each in made):
         check_one_factor(study, {each.label: each.config for each in made if each.baseline == baseline}, baseline)
     for each in made:
-        check_own(composed.config, each)
+        check_own(composed.config, each, study.factor)
     return made
 
 
@@ -152,11 +152,11 @@ def check_one_factor(study: Study, configs: dict[str, Config], baseline: str) ->
             raise UserError(f"row '{label}' does not differ from '{baseline}', its baseline: {both}")
 
 
-def check_own(base: Config, variant: Variant) -> None:
+def check_own(base: Config, variant: Variant, factor: str) -> None:
     """A UserError where a row overrides what belongs to the whole study: its images, seeds, device, places."""
     was, now = flat(base), flat(variant.config)
     for key in {**was, **now}:
-        own = any(key == name or key.startswith(f"{name}.") for name in OWN)
+        own = any(key == name or key.startswith(f"{name}.") for name in (*OWN, factor))
         if was.get(key) != now.get(key) and not own:
             raise UserError(
                 f"row '{variant.label}': {key} is the same for all rows of a study; a row can override {', '.join(OWN)}"
