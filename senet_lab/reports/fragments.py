@@ -97,6 +97,10 @@ def finding(study: Study) -> str:
     if silent:
         rows_of = "1 row" if silent == 1 else f"{silent} rows"
         said.append(f"{MARKS['no difference shown']} no difference shown" + (f" for {rows_of}" if said else ""))
+    failed = [row.label for row in made.rows if row.untested]
+    if failed and study.front is None:
+        named = failed[:NAMED] if len(failed) <= NAMED else [*failed[:NAMED], f"{len(failed) - NAMED} more"]
+        said.append(f"not tested after failures: {listed(named)}")
     single = any(row.top1 is not None and row.top1.n == 1 for row in made.rows)
     return "; ".join(said) or ("one seed: no verdict" if single else "no verdict")
 
@@ -137,7 +141,7 @@ def tip(row: Row) -> list[tuple[str, str]]:
     said = [
         ("error", "" if row.top1 is None else _interval(row)),
         ("Δ", delta_cell(row) or ""),
-        ("verdict", "baseline" if not row.baseline else row.verdict.word if row.verdict else ""),
+        ("verdict", row.untested or ("baseline" if not row.baseline else row.verdict.word if row.verdict else "")),
         ("params", "" if row.params is None else f"{row.params:,}"),
         ("multiply-adds", "" if row.macs is None else f"{row.macs:,}"),
         ("SE widths", row.hidden),

@@ -17,7 +17,7 @@ from test_reports_roundtrip import made_up
 
 from senet_lab import __main__ as commands
 from senet_lab.compose import compose
-from senet_lab.reports import front, front_summary, page, sources, tables
+from senet_lab.reports import fragments, front, front_summary, page, sources, tables
 from senet_lab.reports.front_forms import markdown as front_text
 from senet_lab.reports.rows import Table
 from senet_lab.reports.statistics import ALPHA, holm
@@ -144,6 +144,14 @@ def test_nothing_is_compared_with_a_baseline_that_fails() -> None:
     assert [cells[row]["verdict"] for row in ROWS] == ["baseline, failed in 1 of 5"] + ["baseline failed in 1 of 5"] * 3
     assert not any(cells[row]["p_uncorrected"] for row in ROWS)
     assert "What is compared with base is not tested" in tables.markdown(made)
+
+
+def test_the_page_says_what_failed(tmp_path: Path) -> None:
+    """Kind: a study whose rows had failed was "no verdict" at a glance."""
+    tables.write(tmp_path / "x", study((("a", 1),)))
+    (read,) = sources.studies([tmp_path])
+    assert "not tested after failures: a" in fragments.finding(read)
+    assert ("verdict", "failed in 1 of 5") in fragments.tip(read.table.rows[1])
 
 
 def test_failures_as_chance() -> None:
