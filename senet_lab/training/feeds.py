@@ -227,10 +227,8 @@ def read(loader: DataLoader[Any]) -> Iterator[Any]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise RunError(
-            f"the processes that decode images ended ({str(error).splitlines()[-1]}): data.workers=0 does without "
-            "them; in a container, a larger /dev/shm may do, too (docker's --shm-size)"
-        ) from error
+        *_, last = str(error).strip().splitlines()  # the others are a traceback
+        raise RunError(f"the processes that decode images cannot go on: {last}") from error
 
 
 class Order(torch.utils.data.Sampler[list[Shown]]):
