@@ -68,6 +68,7 @@ def parser() -> Parser:
     report.set_defaults(run=write_report)
     table = commands.add_parser("table", help="write and show a study's table again, without training")
     table.add_argument("what", help="a study's name, or the path of a trials.csv")
+    table.add_argument("--partial", action="store_true", help="of a study that was stopped: what there is, marked so")
     table.add_argument("words", nargs="*", help="further trials.csv files, or the study's overrides (key=value)")
     table.set_defaults(run=make_tables)
     publish = commands.add_parser("publish", help="copy finished tables from results/local to where they are committed")
@@ -197,7 +198,7 @@ def make_tables(arguments: argparse.Namespace) -> None:
     if not arguments.what.endswith(".csv"):
         from senet_lab.studies.study import table_from_store  # torch comes with it
 
-        table_from_store([f"+ablation={arguments.what}", *arguments.words])
+        table_from_store([f"+ablation={arguments.what}", *arguments.words], arguments.partial)
         return
     key = "failures="
     said = [word.removeprefix(key) for word in arguments.words if word.startswith(key)]
@@ -251,16 +252,22 @@ def write_report(arguments: argparse.Namespace) -> None:
 
 def publish_tables(arguments: argparse.Namespace) -> None:
     """Copy finished tables: their trials.csv and what was measured once; everything else is made anew from them."""
+    from senet_lab.reports import aside
+    from senet_lab.reports.trials import read_cells
+
     root: Path = arguments.results
-    names = arguments.studies or sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
+    tables = [path for path in root.rglob("trials.csv") if not aside.is_partial(path)]
+    finished = sorted(str(path.parent.relative_to(root)) for path in tables)
+    names = arguments.studies or finished
     if not names:
         raise UserError(f"there is no finished table below {root}")
     for name in names:
-        source = root / name
-        if not (source / "trials.csv").is_file():
-            finished = sorted(str(path.parent.relative_to(root)) for path in root.rglob("trials.csv"))
-            raise UserError(f"there is no finished table in {source}; there are {', '.join(finished) or 'none'}")
+        if str(Path(name)) not in finished:
+            raise UserError(f"there is no finished table in {root / name}; there are {', '.join(finished) or 'none'}")
     for name in names:
+        kept = aside.make_room(arguments.to / name, read_cells(root / name / "trials.csv")["trial_id"])
+        if kept:
+            print(f"the table of other trials that was there is kept: {kept}/")
         regenerate(root / name / "trials.csv", arguments.to / name)
         for measured in ("runs.csv", "curves.csv", "rungs.csv", "outputs.npz"):
             if (root / name / measured).is_file():

@@ -85,6 +85,8 @@ def compose(words: Iterable[str]) -> Composed:
         raise UserError(f"{asked}: it says nothing of a {kind}")
     chosen = [word for word in words if word.lstrip("+").split("=")[0] in (*GROUPS, *STUDIES)]
     alone = composed(chosen)
+    if asked:
+        check_name(asked, alone)
     recipes: dict[str, tuple[Recipe, Recipe]] = {}
     whole = None
     if made.study is not None:
@@ -94,6 +96,16 @@ def compose(words: Iterable[str]) -> Composed:
         for name in named_recipes(made.study, choices("recipe")):
             recipes[name] = (composed([*words, f"recipe={name}"]).recipe, composed([f"recipe={name}"]).recipe)
     return dataclasses.replace(label(made, alone, recipes), study=whole)
+
+
+def check_name(asked: str, alone: Config) -> None:
+    """A UserError where a file calls its study otherwise than it is called itself: a copy of another one, whose results
+    would be filed under the other's name."""
+    group, name = asked.split("=")
+    said = getattr(alone, STUDIES[group]).name
+    if said != name:
+        path = next(path for place in sweeps() if (path := place / group / f"{name}.yaml").is_file())
+        raise UserError(f"{path}: its {STUDIES[group]}.name is '{said}'; it is to be the file's, '{name}'")
 
 
 def compose_all(words: Iterable[str]) -> list[Composed]:

@@ -275,7 +275,9 @@ def test_a_study_of_ones_own_is_found_first(here: Path) -> None:
     place = here / "sweeps" / "ablation"
     place.mkdir(parents=True)
     (place / "mine.yaml").write_text(TINY.replace("name: tiny", "name: mine"))
-    (place / "ratio.yaml").write_text(TINY.replace("A small study", "My own ratios"))
+    (place / "ratio.yaml").write_text(
+        TINY.replace("A small study", "My own ratios").replace("name: tiny", "name: ratio")
+    )
     study = compose(["+ablation=mine"]).config.study
     assert study is not None
     assert (study.name, list(study.rows)) == ("mine", ["r = 2", "r = 8", "no SE"])
@@ -312,9 +314,9 @@ def test_what_was_composed_before_is_not_what_a_file_says_now(here: Path) -> Non
         ("# @package _global_\nstudy: {name: x", "mine.yaml, line 2: expected ',' or '}'"),
         ("# @package _global_\nstudy:\n  nam: x\n", "In 'ablation/mine': Key 'nam' not in 'Study'"),
         ("# @package _global_\nstudy: 3\n", "In 'ablation/mine': "),
-        ("# @package _global_\nstudy: {name: x, factor: se.reduction, rows: {}}\n", "the study x is empty"),
+        ("# @package _global_\nstudy: {name: mine, factor: se.reduction, rows: {}}\n", "the study mine is empty"),
         ("# @package _global_\nstudy: {name: x, factor: se.reduction, rows: [a]}\n", "In 'ablation/mine': "),
-        ("# @package _global_\nstudy: {name: x, rows: {1: {se.reduction: 2}}}\n", "study.rows"),
+        ("# @package _global_\nstudy: {name: mine, rows: {1: {se.reduction: 2}}}\n", "study.rows"),
         ("\xff\xfe", "can't decode byte 0xff"),
     ],
 )

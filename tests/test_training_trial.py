@@ -61,6 +61,7 @@ def make_spec(
         recipe=recipe,
         seed=seed,
         precision=precision,
+        code=models.code(backbone, se, len(known.classes), known.channels, data.size),
     )
 
 

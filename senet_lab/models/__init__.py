@@ -7,6 +7,7 @@ from senet_lab.models.backbones import BACKBONES, create, seed_others, with_se
 from senet_lab.models.cost import Cost, cost, counted, fingerprint, hidden_widths, latency
 from senet_lab.models.detection import faster_rcnn
 from senet_lab.models.fusing import fuse, fused_blocks
+from senet_lab.models.identity import code
 from senet_lab.models.insert import add_se, stages_of
 from senet_lab.models.se import SEBlock
 from senet_lab.models.weights import load_weights, pretrained, timm_state_dict
@@ -17,6 +18,7 @@ __all__ = [
     "Cost",
     "SEBlock",
     "add_se",
+    "code",
     "cost",
     "counted",
     "create",

@@ -16,6 +16,7 @@ from senet_lab.reports.columns import COLUMNS, Column, plain, shown, text_cell
 from senet_lab.reports.notes import facts
 from senet_lab.reports.rows import Table
 from senet_lab.reports.tex import tex
+from senet_lab.reports.trials import PARTIAL
 
 MARKDOWN = {c: f"\\{c}" for c in "\\`*_[]|~$#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
@@ -38,6 +39,9 @@ def all_notes(table: Table) -> list[str]:
 def csv_text(table: Table) -> str:
     """The table as CSV: always the same columns, numbers without decoration, empty where there is none."""
     columns = [column for column in COLUMNS if column.name]
+    partial = PARTIAL.match(table.title)
+    if partial:
+        columns.append(Column("partial", "", lambda row: partial[1]))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([column.name for column in columns])

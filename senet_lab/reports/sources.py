@@ -128,13 +128,15 @@ def gates(roots: Iterable[Path]) -> list[Gates]:
 
 
 def below(roots: Iterable[Path], file: str) -> Iterator[tuple[str, Path]]:
-    """Name of a folder and the file of this name in it, those below `local` last."""
+    """Name of a folder and the file of this name in it, those below `local` last; nothing below hidden folders."""
     places: dict[Path, tuple[bool, str, Path]] = {}
     for root in roots:
         if not root.is_dir():
             raise ValueError(f"there is no folder {root}")
         for path in root.rglob(file):
             parts = path.parent.relative_to(root).parts
+            if any(part.startswith(".") for part in parts):
+                continue  # a checkout's, an editor's or a notebook's
             local = parts[:1] == (LOCAL,)
             name = "/".join(parts[local:]) or path.parent.absolute().name
             places.setdefault(path.absolute(), (local, name, path))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ NOT_EMPTY = ("study", "row", "seed", "status", "data", "backbone", "recipe")
 ONE_VALUE = ("study", "paper_table", "test_images", *LATER)  # in one table
 SETTING = ("data", "backbone", "recipe", "epochs")  # the same for a row and its baseline
 STATUSES = ("done", "failed")
+PARTIAL = re.compile(r"Partial \((\d+ of \d+ trials)\): ")  # begins the title of a study that was stopped
 
 
 def clean_text(value: Any) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from senet_lab.compose import words_of
 from senet_lab.config import RunError
-from senet_lab.reports import files, fronts
+from senet_lab.reports import aside, files, fronts
 from senet_lab.reports.trials import csv_bytes, read_trials
 from senet_lab.studies import outcome
 from senet_lab.studies.asking import ENUMERATE
@@ -34,6 +34,7 @@ def write(search: Search, console: Console) -> Path:
     try:
         lines = trials(search, plan)
         curves = outcome.curves(lines, search.records)
+        kept = aside.make_room(folder, set(lines["trial_id"]))
         written = fronts.write(folder, lines, outcome.runs(plan, search.records), curves)
         if search.config.search and search.config.search.rungs:
             written += files.replace_all(folder, {"rungs.csv": csv_bytes(rungs(search))})
@@ -41,6 +42,8 @@ def write(search: Search, console: Console) -> Path:
         raise RunError(f"the front cannot be written to {folder}: {error}") from error
     fronts.show(read_trials(folder / "trials.csv"), console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
+    if kept:
+        console.print(f"the front of other trials that was there is kept: {kept}/", soft_wrap=True)
     return folder
 
 

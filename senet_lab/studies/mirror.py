@@ -46,8 +46,10 @@ class Mirror:
         self.store = store
         self.labels = [row.label for row in plan.rows]
         self.first = 0 if plan.facts.validation else 1  # the objective that it begins with
-        # Rows are Optuna's categories, which it fixes for good: other rows under the same name are another study.
-        self.name = f"{name} ({short_hash(repr(self.labels))})"
+        # Rows are Optuna's categories, which it fixes for good: other rows under the same name are another study. So
+        # are rows that train something else.
+        told = [(cell.row.label, cell.trial_id) for cell in plan.cells if cell.seed == 0]
+        self.name = f"{name} ({short_hash(repr(told))})"
         self.study: optuna.Study | None = None
         # Of a study of thousands of trials, what is here and what is not yet is too much to look through at each one.
         self.here: set[Key] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,9 @@ class Plan:
         recorded: trial id → record, of the trials that have ended already.
         left_out: labels of rows for stages that this network lacks.
         study_rows, study_tests: of the whole study, also of rows that were not asked for (`family`); None without one.
+        outdated: first cell and id of trials that an earlier version has recorded, and that are to be trained again,
+            because they may be others than their ids told.
+        whole: how many trials the study has, where this is a part of it (`part`); 0 where it is all of it.
     """
 
     config: Config
@@ -54,10 +57,18 @@ class Plan:
     left_out: list[str]
     study_rows: int | None = None
     study_tests: int | None = None
+    outdated: list[tuple[Cell, str]] = field(default_factory=list)
+    whole: int = 0
 
     @property
     def title(self) -> str:
-        """What the table is headed, and which rows this network cannot have."""
+        """What the table is headed, which rows this network cannot have, and whether it is only a part of the study's
+        (`reports.trials.PARTIAL`)."""
+        return f"Partial ({len(self.trials)} of {self.whole} trials): {self.heading}" if self.whole else self.heading
+
+    @property
+    def heading(self) -> str:
+        """What the whole table is headed."""
         study = self.config.study
         if self.config.search:
             return self.config.search.title or self.config.search.name
@@ -118,8 +129,27 @@ def make(composed: Composed) -> Plan:
 
 
 def look_up(plan: Plan, store: Store) -> Plan:
-    """The plan with the records that the store has of it."""
-    return replace(plan, recorded=store.read(plan.trials))
+    """The plan with the records that the store has of it, and those of earlier versions that it cannot use."""
+    recorded = store.read(plan.trials)
+    were = {
+        cell.spec.earlier(plan.facts.earlier).trial_id: cell
+        for cell in plan.trials.values()
+        if cell.trial_id not in recorded
+    }
+    there = store.read(old for old, cell in were.items() if old != cell.trial_id)
+    return replace(plan, recorded=recorded, outdated=[(were[old], old) for old in there])
+
+
+def part(plan: Plan, records: dict[str, dict[str, Any]]) -> Plan:
+    """What these records are of a study, as a plan. A row without its baseline is there, and compared with nothing."""
+    there = {cell.row.label for cell in plan.cells if cell.trial_id in records}
+    rows = {
+        row.label: row if row.baseline in there else replace(row, baseline="")
+        for row in plan.rows
+        if row.label in there
+    }
+    cells = [replace(cell, row=rows[cell.row.label]) for cell in plan.cells if cell.trial_id in records]
+    return replace(plan, rows=[*rows.values()], cells=cells, recorded=records, whole=len(plan.trials))
 
 
 def together(plans: list[Plan]) -> Plan:
@@ -132,6 +162,7 @@ def together(plans: list[Plan]) -> Plan:
         rows=[row for plan in plans for row in plan.rows],
         cells=sorted((cell for plan in plans for cell in plan.cells), key=lambda cell: cell.seed),
         recorded={trial_id: record for plan in plans for trial_id, record in plan.recorded.items()},
+        outdated=list({old: (cell, old) for plan in plans for cell, old in plan.outdated}.values()),
     )
 
 
@@ -220,6 +251,8 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
         say(console, remark, "yellow")
     for how in dict.fromkeys(carried_out(cell.spec) for cell in plan.cells):
         say(console, how) if how else None
+    if plan.outdated:
+        say(console, outdated(plan), "yellow")
     failed = [record for record in plan.recorded.values() if record["state"] == "failed"]
     if failed:
         say(console, f"{len(failed)} of {len(plan.trials)} trials are recorded as failed; retry=true trains them again")
@@ -243,6 +276,20 @@ def show_alarms(plans: list[Plan], console: Console) -> None:
             f"p is corrected within each table: where nothing differs, one of these {tables} shows a difference in up "
             f"to {1 - (1 - ALPHA) ** tables:.0%} of such runs (in 22% with the paper's seven and ten seeds).",
         )
+
+
+def outdated(plan: Plan) -> str:
+    """What there is to say of trials that an earlier version has recorded."""
+    cell, old = plan.outdated[0]
+    was, now = cell.spec.earlier(plan.facts.earlier), cell.spec
+    what = {"code": f"the code of {now.backbone}", "identity": "the contents of the images", "threads": "its threads"}
+    since = " and ".join(text for name, text in what.items() if getattr(was, name) != getattr(now, name))
+    number, several = len(plan.outdated), len(plan.outdated) > 1
+    return (
+        f"{number} trial{'s' * several} of this {'were' if several else 'was'} recorded before {since} became part of "
+        f"what a trial is, and {'are' if several else 'is'} not used: nothing tells what was trained then "
+        f"(python -m senet_lab store forget {old}{' …' * several} deletes {'them' if several else 'it'})"
+    )
 
 
 def carried_out(spec: Spec) -> str:

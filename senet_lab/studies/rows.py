@@ -14,6 +14,7 @@ import torch
 from senet_lab import models
 from senet_lab.config import SE, Config, Study, UserError
 from senet_lab.labels import Composed
+from senet_lab.models import identity
 from senet_lab.models.cost import Cost
 from senet_lab.reports import paper
 from senet_lab.selection import networks
@@ -45,6 +46,7 @@ class Row:
         paper_cost: of the same design in the paper's network at the size of its images; None where it does not fit.
         hidden: realised hidden widths of the SE blocks by stage.
         network: structural fingerprint; rows that share one build the same network.
+        code: what tells its code from what was released; empty where it is that (`models.code`).
         fusible: how many of its blocks have an end that can be fused.
     """
 
@@ -59,6 +61,7 @@ class Row:
     paper_cost: Cost | None
     hidden: dict[int, tuple[int, ...]]
     network: str
+    code: str
     fusible: int
 
     def spec(self, facts: DataFacts, seed: int, device: str) -> Spec:
@@ -67,6 +70,7 @@ class Row:
         return Spec(
             backbone=self.config.backbone,
             network=self.network,
+            code=self.code,
             stride=self.config.stride,
             se=self.se,
             hidden=self.hidden,
@@ -93,6 +97,7 @@ def build(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[str]]:
     Raises:
         UserError: a row that does not build, or that is not fair.
     """
+    identity.built.cache_clear()
     study = composed.config.study
     made = variants(composed)
     for each in made:  # all of them, before the first network is built
@@ -184,6 +189,9 @@ def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool 
         cost = models.cost(net, input_size)
         hidden = models.hidden_widths(net)
         network = models.fingerprint(net, input_size)
+        code = models.code(
+            config.backbone, config.se if ratios else None, len(facts.classes), facts.channels, config.data.size
+        )
         fusible = len(models.fuse(net, ungated=True))  # at last: it changes the blocks' classes
     except AssertionError:
         raise  # of the lab's own
@@ -209,6 +217,7 @@ def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool 
         paper_cost(config, study, variant.paper_row, facts, cost) if in_paper else None,
         hidden,
         network,
+        code,
         fusible,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from senet_lab.compose import compose
 from senet_lab.config import Config, RunError, UserError, fault_of
 from senet_lab.labels import Composed
+from senet_lab.reports import aside
 from senet_lab.studies import clock, driver, outcome, plan
 from senet_lab.studies.executors import Ready, ready, sharing
 from senet_lab.studies.mirror import Mirror
@@ -53,6 +54,9 @@ def run(studies: list[Composed]) -> int:
         expectation = clock.expect(whole, store)
         for each in plans:
             plan.show(each, console)
+        for study, each in zip(studies, plans, strict=True):
+            said = aside.announced(Path(config.results) / study.folder, each.trials)
+            console.print(said, style="yellow", soft_wrap=True) if said else None
         plan.show_total(whole, expectation, workers, console)
         plan.show_alarms(plans, console)
         if config.plan:
@@ -97,6 +101,7 @@ def train(
             trackers[number].trial(own, record)
 
     with ExitStack() as stack:
+        stack.push(lambda kind, error, trace: leave_parts(studies, plans, records) if error else None)
         for tracker in trackers:
             stack.enter_context(tracker)
         for trial_id, record in whole.recorded.items():  # by a run that was cut off before its tracking
@@ -138,12 +143,13 @@ def write(composed: Composed, study: plan.Plan, records: dict[str, Record], stor
     """Write and show the table of a study whose trials have all ended; its folder."""
     from senet_lab.reports import tables  # what draws and tests takes long to import: training begins before it
 
-    folder = Path(composed.config.results) / composed.folder
+    folder = folder_of(composed)
     trials = outcome.trials(study, records)
     if not (trials["status"] == DONE).any():
         reasons = trials["reason"].value_counts()
         raise RunError(f"every trial failed: {reasons.index[0]}")
     try:
+        kept = aside.make_room(folder, study.trials)
         left = (outcome.runs(study, records), outcome.curves(trials, records), store.outputs(study.trials))
         written = tables.write(folder, trials, *left)
     except (OSError, ValueError) as error:
@@ -151,11 +157,32 @@ def write(composed: Composed, study: plan.Plan, records: dict[str, Record], stor
     console.print()
     tables.terminal(tables.summarise(trials), console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
+    if kept:
+        console.print(f"the table of other trials that was there is kept: {kept}/", soft_wrap=True)
     return folder
 
 
-def table_from_store(words: list[str]) -> None:
+def folder_of(composed: Composed) -> Path:
+    return Path(composed.config.results) / composed.folder
+
+
+def leave_parts(studies: list[Composed], plans: list[plan.Plan], records: dict[str, Record]) -> None:
+    """Of studies that are stopped, write `trials.csv` with what there is, so that the report shows them as partial; a
+    whole table that is there stays."""
+    for study, each in zip(studies, plans, strict=True):
+        part = plan.part(each, {trial_id: records[trial_id] for trial_id in each.trials if trial_id in records})
+        trials = outcome.trials(part, records)
+        if len(trials) and (trials["status"] == DONE).any():
+            with suppress(OSError, ValueError):  # another fault ends the study, and is told
+                aside.leave_part(folder_of(study), trials)
+
+
+def table_from_store(words: list[str], partial: bool = False) -> None:
     """Write and show the table of a study that is complete in the store, without training.
+
+    Args:
+        words: that the study was run by.
+        partial: whether to take what there is of a study that was stopped; the table says so.
 
     Raises:
         UserError: for bad words, and for a study with trials that have no record.
@@ -163,11 +190,15 @@ def table_from_store(words: list[str]) -> None:
     composed = compose(words)
     store = Store(composed.config.storage, create=False)
     study = plan.look_up(plan.make(composed), store)
-    if study.todo:
+    if study.todo and not (partial and study.recorded):
         raise UserError(
             f"{store.name} has {len(study.recorded)} of the {len(study.trials)} trials of {composed.folder}; "
             f"python -m senet_lab.run {' '.join(words)} trains the others"
+            + ", table --partial shows what there is"
+            * bool(study.recorded)
         )
+    if study.todo:
+        study = plan.part(study, study.recorded)
     check_writable(Path(composed.config.results))
     write(composed, study, study.recorded, store, Console(markup=False, highlight=False, emoji=False))
 

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from senet_lab.config import SE, Data, Recipe
@@ -28,7 +28,7 @@ STEP = {
     "devices": 1,
     "sync_batchnorm": False,
 }
-PLAINLY = {"stride": "paper", "device": "cpu", "precision": "32-true", "threads": 1, **STEP}
+PLAINLY = {"stride": "paper", "device": "cpu", "precision": "32-true", "threads": 1, "code": "", **STEP}
 # What is called otherwise in names and records, which are for good, than the field is today.
 FIELDS = {"fused": "fused_optimiser"}
 
@@ -53,6 +53,8 @@ class Spec:
         precision: Lightning's word for it.
         threads: CPU threads, which divide sums otherwise and so change last digits; on a GPU always 1, because there
             they decode images only.
+        code: what tells the code of the network and its gates from other code of the same names (`identity.code`);
+            empty where it is what the lab has released under them.
         feed, layout, fused_optimiser, fused_blocks, compile, devices, sync_batchnorm: how its steps are carried out
             (`step.Step`).
     """
@@ -78,6 +80,7 @@ class Spec:
     devices: int = 1
     sync_batchnorm: bool = False
     threads: int = 1
+    code: str = ""
 
     def determinants(self) -> dict[str, Any]:
         """Everything that the trial's name depends on; fields at their default are left out, so that a field that is
@@ -104,6 +107,14 @@ class Spec:
         if self.se is None:
             return None
         return {**differences(self.se, drop={"reduction", "stages"}), "hidden": self.hidden}
+
+    def earlier(self, identity: str) -> Spec:
+        """The same training as earlier versions told it, who did not look at code and threads.
+
+        Args:
+            identity: what they knew the images by; empty where it is the same.
+        """
+        return replace(self, code="", threads=1, identity=identity or self.identity)
 
     @property
     def trial_id(self) -> str:

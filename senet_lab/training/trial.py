@@ -25,7 +25,7 @@ import torch
 
 from senet_lab import models, outputs
 from senet_lab.config import RunError, UserError
-from senet_lab.models.backbones import imported
+from senet_lab.models import identity
 from senet_lab.training import checkpoints, ranks
 from senet_lab.training import data as images
 from senet_lab.training.average import Average
@@ -206,7 +206,7 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
     with warnings.catch_warnings():
         for source in QUIET:
             warnings.filterwarnings("ignore", module=source)
-        check_importable(spec.backbone)
+        check_code(spec)
         module = SENet(
             spec.backbone, spec.se, spec.classes, spec.channels, spec.stride, recipe=spec.recipe, seed=spec.seed
         )
@@ -261,13 +261,21 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
     }
 
 
-def check_importable(backbone: str) -> None:
-    """A RunError if this process cannot import a network of the user's own, which whoever sent it could."""
+def check_code(spec: Spec) -> None:
+    """A RunError where the network or its gates are not those that the trial is named after: their code was changed
+    since the study began, or this process was started without what another one had put into a dictionary."""
+    identity.built.cache_clear()
     try:
-        if ":" in backbone:
-            imported(backbone)
-    except ValueError as error:
-        raise RunError(str(error)) from error
+        now = models.code(spec.backbone, spec.se, spec.classes, spec.channels, spec.data.size)
+    except (ValueError, OSError) as error:  # others are met as those of a training are
+        raise RunError(
+            f"{spec.backbone} cannot be built as it was when the study began: {first_line(error)}"
+        ) from error
+    if now != spec.code:
+        raise RunError(
+            f"the code of {spec.backbone}, of its gates or of what they read is not what it was when the study began: "
+            "start the study again (in a notebook, after a restart of Python), and it is trained as it is now"
+        )
 
 
 def splits_of(spec: Spec) -> images.Splits:

@@ -1,0 +1,218 @@
+"""What the networks and gates that have a name here compute, as it was released, in `released.json` beside this file.
+
+Trials are recorded under these names for good. If the code behind a name comes to compute something else, by a change
+of its source or of a dictionary at run time, its results must not be taken for those of the released one; if it is
+moved, renamed or written anew, and still computes the same, they must. So each is told by what it does:
+
+- A network by its initial weights of seed 0, and by what it gives on a small fixed image and fixed weights, in
+  evaluation and in training, with the gradient (`measured`): hundredths of a second for CIFAR's, seconds for the
+  largest.
+- A gate by its initial weights, what it gives on a fixed map and fixed weights, and the gradient (`gate`).
+
+All are kept as a few numbers, and compared with a tolerance that is far above what machines differ in.
+
+`write` writes the file anew; a test compares.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet_lab.config import SE
+from senet_lab.models.backbones import BACKBONES, drawn_from, registered
+from senet_lab.models.se import EXCITATIONS, SQUEEZES, SEBlock
+
+FILE = Path(__file__).with_name("released.json")
+CLASSES, CHANNELS, BATCH = 10, 3, 2
+SIDES = (16, 32, 96)  # pixels; the smallest that a network takes
+# Decimals that tell. Where torch draws normal numbers by other instructions, weights differ in their eighth digit.
+DECIMALS = {"weights": 3, "output": 4, "training": 4}
+PERIOD = 65_521
+Measured = dict[str, list[float]]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Whether it is what was released
+
+
+@functools.cache
+def table() -> dict[str, dict[str, Any]]:
+    """Name of a network or kind of gate → what was measured of it; of a network, at which `side` of the image."""
+    found: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def is_network(name: str) -> bool:
+    """Whether the backbone of this name is the released one; a ValueError if there is none."""
+    return computes(name, registered(name))
+
+
+@functools.cache
+def computes(name: str, build: Callable[..., nn.Module]) -> bool:
+    """Whether a builder builds what was released under a name."""
+    was = table().get(name)
+    if was is None:
+        return False
+    try:
+        return alike(network(build, was["side"]), was)
+    except Exception:  # of a builder that takes something else, or a network that does not run: it is another one
+        return False
+
+
+def is_gate(se: SE) -> bool:
+    """Whether a design's gates are the released ones."""
+    was = table().get(gate_name(se))
+    return was is not None and alike(gate(se), was)
+
+
+def alike(found: Measured, was: dict[str, Any]) -> bool:
+    return all(
+        math.isclose(one, other, rel_tol=0, abs_tol=1.5 * 10.0 ** -DECIMALS[name])
+        for name, values in found.items()
+        for one, other in zip(values, was[name], strict=True)
+    )
+
+
+def network(build: Callable[..., nn.Module], side: int) -> Measured:
+    return measured(
+        lambda: build(num_classes=CLASSES, in_channels=CHANNELS), (BATCH, CHANNELS, side, side), training=True
+    )
+
+
+def gate_name(se: SE) -> str:
+    return " ".join([se.squeeze, se.excitation, *(word for word in ("bias", "identity_start") if getattr(se, word))])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Measured
+
+
+def measured(build: Callable[[], nn.Module], shape: tuple[int, ...], *, training: bool = False) -> Measured:
+    """What a network is, in a few numbers: its weights of seed 0, and its output in evaluation on fixed weights and a
+    fixed image, in double precision; with `training`, its output in training and the gradient that the image gets, too.
+    No output of a network that cannot compute in double precision."""
+    with drawn_from(0):
+        net = build()
+    found = {"weights": weights(net)}
+    dropped = float(sum(getattr(part, rate) for part, rate in dropping(net)))
+    with suppress(Exception):
+        net = fixed(net.double()).eval()
+        x = pattern(math.prod(shape)).view(shape)
+        with torch.no_grad(), drawn_from(0):
+            found["output"] = summary("output", [net(x)])
+        if training:
+            x.requires_grad_()
+            with drawn_from(0):
+                y = training_apart(net)(x)
+                (slope,) = torch.autograd.grad((y * pattern(y.numel()).view(y.shape)).sum(), x)
+            found["training"] = [*summary("training", [y, slope]), dropped]
+    return found
+
+
+def gate(se: SE) -> Measured:
+    """What a gate of a design is, likewise."""
+    generator = torch.Generator().manual_seed(0)
+    block = SEBlock(8, 2, se.squeeze, se.excitation, se.bias, se.identity_start, generator=generator)
+    found = {"weights": weights(block)}
+    for weight in block.double().parameters():
+        weight.data = pattern(weight.numel()).view(weight.shape) / 2
+    x = 3 * pattern(8 * 8).view(8, 8, 1, 1) + pattern(8 * 8 * 5 * 5).view(8, 8, 5, 5)  # gates' arguments: -3 to 3
+    x.requires_grad_()
+    y = block(x)
+    (slope,) = torch.autograd.grad((y * pattern(y.numel()).view(y.shape)).sum(), x)
+    return found | {"output": summary("output", [y, slope])}
+
+
+def weights(net: nn.Module) -> list[float]:
+    """Of all parameters and buffers."""
+    return summary("weights", [*net.parameters(), *net.buffers()])
+
+
+def fixed(net: nn.Module) -> nn.Module:
+    """The network with other weights, the same for every machine, of about the size that weights begin with."""
+    for weight in net.parameters():
+        if weight.dim() > 1:
+            scale = math.sqrt(2 * weight.shape[0] / weight.numel())
+            weight.data = scale * math.sqrt(2) * pattern(weight.numel()).view(weight.shape)
+    return net
+
+
+def training_apart(net: nn.Module) -> nn.Module:
+    """The network as it trains, less what differs by machine: batch norms, which of two images amplify the last digit,
+    keep their statistics, and dropout, whose draws are other ones elsewhere, drops nothing."""
+    net.train()
+    for part, word in dropping(net):
+        setattr(part, word, 0.0)
+    for part in net.modules():
+        if hasattr(part, "running_mean"):
+            part.eval()
+    return net
+
+
+def dropping(net: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The modules that drop out, and what the share is called there: torch's word and timm's."""
+    words = ("p", "drop_rate")
+    return [(part, word) for part in net.modules() for word in words if isinstance(vars(part).get(word), float)]
+
+
+def summary(kind: str, tensors: Iterable[Any]) -> list[float]:
+    """Two numbers that tell tensors from others: their sizes, and their directions (against a fixed one), each tensor
+    with a share of its own."""
+    size = direction = 0.0
+    for number, tensor in enumerate(tensors):
+        share = 1 + math.cos(number) / 2
+        values = tensor.detach().double().flatten()
+        norm = values.norm().item()
+        size += share * (math.log(norm) if norm else -50)
+        product = sum((part @ pattern(len(part))).item() for part in values.split(PERIOD))
+        direction += share * product / norm if norm else 0.0
+    return [round(value, DECIMALS[kind]) + 0.0 for value in (size, direction)]  # no -0.0
+
+
+@functools.cache
+def wave() -> Tensor:
+    return torch.arange(1, PERIOD + 1, dtype=torch.float64).cos()
+
+
+def pattern(count: int) -> Tensor:
+    """So many numbers between -1 and 1, the same on every machine."""
+    return wave().repeat(-(-count // PERIOD))[:count]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def computed(name: str) -> dict[str, Any]:
+    """The entry of a network."""
+    for side in SIDES:
+        found = network(BACKBONES[name], side)
+        if len(found) == len(DECIMALS):
+            break
+    return {"side": side, **found}
+
+
+def designs() -> list[SE]:
+    """One of each kind of gate."""
+    flags = [(bias, start) for bias in (False, True) for start in (False, True)]
+    return [
+        SE(squeeze=squeeze, excitation=excitation, bias=bias, identity_start=start)
+        for squeeze in SQUEEZES
+        for excitation in EXCITATIONS
+        for bias, start in flags
+    ]
+
+
+def write(path: Path = FILE) -> None:
+    """Write the file anew, of what there is now."""
+    entries = {name: computed(name) for name in BACKBONES} | {gate_name(se): gate(se) for se in designs()}
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries.items())
+    path.write_text("{\n" + lines + "\n}\n", encoding="utf-8")

@@ -1,0 +1,81 @@
+"""A table is never replaced by one of other trials: what was there is kept beside it, under another name.
+
+The same words may come to mean other trials, because code or images were changed, because two data sets or studies have
+one name, or because rows or seeds were taken away. A table that has all the trials of the one before, and perhaps more,
+is the same study gone on, and takes its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from senet_lab.reports import files
+from senet_lab.reports.trials import PARTIAL, canonical, csv_bytes, read_cells
+
+
+def lost(folder: Path, trial_ids: Collection[str]) -> tuple[int, int]:
+    """How many trials of the table in a folder are not among these, and how many it has; a table that cannot be read
+    has one, which is not."""
+    path = folder / "trials.csv"
+    if not path.is_file():
+        return 0, 0
+    try:
+        cells = read_cells(path)
+        there = set(cells["trial_id"])
+    except (ValueError, KeyError):
+        return 1, 1
+    return len(there - set(trial_ids)), len(there)
+
+
+def beside(folder: Path) -> Path:
+    """Where the table in a folder is kept when another one takes its place: `ratio~1a2b3c4d`."""
+    name = f"{folder.name}~{hashlib.sha256((folder / 'trials.csv').read_bytes()).hexdigest()[:8]}"
+    places = [folder.with_name(name), *(folder.with_name(f"{name}-{number}") for number in range(2, 100))]
+    return next(place for place in places if not place.exists())
+
+
+def announced(folder: Path, trial_ids: Collection[str]) -> str:
+    """What is to be said before these trials are trained; empty where their table loses none."""
+    gone, there = lost(folder, trial_ids)
+    if not gone:
+        return ""
+    whose = "other trials" if gone == there else f"{there} trials, {gone} of which are not among these"
+    return f"{folder}/ has a table of {whose}: it will be kept as {beside(folder).name}/ (results=DIR leaves it there)"
+
+
+def make_room(folder: Path, trial_ids: Collection[str]) -> Path | None:
+    """Rename the folder if its table has trials that these lack: what it is called now.
+
+    Raises:
+        OSError: where it cannot be renamed.
+    """
+    if not lost(folder, trial_ids)[0]:
+        return None
+    place = beside(folder)
+    folder.rename(place)
+    return place
+
+
+def leave_part(folder: Path, trials: pd.DataFrame) -> None:
+    """Write the `trials.csv` of a part of a study, unless a whole table is there, or other trials are.
+
+    Raises:
+        OSError: where it cannot be written.
+        ValueError: where the trials do not make a table.
+    """
+    path = folder / "trials.csv"
+    whole = path.exists() and not is_partial(path)
+    if not (whole or lost(folder, set(trials["trial_id"]))[0]):
+        files.replace_all(folder, {path.name: csv_bytes(canonical(trials))})
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a `trials.csv` is of a part of a study."""
+    try:
+        return path.is_file() and any(PARTIAL.match(title) for title in read_cells(path)["title"])
+    except (ValueError, KeyError):  # damaged: whoever reads it says so
+        return False
