@@ -41,7 +41,7 @@ def train(results: Path, words: Sequence[str] = DIGITS) -> Kept:
     record = trial.run(cell.spec, results / "checkpoints" / f"{cell.trial_id}.ckpt", lambda entry: None)
     store = Store(f"sqlite:///{results}/lab.db")
     assert store.claim(cell.trial_id)
-    assert store.finish(cell.trial_id, DONE, record)
+    assert store.finish(cell.trial_id, DONE, record, record.pop("outputs"))
     return Kept(results, cell.trial_id, record)
 
 

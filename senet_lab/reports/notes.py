@@ -112,7 +112,14 @@ def warnings(table: Table) -> list[str]:
 
 def notes(table: Table) -> list[str]:
     """What the columns mean, for the columns that this table has."""
-    return [text for text in (facts(table), _error(table), *_comparison(table), *_paper(table)) if text]
+    return [text for text in (facts(table), _images(table), _error(table), *_comparison(table), *_paper(table)) if text]
+
+
+def _images(table: Table) -> str:
+    if table.train_images is None:  # of an earlier lab
+        return ""
+    held_out = f"{table.validation_images:,} more are held out for validation (data.validation=0 trains on them, too)"
+    return f"Trained on {table.train_images:,} images" + (f"; {held_out}." if table.validation_images else ".")
 
 
 def _error(table: Table) -> str:

@@ -70,6 +70,7 @@ class Table:
         printed: the paper's table; None if the study is not the paper's.
         facts: data, backbone, recipe, epochs, device and version by name, for the notes.
         test_images: images behind one error; None if every trial failed.
+        train_images, validation_images: what is trained on, and held out of it; None where a file does not say.
         rows: in the study's order.
         study_rows: how many rows the whole study has.
         tests: networks of the whole study that are compared with another one: what p values are corrected for.
@@ -83,6 +84,8 @@ class Table:
     printed: paper.PaperTable | None
     facts: dict[str, str]
     test_images: int | None
+    train_images: int | None
+    validation_images: int | None
     rows: tuple[Row, ...]
     study_rows: int
     tests: int

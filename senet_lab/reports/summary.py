@@ -37,6 +37,8 @@ def summarise(trials: pd.DataFrame) -> Table:
         printed=printed,
         facts={name: ", ".join(map(str, present(frame[name]))) for name in FACTS},
         test_images=images,
+        train_images=_first(frame.get("train_images", ())),
+        validation_images=_first(frame.get("validation_images", ())),
         rows=rows,
         study_rows=max(len(rows), int(_first(frame.get("study_rows", ())) or 0)),
         tests=tests,

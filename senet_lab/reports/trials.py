@@ -50,6 +50,8 @@ COLUMNS: dict[str, str] = {
 }
 # What files of an earlier lab do not have.
 LATER: dict[str, str] = {
+    "train_images": "int",
+    "validation_images": "int",  # held out of the training images
     "classes": "int",  # of the data set
     "study_rows": "int",  # rows of the study, also of those that were not asked for (`study.only`)
     "study_tests": "int",  # networks among them that are compared with another one

@@ -58,6 +58,8 @@ def trial(plan: Plan, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
         "epochs": config.recipe.epochs,
         "device": cell.spec.device,
         "torch": record.get("versions", {}).get("torch", ""),
+        "train_images": plan.facts.train,
+        "validation_images": plan.facts.validation,
         "classes": len(plan.facts.classes),
         "study_rows": plan.study_rows,
         "study_tests": plan.study_tests,
