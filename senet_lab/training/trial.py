@@ -269,7 +269,7 @@ def check_code(spec: Spec) -> None:
         now = models.code(spec.backbone, spec.se, spec.classes, spec.channels, spec.data.size)
     except (ValueError, OSError) as error:  # others are met as those of a training are
         raise RunError(
-            f"{spec.backbone} cannot be built as it was when the study began: {first_line(error)}"
+            f"{first_line(error)}; {spec.backbone} cannot be built as it was when the study began"
         ) from error
     if now != spec.code:
         raise RunError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import signal
@@ -15,6 +16,7 @@ from types import ModuleType
 import pytest
 import torch
 from launching import ROOT, Lab, one_line, tell_place
+from test_training_trial import SPEC
 
 from senet_lab.compose import choices, compose
 from senet_lab.config import RunError
@@ -22,7 +24,7 @@ from senet_lab.run import main
 from senet_lab.studies.store import Store, parse
 from senet_lab.training import faults
 from senet_lab.training.processes import spawned
-from senet_lab.training.trial import check_importable
+from senet_lab.training.trial import check_code
 
 SMALL = ("recipe.epochs=1", "data.subset=60", "data.test_subset=60", "executor.workers=1", "tracking=off")
 
@@ -146,7 +148,7 @@ def test_a_network_of_the_script_itself_is_refused(
 def test_a_network_that_a_worker_cannot_import_is_no_result(name: str) -> None:
     """Kind: a module that only the caller can import, or that has changed since."""
     with pytest.raises(RunError, match=r"^backbone: "):
-        check_importable(name)
+        check_code(dataclasses.replace(SPEC, backbone=name))
 
 
 # --------------------------------------------------------------------------------------------------- what is no result
