@@ -12,30 +12,31 @@ Conventions, because the printed digits hang on them:
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import math
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.module_tracker import ModuleTracker
 
+from senet_lab.models.counting import (
+    POOLING,
+    SCALING,
+    SUMS,
+    Step,
+    UnclearError,
+    count,
+    is_in,
+    unwrapped,
+    without_weights,
+)
 from senet_lab.models.se import SEBlock, check_known
 from senet_lab.models.stages import stage_of
 
-aten = torch.ops.aten
-POOLING = (aten.mean, aten.sum, aten.amax)
-SCALING = (aten.mul,)
-SUMS = (aten.add, aten.add_)
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 WARM_UP = 5  # passes that are not timed
 
 
@@ -115,18 +116,27 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
         input_size: C, H, W of the image.
 
     Raises:
-        ValueError: for an image that is too small for the network; the message says how large it must be.
+        ValueError: for an image that the network does not take, and if that is because it is too small, how large it
+            must be; where SE runs without being called (a scripted network), so that it cannot be told from the rest.
+
+    Warns:
+        UserWarning: where an operator runs that may multiply, nobody knows how much: it is named, and counts nothing.
     """
+    if not input_size or any(side < 1 for side in input_size):
+        raise ValueError(f"cost: an image of size {tuple(input_size)} has no pixels")
+    net = unwrapped(net)
     try:
-        macs, operations = counts_by_module(net, input_size)
-    except RuntimeError as error:  # torch's words for a map that has become smaller than its kernel, among others
+        counted = count(net, input_size)
+    except UnclearError:
+        raise
+    except Exception as error:  # whatever a network makes of an image
+        size = " × ".join(map(str, input_size))
         least = smallest_side(net, input_size)
         if least is None:
-            raise
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"cost: {type(net).__name__} does not run on an image of {size}: {line}") from error
         size, takes = (" × ".join(map(str, sides)) for sides in (input_size[1:], (least, least)))
         raise ValueError(f"images of {size} pixels are too small: the network takes {takes} and larger") from error
-    se_blocks = paths_of_se(net)
-    norms = {path for path, module in net.named_modules() if isinstance(module, NORMS)}
     statistics = {
         path: n.numel() for path, n in net.named_buffers() if path.endswith((".running_mean", ".running_var"))
     }
@@ -136,43 +146,33 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
         if stage is not None and stage_of(net, path.rpartition(".")[0]) is None:
             stages.setdefault(stage, []).append(path)
 
-    def within(roots: list[str], parts: dict[int, Cost]) -> Cost:
+    def within(roots: list[str], stages_within: dict[int, Cost]) -> Cost:
         """The cost of everything in the modules at `roots`."""
-        gates = [path for path in se_blocks if is_in(path, roots)]
+        gates = {path: names for path, names in counted.gates.items() if is_in(path, roots)}
         weights = {path: w.numel() for path, w in net.named_parameters() if w.requires_grad and is_in(path, roots)}
-        of_se = {path: n for path, n in weights.items() if is_in(path, gates)}
-        fc_macs = sum(layers(macs[path]) for path in gates)
-        ran = sum((operations[root] for root in roots), Counter()) - sum((operations[p] for p in gates), Counter())
+        gate_weights = {name for names in gates.values() for name in names}
+        of_se = {path: n for path, n in weights.items() if path in gate_weights}
+        ran = [step for step in counted.steps if any(is_in(place, roots) for place in step.places)]
+        parts: tuple[list[Step], list[Step]] = ([], [])  # of the plain network, of its gates
+        for step in ran:
+            parts[any(is_in(place, list(gates)) for place in step.places)].append(step)
+        plain, gated = parts
         return Cost(
             params=sum(weights.values()),
             se_params=sum(of_se.values()),
-            backbone_macs=sum(layers(macs[root]) for root in roots) - fc_macs,
-            fc_macs=fc_macs,
-            pooling_macs=sum(macs[path].get(op, 0) for path in gates for op in POOLING),
-            scaling_macs=sum(macs[path].get(op, 0) for path in gates for op in SCALING),
-            operations=dict(ran),
-            stages=parts,
-            sum_macs=sum(macs[root].get(op, 0) for root in roots for op in SUMS),
-            norm_params=sum(n for path, n in weights.items() if path.rpartition(".")[0] in norms),
+            backbone_macs=layers(plain),
+            fc_macs=layers(gated),
+            pooling_macs=macs(gated, POOLING),
+            scaling_macs=macs(gated, SCALING),
+            operations=dict(Counter(step.name for step in plain)),
+            stages=stages_within,
+            sum_macs=macs(ran, SUMS),
+            norm_params=sum(n for path, n in weights.items() if path in counted.norms),
             se_biases=sum(n for path, n in of_se.items() if path.endswith(".bias")),
             statistics=sum(n for path, n in statistics.items() if is_in(path, roots)),
         )
 
     return within([""], {stage: within(roots, {}) for stage, roots in sorted(stages.items())})
-
-
-class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operators that run inside, for each module that they run in."""
-
-    def __init__(self, tracker: ModuleTracker) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.tracker = tracker
-        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for module in self.tracker.parents:
-            self.counts[module][str(func)] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def latency(
@@ -199,55 +199,17 @@ def latency(
     return 1000 * mine, mine / theirs
 
 
-def counts_by_module(
-    net: nn.Module, input_size: Sequence[int]
-) -> tuple[dict[str, dict[Any, int]], dict[str, Counter[str]]]:
-    """Module path → operator → multiply-adds, and → how often it runs; submodules included, the network itself is `""`.
-
-    torch's counter sees convolutions and linear layers, two operations a multiply-add. Pooling and scaling are counted
-    wherever their operators run; only what runs in SE blocks is of interest. So are sums of two maps of one shape.
-    """
-    shadow, image = on_meta(net, input_size)
-    twice: dict[Any, Any] = {op: lambda x, *_, out_shape, **__: 2 * math.prod(x) for op in POOLING}
-    twice |= {op: lambda *_, out_shape, **__: 2 * math.prod(out_shape) for op in SCALING}
-    twice |= {op: lambda x, y, *_, out_shape, **__: 2 * math.prod(x) if x == y else 0 for op in SUMS}
-    with (
-        torch.no_grad(),
-        ModuleTracker() as tracker,
-        Operators(tracker) as operators,
-        FlopCounterMode(display=False, custom_mapping=twice) as counter,
-    ):
-        shadow(image)
-    root = type(net).__name__
-    called = {path: f"{root}.{path}" if path else root for path, _ in net.named_modules()}
-    flops = counter.get_flop_counts()
-    macs = {path: {op: n // 2 for op, n in flops.get(name, {}).items()} for path, name in called.items()}
-    return macs, {path: operators.counts[name] for path, name in called.items()}
-
-
-def on_meta(net: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, torch.Tensor]:
-    """A copy of the network without weights, in evaluation mode, and an image of that size for it."""
-    weightless: dict[int, Any] = {
-        id(tensor): nn.Parameter(tensor.to("meta"), tensor.requires_grad)
-        if isinstance(tensor, nn.Parameter)
-        else tensor.to("meta")
-        for tensor in [*net.parameters(), *net.buffers()]
-    }
-    shadow = copy.deepcopy(net, weightless).eval()  # deepcopy takes what its memo holds already
-    dtype = next((w.dtype for w in net.parameters() if w.is_floating_point()), None)
-    return shadow, torch.empty(1, *input_size, dtype=dtype, device="meta")
-
-
 def smallest_side(net: nn.Module, input_size: Sequence[int], largest: int = 1024) -> int | None:
     """The side of the smallest square image that a network takes which does not take one of `input_size`; None if it is
     not the size that it minds, as far as images of up to `largest` pixels tell."""
-    shadow, image = on_meta(net, input_size)
+    if len(input_size) != 3:
+        return None
 
     def runs(side: int) -> bool:
         try:
-            with torch.no_grad():
-                shadow(image.new_empty(1, input_size[0], side, side))
-        except RuntimeError:
+            with without_weights(net) as (shadow, image), torch.no_grad():
+                shadow.eval()(image((input_size[0], side, side)))
+        except Exception:  # whatever a network makes of an image of this size
             return False
         return True
 
@@ -263,18 +225,13 @@ def smallest_side(net: nn.Module, input_size: Sequence[int], largest: int = 1024
     return taken if not runs(min(input_size[1:])) and runs(2 * taken) else None
 
 
-def layers(macs: dict[Any, int]) -> int:
-    """Multiply-adds of convolutions, linear layers and whatever else torch's counter knows."""
-    return sum(n for op, n in macs.items() if op not in POOLING + SCALING + SUMS)
+def macs(steps: Sequence[Step], kinds: Sequence[Any]) -> int:
+    return sum(step.macs for step in steps if step.kind in kinds)
 
 
-def is_in(path: str, roots: Sequence[str]) -> bool:
-    """Whether a module or parameter is one of the modules at `roots` or in one; everything is in `""`."""
-    return any(not root or path == root or path.startswith(root + ".") for root in roots)
-
-
-def paths_of_se(net: nn.Module) -> list[str]:
-    return [path for path, module in net.named_modules() if isinstance(module, SEBlock)]
+def layers(steps: Sequence[Step]) -> int:
+    """Multiply-adds of convolutions, linear layers and whatever else multiplies matrices."""
+    return sum(step.macs for step in steps if step.kind not in POOLING + SCALING + SUMS)
 
 
 def hidden_widths(net: nn.Module) -> dict[int, tuple[int, ...]]:

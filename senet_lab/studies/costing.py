@@ -54,8 +54,6 @@ def show(composed: Composed, words: list[str], console: Console) -> None:
         cost = models.cost(net, input_size)
     except ValueError as error:
         raise UserError(str(error)) from error
-    except RuntimeError as error:  # torch's words for a map that has become smaller than its kernel
-        raise UserError(f"{config.backbone} cannot take images of {input_size[1]} pixels: {error}") from error
     expected = closed_form(gates, config.se, stages) if config.se else {}
     plain = cost.params - cost.se_params
 
