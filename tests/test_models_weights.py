@@ -273,7 +273,7 @@ def test_what_is_no_file_of_weights_is_refused_and_never_executed(tmp_path: Path
 
 
 def test_a_network_without_a_classifier_is_named() -> None:
-    assert "has no linear layer" in refusal(nn.Conv2d(1, 1, 1), {"weight": torch.ones(1)}, classifier=False)
+    assert "has no layer to classify with" in refusal(nn.BatchNorm2d(1), {"weight": torch.ones(1)}, classifier=False)
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from senet_lab.models.graphs import places_in
-from senet_lab.models.stages import stage_of
 from senet_lab.models.present import se_modules
+from senet_lab.models.stages import stage_of
 from senet_lab.models.trying import copied
 
 aten = torch.ops.aten
@@ -102,7 +102,7 @@ def count(net: nn.Module, input_size: Sequence[int]) -> Count:
     problem: Exception | None = None
     for run in (without_weights, with_weights, itself):
         try:
-            with run(net) as (shadow, image), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with run(net) as (shadow, image), torch.no_grad():
                 return watched(shadow.eval(), image(input_size))
         except UnclearError:
             raise
@@ -130,7 +130,8 @@ def without_weights(net: nn.Module) -> Iterator[tuple[nn.Module, Image]]:
 @contextmanager
 def with_weights(net: nn.Module) -> Iterator[tuple[nn.Module, Image]]:
     """On the CPU."""
-    yield copied(net, lambda tensor: tensor.cpu().clone()), lambda size: drawn(net, size)
+    with torch.random.fork_rng(devices=[]):
+        yield copied(net, lambda tensor: tensor.cpu().clone()), lambda size: drawn(net, size)
 
 
 @contextmanager
@@ -139,7 +140,8 @@ def itself(net: nn.Module) -> Iterator[tuple[nn.Module, Image]]:
     was = [(module, module.training, dict(vars(module))) for module in net.modules()]
     device = next((weight.device for weight in net.parameters()), None)
     try:
-        yield net, lambda size: drawn(net, size).to(device)
+        with torch.random.fork_rng(devices=[]):
+            yield net, lambda size: drawn(net, size).to(device)
     finally:
         for module, training, attributes in was:
             module.training = training

@@ -59,7 +59,12 @@ def is_se(module: nn.Module) -> bool:
         return False
     if isinstance(module, torch.jit.ScriptModule):
         return is_called_se(module.original_name)
-    return is_called_se(type(module).__name__) or gates_its_input(module)
+    if is_called_se(type(module).__name__):
+        return True
+    parts = (part for part in module.modules() if part is not module)
+    if any(isinstance(part, SEBlock) or is_called_se(type(part).__name__) for part in parts):
+        return False  # a part of it is, and what else it has is none of SE
+    return gates_its_input(module)
 
 
 def has_window(layer: nn.Module) -> bool:

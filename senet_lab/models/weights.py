@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import torchvision.models
 from torch import Tensor, nn
@@ -25,6 +24,8 @@ from senet_lab.config import SE
 from senet_lab.models.backbones import create
 from senet_lab.models.insert import add_se
 from senet_lab.models.se import SEBlock, check_known
+from senet_lab.models.state_dicts import state_dict_in, without_prefixes
+from senet_lab.models.tracing import NoBlockError, is_layer, trace
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,13 @@ def fetched(name: str, library: str) -> Mapping[str, Tensor]:
     return timm.create_model(name, pretrained=True).state_dict()
 
 
-def load_weights(net: nn.Module, weights: Mapping[str, Any] | str | Path, *, classifier: bool = True) -> None:
+def load_weights(
+    net: nn.Module,
+    weights: Mapping[str, Any] | str | Path,
+    *,
+    classifier: bool | str = True,
+    averaged: bool = False,
+) -> str:
     """Put weights under our names, torchvision's or timm's into `net`; their keys say which these are.
 
     Keys and shapes say neither where the stride is nor how the stem's pool meets the border: torchvision's ResNet-50
@@ -152,22 +159,30 @@ def load_weights(net: nn.Module, weights: Mapping[str, Any] | str | Path, *, cla
 
     Args:
         net: any network of ours, plain or with SE.
-        weights: a state dict; or a checkpoint's dict with one under `state_dict`; or a file of either, written by
-            `torch.save` or in safetensors' format. Nothing in a file is executed. One prefix that all keys share (as
-            `net.` in our checkpoints) is taken off.
-        classifier: whether the weights of the classifier, the network's last linear layer, are taken over. If not,
-            those in `net` stay, and those in `weights` may be absent or of another shape.
+        weights: a state dict; or a checkpoint's dict with one under `state_dict`, `model`, …; or a file of either,
+            written by `torch.save` or in safetensors' format. Nothing in a file is executed. Prefixes that all keys
+            share, of what wraps a network while it is trained (`module.`, `_orig_mod.`, …), are taken off.
+        classifier: whether the weights of the classifier are taken over. If not, those in `net` stay, and those in
+            `weights` may be absent or of another shape. It is the layer whose width differs, or else the last one; a
+            path (`classifier="head"`) names it, and leaves it out.
+        averaged: whether to take the averaged weights that a checkpoint has beside the others (`state_dict_ema`, …).
+
+    Returns:
+        The entry of the checkpoint that was taken, such as `state_dict_ema`; empty for a bare state dict.
 
     Raises:
         ValueError: if keys are missing or left over or shapes differ (the message counts and names them), or there is
-            no such file, or it holds something else. `net` is then unchanged.
+            no such file, or it holds something else, or no averaged weights. `net` is then unchanged.
     """
-    given = without_prefix(state_dict_in(weights), net)
     own = net.state_dict()
+    held, taken = state_dict_in(weights, averaged)
+    given = without_prefixes(held, [name for names in namings(own) for name in names.values()])
     names = max(namings(own), key=lambda names: len(given.keys() & names.values()))
-    if not classifier:
-        head, _ = classifier_of(net)
-        left_out = {theirs for ours, theirs in names.items() if ours.rpartition(".")[0] == head}
+    if classifier is not True:
+        head = head_of(net, names, given) if classifier is False else classifier
+        if not any(ours.startswith(f"{head}.") for ours in own):
+            raise ValueError(f"weights: the network has no layer {head} to leave out")
+        left_out = {theirs for ours, theirs in names.items() if ours.startswith(f"{head}.")}
         names = {ours: theirs for ours, theirs in names.items() if theirs not in left_out}
         given = {key: tensor for key, tensor in given.items() if key not in left_out}
     # Files from before torch 0.4.1 do not count batches, and no norm of ours uses the count.
@@ -186,6 +201,39 @@ def load_weights(net: nn.Module, weights: Mapping[str, Any] | str | Path, *, cla
     if any(faults):
         raise ValueError(f"weights: they do not fit the network: {'; '.join(filter(None, faults))}")
     net.load_state_dict({ours: given[theirs] for ours, theirs in names.items()}, strict=False)
+    return taken
+
+
+def head_of(net: nn.Module, names: Mapping[str, str], given: Mapping[str, Tensor]) -> str:
+    """The path of the layer that classifies: the one whose width in the weights is another, or else the last one.
+
+    Raises:
+        ValueError: if the network has none, or it does not tell which is the last.
+    """
+    weights = {ours: tensor for ours, tensor in net.state_dict().items() if ours in names and tensor.dim() > 1}
+    theirs = {ours: given[names[ours]].shape for ours in weights if names[ours] in given}
+    wider = [
+        ours
+        for ours, shape in theirs.items()
+        if shape[:1] != weights[ours].shape[:1] and shape[1:] == weights[ours].shape[1:]
+    ]
+    if len(wider) == 1:  # any other layer would take the next one along
+        return wider[0].rpartition(".")[0]
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    layers: list[str] = [path for path, module in net.named_modules() if isinstance(module, kinds)]
+    if not layers:
+        raise ValueError(f"weights: the {type(net).__name__} has no layer to classify with")
+    try:  # the last one that runs, as the last one that there is need not be it
+        steps = trace(net, lambda module, path: is_layer(module)).nodes
+        last: str = [path for step in steps for path in layers if step.op == "call_module" and step.target == path][-1]
+        return last
+    except (NoBlockError, IndexError) as error:
+        last = layers[-1]
+        if isinstance(net.get_submodule(last), nn.Linear):
+            return last
+        raise ValueError(
+            f"weights: which layer of the {type(net).__name__} classifies is not clear: name it, classifier='head'"
+        ) from error
 
 
 def counted(fault: str, keys: Iterable[str]) -> str:
@@ -257,46 +305,3 @@ def namings(keys: Iterable[str]) -> list[dict[str, str]]:
                 break
         released[key] = name
     return [{key: key for key in ours}, timms, released]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Where weights come from.
-
-
-def without_prefix(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """Without the first word of all keys, if they share it and it is no child of the network."""
-    firsts = {key.partition(".")[0] for key in given}
-    if len(firsts) == 1 and not firsts & dict(net.named_children()).keys():
-        return {key.partition(".")[2]: tensor for key, tensor in given.items()}
-    return dict(given)
-
-
-def state_dict_in(weights: Mapping[str, Any] | str | Path) -> Mapping[str, Tensor]:
-    """The state dict that `weights` is, holds under `state_dict`, or names the file of.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    what = "what was given" if isinstance(weights, Mapping) else str(weights)
-    held = weights if isinstance(weights, Mapping) else read(Path(weights))
-    if isinstance(held, Mapping) and isinstance(held.get("state_dict"), Mapping):
-        held = held["state_dict"]
-    if not isinstance(held, Mapping) or not held or not all(isinstance(tensor, Tensor) for tensor in held.values()):
-        raise ValueError(f"weights: {what} is no state dict (keys and tensors)")
-    return held
-
-
-def read(path: Path) -> Any:
-    """What a file of weights holds, on the CPU. Nothing in it is executed.
-
-    Raises:
-        ValueError: if it is not there, cannot be read, or holds more than weights.
-    """
-    if not path.is_file():
-        raise ValueError(f"weights: there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what another kind of file makes of the readers has no common class
-        raise ValueError(f"weights: {path} is no file of weights, is damaged, or holds more than weights") from error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import pickle
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -19,11 +22,11 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import deform_conv2d
 
 from senet_lab import SE
-from senet_lab.models import cost, create, folding, fuse
+from senet_lab.models import BACKBONES, cost, create, folding, fuse, load_weights
 from senet_lab.models.folding import folded
 from senet_lab.models.gated import Gated
 from senet_lab.models.se import EXCITATIONS, FROM_ONE, SQUEEZES, SEBlock
-from senet_lab.models.weights import build
+from senet_lab.models.weights import build, classifier_of, head_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Whatever replaces, wraps or listens to a module is not passed by: no short cut is taken there.
@@ -363,3 +366,115 @@ def test_cost_leaves_a_network_as_it_is_that_cannot_be_copied() -> None:
     before = {name: (module.training, dict(vars(module))) for name, module in net.named_modules()}
     assert cost(net, SIZE).macs == 24 * 256
     assert {name: (module.training, dict(vars(module))) for name, module in net.named_modules()} == before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights in the layouts that training scripts leave them in, and which of them were taken.
+
+
+def state(seed: int = 1) -> dict[str, Tensor]:
+    return dict(create("resnet8", None, 5, seed=seed).state_dict())
+
+
+def prefixed(prefix: str, seed: int = 1) -> dict[str, Tensor]:
+    return {f"{prefix}{key}": tensor for key, tensor in state(seed).items()}
+
+
+LAYOUTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "bare": (state, ""),
+    "DDP, compiled": (lambda: prefixed("module._orig_mod."), ""),
+    "compiled, DDP, Lightning": (lambda: {"state_dict": prefixed("model._orig_mod.module."), "epoch": 3}, "state_dict"),
+    "AveragedModel": (lambda: {"n_averaged": torch.tensor(3)} | prefixed("module."), ""),
+    "timm": (lambda: {"arch": "x", "args": argparse.Namespace(lr=0.1), "state_dict": state()}, "state_dict"),
+    "torchvision": (
+        lambda: {"model": state(), "model_ema": {"n_averaged": torch.tensor(3)} | prefixed("module.", 2), "epoch": 3},
+        "model",
+    ),
+    "wrapped twice": (lambda: {"model": {"state_dict": state()}, "optimizer": {"state": {}}}, "model.state_dict"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_usual_layouts_of_checkpoints_are_read(layout: str, tmp_path: Path) -> None:
+    make, entry = LAYOUTS[layout]
+    torch.save(make(), tmp_path / "file.pth")
+    for given in (make(), tmp_path / "file.pth"):
+        net = create("resnet8", None, 5, seed=0)
+        assert load_weights(net, given) == entry
+        torch.testing.assert_close(dict(net.state_dict()), state())
+
+
+@pytest.mark.parametrize(
+    ("entry", "averaged"),
+    [
+        ("state_dict_ema", state),
+        ("model_ema", lambda: {"n_averaged": torch.tensor(3)} | prefixed("module.")),
+        ("ema.module", state),
+        ("", lambda: {"n_averaged": torch.tensor(3)} | prefixed("module.")),
+    ],
+)
+def test_averaged_weights_are_taken_where_they_are_asked_for(entry: str, averaged: Callable[[], Any]) -> None:
+    given = averaged()
+    for name in reversed(entry.split(".") if entry else []):
+        given = {name: given}
+    net = create("resnet8", None, 5, seed=0)
+    assert load_weights(net, given | ({"state_dict": state(2)} if entry else {}), averaged=True) == entry
+    torch.testing.assert_close(dict(net.state_dict()), state())
+
+
+@pytest.mark.parametrize(
+    ("given", "averaged", "words"),
+    [
+        ({"state_dict": state()}, True, "has no averaged weights, but state_dict$"),
+        (state(), True, "has no averaged weights, but one state dict$"),
+        ({"state_dict_ema": state()}, False, "has no weights that are not averaged, but state_dict_ema$"),
+        ({"a": state(), "b": state()}, False, "has several weights that are not averaged, a, b: give one$"),
+        ({"epoch": 3}, False, "is no state dict"),
+    ],
+)
+def test_weights_that_are_not_there_or_not_told_apart_are_refused(
+    given: dict[str, Any], averaged: bool, words: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^weights: what was given {words}"):
+        load_weights(create("resnet8", None, 5), given, averaged=averaged)
+
+
+class Head(nn.Module):
+    """Its classifier is a convolution, or stands before other layers."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(8, classes, 1)
+        self.stem, self.attention = nn.Conv2d(3, 8, 3), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x * self.attention(x.mean((2, 3)))[:, :, None, None]).mean((2, 3))
+
+
+@pytest.mark.parametrize(("classes", "classifier"), [(5, False), (7, False), (7, "head")])
+def test_the_classifier_that_is_left_out_is_the_layer_that_classifies(classes: int, classifier: bool | str) -> None:
+    net, other = Head(5), Head(classes)
+    head = net.head.weight.clone()
+    load_weights(net, other.state_dict(), classifier=classifier)
+    assert torch.equal(net.head.weight, head)
+    assert torch.equal(net.attention.weight, other.attention.weight)
+
+
+def test_a_classifier_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^weights: the network has no layer fc9 to leave out$"):
+        load_weights(Head(5), Head(5).state_dict(), classifier="fc9")
+
+
+def test_the_layer_that_classifies_is_that_of_before_in_every_network() -> None:
+    for name in BACKBONES:
+        with torch.device("meta"):
+            net = create(name, None, 5)
+        own = net.state_dict()
+        assert head_of(net, {key: key for key in own}, own) == classifier_of(net)[0], name
+
+
+def test_what_a_gate_stands_before_is_no_part_of_it() -> None:
+    """The 1×1 convolution that the gate of position conv3x3 is wrapped with."""
+    net = create("resnet50", SE(position="conv3x3"))
+    assert cost(net, (3, 32, 32)).se_params == 157_184
