@@ -19,8 +19,8 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,19 @@ def gate_name(se: SE) -> str:
 # Measured
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One CPU thread inside: nothing here is large enough for two, which on a busy machine wait for each other, and
+    take fifty times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def measured(build: Callable[[], nn.Module], shape: tuple[int, ...], *, training: bool = False) -> Measured:
     """What a network is, in a few numbers: its weights of seed 0, and its output in evaluation on fixed weights and a
     fixed image, in double precision; with `training`, its output in training and the gradient that the image gets, too.
@@ -118,6 +131,7 @@ def measured(build: Callable[[], nn.Module], shape: tuple[int, ...], *, training
     return found
 
 
+@one_thread()
 def gate(se: SE) -> Measured:
     """What a gate of a design is, likewise."""
     generator = torch.Generator().manual_seed(0)
