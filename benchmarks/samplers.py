@@ -9,7 +9,7 @@ says. A search replaces a known proposal by a neighbour of the front, so there a
 (`local`), and each sampler alone, without them. Shown are the share of the hypervolume of the table's own front after
 so many designs, and after how many a sampler has as much as random search with the same seed has after all of them: the
 median over the seeds and its 95% interval by order statistics. Written beside the trials: `samplers.md`, `samplers.csv`
-and `samplers.svg`, `.png`.
+and `samplers.svg`, `.png`, in which samplers that are not asked for now stay as they were.
 """
 
 from __future__ import annotations
@@ -220,6 +220,15 @@ def compare(table: Tabulated, samplers: Sequence[str], seeds: int, trials: int, 
     return pd.DataFrame(lines)
 
 
+def others(path: Path, played: pd.DataFrame) -> pd.DataFrame:
+    """What samplers that are not played now have played before, for as many seeds and designs: `gp` takes hours."""
+    if not path.is_file():
+        return played[:0]
+    known = pd.read_csv(path)
+    alike = (known["seed"].nunique(), known["designs"].max()) == (played["seed"].nunique(), played["designs"].max())
+    return known[alike & ~known["sampler"].isin(played["sampler"])]
+
+
 def table_text(table: Tabulated, played: pd.DataFrame, pending: int) -> str:
     """What the comparison says, as Markdown."""
     trials, seeds = int(played["designs"].max()), played["seed"].nunique()
@@ -314,6 +323,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     played = compare(table, given.samplers, given.seeds, given.trials, given.pending)
+    if not given.objective:
+        played = pd.concat([played, others(given.folder / "samplers.csv", played)], ignore_index=True)
     text = table_text(table, played, given.pending)
     if given.rungs:
         curves = pd.read_csv(given.folder / "curves.csv")

@@ -60,7 +60,7 @@ def trials() -> pd.DataFrame:
     return canonical(pd.DataFrame(lines))
 
 
-def test_the_table_is_every_design_and_searches_end_with_its_front() -> None:
+def test_the_table_is_every_design_and_searches_end_with_its_front(tmp_path: Path) -> None:
     table = samplers.read(trials())
     assert table.space.distinct() == len(table.values) == 25
     assert table.errors.shape == (25, 2)
@@ -73,6 +73,12 @@ def test_the_table_is_every_design_and_searches_end_with_its_front() -> None:
     rows = [line.split(" |")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows == ["| sampler", "| ---", "| random", "| local", "| nsga2", "| nsga2 alone"], "both controls beside"
     assert "Reliability of the mean of 2 seeds: 0.9" in text
+
+    played.to_csv(tmp_path / "samplers.csv", index=False)
+    fewer = played[~played["sampler"].str.startswith("nsga2")]
+    kept = samplers.others(tmp_path / "samplers.csv", fewer)
+    assert set(kept["sampler"]) == {"nsga2", "nsga2 alone"}, "which are not played again"
+    assert samplers.others(tmp_path / "samplers.csv", fewer[fewer["seed"] < 2]).empty, "of other seeds they are not"
 
 
 def test_how_many_designs_it_takes() -> None:
