@@ -202,7 +202,8 @@ def needed(share: Array, target: float) -> float:
 
 
 def compare(table: Tabulated, samplers: Sequence[str], seeds: int, trials: int, pending: int) -> pd.DataFrame:
-    """One line a sampler, seed and number of designs: `share` of the hypervolume; and what it took beside trainings."""
+    """One line a sampler, seed and number of designs: `share` of the hypervolume, as precise as it is written; and what
+    it took beside trainings."""
     lines = []
     beside = [name for sampler in samplers for name in (sampler, sampler + ALONE)]
     for sampler in dict.fromkeys(["random", "local", *beside]):
@@ -212,7 +213,7 @@ def compare(table: Tabulated, samplers: Sequence[str], seeds: int, trials: int, 
             share = shares(table, asked)
             again = {"duplicates": asker.duplicates, "drawn": asker.drawn}
             lines += [
-                {"sampler": sampler, "seed": seed, "designs": at, "share": value, **again}
+                {"sampler": sampler, "seed": seed, "designs": at, "share": round(float(value), 6), **again}
                 for at, value in enumerate(share, start=1)
             ]
             print(f"\r{sampler}, seed {seed + 1} of {seeds}   ", end="", file=sys.stderr)
@@ -333,7 +334,7 @@ def main() -> int:
     print(text)
     if given.objective:
         return 0
-    lines = played.round({"share": 6}).to_csv(index=False, lineterminator="\n").encode()
+    lines = played.to_csv(index=False, lineterminator="\n").encode()
     files.replace_all(given.folder, {"samplers.md": text.encode(), "samplers.csv": lines, **render(played)})
     return 0
 

@@ -25,7 +25,7 @@ class Outputs:
 
     Attributes:
         right: (N,) whether the first guess was right.
-        loss: (N,) −log of the probability of the right class, float16.
+        loss: (N,) −log of the probability of the right class, float16: at most 65,504.
     """
 
     right: NDArray[np.bool_]
@@ -64,7 +64,7 @@ def joined(parts: Sequence[Sequence[NDArray[np.floating[Any]]]]) -> Outputs:
             whole_2B[:, number :: len(of_batch)] = part
         batches.append(whole_2B)
     whole_2N = np.concatenate(batches, axis=1)
-    return Outputs(whole_2N[0] > 0, whole_2N[1].astype(np.float16))
+    return Outputs(whole_2N[0] > 0, np.minimum(whole_2N[1], np.finfo(np.float16).max).astype(np.float16))
 
 
 def file_bytes(packed: Mapping[str, bytes], images: int | None) -> bytes:

@@ -116,7 +116,7 @@ def notes(table: Table) -> list[str]:
 
 
 def _images(table: Table) -> str:
-    if table.train_images is None:  # of an earlier lab
+    if table.train_images is None or table.validation_images is None:  # of an earlier lab
         return ""
     held_out = f"{table.validation_images:,} more are held out for validation (data.validation=0 trains on them, too)"
     return f"Trained on {table.train_images:,} images" + (f"; {held_out}." if table.validation_images else ".")

@@ -18,6 +18,7 @@ from senet_lab.config import Data, UserError
 from senet_lab.models.se import SEBlock
 from senet_lab.training import classes
 from senet_lab.training import data as images
+from senet_lab.training.faults import NetworkError, first_line
 from senet_lab.training.lit import SENet
 from senet_lab.training.transforms import channels_of, in_files
 
@@ -108,8 +109,8 @@ def load(path: Path, own: Collection[str] = ()) -> SENet:
             module = SENet(**settings)
         module.load_state_dict(saved["state_dict"])
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"the network of {path} cannot be built again: {reason}") from error
+        cause = error.__cause__ if isinstance(error, NetworkError) else error
+        raise UserError(f"the network of {path} cannot be built again: {first_line(cause)}") from error
     said = saved.get("images")
     module.images = dict(said) if isinstance(said, Mapping) else {}
     return module
