@@ -64,10 +64,15 @@ import multiprocessing, os
 from senet_lab import models
 
 def network(num_classes, in_channels):
+    made = models.create("resnet8", None, num_classes, in_channels=in_channels, seed=0)
     if "worker" in multiprocessing.current_process().name:
+        made.register_forward_pre_hook(count)
+    return made
+
+def count(made, images):
+    if made.training:  # in the one step of a trial of NOTHING
         with open(os.environ["COUNTED"], "a") as file:
             file.write(f"{os.getpid()}\\n")
-    return models.create("resnet8", None, num_classes, in_channels=in_channels, seed=0)
 """
 NOTHING = ("recipe.epochs=1", "recipe.batch_size=16", "data.subset=16", "data.test_subset=16", "tracking=off")
 DRIVERS, WORKERS = 2, 2
