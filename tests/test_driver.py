@@ -361,7 +361,7 @@ def test_a_network_too_deep_for_the_images_is_refused(
 ) -> None:
     done = inside(own, monkeypatch, capsys, "backbone=nets:small", "se=null")
     assert done.code == 2
-    assert one_line(done.err, "nets:small on images of 1 × 8 × 8: RuntimeError: ", "Kernel size"), done.err
+    assert one_line(done.err, "nets:small: Sequential does not run on an image of 1 × 8 × 8: ", "Kernel size"), done.err
     assert not (own.folder / "results").exists()
 
 

@@ -186,7 +186,7 @@ def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool 
         net = plain(config, facts)
         ratios = {} if config.se is None else config.se.by_stage(models.stages_of(net))
         models.with_se(net, config.backbone, config.se)
-        cost = models.cost(net, input_size)
+        cost = cost_of(net, config.backbone, input_size)
         hidden = models.hidden_widths(net)
         network = models.fingerprint(net, input_size)
         code = models.code(
@@ -220,6 +220,16 @@ def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool 
         code,
         fusible,
     )
+
+
+def cost_of(net: torch.nn.Module, backbone: str, input_size: tuple[int, int, int]) -> Cost:
+    """Cost of a row's network. What is wrong with one of the user's own is said with its name."""
+    try:
+        return models.cost(net, input_size)
+    except ValueError as error:
+        if ":" not in backbone:
+            raise
+        raise ValueError(f"{backbone}: {error}") from error
 
 
 def paper_cost(config: Config, study: Study | None, paper_row: str, facts: DataFacts, cost: Cost) -> Cost | None:
