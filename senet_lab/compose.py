@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml.reader import ReaderError
 
 from senet_lab import config as fields
-from senet_lab.config import FAILURES, Config, Recipe, UserError, at_home, fault_of, storage_in
+from senet_lab.config import FAILURES, METRICS, Config, Recipe, UserError, at_home, fault_of, storage_in
 from senet_lab.labels import Composed, differences, label, plain_name, quoted
 from senet_lab.selection import as_asked, named_recipes, networks
 
@@ -39,6 +39,7 @@ PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe", "executor")  # chosen by name from conf/
 STUDIES = {"ablation": "study", "search": "search"}  # chosen by name from sweeps/, and the key that each sets
 EVERY_STUDY = "ablation=all"
+MOST_SEEDS = 200  # looks at a row
 
 EXAMPLES = """\
 python -m senet_lab.run                              train one network: SE-ResNet-8 on the digits
@@ -291,6 +292,7 @@ def check_values(config: Config) -> None:
         "executor.name": (executor.name, ("local", "ray")),
         "tracking": (config.tracking, ("offline", "online", "off", "auto")),
         "failures": (config.failures, FAILURES),
+        "metric": (config.metric, METRICS),
         "training.keep": (training.keep, ("none", "last")),
         "training.outputs": (training.outputs, ("on", "off")),
         "training.precision": (training.precision, ("32-true", "bf16-mixed", "16-mixed", "auto")),
@@ -308,8 +310,10 @@ def check_values(config: Config) -> None:
         if word not in known:
             raise UserError(f"{key}: there is no '{word}'; there are {', '.join(known)}")
     tiny, endless = 1e-9, 1e9
+    check_seeds(config)
     bounds: dict[str, tuple[float, float, float]] = {
-        "seeds": (1 if config.seeds is None else config.seeds, 1, 10_000),
+        "seeds": (1 if config.seeds in (None, "settle") else config.seeds, 1, 10_000),
+        "margin": (1 if config.margin is None else config.margin, tiny, 100),
         "data.size": (config.data.size, 1, 10_000),
         "data.workers": (config.data.workers, 0, 1_000),
         "executor.threads": (executor.threads, 1, 1_000),
@@ -357,6 +361,24 @@ def check_values(config: Config) -> None:
     for key, name in ((key, node.name) for key in STUDIES.values() if (node := getattr(config, key)) is not None):
         if not name or name.startswith(".") or plain_name(name) != name:
             raise UserError(f"{key}.name: '{name}' is not a word of letters, digits and -_.=+")
+
+
+def check_seeds(config: Config) -> None:
+    """A UserError for seeds that no study can have."""
+    seeds, settle = config.seeds, config.settle
+    if seeds is not None and seeds != "settle" and (isinstance(seeds, bool) or not isinstance(seeds, int)):
+        raise UserError(f"seeds={seeds}: there are a number of seeds, and settle")
+    if seeds != "settle":
+        return
+    if config.search or config.study is None:
+        raise UserError("seeds=settle is for an ablation, whose rows are compared; here are none")
+    if len(config.study.rows) < 2:
+        raise UserError(f"seeds=settle compares rows, and {config.study.name} has one")
+    if not MOST_SEEDS >= settle.max >= settle.min >= 3:
+        raise UserError(
+            f"settle.min={settle.min} settle.max={settle.max}: a row has at least 3 seeds at its first look, and as "
+            f"many or more, up to {MOST_SEEDS}, at its last"
+        )
 
 
 def plainly(error: Exception) -> str:

@@ -360,6 +360,22 @@ class Search:
 
 
 @dataclass
+class Settle:
+    """How many seeds `seeds=settle` may spend on a row.
+
+    Attributes:
+        min: seeds at the first look, at least 3.
+        max: seeds at the last look.
+        name: of this plan. The words of a plan are kept with the records, and go on with it; other words on the same
+            rows are a plan of another name, which begins with the first seed that nobody has seen.
+    """
+
+    min: int = 3
+    max: int = 20
+    name: str = ""
+
+
+@dataclass
 class Budget:
     """What a design of a search may cost at most: a number, or `1.05x` the plain network's; null is without limit.
 
@@ -375,6 +391,7 @@ class Budget:
 
 
 FAILURES = ("untested", "chance")  # what a failed trial is in a table
+METRICS = ("error", "loss")  # what verdicts are about
 
 
 @dataclass
@@ -389,6 +406,12 @@ class Config:
         search: a search.
         budget: what a design of a search may cost.
         seeds: how many seeds (0, 1, …); null takes 3 in an ablation, and 1 in a search or for a single network.
+            `settle` adds seeds to each row of an ablation until its verdict is in, and looks after each of them.
+        settle: how many seeds that may take.
+        metric: what verdicts are about: the `error` of the test images (percent), or their mean `loss` (−log p of the
+            right class, nats), which is finer than counted errors and often settles sooner. Changes no training.
+        margin: the smallest difference that matters, in points (of the loss: nats). A row that is shown to differ by
+            less is *equivalent*; null has no such verdict. To be decided before training, which it does not change.
         plan: print what would be trained, and stop.
         retry: train trials again that are recorded as failed.
         max_failures: a study, or a search, of which so many trials have failed and none has ended well is stopped, with
@@ -413,7 +436,10 @@ class Config:
     study: Study | None = None
     search: Search | None = None
     budget: Budget = field(default_factory=Budget)
-    seeds: int | None = None
+    seeds: Any = None
+    settle: Settle = field(default_factory=Settle)
+    metric: str = "error"
+    margin: float | None = None
     plan: bool = False
     retry: bool = False
     max_failures: int | None = 10

@@ -16,7 +16,7 @@ from senet_lab.selection import networks
 
 # Fields that change no result, so that tables are not filed apart by them.
 IDLE = re.compile(
-    r"backbone|seeds|plan|retry|max_failures|failures|tracking|results|storage|executor\..*"
+    r"backbone|seeds|settle\..*|metric|margin|plan|retry|max_failures|failures|tracking|results|storage|executor\..*"
     r"|training\.(device|keep|outputs)|data\.(name|root|identity|download|workers)|recipe\.name"
     r"|search\.(name|title|trials|confirm)"
 )

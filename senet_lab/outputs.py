@@ -7,6 +7,7 @@ image); a study's as `outputs.npz`. Images stand in the fixed order of their dat
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,11 @@ class Outputs:
             raise ValueError(f"{len(data)} bytes are not the outputs of any number of images")
         right = np.unpackbits(np.frombuffer(data, np.uint8, bits), count=images).astype(bool)
         return cls(right, np.frombuffer(data, "<f2", offset=bits).astype(np.float16))
+
+
+def digest(packed: bytes) -> str:
+    """What tells a trial's outputs from any others: of other images, or in another order."""
+    return hashlib.sha256(packed).hexdigest()[:12]
 
 
 def joined(parts: Sequence[Sequence[NDArray[np.floating[Any]]]]) -> Outputs:

@@ -23,6 +23,7 @@ RATIO = "+ablation=ratio"
 NOT_BETWEEN = "is not between"
 
 # What was typed, the exit code, and words that the one line must have.
+SEEDS = {"x": "x", "1.5": "1.5", "true": "True", "": ""}  # words, and how they are read
 BAD: list[tuple[str, str]] = [
     # words that are none
     ("ratio", "'ratio' is not of the form key=value; for a study write +ablation=NAME"),
@@ -84,7 +85,12 @@ BAD: list[tuple[str, str]] = [
     ("se.excitation=swish", "'swish' is not one of sigmoid, softmax, tanh, relu"),
     # numbers
     *((f"seeds={word}", f"seeds={word} {NOT_BETWEEN} 1 and 10000") for word in ("0", "-1", "10001", "1" + 20 * "0")),
-    *((f"seeds={word}", "seeds: Value ") for word in ("x", "1.5", "true", "")),
+    *((f"seeds={word}", f"seeds={said}: there are a number of seeds, and settle") for word, said in SEEDS.items()),
+    ("seeds=settle", "seeds=settle is for an ablation"),
+    (f"{RATIO} seeds=settle settle.min=2", "settle.min=2 settle.max=20: a row has at least 3 seeds"),
+    (f"{RATIO} seeds=settle settle.max=2", "settle.min=3 settle.max=2: "),
+    *((f"{RATIO} margin={word}", f"margin={word}.0 is not between 1e-09 and 100") for word in ("0", "-1", "101")),
+    (f"{RATIO} metric=accuracy", "metric: there is no 'accuracy'; there are error, loss"),
     ("data.size=0", NOT_BETWEEN),
     ("data.size=x", "data.size: Value 'x'"),
     ("data.size=32", "data.size=32: the images of digits have 8 pixels"),

@@ -19,16 +19,21 @@ Nothing here depends on the variance, and a stop for another reason than the bou
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
+from senet_lab.reports.statistics import standard_deviation
+
 Array = NDArray[np.float64]
 
 CELLS = 400  # of the quadrature: boundaries are right to 0.1%
+HOPELESS = 0.1  # chance of a verdict below which no more seeds are spent on a row
 
 
 @lru_cache(maxsize=64)
@@ -107,3 +112,73 @@ def t_of(r: ArrayLike, n: int) -> Array:
 def r_of(t: float, n: int) -> float:
     """R of n values whose t statistic is `t`."""
     return t / math.sqrt(n - 1 + t * t)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where the looks at one row's differences from its baseline end.
+
+    Attributes:
+        n: seeds that were looked at.
+        word: "better", "worse", "equivalent" or "open".
+        bound: what |t| had to exceed at this look, for a difference.
+        inner: what t had to exceed at this look on either side of the margin, for equivalence.
+        level: of a two-sided t-test of n seeds with that bound: what was left to this look, far below that of all.
+    """
+
+    n: int
+    word: str
+    bound: float
+    inner: float
+    level: float
+
+
+def follow(
+    differences: ArrayLike, alpha: float, least: int, most: int, margin: float | None = None, step: float = 0.0
+) -> Stop | None:
+    """Look at differences seed by seed, in their order, until a verdict is in.
+
+    A row is *better* or *worse* when |t| exceeds its boundary, and *equivalent* when both one-sided tests against the
+    margin exceed theirs, which have as much to spend again; equivalent where both hold, because the difference is then
+    known to be too small to matter. It stays *open* at the last look, and where the seeds that are left have less than
+    HOPELESS of a chance to settle it, by what the seeds so far tell. That stop only lowers the false alarms.
+
+    Args:
+        differences: row − baseline, in the order of the seeds.
+        alpha: false alarms that this row may have over all its looks.
+        least, most: seeds at the first look and at the last one.
+        margin: smallest difference that matters; None has no equivalence.
+        step: what one test image weighs (`statistics`), the floor of the variance.
+
+    Returns:
+        The first stop, or None where a further seed is needed.
+    """
+    d = np.asarray(differences, dtype=float)
+    outer, inner = boundaries(alpha, least, most), boundaries(alpha, least, most, sides=1)
+    for n in range(least, min(len(d), most) + 1):
+        mean, spread = float(d[:n].mean()), float(standard_deviation(d[:n], step))
+        error, at = spread / math.sqrt(n), n - least
+        stop = functools.partial(
+            Stop, n, bound=outer[at], inner=inner[at], level=2 * float(stats.t.sf(outer[at], n - 1))
+        )
+        if margin is not None and margin - abs(mean) > inner[at] * error:
+            return stop(word="equivalent")
+        if abs(mean) > outer[at] * error:
+            return stop(word="better" if mean < 0 else "worse")
+        if n == most or chance(mean, spread, n, most, outer[-1], inner[-1], margin) < HOPELESS:
+            return stop(word="open")
+    return None
+
+
+def chance(
+    mean: float, spread: float, n: int, most: int, outer: float, inner: float, margin: float | None = None
+) -> float:
+    """Probability that the last look settles a row of which n seeds are known: the mean of all seeds, seen from n of
+    them, is Student's around theirs, with the variance spread² (1/n − 1/most)."""
+    if spread == 0:
+        return 1.0  # settled by any look
+    error = spread / math.sqrt(most)
+    ahead = stats.t(n - 1, loc=mean, scale=spread * math.sqrt(1 / n - 1 / most))
+    shown = float(ahead.sf(outer * error) + ahead.cdf(-outer * error))
+    room = 0.0 if margin is None else max(0.0, margin - inner * error)
+    return shown + float(ahead.cdf(room) - ahead.cdf(-room))

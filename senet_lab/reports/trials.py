@@ -56,9 +56,18 @@ LATER: dict[str, str] = {
     "study_rows": "int",  # rows of the study, also of those that were not asked for (`study.only`)
     "study_tests": "int",  # networks among them that are compared with another one
     "failures": "text",  # what a failed trial is: `failures` of the configuration
+    "test_loss": "float",  # −log p of the right class, mean over the test images
+    "outputs": "text",  # digest of what it made of each test image (`outputs.npz`); empty where that was not kept
+    "metric": "text",  # what verdicts are about, error or loss (`aim`)
+    "margin": "float",  # smallest difference that matters; empty where nobody said
+    "settle_min": "int",  # seeds of a row at its first look; empty where their number was fixed
+    "settle_max": "int",  # and at its last one
+    "first_seed": "int",  # those before it had been seen when the study was planned
+    "earlier_plans": "text",  # names of such plans on these rows
 }
+OF_A_TRIAL = ("test_loss", "outputs")  # of these; the others have one value in a table
 NOT_EMPTY = ("study", "row", "seed", "status", "data", "backbone", "recipe")
-ONE_VALUE = ("study", "paper_table", "test_images", *LATER)  # in one table
+ONE_VALUE = ("study", "paper_table", "test_images", *(name for name in LATER if name not in OF_A_TRIAL))
 SETTING = ("data", "backbone", "recipe", "epochs")  # the same for a row and its baseline
 STATUSES = ("done", "failed")
 PARTIAL = re.compile(r"Partial \((\d+ of \d+ trials)\): ")  # begins the title of a study that was stopped

@@ -7,19 +7,26 @@ with the same bytes; `runs.csv` holds what is measured once (time, memory, host)
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
+from senet_lab import outputs
 from senet_lab.reports.curves import of_records
 from senet_lab.studies.plan import Cell, Plan
 
 Records = dict[str, dict[str, Any]]
 
 
-def trials(plan: Plan, records: Records) -> pd.DataFrame:
-    """One line a row and seed: outcome, cost and what was trained."""
-    return pd.DataFrame([trial(plan, cell, records[cell.trial_id]) for cell in by_row(plan)])
+def trials(plan: Plan, records: Records, packed: Mapping[str, bytes] = MappingProxyType({})) -> pd.DataFrame:
+    """One line a row and seed: outcome, cost and what was trained.
+
+    Args:
+        packed: trial id → its outputs, of those that have them.
+    """
+    return pd.DataFrame([trial(plan, cell, records[cell.trial_id], packed) for cell in by_row(plan)])
 
 
 def by_row(plan: Plan) -> list[Cell]:
@@ -27,7 +34,9 @@ def by_row(plan: Plan) -> list[Cell]:
     return sorted(plan.cells, key=lambda cell: (order[cell.row.label], cell.seed))
 
 
-def trial(plan: Plan, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
+def trial(
+    plan: Plan, cell: Cell, record: dict[str, Any], packed: Mapping[str, bytes] = MappingProxyType({})
+) -> dict[str, Any]:
     study, row, config = plan.config.study, cell.row, cell.row.config
     metrics = record.get("metrics", {})
     return {
@@ -64,6 +73,9 @@ def trial(plan: Plan, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
         "study_rows": plan.study_rows,
         "study_tests": plan.study_tests,
         "failures": plan.config.failures,
+        "test_loss": metrics.get("test_loss"),
+        "outputs": outputs.digest(packed[cell.trial_id]) if cell.trial_id in packed else "",
+        **plan.aim.columns(),
     }
 
 

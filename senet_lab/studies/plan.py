@@ -14,6 +14,7 @@ from rich.table import Table
 from senet_lab.config import Config, UserError
 from senet_lab.counting import duration
 from senet_lab.labels import Composed
+from senet_lab.reports.aim import Aim
 from senet_lab.studies import family
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
@@ -46,6 +47,7 @@ class Plan:
         outdated: first cell and id of trials that an earlier version has recorded, and that are to be trained again,
             because they may be others than their ids told.
         whole: how many trials the study has, where this is a part of it (`part`); 0 where it is all of it.
+        aim: what its verdicts are about.
     """
 
     config: Config
@@ -59,6 +61,7 @@ class Plan:
     study_tests: int | None = None
     outdated: list[tuple[Cell, str]] = field(default_factory=list)
     whole: int = 0
+    aim: Aim = field(default_factory=Aim)
 
     @property
     def title(self) -> str:
@@ -125,7 +128,8 @@ def make(composed: Composed) -> Plan:
             spec = replace(like, seed=seed)
             cells.append(Cell(row, seed, spec, spec.trial_id))
     whole = family.size(composed, rows, missing, facts, device) if config.study else (None, None)
-    return Plan(config, facts, rows, device, cells, {}, missing, *whole)
+    aim = Aim(config.metric, config.margin)
+    return Plan(config, facts, rows, device, cells, {}, missing, study_rows=whole[0], study_tests=whole[1], aim=aim)
 
 
 def look_up(plan: Plan, store: Store) -> Plan:

@@ -144,13 +144,14 @@ def write(composed: Composed, study: plan.Plan, records: dict[str, Record], stor
     from senet_lab.reports import tables  # what draws and tests takes long to import: training begins before it
 
     folder = folder_of(composed)
-    trials = outcome.trials(study, records)
+    packed = store.outputs(study.trials)
+    trials = outcome.trials(study, records, packed)
     if not (trials["status"] == DONE).any():
         reasons = trials["reason"].value_counts()
         raise RunError(f"every trial failed: {reasons.index[0]}")
     try:
         kept = aside.make_room(folder, study.trials)
-        left = (outcome.runs(study, records), outcome.curves(trials, records), store.outputs(study.trials))
+        left = (outcome.runs(study, records), outcome.curves(trials, records), packed)
         written = tables.write(folder, trials, *left)
     except (OSError, ValueError) as error:
         raise RunError(f"the table cannot be written to {folder}: {error}") from error
