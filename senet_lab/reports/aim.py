@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,10 @@ class Aim:
     def unit(self) -> str:
         """Of the metric's differences."""
         return UNITS[self.metric]
+
+    def guessing(self, classes: int) -> float:
+        """What a training that only guesses comes to."""
+        return 100 * (1 - 1 / classes) if self.metric == "error" else math.log(classes)
 
     def columns(self) -> dict[str, Any]:
         """As the columns of `trials.csv`."""

@@ -48,13 +48,20 @@ class Mirror:
         self.first = 0 if plan.facts.validation else 1  # the objective that it begins with
         # Rows are Optuna's categories, which it fixes for good: other rows under the same name are another study. So
         # are rows that train something else.
-        told = [(cell.row.label, cell.trial_id) for cell in plan.cells if cell.seed == 0]
+        first = min((cell.seed for cell in plan.cells), default=0)
+        told = [(cell.row.label, cell.with_seed(0).trial_id) for cell in plan.cells if cell.seed == first]
         self.name = f"{name} ({short_hash(repr(told))})"
         self.study: optuna.Study | None = None
         # Of a study of thousands of trials, what is here and what is not yet is too much to look through at each one.
         self.here: set[Key] = set()
         self.read = 0  # trials of the Optuna study that are in `here`
         self.lacking = plan.cells
+
+    def grow(self, plan: Plan) -> None:
+        """The plan has more cells than before, or fewer."""
+        there = {cell.trial_id for cell in self.plan.cells}
+        self.lacking += [cell for cell in plan.cells if cell.trial_id not in there]
+        self.plan = plan
 
     def update(self, records: dict[str, Record], patience: float = 0.0) -> None:
         """Add the trials that the Optuna study lacks, one driver at a time.

@@ -109,6 +109,11 @@ class Cell:
     spec: Spec
     trial_id: str
 
+    def with_seed(self, seed: int) -> Cell:
+        """The same row with another seed."""
+        spec = replace(self.spec, seed=seed)
+        return Cell(self.row, seed, spec, spec.trial_id)
+
 
 def make(composed: Composed) -> Plan:
     """Build and check the study; nothing is known of its records yet.
@@ -117,18 +122,16 @@ def make(composed: Composed) -> Plan:
         UserError: whatever is wrong with the study, before anything is trained or written.
     """
     config = composed.config
-    seeds = config.seeds or (3 if config.study else 1)
+    settles = config.seeds == "settle"
+    seeds = config.settle.min if settles else config.seeds or (3 if config.study else 1)
     facts = images.facts(config.data)
     rows, missing = study_rows.build(composed, facts)
     device = device_of(config.training.device, config.executor.gpus_per_trial)
-    first = [row.spec(facts, 0, device) for row in rows]
-    cells = []
-    for seed in range(seeds):
-        for row, like in zip(rows, first, strict=True):
-            spec = replace(like, seed=seed)
-            cells.append(Cell(row, seed, spec, spec.trial_id))
+    specs = [(row, row.spec(facts, 0, device)) for row in rows]
+    first = [Cell(row, 0, spec, spec.trial_id) for row, spec in specs]
+    cells = [cell.with_seed(seed) for seed in range(seeds) for cell in first]
     whole = family.size(composed, rows, missing, facts, device) if config.study else (None, None)
-    aim = Aim(config.metric, config.margin)
+    aim = Aim(config.metric, config.margin, *(settles * (config.settle.min, config.settle.max)))
     return Plan(config, facts, rows, device, cells, {}, missing, study_rows=whole[0], study_tests=whole[1], aim=aim)
 
 

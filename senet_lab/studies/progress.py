@@ -89,6 +89,7 @@ class Progress:
         self.total = len(plan.trials) + len(self.unasked)
         self.done = len(plan.trials) - len(plan.todo)
         self.expected = dict(expectation.seconds)
+        self.rows = {cell.row.label: expectation.seconds.get(cell.trial_id, 0.0) for cell in reversed(plan.todo)}
         self.workers = workers
         self.console = console
         self.running: dict[str, Running] = {}
@@ -118,6 +119,14 @@ class Progress:
             self.keys[cell.trial_id] = pace_key(cell.spec.config())
         del self.unasked[len(self.unasked) - recorded :]
         self.done += recorded
+
+    def grow(self, cells: list[Cell]) -> None:
+        """Rows whose verdicts are open have asked for these cells: each takes what others of its row take."""
+        for cell in cells:
+            self.rows.setdefault(cell.row.label, 0.0)
+            self.expected[cell.trial_id] = self.rows[cell.row.label]
+            self.keys[cell.trial_id] = pace_key(cell.spec.config())
+        self.total += len(cells)
 
     def start(self, cell: Cell) -> None:
         self.running[cell.trial_id] = Running(cell)

@@ -347,6 +347,16 @@ class Store:
                 found[record["trial_id"]] = record
         return {trial_id: found[trial_id] for trial_id in wanted if trial_id in found}
 
+    def known(self, trial_ids: Iterable[str]) -> set[str]:
+        """Those of the trials that have ended."""
+        if self.empty:
+            return set()
+        wanted, found = list(trial_ids), set()
+        for start in range(0, len(wanted), 500):
+            ours = (records.c.trial_id.in_(wanted[start : start + 500]), records.c.state.in_((DONE, FAILED)))
+            found |= {row.trial_id for row in self.rows(sa.select(records.c.trial_id).where(*ours))}
+        return found
+
     def latest(self, count: int) -> list[Record]:
         """The records of the trials that were finished last, the newest first; raises as `read` does."""
         return self.ended(records.c.state == DONE, count)

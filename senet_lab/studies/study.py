@@ -15,7 +15,7 @@ from senet_lab.compose import compose
 from senet_lab.config import Config, RunError, UserError, fault_of
 from senet_lab.labels import Composed
 from senet_lab.reports import aside
-from senet_lab.studies import clock, driver, outcome, plan
+from senet_lab.studies import clock, driver, outcome, plan, settling
 from senet_lab.studies.executors import Ready, ready, sharing
 from senet_lab.studies.mirror import Mirror
 from senet_lab.studies.progress import Progress
@@ -37,7 +37,7 @@ def run(studies: list[Composed]) -> int:
         from senet_lab.studies import search_run  # takes from this module what every study does
 
         return search_run.run(studies[0], console)
-    plans = [plan.make(study) for study in studies]
+    plans, folders = [plan.make(study) for study in studies], [folder_of(study) for study in studies]
     missing = absence(config)
     if missing and not config.plan:
         raise missing
@@ -45,24 +45,27 @@ def run(studies: list[Composed]) -> int:
         check_writable(Path(config.results))
     store = Store(config.storage, create=not config.plan)
     if config.retry and not config.plan:
-        recorded = [plan.look_up(each, store).recorded for each in plans]
+        recorded = [settling.look_at(each, store).recorded for each in settling.placed(plans, folders, store)]
         store.forget(trial_id for records in recorded for trial_id in records if records[trial_id]["state"] == FAILED)
-    plans = [plan.look_up(each, store) for each in plans]
+    plans = [settling.look_at(each, store) for each in settling.placed(plans, folders, store)]
     whole = plan.together(plans)
     with ready(config, whole.device, idle=not whole.todo) as executor:
         workers = min(executor.room, max(1, len(whole.todo)))
         expectation = clock.expect(whole, store)
         for each in plans:
             plan.show(each, console)
-        for study, each in zip(studies, plans, strict=True):
-            said = aside.announced(Path(config.results) / study.folder, each.trials)
+        for folder, each in zip(folders, plans, strict=True):
+            said = aside.announced(folder, each.trials)
             console.print(said, style="yellow", soft_wrap=True) if said else None
+        settling.show(plans, expectation, workers, console)
         plan.show_total(whole, expectation, workers, console)
         plan.show_alarms(plans, console)
         if config.plan:
             if missing:
                 console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
             return 0
+        if settling.write_down(plans, folders, store):
+            raise RunError("another driver has begun the same plan at the same moment: start this one again")
         processes = workers * config.training.devices
         plan.check_room([cell.spec for cell in whole.todo], sharing(config.executor, whole.device, processes))
         train(studies, plans, whole, store, Progress(whole, expectation, workers, console), executor)
@@ -83,6 +86,8 @@ def train(
     mirrors = [Mirror(each, study.folder, store) for study, each in zip(studies, plans, strict=True)]
     trackers = [Tracker(config.tracking, results / "wandb", study.folder) for study in studies]
     records = dict(whole.recorded)
+    growing = settling.Growing(plans, records)
+    plans = growing.plans
 
     def cells(trial_id: str) -> Iterator[tuple[int, plan.Cell]]:
         """Number of a study and its cell, for each study that the trial belongs to."""
@@ -93,6 +98,13 @@ def train(
     def epoch(cell: plan.Cell, entry: Record) -> None:
         number, own = next(cells(cell.trial_id))
         trackers[number].epoch(own, entry)
+
+    def more() -> list[plan.Cell]:
+        cells = growing.more()
+        for mirror, each in zip(mirrors, plans, strict=True):
+            mirror.grow(each)
+        progress.grow(cells)
+        return cells
 
     def ended(cell: plan.Cell, record: Record) -> None:
         records[cell.trial_id] = record
@@ -109,15 +121,16 @@ def train(
                 trackers[number].trial(own, record)
         pool = executor.pool(progress.workers)
         with progress:
-            records = driver.train(whole, store, pool, progress, results / "checkpoints", epoch, ended)
+            driver.train(whole, store, pool, progress, results / "checkpoints", epoch, ended, more)
         for mirror in mirrors:
             mirror.update(records, patience=30)
+    plans = [settling.finished(each, records) for each in plans]
     for study, each, tracker in zip(studies, plans, trackers, strict=True):
         folder = write(study, each, records, store, progress.console)
         tracker.table(folder / "table.csv", folder / "figure.png")
     plan.show_alarms(plans, progress.console)
     if config.training.keep == "last":
-        say_weights(whole, records, results / "checkpoints", store, progress.console)
+        say_weights(plan.together(plans), records, results / "checkpoints", store, progress.console)
 
 
 def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, store: Store, console: Console) -> None:
@@ -190,7 +203,8 @@ def table_from_store(words: list[str], partial: bool = False) -> None:
     """
     composed = compose(words)
     store = Store(composed.config.storage, create=False)
-    study = plan.look_up(plan.make(composed), store)
+    (placed,) = settling.placed([plan.make(composed)], [folder_of(composed)], store)
+    study = settling.look_at(placed, store)
     if study.todo and not (partial and study.recorded):
         raise UserError(
             f"{store.name} has {len(study.recorded)} of the {len(study.trials)} trials of {composed.folder}; "

@@ -1,0 +1,301 @@
+"""`seeds=settle`: a study trains seeds until its verdicts are in, and no longer.
+
+A plan stands in the store before its first training: the rows, the metric, the margin, the fewest and the most seeds,
+and the first one, which is the first that nobody has seen. Which trainings a study needs next follows from the records
+alone: seeds are looked at in their order (`reports.sequential.follow`), whoever has trained them and whenever, so that
+workers, interruptions and other drivers change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from senet_lab.config import UserError
+from senet_lab.counting import duration
+from senet_lab.reports.aim import Aim
+from senet_lab.reports.trials import read_cells
+from senet_lab.studies.clock import Expectation
+from senet_lab.studies.mirror import short_hash
+from senet_lab.studies.plan import Cell, Plan, look_up, say
+from senet_lab.studies.store import FAILED, Record, Store, notes
+
+NOTE = "settle"  # begins the names of plans in the store
+BLOCK = 50  # seeds that are looked up at once
+SAME = ("metric", "margin", "least", "most")  # of a plan that goes on
+
+
+def placed(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list[Plan]:
+    """The plans with their first seeds: those that stand in the store as they were begun, all others from the first
+    seed that no record or table of their rows has.
+
+    Args:
+        plans: of studies, settling or not.
+        folders: where the table of each is, or would be.
+
+    Raises:
+        UserError: a study that was begun as another plan.
+    """
+    noted = {name: json.loads(text) for name, text in store.noted(notes.c.name.like(f"{NOTE} %")).items()}
+    found, fresh = list(plans), []
+    for number, plan in enumerate(plans):
+        if not plan.aim.settles:
+            continue
+        if note := noted.get(name_of(plan)):
+            check_same(plan, note)
+            found[number] = from_note(plan, note)
+        else:
+            fresh.append(number)
+    first = max((unseen(plans[number], folders[number], store) for number in fresh), default=0)
+    for number in fresh:
+        mine = set(identities(plans[number]).values())
+        earlier = [title(note) for note in noted.values() if mine & set(note["rows"].values())]
+        aim = replace(plans[number].aim, first=first, earlier="; ".join(sorted(earlier)))
+        found[number] = started(replace(plans[number], aim=aim))
+    return found
+
+
+def write_down(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> bool:
+    """Note the plans that are not noted yet, before the first training; whether another driver has just noted one with
+    another first seed."""
+    late = False
+    for plan, folder in zip(plans, folders, strict=True):
+        if plan.aim.settles:
+            where = "/".join(folder.parts[-3:])
+            note = {"study": where, "name": plan.config.settle.name, "rows": identities(plan), **asdict(plan.aim)}
+            late |= store.note_once(name_of(plan), note)["first"] != plan.aim.first
+    return late
+
+
+def name_of(plan: Plan) -> str:
+    """What a plan is noted under: its rows, whatever they are called, and its name."""
+    rows = identities(plan)
+    compared = sorted((rows[row.label], rows[row.baseline]) for row in plan.rows)
+    return f"{NOTE} {short_hash(repr(compared))} {plan.config.settle.name}".strip()
+
+
+def identities(plan: Plan) -> dict[str, str]:
+    """Label → the id of the row's training with seed 0, which tells what it trains."""
+    return {label: each.with_seed(0).trial_id for label, each in likes(plan).items()}
+
+
+def check_same(plan: Plan, note: dict[str, Any]) -> None:
+    """A UserError unless the plan is the one that was noted."""
+    if any(getattr(plan.aim, key) != note[key] for key in SAME):
+        name = plan.config.settle.name
+        raise UserError(
+            f"seeds=settle: these rows were planned as {title(note)} before they were trained, which other words do not "
+            f"change; settle.name={'another' if name else 'NAME'} plans anew, from a seed that nobody has seen"
+        )
+
+
+def title(note: dict[str, Any]) -> str:
+    """What a plan is called in a line."""
+    margin = "" if note["margin"] is None else f" margin={note['margin']:g}"
+    seeds = f"settle.min={note['least']} settle.max={note['most']}, seeds from {note['first']}"
+    named = f"{note['name']} of " if note["name"] else ""
+    return f"{named}{note['study']} (metric={note['metric']}{margin} {seeds})"
+
+
+def from_note(plan: Plan, note: dict[str, Any]) -> Plan:
+    aim = replace(plan.aim, first=note["first"], earlier=note["earlier"])
+    return started(replace(plan, aim=aim))
+
+
+def started(plan: Plan) -> Plan:
+    """The plan with the cells of its first look."""
+    seeds, rows = range(plan.aim.first, plan.aim.first + plan.aim.least), likes(plan).values()
+    return replace(plan, cells=[each.with_seed(seed) for seed in seeds for each in rows])
+
+
+def likes(plan: Plan) -> dict[str, Cell]:
+    """Label → a cell of its row."""
+    found = {each.row.label: each for each in plan.cells}
+    return {row.label: found[row.label] for row in plan.rows}
+
+
+def unseen(plan: Plan, folder: Path, store: Store) -> int:
+    """The first seed such that neither it nor a later one is in a record of these rows, or in the table of them in
+    the folder."""
+    path, shown = folder / "trials.csv", set()
+    if path.is_file():
+        try:
+            shown = set(read_cells(path)["trial_id"])
+        except (ValueError, KeyError):  # damaged: it is moved aside, and what it had is in the store
+            shown = set()
+    rows = likes(plan).values()
+    first, start = 0, 0
+    while True:
+        ids = {each.with_seed(seed).trial_id: seed for seed in range(start, start + BLOCK) for each in rows}
+        seen = [ids[trial_id] for trial_id in (shown & ids.keys()) | store.known(ids)]
+        if not seen:
+            return first
+        first, start = max(seen) + 1, start + BLOCK
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is needed next
+
+
+def look_at(plan: Plan, store: Store) -> Plan:
+    """`plan.look_up`; of a settling plan, with all cells that the records so far ask for."""
+    if not plan.aim.settles:
+        return look_up(plan, store)
+    recorded = store.read(plan.trials)
+    while more := further(plan, recorded):
+        plan = replace(plan, cells=[*plan.cells, *more])
+        recorded |= store.read(each.trial_id for each in more)
+    return look_up(plan, store)
+
+
+def further(plan: Plan, records: dict[str, Record], ahead: int = 0) -> list[Cell]:
+    """The cells that the plan lacks for the next look at each open row; `ahead` of it by so many seeds where a worker
+    would be idle otherwise: these are kept, and looked at in their turn or not at all."""
+    wanted, first = needs(plan, records, ahead), plan.aim.first
+    there = {(each.row.label, each.seed) for each in plan.cells}
+    return [
+        each.with_seed(seed)
+        for seed in range(first, first + max(need.seeds for need in wanted.values()))
+        for label, each in likes(plan).items()
+        if seed < first + wanted[label].seeds and (label, seed) not in there
+    ]
+
+
+def finished(plan: Plan, records: dict[str, Record]) -> Plan:
+    """The plan with the seeds alone that were looked at."""
+    if not plan.aim.settles:
+        return plan
+    wanted = needs(plan, records)
+    cells = [each for each in plan.cells if each.seed < plan.aim.first + wanted[each.row.label].seeds]
+    return replace(plan, cells=cells, recorded={each.trial_id: records[each.trial_id] for each in cells})
+
+
+class Need(NamedTuple):
+    """How many seeds a row needs as far as the records tell, and whether it may need more."""
+
+    seeds: int
+    open: bool
+
+
+def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, Need]:
+    """Label → what its row needs: the seeds up to its stop, or up to its next look. A baseline needs as many as the row
+    that needs most."""
+    aim = plan.aim
+    ids = {(each.row.label, each.seed): each.trial_id for each in plan.cells}
+    found = {row.label: Need(aim.least, open=False) for row in plan.rows}
+    for row in plan.rows:
+        names = (row.label, row.baseline)
+        if ids[row.label, aim.first] == ids[row.baseline, aim.first]:  # a baseline, or another name of it
+            continue
+        pairs = []
+        for seed in range(aim.first, aim.first + aim.most):
+            pair = [records.get(ids.get((label, seed), "")) for label in names]
+            if None in pair:
+                break
+            pairs.append([outcome(plan, record) for record in pair if record is not None])
+        stop = stop_of(plan, pairs)
+        need = Need(stop, False) if stop else Need(min(aim.most, len(pairs) + 1 + ahead), True)
+        for label in names:
+            found[label] = Need(max(found[label].seeds, need.seeds), found[label].open or need.open)
+    return found
+
+
+def outcome(plan: Plan, record: Record) -> float | None:
+    """What a training says of the metric; None for one that failed, unless it counts as guessing."""
+    if record["state"] == FAILED:
+        return plan.aim.guessing(len(plan.facts.classes)) if plan.config.failures == "chance" else None
+    return float(record["metrics"][f"test_{plan.aim.metric}"])
+
+
+def stop_of(plan: Plan, pairs: Sequence[Sequence[float | None]]) -> int | None:
+    """After how many seeds a row has its verdict; None where it has none yet.
+
+    Args:
+        pairs: what the row and its baseline came to, seed by seed.
+    """
+    failed = next((number for number, pair in enumerate(pairs, start=1) if None in pair), None)
+    if failed is not None:  # the row is not tested, however many seeds follow
+        return max(failed, plan.aim.least) if len(pairs) >= plan.aim.least else None
+    differences = tuple(mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None)
+    return followed(differences, plan.aim, max(1, plan.study_tests or 0), plan.facts.test)
+
+
+@lru_cache(maxsize=4096)  # each row is asked about whenever a worker is free
+def followed(differences: tuple[float, ...], aim: Aim, tests: int, test_images: int) -> int | None:
+    """Where `sequential.follow` stops, of a row of a study with so many tests."""
+    from senet_lab.reports import sequential, statistics  # scipy comes with them
+
+    step = statistics.step_percent(test_images) if aim.metric == "error" else 0.0
+    stop = sequential.follow(differences, statistics.ALPHA / tests, aim.least, aim.most, aim.margin, step)
+    return None if stop is None else stop.n
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Several studies as they are trained
+
+
+class Growing:
+    """Studies that are trained together, some of which grow as their seeds are looked at.
+
+    Attributes:
+        plans: of the studies, with all cells that were asked for so far.
+        records: trial id → record, of the trials that have ended.
+    """
+
+    def __init__(self, plans: Sequence[Plan], records: dict[str, Record]) -> None:
+        self.plans = list(plans)
+        self.records = records
+        self.asked = {trial_id for plan in plans for trial_id in plan.trials}
+
+    def more(self) -> list[Cell]:
+        """Cells that no study has had so far: those of the next looks or, where all of these are in training, those of
+        one seed more."""
+        for ahead in (0, 1):
+            found: dict[str, Cell] = {}
+            for number, plan in enumerate(self.plans):
+                while plan.aim.settles and (cells := further(plan, self.records, ahead)):
+                    plan = self.plans[number] = replace(plan, cells=[*plan.cells, *cells])
+                    found |= {each.trial_id: each for each in reversed(cells) if each.trial_id not in self.asked}
+            self.asked |= found.keys()
+            if found:
+                return sorted(found.values(), key=lambda each: each.seed)
+        return []
+
+
+def show(plans: Sequence[Plan], expectation: Expectation, workers: int, console: Console) -> None:
+    """Print what settling studies may cost, and from which seed on."""
+    settles = [plan for plan in plans if plan.aim.settles]
+    if not settles:
+        return
+    aim = settles[0].aim
+    rows = {each.row.label: expectation.seconds[each.trial_id] for plan in plans for each in reversed(plan.todo)}
+    least, most = span(settles, lambda each: rows.get(each.row.label, 0.0))
+    firsts = sorted({plan.aim.first for plan in settles})
+    begins = f"seed {firsts[0]}" if len(firsts) == 1 else f"seeds {firsts[0]} to {firsts[-1]}"
+    why = " (those before it have been seen)" if firsts[-1] else ""
+    say(console, f"each row has {aim.least} to {aim.most} seeds, as its verdict needs, from {begins} on{why}")
+    if most:
+        times = [duration(replace(expectation, seconds=part).total(workers)) for part in (least, most)]
+        say(console, f"at least {len(least)} and at most {len(most)} trainings: about {times[0]} to {times[1]}")
+
+
+def span(plans: Sequence[Plan], seconds: Callable[[Cell], float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Trainings that settling studies lack at least, and at most: trial id → seconds."""
+    least: dict[str, float] = {}
+    most: dict[str, float] = {}
+    for plan in plans:
+        rows = likes(plan)
+        for label, need in needs(plan, plan.recorded).items():
+            for at in range(plan.aim.most if need.open else need.seeds):
+                each = rows[label].with_seed(plan.aim.first + at)
+                if each.trial_id not in plan.recorded:
+                    most[each.trial_id] = seconds(rows[label])
+                    if at < need.seeds:
+                        least[each.trial_id] = most[each.trial_id]
+    return least, most
