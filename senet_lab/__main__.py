@@ -214,12 +214,15 @@ def regenerate(source: Path, folder: Path, failures: str | None = None) -> None:
     from senet_lab.reports import fronts, tables
 
     try:
-        trials = tables.read_trials(source)
+        trials, known = tables.read_study(source)
         if failures is not None:
             trials["failures"] = failures
-        report = fronts if fronts.is_search(trials) else tables
-        report.write(folder, trials)
-        report.show(tables.canonical(trials), Console())
+        if fronts.is_search(trials):
+            fronts.write(folder, trials)
+            fronts.show(tables.canonical(trials), Console())
+        else:
+            tables.write(folder, trials, known=known)
+            tables.show(tables.canonical(trials), Console(), known)
     except ValueError as error:
         raise UserError(str(error)) from error
     print(f"written: {folder}/\n")

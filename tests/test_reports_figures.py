@@ -92,7 +92,7 @@ def test_a_study_of_ones_own_has_one_panel_and_a_paper_row_that_is_not_there_say
 
 
 def test_verdicts_differ_in_shape() -> None:
-    assert len({style.marker for style in figures.STYLES.values()}) == len(figures.STYLES)
+    assert len({(style.marker, style.filled) for style in figures.STYLES.values()}) == len(figures.STYLES)
 
 
 def test_files_carry_no_dates_and_are_what_they_say(tmp_path: Path) -> None:

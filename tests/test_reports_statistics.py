@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from senet_lab.reports import statistics as st
+from senet_lab.reports.conclusions import judge
 
 # 360 test images, most of them easy: (how many, probability of error). Together 2.7% error, as on small data sets.
 IMAGES = ((300, 0.002), (40, 0.05), (20, 0.3))
@@ -177,13 +178,17 @@ def test_verdicts_point_the_right_way() -> None:
     def row(shift: float) -> st.Comparison | None:
         return st.compare({s: e + shift + noise[s] for s, e in base.items()}, base, 10_000)
 
-    lower, higher, same = st.judge([row(-1.0), row(+1.0), row(-noise.mean())])
+    lower, higher, same = judge([row(-1.0), row(+1.0), row(-noise.mean())])
     assert lower is not None
     assert higher is not None
     assert same is not None
-    assert (lower.word, higher.word, same.word) == ("better", "worse", "no difference shown")
-    assert lower.fresh_seeds is None
-    assert same.fresh_seeds == st.SEEDS_LIMIT
+    assert (lower.word, higher.word, same.word) == (
+        "better on these images",
+        "worse on these images",
+        "open: 1000 or more seeds",
+    )
+    assert lower.more_seeds is None
+    assert same.more_seeds == st.SEEDS_LIMIT
     expected = noise.std(ddof=1) * st.detectable_effect(5, 0.05 / 3)
     assert same.could_show == pytest.approx(expected)
 
@@ -191,8 +196,8 @@ def test_verdicts_point_the_right_way() -> None:
 def test_one_seed_gives_neither_interval_nor_verdict() -> None:
     assert st.sample([3.0], 360) == st.Sample(1, 3.0, None, None)
     single = st.compare({0: 3.0, 1: 9.0}, {0: 2.0, 2: 1.0}, 360)
-    assert single == st.Comparison(1, 1.0, None, None, None, None, None, floored=False)
-    assert st.judge([single, None]) == [None, None]
+    assert single == st.Comparison(1, 1.0, None, None, None, None, None, floored=False, differences=(1.0,))
+    assert judge([single, None]) == [None, None]
     assert st.compare({0: 3.0}, {1: 3.0}, 360) is None
     assert st.sample([], 360) is None
 

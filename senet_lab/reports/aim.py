@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 UNITS = {"error": "points", "loss": "nats"}
+DIGITS = {"error": 2, "loss": 4}  # behind the point, where people read them
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,13 @@ class Components:
         """Half of the interval of the mean over seeds and images."""
         return float(stats.t.ppf((1 + confidence) / 2, self.freedom)) * math.sqrt(self.variance)
 
+    def p(self) -> float:
+        """Two-sided p that the mean over seeds and images is 0."""
+        if self.mean == 0:
+            return 1.0
+        error = math.sqrt(self.variance)
+        return float(2 * stats.t.sf(abs(self.mean) / error, self.freedom)) if error else 0.0
+
     def floor(self, confidence: float = 0.95) -> float:
         """Half of the interval that any number of seeds would leave: the smallest difference that so many test images
         can show."""

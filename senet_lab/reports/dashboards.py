@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from senet_lab.outputs import Outputs
 from senet_lab.reports.forms import heading, markdown
 from senet_lab.reports.summary import summarise
 
@@ -46,12 +47,14 @@ class Shown:
         runs: ids of the trials' runs.
         table_run: id of the run that holds the study's table and figure.
         group: key of the runs' configuration that tells the rows apart (`group_key`).
+        outputs: trial id → what it made of each test image.
     """
 
     trials: pd.DataFrame
     runs: tuple[str, ...]
     table_run: str
     group: str
+    outputs: Mapping[str, Outputs] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -152,7 +155,7 @@ def grouped(shown: Shown) -> Spec:
 
 def table_text(shown: Shown) -> str:
     """The study's table as it is published, in Markdown."""
-    return markdown(summarise(shown.trials))
+    return markdown(summarise(shown.trials, shown.outputs))
 
 
 def named(panels: Sequence[Any], place: str, columns: int) -> list[Any]:
@@ -218,7 +221,7 @@ def report(shown: Shown, entity: str, project: str) -> Spec:
     from wandb_workspaces import expr
 
     name = stable(f"report {shown.folder}")
-    table = summarise(shown.trials)
+    table = summarise(shown.trials, shown.outputs)
     first, _, rest = table_text(shown).partition("\n")  # the heading is the report's title already
     assert first.startswith("# ")
 

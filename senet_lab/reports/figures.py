@@ -40,7 +40,10 @@ STYLES = {
     "baseline": Style("baseline", "s", "black", True),
     "better": Style("better", "v", "#0072B2", True),
     "worse": Style("worse", "^", "#D55E00", True),
-    "no difference shown": Style("no difference shown", "o", "0.35", False),
+    "better here": Style("better on these images", "v", "#0072B2", False),
+    "worse here": Style("worse on these images", "^", "#D55E00", False),
+    "equivalent": Style("equivalent", "o", "0.35", True),
+    "open": Style("open", "o", "0.35", False),
     "": Style("no verdict", "X", "0.35", False),
     "paper": Style("paper", "D", "0.35", False),
 }
@@ -101,7 +104,7 @@ def _figure(table: Table) -> Figure:
 def _our_point(row: Row) -> Point | None:
     if row.top1 is None:
         return None
-    style = "baseline" if not row.baseline else row.verdict.word if row.verdict else ""
+    style = "baseline" if not row.baseline else row.verdict.kind if row.verdict else ""
     return Point(row.label, row.top1.mean, row.top1.half_width, row.params, style)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from textwrap import fill
 from typing import Literal
 
 from rich import box
@@ -17,6 +18,8 @@ from senet_lab.reports.notes import facts
 from senet_lab.reports.rows import Table
 from senet_lab.reports.tex import tex
 from senet_lab.reports.trials import PARTIAL
+
+KEPT = 3  # rather than to leave out columns up to this number (`Column.drop`), the terminal breaks long words
 
 MARKDOWN = {c: f"\\{c}" for c in "\\`*_[]|~$#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
@@ -102,13 +105,16 @@ def _latex_heads(heads: list[str]) -> list[str]:
 
 def terminal(table: Table, console: Console) -> None:
     """Print the table with as many columns as fit the console, what it rests on, and what is particular about it."""
-    columns = [column for column in shown(table) if column.drop is not None]
-    while (grid := _grid(table, columns)) and _width(grid, console) > console.width:
+    columns, wrapped = [column for column in shown(table) if column.drop is not None], False
+    while (grid := _grid(table, columns, wrapped)) and _width(grid, console) > console.width:
         widest = max(columns, key=lambda column: column.drop or 0)
-        if not widest.drop:
-            grid = _grid(table, columns, wrap=True)  # a very narrow console: what must stay is wrapped
+        if not wrapped and (widest.drop or 0) <= KEPT:
+            wrapped = True
+        elif widest.drop:
+            columns.remove(widest)
+        else:
+            grid = _grid(table, columns, wrapped, fold=True)  # a very narrow console: what must stay is folded
             break
-        columns.remove(widest)
     console.print(Text(heading(table), style="bold"))
     console.print(grid)
     for note in (facts(table), *table.warnings):
@@ -119,14 +125,17 @@ def _width(grid: RichTable, console: Console) -> int:
     return Measurement.get(console, console.options.update(width=10_000), grid).maximum
 
 
-def _grid(table: Table, columns: list[Column], wrap: bool = False) -> RichTable:
+def _grid(table: Table, columns: list[Column], wrapped: bool, fold: bool = False) -> RichTable:
     # Text objects rather than strings: a label such as "[red]" is no markup.
     grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), collapse_padding=True)
+    two = any(" " in column.head for column in columns)
     for column in columns:
-        head = Text(column.head.replace(" ", "\n", 1))
+        head = Text(column.head.replace(" ", "\n", 1) if " " in column.head else "\n" * two + column.head)
         justify: Literal["left", "right"] = "left" if column.words else "right"
-        grid.add_column(head, justify=justify, vertical="top" if wrap else "bottom", no_wrap=not wrap, overflow="fold")
+        grid.add_column(head, justify=justify, vertical="top", no_wrap=not fold, overflow="fold")
     for row in table.rows:
-        cells = (Text(text_cell(column, row, table)) for column in columns)
-        grid.add_row(*cells, end_section=row.label in table.breaks)
+        cells = [text_cell(column, row, table) for column in columns]
+        if wrapped:
+            cells = [fill(text, c.wrap) if c.wrap else text for c, text in zip(columns, cells, strict=True)]
+        grid.add_row(*map(Text, cells), end_section=row.label in table.breaks)
     return grid

@@ -12,13 +12,23 @@ from typing import Any
 
 import pandas as pd
 
+from senet_lab.reports.aim import DIGITS
 from senet_lab.reports.columns import Column, delta_cell, shown, signed, text_cell
 from senet_lab.reports.notes import listed
 from senet_lab.reports.rows import Row, Table
 from senet_lab.reports.sources import Gates, Study
 
 FIRST = 6  # columns that a terminal keeps about as long are shown at once (`Column.drop`), the others on demand
-MARKS = {"better": "▼", "worse": "▲", "no difference shown": "○", "baseline": "■", "same network": "="}
+MARKS = {
+    "better": "▼",
+    "worse": "▲",
+    "better here": "▽",
+    "worse here": "△",
+    "equivalent": "●",
+    "open": "○",
+    "baseline": "■",
+    "same network": "=",
+}
 STAR = "*"  # begins the note that says what a star in the table means
 NAMED = 4  # rows that a finding names; the others are counted
 
@@ -48,9 +58,9 @@ def _cell(column: Column, row: Row, study: Study) -> str:
     if column.name == "row":
         mark = '<span class="mark" title="on the front">●</span> ' if row.label in (study.front or ()) else ""
         return f'<th scope="row">{mark}{escape(text)}</th>'
-    if column.name == "verdict" and text in MARKS:
-        kind = text.split(" ")[0]
-        mark = f'<span class="mark" aria-hidden="true">{MARKS[text]}</span> '
+    kind = row.verdict.kind if row.verdict and text else text
+    if column.name == "verdict" and kind in MARKS:
+        mark = f'<span class="mark" aria-hidden="true">{MARKS[kind]}</span> '
         return f"<td{_class(column, kind)}>{mark}{escape(text)}</td>"
     return f"<td{_class(column)}>{escape(text)}</td>"
 
@@ -79,30 +89,36 @@ def baseline_of(made: Table) -> str:
 
 
 def finding(study: Study) -> str:
-    """One line: which rows are better or worse than the baseline, or that nothing was shown; of a search, its front."""
+    """One line: which rows are better or worse than the baseline, equivalent or open; of a search, its front."""
     made = study.table
     said = []
     if study.front is not None:
         said.append(f"● {sum(row.label in study.front for row in made.rows)} of {len(made.rows)} designs on the front")
     judged = [row for row in made.rows if row.verdict is not None]
-    for word in ("better", "worse"):
-        rows = [row for row in judged if row.verdict and row.verdict.word == word]
-        rows.sort(key=lambda row: -abs(row.delta.delta) if row.delta else 0)
+    by_kind = {kind: [row for row in judged if row.verdict and row.verdict.kind == kind] for kind in MARKS}
+    for kind in ("better", "worse", "better here", "worse here"):
+        rows = sorted(by_kind[kind], key=lambda row: -abs(row.delta.delta) if row.delta else 0)
         if rows:
-            named = [f"{row.label} ({signed(row.delta.delta)})" for row in rows[:NAMED] if row.delta]
-            if len(rows) > NAMED:
-                named.append(f"{len(rows) - NAMED} more")
-            said.append(f"{MARKS[word]} {word} than {baseline_of(made)}: {listed(named)}")
-    silent = sum(row.verdict is not None and row.verdict.word not in ("better", "worse") for row in judged)
-    if silent:
-        rows_of = "1 row" if silent == 1 else f"{silent} rows"
-        said.append(f"{MARKS['no difference shown']} no difference shown" + (f" for {rows_of}" if said else ""))
+            named = [f"{row.label} ({signed(row.delta.delta, DIGITS[row.metric])})" for row in rows if row.delta]
+            word, here = kind.split()[0], " on these images" * kind.endswith("here")
+            said.append(f"{MARKS[kind]} {word} than {baseline_of(made)}{here}: {listed(_few(named))}")
+    if by_kind["equivalent"]:
+        named = [row.label for row in by_kind["equivalent"]]
+        within = f"±{made.aim.margin:g} of {baseline_of(made)}"
+        said.append(f"{MARKS['equivalent']} equivalent within {within}: {listed(_few(named))}")
+    if by_kind["open"]:
+        number = len(by_kind["open"])
+        said.append(f"{MARKS['open']} {number} row{'s' * (number > 1)} open")
     failed = [row.label for row in made.rows if row.untested]
     if failed and study.front is None:
-        named = failed[:NAMED] if len(failed) <= NAMED else [*failed[:NAMED], f"{len(failed) - NAMED} more"]
-        said.append(f"not tested after failures: {listed(named)}")
+        said.append(f"not tested after failures: {listed(_few(failed))}")
     single = any(row.top1 is not None and row.top1.n == 1 for row in made.rows)
     return "; ".join(said) or ("one seed: no verdict" if single else "no verdict")
+
+
+def _few(names: Sequence[str]) -> list[str]:
+    """The first of some names; the others are counted."""
+    return [*names[:NAMED], *([f"{len(names) - NAMED} more"] if len(names) > NAMED else [])]
 
 
 def index(studies: Sequence[Study], ids: Sequence[str]) -> str:

@@ -125,35 +125,31 @@ def _images(table: Table) -> str:
 def _error(table: Table) -> str:
     if not any(row.top1 for row in table.rows):
         return ""
-    return (
+    said = (
         "Error: share of the test images whose top-1 class is wrong, in percent, read once at the end of training; "
-        "lower is better. Mean over the seeds ± half of its 95% t interval (n seeds)."
+        "lower is better. Mean over the seeds ± half of its 95% t interval over the seeds (n), with these test images."
     )
+    if table.aim.metric == "loss" and any(row.loss for row in table.rows):
+        said += " Loss: −log of the probability of the right class, mean over the test images, in nats; likewise."
+    if any(row.top1 and row.top1.half_crossed is not None for row in table.rows):
+        what = "loss" if table.aim.metric == "loss" else "error"
+        said += f" ± over seeds and images: half of the {what}'s interval with other test images in their place, too."
+    return said
 
 
 def _comparison(table: Table) -> list[str]:
     compared = [row for row in table.rows if row.delta is not None and row.delta.sd is not None]
     if not compared:
         return []
-    out = []
-    named = list(dict.fromkeys(row.baseline for row in compared))
-    baselines = listed(named) if len(named) == 1 else f"the row's own baseline ({listed(named)})"
     judged = [row for row in compared if row.verdict is not None]
-    delta = f"Δ: error minus that of {baselines} in percentage points, paired by seed, with its 95% t interval."
+    out = [_difference(table, compared)]
     if judged:
-        count = f"{table.tests} rows" if table.tests > 1 else "one row"
-        delta += (
-            f" p: two-sided paired t-test, corrected by Holm's method for {count}; better or worse means p ≤ 0.05. "
-            "“Could show” is the true difference that this n shows with 80% power at the strictest level of the "
-            f"correction (0.05 / {table.tests}), on average over what its seeds may tell of their spread; “fresh "
-            "seeds” are how many new ones would show the observed difference likewise, should it be the true one, "
-            "which a noisy difference seldom is: a rough guide. They are to be tested without the old ones: adding "
-            "seeds and testing again until a test passes raises false alarms from 5% to 9–19%."
-        )
-    out.append(delta)
+        out += _settled(table) if table.aim.settles else [_tests(table, judged)]
+        out += _verdicts(table, judged)
+    out += _crossed(table, compared, judged)
     if any(row.verdict is not None and row.verdict.p_flips is not None for row in judged):
         out.append("p, sign flips: the exact permutation test of the same differences, Holm-corrected; from n = 8.")
-    elif any(row.delta is not None and row.delta.n > statistics.FLIPS_TO for row in judged):
+    elif any(row.delta is not None and row.delta.n > statistics.FLIPS_TO for row in judged) and not table.aim.settles:
         out.append(f"The exact sign-flip test is run for n = {statistics.FLIPS_FROM} to {statistics.FLIPS_TO} only.")
     floored = [row.label for row in compared if row.delta is not None and row.delta.floored]
     if floored and table.test_images:
@@ -161,6 +157,95 @@ def _comparison(table: Table) -> list[str]:
         out.append(
             f"All seeds give the same difference for {listed(floored)}. One test image weighs {step:.3g} points, and "
             "no variance is taken to be below the smallest that n such counts can show, (one image)² / n."
+        )
+    return out
+
+
+def _difference(table: Table, compared: Sequence[Row]) -> str:
+    named = list(dict.fromkeys(row.baseline for row in compared))
+    baselines = listed(named) if len(named) == 1 else f"the row's own baseline ({listed(named)})"
+    unit = {"points": "percentage points"}.get(table.aim.unit, table.aim.unit)
+    interval = "repeated" if table.aim.settles else "t"
+    return (
+        f"Δ: {table.aim.metric} minus that of {baselines} in {unit}, paired by seed, with its 95% {interval} interval "
+        "over the seeds, with these test images."
+    )
+
+
+def _tests(table: Table, judged: Sequence[Row]) -> str:
+    """How a fixed number of seeds is tested."""
+    count = f"{table.tests} rows" if table.tests > 1 else "one row"
+    crossed = any(row.verdict and row.verdict.p_crossed is not None for row in judged)
+    more = "; better or worse, that a test over seeds and images, corrected likewise, says so, too" * crossed
+    return (
+        f"p: two-sided paired t-test over the seeds, corrected by Holm's method for {count}. Better or worse on these "
+        f"images means p ≤ 0.05{more}. “Could show” is the true difference that this n shows with 80% power at the "
+        f"strictest level of the correction (0.05 / {table.tests}), on average over what its seeds may tell of their "
+        "spread."
+    )
+
+
+def _settled(table: Table) -> list[str]:
+    """How seeds were added until a verdict was in."""
+    a = table.aim
+    plan = (
+        f"Seeds were added to each row until its verdict was in (seeds=settle): looked at after {a.least} and each "
+        f"further one up to {a.most}, the first of them being seed {a.first}. A row is better or worse on these images "
+        "where |t| of its differences exceeds the boundary of its look, by which all looks at all rows together have "
+        f"at most 5% of false alarms (5% / {table.tests} a row, spent in proportion to the seeds; equivalence has as "
+        "much to spend again); better or worse, where the interval over seeds and images, taken once at the stop with "
+        "what was left to that look, excludes 0, too. A row also stops, open, when the seeds that are left have less "
+        "than 10% of a chance to settle it. The intervals of Δ are the repeated ones, which hold at 95% or more for "
+        "all rows and looks together. Differences at a stop run high: a row stops where chance has helped."
+    )
+    earlier = f"Earlier plans on these rows: {a.earlier}. Their looks are not paid for here." if a.earlier else ""
+    return [plan, *([earlier] if earlier else [])]
+
+
+def _verdicts(table: Table, judged: Sequence[Row]) -> list[str]:
+    """What the verdicts say, of those that this table has."""
+    kinds = {row.verdict.kind for row in judged if row.verdict}
+    said = [
+        "Within: the smallest margin that these seeds show the row to be equivalent within, by two one-sided t-tests "
+        f"at 0.05 / {table.tests} each{' over all looks' * table.aim.settles}."
+    ]
+    if table.aim.margin is not None:
+        said.append(
+            f"Equivalent: within the margin of ±{table.aim.margin:g} {table.aim.unit}, on these test images; said "
+            "before better or worse, since such a difference is known to be too small to matter."
+        )
+    if "open" in kinds and any(row.verdict and row.verdict.more_seeds is not None for row in judged):
+        said.append(
+            "Open, more seeds: about how many fresh ones would settle it with 80% power, should the observed "
+            "difference and spread be the true ones, which a noisy difference seldom is: a rough guide. They are to be "
+            "tested without the old ones, or with seeds=settle from the next seed on: adding seeds and testing again "
+            "until a test passes raises false alarms from 5% to 9–19%."
+        )
+    if any(row.verdict and row.verdict.more_images is not None for row in judged):
+        said.append(
+            "Open, more test images: no number of seeds would do, because the difference is not above the floor; of so "
+            "many images the difference would be shown by enough seeds with 80% power, should it be the true one."
+        )
+    return [" ".join(said)]
+
+
+def _crossed(table: Table, compared: Sequence[Row], judged: Sequence[Row]) -> list[str]:
+    """What is said of other test images, and where nothing is."""
+    known = [row for row in compared if row.delta is not None and row.delta.crossed is not None]
+    lacking = [row.label for row in judged if row not in known]
+    out = []
+    if known:
+        out.append(
+            "Over seeds and images: both are taken as samples, with variance components of seeds, images and the rest "
+            "(two-way crossed, Satterthwaite's degrees of freedom); from seeds / images / rest: their shares of the "
+            "variance of Δ. Floor: the smallest difference that any number of seeds could show on "
+            f"{table.test_images:,} test images, at 0.05 / {table.tests}."
+        )
+    if lacking:
+        rows = "these rows" if len(lacking) == len(judged) else listed(lacking)
+        out.append(
+            f"What the networks made of each test image is not known for {rows} (outputs.npz): nothing is said of "
+            "other test images there, and better or worse is meant of these images only."
         )
     return out
 

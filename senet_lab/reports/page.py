@@ -193,7 +193,7 @@ def row_data(row: Row, compared: bool, validated: float | None) -> dict[str, Any
             "params": row.params,
             "macs": row.macs,
         },
-        "style": "baseline" if compared else row.verdict.word if row.verdict else "",
+        "style": "baseline" if compared else row.verdict.kind if row.verdict else "",
         "tip": fragments.tip(row),
     }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from senet_lab.reports import paper, statistics
+from senet_lab.reports.aim import Aim
+from senet_lab.reports.conclusions import Verdict
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,11 @@ class Row:
         failures: the trials that failed.
         untested: why the row has no test though it was trained: "failed in 2 of 5"; empty for all others.
         top1, top5: our test errors, percent.
+        loss: our test losses, nats; None where they are not known.
+        metric: what `delta` and `verdict` are about, error or loss.
         delta: comparison with the baseline, paired by seed; a difference alone where it is not tested.
-        verdict: None for the baseline, for fewer than two pairs, after failures and for the baseline's own network.
+        verdict: None for the baseline, for fewer than two pairs (of a fixed number), after failures and for the
+            baseline's own network.
     """
 
     label: str
@@ -56,8 +61,10 @@ class Row:
     untested: str
     top1: statistics.Sample | None
     top5: statistics.Sample | None
+    loss: statistics.Sample | None
+    metric: str
     delta: statistics.Comparison | None
-    verdict: statistics.Verdict | None
+    verdict: Verdict | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class Table:
         rows: in the study's order.
         study_rows: how many rows the whole study has.
         tests: networks of the whole study that are compared with another one: what p values are corrected for.
+        aim: what the study is to find out.
         guessing: the error that a failed trial counts with, percent; None where its row is not tested instead.
         warnings: notes on what is particular to these trials (failures, equal networks, n = 1).
         notes: what the columns mean and what the numbers stand for.
@@ -89,6 +97,7 @@ class Table:
     rows: tuple[Row, ...]
     study_rows: int
     tests: int
+    aim: Aim
     guessing: float | None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

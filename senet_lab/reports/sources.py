@@ -12,7 +12,7 @@ import pandas as pd
 from senet_lab.reports.curves import of_records, read_curves
 from senet_lab.reports.rows import Table
 from senet_lab.reports.summary import summarise
-from senet_lab.reports.trials import clean_text, read_cells, read_trials
+from senet_lab.reports.trials import clean_text, read_cells, read_study
 
 LOCAL = "local"  # the folder of runs that are not published, below `results`
 
@@ -75,9 +75,9 @@ def studies(roots: Iterable[Path]) -> list[Study]:
 
 def study(path: Path, name: str) -> Study:
     """The study of a `trials.csv`."""
-    trials = read_trials(path)
+    trials, known = read_study(path)
     try:
-        table = summarise(trials)
+        table = summarise(trials, known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     beside = path.with_name("curves.csv")

@@ -20,7 +20,7 @@ both err on the safe side, except that the interval of one row's mean covers 92%
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
+
+from senet_lab.reports.crossed import Components, components
 
 Array = NDArray[np.float64]
 
@@ -40,33 +42,40 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(128)  # on (-1, 1)
 
 @dataclass(frozen=True)
 class Sample:
-    """Errors of one row over its seeds, in percent.
+    """Errors of one row over its seeds, in percent, or its losses in nats.
 
     Attributes:
         n: seeds.
         mean: their mean.
         sd: standard deviation (n − 1), floored; None for n = 1.
-        half_width: half of the 95% t interval of the mean; None for n = 1.
+        half_width: half of the 95% t interval of the mean over seeds, with these test images; None for n = 1.
+        half_crossed: likewise over seeds and test images (`crossed`); None also where nothing is known of each image.
     """
 
     n: int
     mean: float
     sd: float | None
     half_width: float | None
+    half_crossed: float | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences row − baseline over the seeds that both have, in percentage points.
+    """Differences row − baseline over the seeds that both have, in percentage points, or nats of a loss.
 
     Attributes:
         n: pairs.
         delta: mean difference; negative is better than the baseline.
         sd: standard deviation of the differences, floored; None for n = 1 and after failures, like all that follows.
-        low, high: 95% t interval of the mean difference.
-        p: two-sided paired t-test, not corrected.
+        low, high: 95% t interval of the mean difference over seeds; in a study that settles, the repeated one.
+        p: two-sided paired t-test, not corrected; None in a study that settles.
         p_flips: two-sided exact sign-flip permutation test, not corrected; None also outside n = 8 to 20.
         floored: whether all differences were equal, so that `sd` is the test set's resolution.
+        differences: in the order of the seeds.
+        crossed: variance components of the differences over seeds and test images; None where nothing is known of each
+            image.
+        half_crossed: half of the interval of the mean difference over seeds and test images.
+        p_crossed: two-sided test of the mean difference over seeds and test images, not corrected.
     """
 
     n: int
@@ -77,27 +86,10 @@ class Comparison:
     p: float | None
     p_flips: float | None
     floored: bool
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the comparison of one row allows to say, corrected for the rows of its table.
-
-    Attributes:
-        word: "better", "worse" or "no difference shown".
-        p: of the paired t-test, Holm-corrected.
-        p_flips: of the permutation test, Holm-corrected, where it was run.
-        could_show: difference in points that this n shows with 80% power if it is the true one, at the strictest level
-            of the correction (0.05 / rows).
-        fresh_seeds: how many seeds, none of these among them, would show the observed difference with 80% power at that
-            level, if it is the true one; 1000 stands for that many or more; None where the verdict is settled already.
-    """
-
-    word: str
-    p: float
-    p_flips: float | None
-    could_show: float
-    fresh_seeds: int | None
+    differences: tuple[float, ...]
+    crossed: Components | None = None
+    half_crossed: float | None = None
+    p_crossed: float | None = None
 
 
 def step_percent(test_images: int) -> float:
@@ -206,38 +198,78 @@ def detectable_effect(n: int, alpha: float = ALPHA) -> float:
 
 def seeds_to_show(effect: float, alpha: float = ALPHA) -> int:
     """Fewest seeds that show a true difference of `effect` standard deviations with 80% power; 1000 is "or more"."""
+    return _fewest(lambda n: power(effect, n, alpha))
+
+
+def equivalence_power(effect: float, margin: float, n: int, alpha: float = ALPHA) -> float:
+    """Probability that two one-sided t-tests of n seeds, at `alpha` each, show a true difference of `effect` standard
+    deviations to be within ± `margin` of them. As in `power`, integrated over the sample's standard deviation."""
+    room = np.maximum(margin - _bounds(n, 2 * alpha) / math.sqrt(n), 0) * math.sqrt(n)
+    shift = abs(effect) * math.sqrt(n)
+    return float(np.sum(WEIGHTS / 2 * (special.ndtr(room - shift) - special.ndtr(-room - shift))))
+
+
+def seeds_to_equate(effect: float, margin: float, alpha: float = ALPHA) -> int | None:
+    """Fewest seeds that show a true difference of `effect` to be within ± `margin`, both in standard deviations, with
+    80% power; 1000 is "or more", and None stands for a difference that is not within it."""
+    return _fewest(lambda n: equivalence_power(effect, margin, n, alpha)) if abs(effect) < margin else None
+
+
+def _fewest(shown: Callable[[int], float]) -> int:
     few, enough = 1, SEEDS_LIMIT  # power grows with n: halve the range
     while enough - few > 1:
         middle = (few + enough) // 2
-        few, enough = (few, middle) if power(effect, middle, alpha) >= POWER else (middle, enough)
+        few, enough = (few, middle) if shown(middle) >= POWER else (middle, enough)
     return enough
 
 
-def sample(errors: Sequence[float], test_images: int) -> Sample | None:
-    """Mean and spread of one row's errors in percent; None without any."""
-    if not errors:
+def sample(
+    values: Sequence[float], test_images: int | None, outcomes: Sequence[ArrayLike | None] = ()
+) -> Sample | None:
+    """Mean and spread of one row's errors in percent, or of its losses; None without any.
+
+    Args:
+        values: one a seed.
+        test_images: behind each error; None for losses, which are not counted in whole images.
+        outcomes: for each seed what it made of each test image, in the unit of the values; None where that is unknown.
+    """
+    if not values:
         return None
-    n, mean, step = len(errors), float(np.mean(errors)), step_percent(test_images)
+    n, mean, step = len(values), float(np.mean(values)), _step(test_images)
     if n == 1:
         return Sample(1, mean, None, None)
-    return Sample(n, mean, float(standard_deviation(errors, step)), float(half_width(errors, step)))
+    found = _crossed(outcomes)
+    half = None if found is None else found.half_width()
+    return Sample(n, mean, float(standard_deviation(values, step)), float(half_width(values, step)), half)
 
 
 def compare(
-    row: Mapping[int, float], baseline: Mapping[int, float], test_images: int, tested: bool = True
+    row: Mapping[int, float],
+    baseline: Mapping[int, float],
+    test_images: int | None,
+    tested: bool = True,
+    outcomes: tuple[Mapping[int, ArrayLike], Mapping[int, ArrayLike]] = ({}, {}),
 ) -> Comparison | None:
     """A row against its baseline, both as seed → error in percent, over the seeds that both have; None without any.
 
-    What is not to be `tested` has a difference only: its seeds are those that a failure has left.
+    Args:
+        row, baseline: likewise seed → loss.
+        test_images: behind each error; None for losses, which are not counted in whole images.
+        tested: what is not has a difference only: its seeds are those that a failure has left.
+        outcomes: of the row and of the baseline, seed → what it made of each test image, where that is known.
     """
     shared = sorted(row.keys() & baseline.keys())
     if not shared:
         return None
     d = np.array([row[seed] - baseline[seed] for seed in shared])
-    n, delta, step = len(shared), float(d.mean()), step_percent(test_images)
+    n, delta, step = len(shared), float(d.mean()), _step(test_images)
+    differences = tuple(d.tolist())
     if n == 1 or not tested:
-        return Comparison(n, delta, None, None, None, None, None, floored=False)
+        return Comparison(n, delta, None, None, None, None, None, floored=False, differences=differences)
     half = float(half_width(d, step))
+    ours, theirs = outcomes
+    known = [seed for seed in shared if seed in ours and seed in theirs]
+    found = _crossed([np.subtract(ours[seed], theirs[seed]) for seed in known] if known == shared else ())
     return Comparison(
         n=n,
         delta=delta,
@@ -247,35 +279,18 @@ def compare(
         p=float(paired_t_test(d, step)),
         p_flips=sign_flip_test(d) if FLIPS_FROM <= n <= FLIPS_TO else None,
         floored=float(d.std(ddof=1)) < step / math.sqrt(n) * (1 - 1e-6),
+        differences=differences,
+        crossed=found,
+        half_crossed=None if found is None else found.half_width(),
+        p_crossed=None if found is None else found.p(),
     )
 
 
-def judge(comparisons: Sequence[Comparison | None], tests: int = 0) -> list[Verdict | None]:
-    """Verdicts over the rows of one study; None for a row that has no test (no pairs, a single one, or failures).
-
-    Args:
-        comparisons: each network once.
-        tests: how many the whole study has, where that is more.
-    """
-    nan = float("nan")
-    p = [nan if c is None or c.p is None else c.p for c in comparisons]
-    adjusted = holm(p, tests)
-    flips = holm([nan if c is None or c.p_flips is None else c.p_flips for c in comparisons], tests)
-    level = ALPHA / max(1, tests, int(np.sum(~np.isnan(p))))
-    return [
-        None if c is None or c.sd is None else _verdict(c, float(p), None if np.isnan(f) else float(f), level)
-        for c, p, f in zip(comparisons, adjusted, flips, strict=True)
-    ]
+def _step(test_images: int | None) -> float:
+    return 0.0 if test_images is None else step_percent(test_images)
 
 
-def _verdict(comparison: Comparison, p: float, p_flips: float | None, level: float) -> Verdict:
-    assert comparison.sd is not None
-    settled = p <= ALPHA
-    word = ("better" if comparison.delta < 0 else "worse") if settled else "no difference shown"
-    return Verdict(
-        word=word,
-        p=p,
-        p_flips=p_flips,
-        could_show=detectable_effect(comparison.n, level) * comparison.sd,
-        fresh_seeds=None if settled else seeds_to_show(comparison.delta / comparison.sd, level),
-    )
+def _crossed(outcomes: Sequence[ArrayLike | None]) -> Components | None:
+    """Variance components, where each of two seeds or more says what it made of each of two images or more."""
+    known = [np.asarray(each, dtype=float) for each in outcomes if each is not None]
+    return components(known) if len(known) == len(outcomes) >= 2 and len(known[0]) >= 2 else None

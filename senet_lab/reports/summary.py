@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import itertools
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from senet_lab.reports import paper, statistics
+from senet_lab.outputs import Outputs
+from senet_lab.reports import aim, conclusions, paper, sequential, statistics
+from senet_lab.reports.aim import Aim
+from senet_lab.reports.conclusions import Verdict
 from senet_lab.reports.notes import notes, warnings
+from senet_lab.reports.outcomes import checked, outcomes
 from senet_lab.reports.rows import Failure, Row, Table
 from senet_lab.reports.trials import SETTING, canonical, guessing, present
 
 FACTS = ("data", "backbone", "recipe", "epochs", "device", "torch")  # named under the table
+NONE: Mapping[str, Outputs] = MappingProxyType({})
 
 
-def summarise(trials: pd.DataFrame) -> Table:
+def summarise(trials: pd.DataFrame, outputs: Mapping[str, Outputs] = NONE) -> Table:
     """The table of one study's trials (the columns of `trials.COLUMNS`).
 
+    Args:
+        trials: one line a training.
+        outputs: trial id → what it made of each test image, of those that have it.
+
     Raises:
-        ValueError: where the trials do not make one table (see `trials.canonical`), or name a table or row that the
-            paper does not have.
+        ValueError: where the trials do not make one table (see `trials.canonical`), name a table or row that the paper
+            does not have, or have outputs that do not fit them (see `outcomes.checked`).
     """
     frame = canonical(trials)
     printed_name = _first(frame["paper_table"]) or ""
@@ -30,7 +45,8 @@ def summarise(trials: pd.DataFrame) -> Table:
     guess, images = guessing(frame), None if test_images is None else int(test_images)
     comparisons = _comparisons(groups)
     tests = max(len(set(comparisons.values())), int(_first(frame.get("study_tests", ())) or 0))
-    rows = _rows(groups, printed, images, comparisons, tests, frame)
+    study = Study(frame, aim.of(frame), images, tests, comparisons, checked(frame, outputs))
+    rows = _rows(study, _up_to_stops(study, groups), printed)
     table = Table(
         study=str(frame["study"][0]),
         title=_first(frame["title"]) or str(frame["study"][0]),
@@ -42,12 +58,96 @@ def summarise(trials: pd.DataFrame) -> Table:
         rows=rows,
         study_rows=max(len(rows), int(_first(frame.get("study_rows", ())) or 0)),
         tests=tests,
+        aim=study.aim,
         guessing=guess,
     )
     return replace(table, warnings=tuple(warnings(table)), notes=tuple(notes(table)))
 
 
 Comparison = tuple[Any, Any]  # of these trainings with those
+Groups = dict[str, pd.DataFrame]  # label → trials
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the rows of a table are made from.
+
+    Attributes:
+        frame: the trials in canonical form.
+        aim: what the study is to find out.
+        images: behind one error; None if every trial failed.
+        tests: what verdicts are corrected for.
+        comparisons: label → what is compared with what.
+        outputs: trial id → what it made of each test image.
+    """
+
+    frame: pd.DataFrame
+    aim: Aim
+    images: int | None
+    tests: int
+    comparisons: dict[str, Comparison]
+    outputs: dict[str, Outputs]
+
+    @property
+    def counted(self) -> int | None:
+        """Images in which the metric is counted; None for a loss, which is not."""
+        return self.images if self.aim.metric == "error" else None
+
+    def values(self, group: pd.DataFrame, metric: str) -> dict[int, float]:
+        """seed → error in percent, or loss in nats; of a failed trial the guess where it counts as that. No losses
+        where one is not known."""
+        if metric == "error":
+            return _by_seed(group, "test_error", guessing(self.frame))
+        chance = None if guessing(self.frame) is None else math.log(int(present(self.frame["classes"])[0]))
+        known = "test_loss" in group and group["test_loss"][group["status"] == "done"].notna().all()
+        return _by_seed(group, "test_loss", chance) if known else {}
+
+    def images_of(self, group: pd.DataFrame, metric: str) -> dict[int, NDArray[np.float32]]:
+        """seed → what it made of each test image, of the finished trials that have outputs."""
+        done = group[group["status"] == "done"]
+        return {
+            int(seed): outcomes(self.outputs[name], metric)
+            for seed, name in zip(done["seed"], done["trial_id"], strict=True)
+            if name in self.outputs
+        }
+
+    def sample(self, group: pd.DataFrame, metric: str) -> statistics.Sample | None:
+        if self.images is None:
+            return None
+        values, known = self.values(group, metric), self.images_of(group, metric)
+        counted = self.images if metric == "error" else None
+        return statistics.sample(list(values.values()), counted, [known.get(seed) for seed in values])
+
+    def compare(self, group: pd.DataFrame, baseline: pd.DataFrame, tested: bool) -> statistics.Comparison | None:
+        """A row against its baseline; where seeds are added until a verdict is in, over the first seeds without gap."""
+        ours, theirs = (self.values(each, self.aim.metric) for each in (group, baseline))
+        if self.aim.settles and tested:
+            ours = {seed: ours[seed] for seed in _gapless(ours.keys() & theirs.keys(), self.aim.first)}
+        known = self.images_of(group, self.aim.metric), self.images_of(baseline, self.aim.metric)
+        return statistics.compare(ours, theirs, self.counted, tested, known)
+
+
+def _gapless(seeds: Collection[int], first: int) -> list[int]:
+    """The seeds from the first one up to the first that is missing."""
+    return list(itertools.takewhile(seeds.__contains__, itertools.count(first)))
+
+
+def _up_to_stops(study: Study, groups: Groups) -> Groups:
+    """The trials of each row up to the seed at which its verdict was in, where seeds are added until then; what was
+    trained beyond is not looked at. Of a baseline as many as its rows have."""
+    if not study.aim.settles or study.images is None:
+        return groups
+    untested = _untested(study.frame, groups)
+    ends: dict[str, int] = {}
+    for label in study.comparisons:
+        group, baseline = groups[label], _baseline(label, groups[label])
+        found = None if untested[label] else study.compare(group, groups[baseline], tested=True)
+        stop = None if found is None else _stop(study, found)
+        ends[label] = int(group["seed"].max()) if stop is None else study.aim.first + stop.n - 1
+        ends[baseline] = max(ends[label], ends.get(baseline, 0))
+    for label, group in groups.items():  # the baseline's own network, and what nothing is compared with
+        ends.setdefault(label, ends.get(_baseline(label, group), int(group["seed"].max())))
+    return {label: group[group["seed"] <= ends[label]] for label, group in groups.items()}
 
 
 def _trainings(group: pd.DataFrame) -> tuple[tuple[int, str], ...]:
@@ -69,43 +169,35 @@ def _baseline(label: str, group: pd.DataFrame) -> str:
     return "" if baseline == label else str(baseline)
 
 
-def _rows(
-    groups: dict[str, pd.DataFrame],
-    printed: paper.PaperTable | None,
-    images: int | None,
-    comparisons: dict[str, Comparison],
-    tests: int,
-    frame: pd.DataFrame,
-) -> tuple[Row, ...]:
-    errors = {label: _by_seed(group, "test_error", guessing(frame)) for label, group in groups.items()}
-    top5 = {label: _by_seed(group, "test_top5_error", guessing(frame, 5)) for label, group in groups.items()}
+def _untested(frame: pd.DataFrame, groups: Groups) -> dict[str, str]:
+    """Label → why the row is not tested; empty for those that are."""
+    lacking = {
+        label: f"failed in {count} of {len(group)}"
+        for label, group in groups.items()
+        if (count := len(_failures(group))) and guessing(frame) is None
+    }
+    return {
+        label: lacking.get(label) or (f"baseline {lacking[baseline]}" if baseline in lacking else "")
+        for label, group in groups.items()
+        for baseline in (_baseline(label, group),)
+    }
+
+
+def _rows(study: Study, groups: Groups, printed: paper.PaperTable | None) -> tuple[Row, ...]:
+    top5 = {label: _by_seed(group, "test_top5_error", guessing(study.frame, 5)) for label, group in groups.items()}
     trained = {label: _trainings(group) for label, group in groups.items()}
     settings = {
         label: {name: ", ".join(map(str, present(group[name]))) for name in SETTING} for label, group in groups.items()
     }
     names = {label: _first(group["paper_row"]) or "" for label, group in groups.items()}
     found = {label: _printed_row(label, name, printed) for label, name in names.items()}
-    failures = {label: _failures(group) for label, group in groups.items()}
-    lacking = {
-        label: f"failed in {len(failures[label])} of {len(group)}"
-        for label, group in groups.items()
-        if failures[label] and guessing(frame) is None
-    }
     baselines = {label: _baseline(label, group) for label, group in groups.items()}
-    untested = {
-        label: lacking.get(label) or (f"baseline {lacking[baseline]}" if baseline in lacking else "")
-        for label, baseline in baselines.items()
-    }
-    deltas: dict[str, statistics.Comparison | None] = dict.fromkeys(groups)
+    untested = _untested(study.frame, groups)
     twins: dict[str, str] = {}
     for label, baseline in baselines.items():
         known = [baseline, *list(groups)[: list(groups).index(label)]]
         twins[label] = next((each for each in known if each and trained[each] and trained[each] == trained[label]), "")
-        if baseline and images is not None:
-            deltas[label] = statistics.compare(errors[label], errors[baseline], images, tested=not untested[label])
-    once = {comparison: label for label, comparison in reversed(comparisons.items())}
-    judged = statistics.judge([deltas[label] for label in once.values()], tests)
-    verdicts = dict(zip(once, judged, strict=True))
+    deltas, verdicts = _verdicts(study, groups, untested)
     return tuple(
         Row(
             label=label,
@@ -121,15 +213,50 @@ def _rows(
             trainings=trained[label],
             same_as=twins[label],
             seeds=tuple(int(seed) for seed in group["seed"][group["status"] == "done"]),
-            failures=failures[label],
+            failures=_failures(group),
             untested=untested[label],
-            top1=_sample(errors[label], images),
-            top5=_sample(top5[label], images),
+            top1=study.sample(group, "error"),
+            top5=None if study.images is None else statistics.sample(list(top5[label].values()), study.images),
+            loss=study.sample(group, "loss"),
+            metric=study.aim.metric,
             delta=deltas[label],
-            verdict=verdicts.get(comparisons[label]) if label in comparisons else None,
+            verdict=verdicts.get(label),
         )
         for label, group in groups.items()
     )
+
+
+def _verdicts(
+    study: Study, groups: Groups, untested: dict[str, str]
+) -> tuple[dict[str, statistics.Comparison | None], dict[str, Verdict | None]]:
+    """Label → its comparison with the baseline, None for a baseline; and label → verdict, of the rows that may have
+    one."""
+    deltas: dict[str, statistics.Comparison | None] = dict.fromkeys(groups)
+    for label, group in groups.items():
+        baseline = _baseline(label, group)
+        if baseline and study.images is not None:
+            deltas[label] = study.compare(group, groups[baseline], tested=not untested[label])
+    if study.aim.settles:
+        verdicts: dict[str, Verdict | None] = {}
+        for label in study.comparisons:
+            found = deltas[label]
+            if found is not None and not untested[label]:
+                deltas[label], verdicts[label] = conclusions.settled(found, study.tests, study.aim, _step(study))
+        return deltas, verdicts
+    once = {comparison: label for label, comparison in reversed(study.comparisons.items())}
+    judged = conclusions.judge([deltas[label] for label in once.values()], study.tests, study.aim)
+    by_comparison = dict(zip(once, judged, strict=True))
+    return deltas, {label: by_comparison[comparison] for label, comparison in study.comparisons.items()}
+
+
+def _stop(study: Study, found: statistics.Comparison) -> sequential.Stop | None:
+    """Where the looks at a row's differences end."""
+    aim, level = study.aim, statistics.ALPHA / max(1, study.tests)
+    return sequential.follow(found.differences, level, aim.least, aim.most, aim.margin, _step(study))
+
+
+def _step(study: Study) -> float:
+    return 0.0 if study.counted is None else statistics.step_percent(study.counted)
 
 
 def _printed_row(label: str, name: str, printed: paper.PaperTable | None) -> paper.PaperRow | None:
@@ -156,10 +283,6 @@ def _by_seed(group: pd.DataFrame, column: str, guess: float | None) -> dict[int,
     """seed → value of the finished trials that have one, and a guess for the failed ones where they count as that."""
     values = group[column].where(group["status"] == "done", guess)
     return {int(seed): float(value) for seed, value in zip(group["seed"], values, strict=True) if not pd.isna(value)}
-
-
-def _sample(errors: dict[int, float], images: int | None) -> statistics.Sample | None:
-    return None if images is None else statistics.sample(list(errors.values()), images)
 
 
 def _number(group: pd.DataFrame, column: str) -> int | None:

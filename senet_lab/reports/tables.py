@@ -1,6 +1,7 @@
 """A study's table: from `trials.csv` to Markdown, CSV, LaTeX, the terminal and the figure.
 
-Everything is computed from the trials alone, so that the table regenerates byte for byte from its `trials.csv`.
+Everything is computed from the trials and from what they made of each test image, so that the table regenerates byte
+for byte from its `trials.csv` and `outputs.npz`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import pandas as pd
 from rich.console import Console
 
 from senet_lab import outputs
+from senet_lab.outputs import Outputs
 from senet_lab.reports import figures, files
 from senet_lab.reports.curves import csv_bytes as curve_bytes
 from senet_lab.reports.forms import csv_text, latex, markdown, terminal
 from senet_lab.reports.rows import Table
-from senet_lab.reports.summary import summarise
-from senet_lab.reports.trials import canonical, csv_bytes, read_trials
+from senet_lab.reports.summary import NONE, summarise
+from senet_lab.reports.trials import canonical, csv_bytes, read_study, read_trials
 
 __all__ = [
     "Table",
@@ -25,17 +27,24 @@ __all__ = [
     "csv_text",
     "latex",
     "markdown",
+    "read_study",
     "read_trials",
     "show",
     "summarise",
     "terminal",
+    "unpacked",
     "write",
 ]
 
 
-def show(trials: pd.DataFrame, console: Console) -> None:
-    """Print the table of trials in canonical form."""
-    terminal(summarise(trials), console)
+def show(trials: pd.DataFrame, console: Console, found: Mapping[str, Outputs] = NONE) -> None:
+    """Print the table of trials in canonical form, and of their outputs by trial id."""
+    terminal(summarise(trials, found), console)
+
+
+def unpacked(packed: Mapping[str, bytes]) -> dict[str, Outputs]:
+    """Trial id → outputs, from their bytes."""
+    return {name: Outputs.unpacked(data) for name, data in packed.items()}
 
 
 def write(
@@ -44,6 +53,7 @@ def write(
     runs: pd.DataFrame | None = None,
     curves: pd.DataFrame | None = None,
     packed: Mapping[str, bytes] | None = None,
+    known: Mapping[str, Outputs] = NONE,
 ) -> list[Path]:
     """Write `trials.csv`, `runs.csv`, `curves.csv`, `outputs.npz`, `table.md` `.csv` `.tex` and `figure.svg` `.png`
     `.pdf`.
@@ -55,6 +65,7 @@ def write(
         curves: what each training reached after each epoch (`curves.COLUMNS`); None leaves `curves.csv` alone.
         packed: trial id → what it made of each test image (`senet_lab.outputs`), of those that have it; None, or
             nothing, leaves `outputs.npz` alone.
+        known: trial id → outputs that lie in the folder's `outputs.npz` already, or will be copied there.
 
     Returns:
         The files written.
@@ -64,7 +75,7 @@ def write(
         OSError: where the folder cannot be written.
     """
     frame = canonical(trials)
-    table = summarise(frame)
+    table = summarise(frame, unpacked(packed) if packed else known)
     contents = {"trials.csv": csv_bytes(frame)}
     if runs is not None:
         contents["runs.csv"] = csv_bytes(runs)

@@ -16,7 +16,9 @@ from typing import Any
 
 import pandas as pd
 
+from senet_lab import outputs
 from senet_lab.config import FAILURES
+from senet_lab.outputs import Outputs
 
 # What each column holds: "text", "int" or "float"; errors and losses are empty where a trial failed.
 COLUMNS: dict[str, str] = {
@@ -119,6 +121,16 @@ def read_trials(path: str | Path) -> pd.DataFrame:
         return canonical(cells)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def read_study(path: str | Path) -> tuple[pd.DataFrame, dict[str, Outputs]]:
+    """The trials in a file, and what lies beside it in `outputs.npz`: trial id → outputs, none without that file.
+
+    Raises:
+        ValueError: in one line that names the file and what is wrong with it.
+    """
+    beside = Path(path).with_name(outputs.FILE)
+    return read_trials(path), outputs.read_file(beside) if beside.is_file() else {}
 
 
 def read_cells(path: str | Path) -> pd.DataFrame:
@@ -227,6 +239,13 @@ def _check(frame: pd.DataFrame) -> None:
         values = present(frame.get(name, ()))
         if len(values) > 1:
             raise ValueError(f"{name} is mixed in one table: {', '.join(map(str, values[:4]))}")
+    if present(frame.get("metric", ())) == ["loss"]:
+        empty = frame.index[done & frame.get("test_loss", pd.Series(dtype="float64")).reindex(frame.index).isna()]
+        if len(empty):
+            raise ValueError(
+                f"metric=loss needs test_loss, which trial {frame['trial_id'][empty[0]]} does not have: it was trained "
+                "before losses were kept"
+            )
     way = failures_of(frame)
     if way not in FAILURES:
         raise ValueError(f"failures: there is no '{way}'; there are {', '.join(FAILURES)}")

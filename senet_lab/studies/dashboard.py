@@ -19,6 +19,7 @@ from urllib.parse import quote
 from senet_lab.compose import choices, compose
 from senet_lab.config import RunError, UserError
 from senet_lab.labels import Composed, plain_name
+from senet_lab.outputs import Outputs
 from senet_lab.reports import dashboards, tables
 from senet_lab.reports.dashboards import Shown, Spec
 from senet_lab.reports.files import replace_all
@@ -112,17 +113,18 @@ def from_store(composed: Composed, words: list[str]) -> tuple[Shown, Path]:
             f"python -m senet_lab.run {' '.join(words)} trains it"
         )
     there = replace(study, cells=[cell for cell in study.cells if cell.trial_id in study.recorded])
-    trials = outcome.trials(there, study.recorded)
+    packed = store.outputs(study.trials)
+    trials = outcome.trials(there, study.recorded, packed)
     runs = tuple(cell.trial_id for cell in outcome.by_row(study))  # those that are still to come, too
     assert composed.config.study
-    shown = shown_of(trials, runs, composed.config.study.factor, composed.folder)
+    shown = shown_of(trials, tables.unpacked(packed), runs, composed.config.study.factor, composed.folder)
     return shown, Path(composed.config.results) / composed.folder
 
 
 def from_file(path: Path) -> tuple[Shown, Path]:
     """A study by its trials.csv, and the folder of results that it has below results/local."""
     try:
-        trials = tables.read_trials(path)
+        trials, known = tables.read_study(path)
     except ValueError as error:
         raise UserError(str(error)) from error
     first = trials.iloc[0]
@@ -131,14 +133,14 @@ def from_file(path: Path) -> tuple[Shown, Path]:
     if first["study"] in choices("ablation"):
         study = compose([f"+ablation={first['study']}"]).config.study
         factor = study.factor if study else ""
-    return shown_of(trials, tuple(trials["trial_id"]), factor, folder), Path("results/local") / folder
+    return shown_of(trials, known, tuple(trials["trial_id"]), factor, folder), Path("results/local") / folder
 
 
-def shown_of(trials: Any, runs: tuple[str, ...], factor: str, folder: str) -> Shown:
-    """What a dashboard shows of trials in the columns of a trials.csv."""
+def shown_of(trials: Any, known: dict[str, Outputs], runs: tuple[str, ...], factor: str, folder: str) -> Shown:
+    """What a dashboard shows of trials in the columns of a trials.csv, and of their outputs."""
     try:
         frame = canonical(trials)
-        table = tables.csv_text(tables.summarise(frame)).encode("utf-8", "replace")
+        table = tables.csv_text(tables.summarise(frame, known)).encode("utf-8", "replace")
     except ValueError as error:
         raise UserError(f"{folder}: {error}") from error
     return Shown(
@@ -146,6 +148,7 @@ def shown_of(trials: Any, runs: tuple[str, ...], factor: str, folder: str) -> Sh
         tuple(dict.fromkeys(runs)),
         run_content.table_run_id(folder, table),
         dashboards.group_key(factor, frame),
+        known,
     )
 
 

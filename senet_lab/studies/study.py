@@ -169,7 +169,7 @@ def write(composed: Composed, study: plan.Plan, records: dict[str, Record], stor
     except (OSError, ValueError) as error:
         raise RunError(f"the table cannot be written to {folder}: {error}") from error
     console.print()
-    tables.terminal(tables.summarise(trials), console)
+    tables.terminal(tables.summarise(trials, tables.unpacked(packed)), console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
     if kept:
         console.print(f"the table of other trials that was there is kept: {kept}/", soft_wrap=True)

@@ -134,7 +134,7 @@ def test_a_design_that_fails_is_no_survivor() -> None:
     """Kind: a row that diverged in some seeds was judged by the others. It counts among the tests, nonetheless."""
     made, cells = table(study((("a", 1), ("a", 3), ("b", 0), ("b", 1), ("b", 2), ("b", 3), ("b", 4))))
     assert [cells[row]["verdict"] for row in ("a", "b")] == ["failed in 2 of 5", "failed in 5 of 5"]
-    assert [cells["a"][name] for name in ("p_uncorrected", "p_holm", "delta_low", "could_show_points")] == [""] * 4
+    assert [cells["a"][name] for name in ("p_uncorrected", "p_holm", "delta_low", "could_show")] == [""] * 4
     assert float(cells["c"]["p_holm"]) == pytest.approx(min(1, 3 * float(cells["c"]["p_uncorrected"])), rel=1e-3)
     assert "Not tested, because trainings failed: a and b." in tables.markdown(made)
 

@@ -5,7 +5,10 @@ const LOOKS = {
   baseline: ["square", "baseline", "baseline"],
   better: ["down", "better", "better"],
   worse: ["up", "worse", "worse"],
-  "no difference shown": ["circle", "open", "no difference shown"],
+  "better here": ["down", "open", "better on these images"],
+  "worse here": ["up", "open", "worse on these images"],
+  equivalent: ["circle", "baseline", "equivalent"],
+  open: ["circle", "open", "open"],
   "": ["cross", "open", "no verdict"],
 };
 const FRONT = ["circle", "design", "on the front"], OTHER = ["circle", "open", "not on it"]; // of a search
