@@ -90,8 +90,8 @@ def check_same(plan: Plan, note: dict[str, Any]) -> None:
     if any(getattr(plan.aim, key) != note[key] for key in SAME):
         name = plan.config.settle.name
         raise UserError(
-            f"seeds=settle: these rows were planned as {title(note)} before they were trained, which other words do "
-            f"not change; settle.name={'another' if name else 'NAME'} plans anew, from a seed that nobody has seen"
+            f"seeds=settle: these rows were planned as {title(note)} before they were trained, and other words do not "
+            f"change that; settle.name={'another' if name else 'NAME'} plans anew, from a seed that nobody has seen"
         )
 
 

@@ -1,0 +1,212 @@
+"""Seeds until the verdicts are in: the same rows and seeds whatever trains them, in whatever order, however often it is
+killed; seeds that somebody has seen are not used; a plan is not changed afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launching import Lab
+
+from senet_lab.compose import compose
+from senet_lab.config import UserError
+from senet_lab.reports import sequential
+from senet_lab.reports.trials import read_trials
+from senet_lab.run import main
+from senet_lab.studies import settling
+from senet_lab.studies.plan import Plan, make, together
+from senet_lab.studies.store import DONE, FAILED, Record, Store
+
+SMALL = ["recipe.epochs=1", "data.subset=40", "data.test_subset=20", "tracking=off"]
+WORDS = ["+ablation=excitation", "seeds=settle", "settle.max=9", "margin=2", *SMALL]
+MEANS = {"ReLU": 3.0, "tanh": 0.5, "sigmoid": 0.0, "softmax": 0.1}  # points beside the baseline; deviations are 0.5
+FIELDS = {"config": {}, "epochs": [], "seconds": 1.0, "resumed": False}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path}/lab.db")
+
+
+def placed(store: Store, *words: str, folder: Path = Path("nowhere")) -> Plan:
+    """A settling plan with its first seed."""
+    (plan,) = settling.placed([make(compose([*WORDS, *words]))], [folder], store)
+    return plan
+
+
+def outcomes(plan: Plan, seed: int = 0) -> Callable[[str, int], Record]:
+    """What a training of a row with a seed comes to, drawn once for each."""
+    drawn = np.random.default_rng(seed).normal(0, 0.5, (200, len(plan.rows)))
+
+    def record(label: str, at: int) -> Record:
+        error = 20 + MEANS[label] + drawn[at, [row.label for row in plan.rows].index(label)]
+        return {"state": DONE, "metrics": {"test_error": error, "test_loss": error / 30}}
+
+    return record
+
+
+def settled(plan: Plan, record: Callable[[str, int], Record], order: random.Random | None = None) -> Plan:
+    """The plan as it ends when its cells are trained, several at once, in whatever order."""
+    records: dict[str, Record] = {}
+    growing = settling.Growing([plan], records)
+    waiting = list(plan.cells)
+    while waiting or (waiting := growing.more()):
+        at = order.randrange(len(waiting)) if order else 0
+        cell = waiting.pop(at)
+        records[cell.trial_id] = record(cell.row.label, cell.seed)
+        if order and order.random() < 0.7:  # a worker is free, and asks before the others have ended
+            waiting += growing.more()
+    return settling.finished(growing.plans[0], records)
+
+
+def seeds_of(plan: Plan) -> dict[str, list[int]]:
+    return {row.label: [cell.seed for cell in plan.cells if cell.row is row] for row in plan.rows}
+
+
+def test_each_row_stops_where_the_sequential_test_stops(store: Store) -> None:
+    """A second implementation: all seeds at once, row by row."""
+    plan = placed(store)
+    for number in range(5):
+        record = outcomes(plan, number)
+        ended = seeds_of(settled(plan, record))
+        errors = {label: [record(label, seed)["metrics"]["test_error"] for seed in range(9)] for label in MEANS}
+        stops = {}
+        for label in ("ReLU", "tanh", "softmax"):
+            differences = np.subtract(errors[label], errors["sigmoid"])
+            stop = sequential.follow(differences, 0.05 / 3, 3, 9, margin=2.0, step=5.0)
+            assert stop is not None
+            stops[label] = stop.n
+        stops["sigmoid"] = max(stops.values())
+        assert ended == {label: list(range(n)) for label, n in stops.items()}
+
+
+def test_neither_order_nor_workers_change_what_is_looked_at(store: Store) -> None:
+    plan = placed(store, "metric=loss", "margin=0.05")
+    record = outcomes(plan, 7)
+    plain = seeds_of(settled(plan, record))
+    assert len({len(seeds) for seeds in plain.values()}) > 1  # rows stop at different seeds
+    for number in range(20):
+        assert seeds_of(settled(plan, record, random.Random(number))) == plain
+
+
+def test_rows_of_several_studies_share_their_trainings(store: Store) -> None:
+    names = ("excitation", "squeeze")
+    made = [make(compose([f"+ablation={name}", *WORDS[1:]])) for name in names]
+    plans = settling.placed(made, [Path("nowhere")] * 2, store)
+    records: dict[str, Record] = {}
+    growing = settling.Growing(plans, records)
+    waiting, trained = list(together(plans).todo), []
+    while waiting or (waiting := growing.more()):
+        cell = waiting.pop(0)
+        if cell.trial_id not in records:
+            trained.append(cell.trial_id)
+        noise = random.Random(cell.trial_id).gauss(0, 0.5)
+        records[cell.trial_id] = {"state": DONE, "metrics": {"test_error": 20 + noise}}
+    assert len(trained) == len(set(trained))
+    ends = [settling.finished(plan, records) for plan in growing.plans]
+    assert set(ends[0].trials) & set(ends[1].trials)  # the baseline
+    for plan in ends:
+        assert not any(need.open for need in settling.needs(plan, records).values())
+
+
+def test_a_row_that_failed_has_no_more_seeds(store: Store) -> None:
+    plan = placed(store, "margin=0.01")
+    good = outcomes(plan)
+
+    def record(label: str, seed: int) -> Record:
+        return {"state": FAILED, "reason": "diverged"} if (label, seed) == ("tanh", 3) else good(label, seed)
+
+    assert seeds_of(settled(plan, record))["tanh"] == [0, 1, 2, 3]
+    guessing = placed(store, "margin=0.01", "failures=chance")
+    pairs = [[record(label, seed) for label in ("tanh", "sigmoid")] for seed in range(9)]
+    errors = [[90.0 if each["state"] == FAILED else each["metrics"]["test_error"] for each in pair] for pair in pairs]
+    stop = sequential.follow([mine - theirs for mine, theirs in errors], 0.05 / 3, 3, 9, margin=0.01, step=5.0)
+    assert stop is not None
+    assert len(seeds_of(settled(guessing, record))["tanh"]) == stop.n
+
+
+def test_seeds_that_have_been_seen_are_not_used(store: Store, tmp_path: Path) -> None:
+    assert placed(store).aim.first == 0
+    plan = placed(store)
+    shown = settling.likes(plan)["tanh"].with_seed(4)
+    store.claim(shown.trial_id)
+    assert placed(store).aim.first == 0  # nobody has seen what is in training
+    store.finish(shown.trial_id, DONE, {**FIELDS, "metrics": {"test_error": 1.0, "val_error": 1.0}})
+    assert placed(store).aim.first == 5
+    (tmp_path / "trials.csv").write_text(f"trial_id\n{settling.likes(plan)['ReLU'].with_seed(7).trial_id}\n")
+    assert placed(store, folder=tmp_path).aim.first == 8  # of a table whose records are gone
+    other = make(compose(["+ablation=squeeze", *WORDS[1:]]))  # shares the baseline alone
+    assert settling.placed([other], [Path("nowhere")], store)[0].aim.first == 0
+
+
+def test_a_plan_is_kept_and_its_words_go_on_with_it(store: Store) -> None:
+    first, where = placed(store), [Path("a/b/excitation")]
+    assert not settling.write_down([first], where, store)
+    seen = settling.likes(first)["tanh"].with_seed(0)
+    store.claim(seen.trial_id)
+    store.finish(seen.trial_id, DONE, {**FIELDS, "metrics": {"test_error": 1.0, "val_error": 1.0}})
+    again = placed(store)
+    assert (again.aim.first, again.aim) == (0, first.aim)
+    for changed in ("margin=3", "settle.max=10", "settle.min=4", "metric=loss"):
+        with pytest.raises(UserError, match=r"planned as a/b/excitation \(metric=error margin=2 .* settle.name=NAME"):
+            placed(store, changed)
+    second = placed(store, "margin=3", "settle.name=second")
+    assert second.aim.first == 1
+    assert second.aim.earlier == "a/b/excitation (metric=error margin=2 settle.min=3 settle.max=9, seeds from 0)"
+    late = settling.placed([first], where, store)
+    assert late[0].aim == first.aim
+
+
+def test_of_two_drivers_that_plan_at_once_one_is_told(store: Store) -> None:
+    mine, theirs = placed(store), placed(store)
+    moved = settling.started(settling.replace(theirs, aim=settling.replace(theirs.aim, first=5)))
+    assert not settling.write_down([mine], [Path("x")], store)
+    assert settling.write_down([moved], [Path("x")], store)
+
+
+def bytes_of(results: Path) -> dict[str, bytes]:
+    """The tables below a folder, but for what is measured once."""
+    return {
+        str(path.relative_to(results)): path.read_bytes()
+        for path in sorted(results.glob("*/*/*/*"))
+        if path.name != "runs.csv"
+    }
+
+
+def test_a_study_settles_and_ends_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*WORDS, "settle.max=4", "executor.workers=1"]
+    assert main([*words, "results=one"]) == 0
+    first = bytes_of(Path("one"))
+    folder = next(Path("one").glob("*/*/excitation"))
+    assert set(read_trials(folder / "trials.csv")["settle_max"]) == {4}
+    assert main([*words, "results=one"]) == 0  # trains nothing
+    assert bytes_of(Path("one")) == first
+    notes = Store("sqlite:///one/lab.db", create=False).noted()
+    assert [json.loads(text)["most"] for name, text in notes.items() if name.startswith("settle ")] == [4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 4])
+def test_killed_in_the_middle_it_ends_with_the_same_bytes(tmp_path: Path, workers: int) -> None:
+    words = [*WORDS, "settle.max=6", "margin=3"]
+    lab = Lab(tmp_path)
+    assert lab.run(*words, "results=one", "executor.workers=1").code == 0
+    for killed in range(3):
+        driver = lab.start(*words, "results=two", f"executor.workers={workers}", stderr=subprocess.DEVNULL)
+        assert driver.stdout is not None
+        ends = random.Random(killed).randrange(1, 4)  # of trainings
+        while ends and (line := driver.stdout.readline()):
+            ends -= line.startswith("[")
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.communicate()
+    done = lab.run(*words, "results=two", f"executor.workers={workers}")
+    assert done.code == 0, done.err
+    assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
