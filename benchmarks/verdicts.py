@@ -45,7 +45,7 @@ EFFECTS = {3: 3.0, 5: 2.0, 10: 1.5}  # seeds → the true difference of which th
 
 
 def proportion(count: float, runs: int, digits: int = 1) -> str:
-    """A share in percent ± its standard error; of none or all, that of half a run, which is no less than it could be."""
+    """A share in percent ± its standard error; of none or all, that of half a run."""
     share = count / runs
     safe = min(max(share, 0.5 / runs), 1 - 0.5 / runs)
     return f"{100 * share:.{digits}f} ± {100 * math.sqrt(safe * (1 - safe) / runs):.{digits + 1}f}"
@@ -236,14 +236,14 @@ CLASSES = {
 def fixed_alarms(screened: int, confirmed: int) -> tuple[list[Line], list[Line]]:
     """The page's table and all lines. The setting in which a test is worst is found with few studies of each setting,
     and simulated again with many others, since the worst of many is so by chance, too."""
-    measured = [line for setting in fixed_settings() for line in fixed(setting, screened, list(TESTS))]
-    table = []
+    everywhere = [line for setting in fixed_settings() for line in fixed(setting, screened, list(TESTS))]
+    table, worsts = [], []
     for name in TESTS:
         row: Line = {"test": name}
         for heading, (fold, least, _) in CLASSES.items():
             among = [
                 line
-                for line in measured
+                for line in everywhere
                 if line["test"] == name
                 and (line["fold"] == 3 if fold == 3 else line["fold"] <= 2)
                 and line["correlation"] >= least
@@ -251,10 +251,10 @@ def fixed_alarms(screened: int, confirmed: int) -> tuple[list[Line], list[Line]]
             worst = max(among, key=lambda line: line["any"])
             setting = {key: worst[key] for key in ("seeds", "rows", "correlation", "images", "spread", "fold")}
             (again,) = fixed(setting, confirmed, [name], again=1)
-            measured.append({**again, "of": "fixed, worst", "class": heading})
+            worsts.append({**again, "of": "fixed, worst", "class": heading})
             row[heading] = proportion(again["any"], confirmed)
         table.append(row)
-    return table, measured
+    return table, everywhere + worsts
 
 
 def fixed_power(studies: int) -> tuple[list[Line], list[Line]]:
