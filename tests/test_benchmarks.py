@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from launching import Lab, wait_for
 from PIL import Image
 from torch import nn
 
-from benchmarks import batched, calibration, clock, measuring, overhead, reliability, se_cost, study, train
+from benchmarks import batched, calibration, clock, measuring, overhead, recipe, reliability, se_cost, study, train
 from benchmarks.postgres import BINARIES
-from senet_lab import models
+from senet_lab import models, outputs
+from senet_lab.config import RunError
+from senet_lab.studies.store import Store
 
 
 def check(name: str, folder: Path, run: Callable[[list[str]], int], *words: str) -> list[dict[str, str]]:
@@ -46,6 +49,51 @@ def test_overhead(tmp_path: Path) -> None:
     assert {line["trials"] for line in lines} == {"", "12", "24"}
     assert {"first", "again", "worker"} <= {line["what"] for line in lines}
     assert all(float(line["wall"]) > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_the_bookkeeping_that_is_timed_has_the_outputs_in_it(tmp_path: Path) -> None:
+    """As many as there are test images, in the store and in the table's folder."""
+    overhead.grown(12, tmp_path)
+    (path,) = tmp_path.glob("*/*/ratio/outputs.npz")
+    written = outputs.read_file(path)
+    assert [len(each.right) for each in written.values()] == [899] * 12
+    kept = Store(f"sqlite:///{tmp_path}/lab.db").outputs(written)
+    assert kept == {trial_id: each.packed() for trial_id, each in written.items()}
+
+
+@pytest.mark.slow
+def test_recipe(tmp_path: Path) -> None:
+    lines = check("recipe", tmp_path, recipe.main)
+    varied = [(line["recipe.lr"], line["recipe.epochs"]) for line in lines]
+    assert varied == [(lr, epochs) for epochs in "21" for lr in ("0.05", "0.1") for _ in range(2)]
+    assert len({line["trial_id"] for line in lines}) == 8
+    assert not any("test" in name for name in lines[0]), "no test error has a part in it"
+    means = {
+        each: statistics.fmean(float(line["val_loss"]) for line in lines[at : at + 2])
+        for at, each in zip(range(0, 8, 2), varied[::2], strict=True)
+    }
+    text = (tmp_path / "recipe.md").read_text()
+    assert f"lowest mean loss ({min(means.values()):.4f}: `recipe.lr={min(means, key=means.__getitem__)[0]} " in text
+
+
+def test_the_recipe_of_fewest_epochs_within_a_standard_error_of_the_best_is_chosen() -> None:
+    """Of seeds at ±1 around the mean the standard error is 1; the failed one is the best and the shortest."""
+
+    def candidate(name: str, epochs: int, mean: float, failed: str = "") -> recipe.Candidate:
+        return recipe.Candidate((name,), epochs, [mean - 1, mean + 1], [0.0, 0.0], failed)
+
+    short, near, best, far = (
+        candidate("short", 15, 5.9),
+        candidate("near", 15, 5.8),
+        candidate("best", 30, 5.0),
+        candidate("far", 1, 6.1),
+    )
+    broken = candidate("broken", 1, 0.0, "a loss that is no number")
+    assert recipe.choose([short, near, best, far, broken]) == (near, best, 1.0)
+    assert recipe.choose([best, far]) == (best, best, 1.0)
+    with pytest.raises(RunError, match="every candidate failed"):
+        recipe.choose([broken])
 
 
 @pytest.mark.slow
