@@ -16,6 +16,7 @@ every trial of the lab is tested on in the end, have no part in it: their errors
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import shlex
 import statistics
@@ -28,14 +29,15 @@ from typing import Any
 
 from benchmarks import measuring
 from benchmarks.measuring import Line
-from senet_lab.compose import check_words, compose
+from senet_lab.compose import check_words, compose, words_of
 from senet_lab.config import RunError, UserError
+from senet_lab.counting import duration
 from senet_lab.labels import flat
 
 VARY = [
     ["recipe.lr=0.02,0.05,0.1", "recipe.weight_decay=1e-4,5e-4,1e-3"],
     ["data.augment=none,crop", "recipe.epochs=15,30"],
-    ["recipe.lr=0.02,0.05,0.1", "recipe.batch_size=32,64"],
+    ["recipe.lr=0.05,0.1,0.2", "recipe.batch_size=32,64"],
 ]
 SHOWN = 10  # candidates in the table, beside the chosen one and the words as they are
 Values = tuple[str, ...]  # of the keys that are varied
@@ -83,6 +85,17 @@ def choose(candidates: Iterable[Candidate]) -> tuple[Candidate, Candidate, float
     return min(near, key=lambda each: (each.epochs, each.loss)), best, error
 
 
+def at_edge(tried: Iterable[Candidate], keys: Sequence[str], chosen: Candidate) -> list[str]:
+    """Keys of which three or more numbers were tried, and the least or the greatest is chosen: a better one may lie
+    beyond."""
+    found = []
+    for key, value, *others in zip(keys, chosen.values, *(each.values for each in tried), strict=True):
+        with contextlib.suppress(ValueError):  # a word
+            numbers = {float(other) for other in others}
+            found += [key] * (len(numbers) > 2 and float(value) in (min(numbers), max(numbers)))
+    return found
+
+
 def levels(words: Sequence[str]) -> dict[str, list[str]]:
     """`recipe.lr=0.05,0.1` … → key → its words, one a value."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -128,12 +141,16 @@ def values_of(words: list[str], keys: Sequence[str]) -> Values:
     return tuple(str(whole[key]) for key in keys)
 
 
+def named(keys: Sequence[str], values: Values) -> str:
+    return " ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+
+
 def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]) -> dict[Values, Candidate]:
     """Train what these candidates lack in their store, as one plan; what became of each."""
     from rich.console import Console
 
     from senet_lab.studies import clock, driver, plan, study
-    from senet_lab.studies.executors import ready
+    from senet_lab.studies.executors import ready, sharing
     from senet_lab.studies.progress import Progress
     from senet_lab.studies.store import DONE, Store
 
@@ -145,13 +162,13 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
             self.probed = True
             done = record["state"] == DONE
             outcome = f"validation loss {record['metrics']['val_loss']:.4f}" if done else f"failed: {record['reason']}"
-            told = ", ".join(owners[cell.trial_id])
-            self.say(f"[{self.done}/{self.total}] {told}, seed {cell.seed}: {outcome}")
+            left = f", about {duration(self.left())} left" if self.done < self.total else ""
+            self.say(f"[{self.done}/{self.total}] {owners[cell.trial_id]}, seed {cell.seed}: {outcome}{left}")
 
     if not asked:
         return {}
     plans = {values: plan.make(compose(words)) for values, words in asked.items()}
-    owners = {trial_id: values for values, each in plans.items() for trial_id in each.trials}
+    owners = {trial_id: named(keys, values) for values, each in plans.items() for trial_id in each.trials}
     config = next(iter(plans.values())).config
     for each in plans.values():
         if len(each.rows) > 1 or each.config.search:
@@ -168,6 +185,8 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
     console = Console(file=sys.stderr, markup=False, highlight=False, emoji=False)
     with ready(config, whole.device, idle=not whole.todo) as executor:
         workers = min(executor.room, max(1, len(whole.todo)))
+        processes = workers * config.training.devices
+        plan.check_room([cell.spec for cell in whole.todo], sharing(config.executor, whole.device, processes))
         with Unseen(whole, clock.expect(whole, store), workers, console) as progress:
             records = driver.train(
                 whole,
@@ -227,13 +246,8 @@ def main(words: list[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as place:
             if given.short:
-                given.words += [
-                    "recipe.epochs=2",
-                    "data.subset=64",
-                    "data.test_subset=64",
-                    "seeds=2",
-                    f"results={place}",
-                ]
+                few = ["recipe.epochs=2", "data.subset=64", "data.test_subset=64", "seeds=2"]
+                given.words = [*given.words, *few, f"results={place}"]
                 given.vary = [["recipe.lr=0.05,0.1"], ["recipe.lr=0.05,0.1", "recipe.epochs=1,2"]]
             write(given)
     except (UserError, RunError) as error:
@@ -251,21 +265,19 @@ def write(given: argparse.Namespace) -> None:
     keys, lines = keys_of(groups), list[Line]()
     tried = search(base, groups, lines)
     chosen, best, error = choose(tried.values())
-    named = {
-        each.values: " ".join(f"{k}={v}" for k, v in zip(keys, each.values, strict=True)) for each in (chosen, best)
-    }
     config, facts = (there := plan.make(compose(base))).config, there.facts
     near = sum(not each.failed and each.loss <= best.loss + error for each in tried.values())
+    edges = at_edge(tried.values(), keys, chosen)
     varied = " ".join(f"--vary {shlex.join(group)}" for group in given.vary)
     notes = [
-        f"`python -m benchmarks.recipe {f'{shlex.join(given.words)} ' * bool(given.words)}{varied}`: {config.backbone} "
-        f"{'without' if config.se is None else 'with'} SE on {config.data.name}, starting from the recipe "
-        f"{config.recipe.name}, {config.seeds} seeds a candidate, {len(tried)} candidates.",
-        f"Chosen: `{named[chosen.values]}`. {near} of the candidates are within a standard error ({error:.4f}, the "
-        f"median of all candidates' own) of the lowest mean loss ({best.loss:.4f}: `{named[best.values]}`); of those "
-        "it has the fewest epochs, then the lowest loss.",
+        f"`python -m benchmarks.recipe {words_of(config)} {varied}`: {config.backbone} "
+        f"{'without' if config.se is None else 'with'} SE, {config.seeds} seeds a candidate, {len(tried)} candidates.",
+        f"Chosen: `{named(keys, chosen.values)}`. {near} of the candidates are within a standard error ({error:.4f}, "
+        f"the median of all candidates' own) of the lowest mean loss ({best.loss:.4f}: `{named(keys, best.values)}`); "
+        "of those it has the fewest epochs, then the lowest loss.",
         f"Losses and errors are those of the {facts.validation:,} validation images after the last epoch. Candidates "
         "are compared by the loss, because counted errors of so few images are coarse. No test error was read.",
+        *[f"It is at the edge of what was tried in {' and '.join(edges)}."] * bool(edges),
         "The lowest of many means is lower than that recipe would have with fresh seeds.",
     ]
     measuring.write(

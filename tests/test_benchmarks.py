@@ -96,6 +96,15 @@ def test_the_recipe_of_fewest_epochs_within_a_standard_error_of_the_best_is_chos
         recipe.choose([broken])
 
 
+def test_a_choice_at_the_edge_of_the_numbers_that_were_tried_is_told() -> None:
+    tried = [
+        recipe.Candidate((lr, epochs, word), 1) for lr in ("0.1", "1e-2", "1") for epochs in "12" for word in "abc"
+    ]
+    keys = ["lr", "epochs", "word"]
+    assert recipe.at_edge(tried, keys, tried[0]) == []
+    assert recipe.at_edge(tried, keys, tried[-1]) == recipe.at_edge(tried, keys, tried[6]) == ["lr"]
+
+
 @pytest.mark.slow
 def test_study(tmp_path: Path) -> None:
     lines = check("study", tmp_path, study.main)
