@@ -27,7 +27,7 @@ def checked(trials: pd.DataFrame, found: Mapping[str, Outputs]) -> dict[str, Out
     """
     out = {}
     done = trials[trials["status"] == "done"]
-    digests = done.get("outputs", pd.Series(None, done.index, dtype=object))  # of an earlier lab
+    digests = done["outputs"] if "outputs" in done else [None] * len(done)  # of an earlier lab
     for name, images, error, digest in zip(
         done["trial_id"], done["test_images"], done["test_error"], digests, strict=True
     ):

@@ -30,8 +30,8 @@ class Row:
         paper_params, paper_macs: recomputed on the paper's network (multiply-adds at the size of its images).
         params, macs: of the network that was trained (multiply-adds of one image).
         hidden: realised SE hidden widths by stage.
-        trainings: its seeds and the ids of their trials; rows with equal ones are the same trainings. Empty where a
-            file does not name them.
+        trainings: its seeds and the ids of their trials; rows with equal ones are the same trainings. Of the first seed
+            alone where seeds are added until a verdict is in; empty where a file does not name them.
         same_as: label of an earlier row (or of the baseline) that is the same trainings; empty if there is none.
         seeds: the finished ones.
         failures: the trials that failed.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -98,7 +97,7 @@ class Study:
         where one is not known."""
         if metric == "error":
             return _by_seed(group, "test_error", guessing(self.frame))
-        chance = None if guessing(self.frame) is None else math.log(int(present(self.frame["classes"])[0]))
+        chance = None if guessing(self.frame) is None else self.aim.guessing(int(present(self.frame["classes"])[0]))
         known = "test_loss" in group and group["test_loss"][group["status"] == "done"].notna().all()
         return _by_seed(group, "test_loss", chance) if known else {}
 
@@ -151,8 +150,11 @@ def _up_to_stops(study: Study, groups: Groups) -> Groups:
 
 
 def _trainings(group: pd.DataFrame) -> tuple[tuple[int, str], ...]:
+    """Seeds and trial ids; the first alone where seeds are added until a verdict is in, so that rows have more or
+    fewer of them."""
     ids = [str(each) for each in group["trial_id"]]
-    return tuple(zip(map(int, group["seed"]), ids, strict=True)) if all(ids) else ()
+    trained = tuple(zip(map(int, group["seed"]), ids, strict=True)) if all(ids) else ()
+    return trained[:1] if aim.of(group).settles else trained
 
 
 def _comparisons(groups: dict[str, pd.DataFrame]) -> dict[str, Comparison]:
