@@ -53,7 +53,7 @@ RECIPES: dict[str, tuple[int, int, float, float, list[int], dict[str, Any]]] = {
     "wrn": (200, 128, 0.1, 5e-4, [60, 120, 160], {"nesterov": True, "factor": 0.2}),
     "shake_cifar10": (1800, 128, 0.2, 1e-4, [], {"nesterov": True}),
     "shake_cifar100": (1800, 32, 0.025, 5e-4, [], {"nesterov": True}),
-    "quick": (30, 32, 0.05, 5e-4, [], {}),
+    "quick": (30, 32, 0.1, 1e-3, [], {}),
     "tabular": (24, 16, 0.05, 5e-4, [], {}),
     "tabular_ema": (24, 16, 0.05, 5e-4, [], {"ema": 0.97}),
 }
