@@ -274,6 +274,16 @@ def test_the_table_with_all_columns_fits_a_terminal() -> None:
     assert all(word in text for word in ("error %", "[95%]", "verdict", "open: "))
 
 
+def test_long_verdicts_are_broken_where_a_page_is_narrow() -> None:
+    same = np.arange(900)[None, :] < np.array([[50], [60], [70]])
+    made = tables.summarise(*with_outputs({"base": same, "row": same}))
+    assert "| open: more test images needed (above 1,000,000) |" in tables.markdown(made)
+    lines = ["open: more test", "images needed", "(above 1,000,000)"]
+    assert "\\shortstack[l]{" + " \\\\ ".join(lines) + "}" in tables.latex(made)
+    ends = [line.rstrip().split("  ")[-1].strip() for line in on_terminal(made, 80).splitlines()]
+    assert lines == [line for line in ends if line in lines]
+
+
 # -------------------------------------------------------------------------------------------------------------- loss
 
 

@@ -27,7 +27,7 @@ class Column:
         words: whether it is text rather than numbers, aligned to the left.
         drop: the terminal leaves out columns with the highest number first until the table fits; 0 stays always, and
             None is never on the terminal.
-        wrap: the terminal breaks longer words into lines of so many characters where it must.
+        wrap: the terminal and the LaTeX break longer words into lines of so many characters where they must.
         page: whether the LaTeX has it, too, whose page is narrow.
     """
 
@@ -224,7 +224,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("loss_half_width", "", pick("loss", "half_width"), fixed(6)),
     Column("loss_half_width_crossed", "", pick("loss", "half_crossed"), fixed(6)),
     Column("", "our loss", loss_cell, drop=2),
-    Column("", "± over seeds and images", crossed_cell, drop=8),
+    Column("", "± over seeds and images", crossed_cell, drop=8, page=False),
     Column("top5_error_percent", "our top-5 %", pick("top5", "mean"), fixed(2), drop=13, page=False),
     Column("top5_error_half_width", "", pick("top5", "half_width"), fixed(4)),
     Column("failed", "", lambda row: len(row.failures)),
@@ -242,7 +242,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("share_seeds", "", share("seeds"), fixed(4)),
     Column("share_images", "", share("images"), fixed(4)),
     Column("share_rest", "", share("rest"), fixed(4)),
-    Column("", "from seeds / images / rest %", shares_cell, drop=9),
+    Column("", "from seeds / images / rest %", shares_cell, drop=9, page=False),
     Column("floor", "", pick("verdict", "floor"), fixed(4)),
     Column("", "floor", in_its_unit("floor"), drop=7),
     Column("p_uncorrected", "", pick("delta", "p"), significant),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from textwrap import fill
+from textwrap import fill, wrap
 from typing import Literal
 
 from rich import box
@@ -19,6 +19,7 @@ from senet_lab.reports.rows import Table
 from senet_lab.reports.tex import tex
 from senet_lab.reports.trials import PARTIAL
 
+LONG = 26  # characters that a page has room for in one line of words
 KEPT = 3  # rather than to leave out columns up to this number (`Column.drop`), the terminal breaks long words
 
 MARKDOWN = {c: f"\\{c}" for c in "\\`*_[]|~$#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -87,12 +88,19 @@ def latex(table: Table) -> str:
         "\\midrule",
     ]
     for row in table.rows:
-        lines.append(" & ".join(tex(text_cell(column, row, table)) for column in columns) + " \\\\")
+        lines.append(" & ".join(_latex_cell(column, text_cell(column, row, table)) for column in columns) + " \\\\")
         lines += ["\\addlinespace"] * (row.label in table.breaks)
     lines += ["\\bottomrule", "\\end{tabular}", "", "\\medskip", "\\begin{minipage}{\\textwidth}\\raggedright"]
     lines += [tex(note) + "\\par" for note in all_notes(table)]
     lines += ["\\end{minipage}", "\\end{table*}"]
     return "\n".join(lines) + "\n"
+
+
+def _latex_cell(column: Column, text: str) -> str:
+    """A cell; long words on several lines, so that the columns beside them fit the page."""
+    if not column.wrap or len(text) <= LONG:
+        return tex(text)
+    return "\\shortstack[l]{" + " \\\\ ".join(map(tex, wrap(text, column.wrap))) + "}"
 
 
 def _latex_heads(heads: list[str]) -> list[str]:

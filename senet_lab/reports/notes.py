@@ -196,7 +196,8 @@ def _settled(table: Table) -> list[str]:
         "much to spend again); better or worse, where the interval over seeds and images, taken once at the stop with "
         "what was left to that look, excludes 0, too. A row also stops, open, when the seeds that are left have less "
         "than 10% of a chance to settle it. The intervals of Δ are the repeated ones, which hold at 95% or more for "
-        "all rows and looks together. Differences at a stop run high: a row stops where chance has helped."
+        "all rows and looks together; those of single rows' errors are plain ones. Differences at a stop run high: a "
+        "row stops where chance has helped."
     )
     earlier = f"Earlier plans on these rows: {a.earlier}. Their looks are not paid for here." if a.earlier else ""
     return [plan, *([earlier] if earlier else [])]
