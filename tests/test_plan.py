@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from launching import TINY, WORDS, Lab
+from PIL import Image
 from rich.console import Console
 
 from senet_lab.compose import compose
@@ -19,6 +22,7 @@ from senet_lab.studies.clock import Expectation, expect
 from senet_lab.studies.plan import Cell, Plan, look_up, make, show, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import Store
+from senet_lab.training import decoding, feeds, memory
 
 
 @pytest.fixture
@@ -73,7 +77,7 @@ def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypat
     store = Store("sqlite:///results/local/lab.db", create=False)
     monkeypatch.setattr(clock, "calibrate", lambda *_: 1.0)
     more = look_up(make(compose([*WORDS, "seeds=3"])), store)
-    expectation = expect(more, store)
+    expectation = expect(more, store, 1)
     assert not expectation.rough
     for cell in more.todo:
         twins = [seconds[other.trial_id] for other in more.cells if other.row is cell.row and other.seed < 2]
@@ -82,7 +86,7 @@ def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypat
     assert expectation.total(100) == max(expectation.seconds.values())
 
     other = look_up(make(compose([*WORDS, "recipe.epochs=9"])), store)
-    expectation = expect(other, store)
+    expectation = expect(other, store, 1)
     assert expectation.rough, "other epochs take another time"
     cell = other.todo[0]
     epochs = 3 * other.facts.train * 9 + other.facts.validation * 9 + other.facts.test
@@ -107,6 +111,64 @@ def test_a_driver_without_a_gpu_calibrates_on_few_images(here: Path, monkeypatch
     assert study.device == "cuda"
     clock.calibrate(study, study.todo[0])
     assert set(seen) == {clock.PIXELS["cpu"] // 8**2}
+
+
+@pytest.mark.parametrize(
+    ("words", "workers", "seconds", "once"),
+    [
+        ("training.feed=files data.workers=0", 1, 3 * 18 * 2 + 3 * 2 * 2 + 8 * 5, 0),
+        ("training.feed=files data.workers=2", 1, 160 / 2, 0),
+        ("training.feed=files data.workers=99", 1, 160 / 8, 0),
+        ("training.feed=files data.workers=2", 4, 160 / 2, 0),
+        ("training.feed=files data.workers=2", 8, 160, 0),
+        ("training.feed=files data.workers=0 data.crops=10", 1, 160, 0),
+        ("training.feed=memory data.workers=0", 1, 0, 18 * 2 + 2 * 2 + 8 * 5),
+        ("training.feed=memory data.workers=4", 2, 0, 80 / 4),
+        ("training.feed=memory data.workers=1 data.crops=10", 1, 8 * 5, 18 * 2 + 2 * 2),
+        ("training.feed=memory data.workers=1 data.augment=imagenet", 1, 0, 80),
+    ],
+)
+def test_the_decoding_of_images_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch, words: str, workers: int, seconds: float, once: float
+) -> None:
+    """On 8 cores, by a clock that only the opening of an image moves: 2 s for one of the training tree, 5 s for one of
+    the test tree. The 20 images of the former train (18) and validate, 3 epochs long."""
+    for number in range(28):
+        folder = here / "tree" / ("train" if number < 20 else "val") / str(number % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 10), (number, 0, 0)).save(folder / f"{number}.png")
+    now = [0.0]
+
+    def opened(path: str, *more: Any) -> Any:
+        now[0] += 2.0 if "train" in Path(path).parts else 5.0
+        return decoding.opened(path, *more)
+
+    for module in (feeds, memory):
+        monkeypatch.setattr(module, "opened", opened)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
+    monkeypatch.setattr(clock, "calibrate", lambda *_: 1e30)
+    monkeypatch.setattr(clock, "default_workers", lambda _: 8)
+    study = make(compose(["data=folder", f"data.root={here}/tree", "data.size=8", "recipe.epochs=3", *words.split()]))
+    found = expect(study, Store("sqlite:///nowhere.db", create=False), workers)
+    (cell,) = study.todo
+    assert found.seconds[cell.trial_id] == pytest.approx(seconds + clock.overhead(cell, study.facts))
+    assert found.once == pytest.approx(once)
+    assert found.total(1) == pytest.approx(found.seconds[cell.trial_id] + once)
+    assert now[0] <= 2 * (2 + 2 + 5), "of images that take long two are tried"
+
+
+def test_nothing_is_decoded_where_images_lie_in_memory(here: Path) -> None:
+    study = make(compose([]))
+    assert clock.decodings(study, study.todo, 1) == {}
+
+
+def test_a_record_tells_nothing_of_images_that_are_read_otherwise(here: Path) -> None:
+    keys = [
+        clock.pace_key(make(compose(words)).todo[0].spec.config())
+        for words in ([], ["data.root=elsewhere"], ["data.workers=5"], ["data.augment=none"])
+    ]
+    assert keys[0] == keys[1]
+    assert len({*keys}) == 3
 
 
 @pytest.mark.parametrize(
@@ -137,11 +199,12 @@ def test_a_study_of_many_networks_is_not_kept_waiting(here: Path, monkeypatch: p
 
     monkeypatch.setattr(clock, "calibrate", calibrate)
     study = make(compose(["+ablation=ratio", "seeds=2"]))
-    found = expect(study, Store("sqlite:///nowhere.db", create=False)).seconds
+    found = expect(study, Store("sqlite:///nowhere.db", create=False), 1).seconds
     for cell, rate in zip(study.todo, [2, 6, 3, 3, 3, 3] * 2, strict=True):
         overhead = clock.overhead(cell, study.facts)
         assert overhead < 3
-        assert found[cell.trial_id] == pytest.approx(clock.trial_macs(cell, study.facts) / rate + overhead)
+        images = 30 * (3 * study.facts.train + study.facts.validation) + study.facts.test  # a step is three passes
+        assert found[cell.trial_id] == pytest.approx(cell.row.cost.macs * images / rate + overhead)
 
 
 @pytest.mark.parametrize(

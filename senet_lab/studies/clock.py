@@ -1,50 +1,76 @@
-"""How long the trials of a plan will take: by records of the same network, or by a few steps of it."""
+"""How long the trials of a plan will take: by records of the same network, or by a few steps of it and, where images
+lie in files, some decodings."""
 
 from __future__ import annotations
 
 import heapq
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from senet_lab import models
+from senet_lab.config import Config, Data, RunError
+from senet_lab.studies.executors import default_workers
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.store import Store
+from senet_lab.training import memory
 from senet_lab.training.data import DataFacts
+from senet_lab.training.feeds import FolderFeed
 from senet_lab.training.spec import STEP
+from senet_lab.training.transforms import views_of
 
 # A training step is the forward pass and about twice its work backward.
 PASSES_TRAINING, PASSES_FORWARD = 3, 1
 EPOCH_SECONDS, STEP_SECONDS = 0.03, 0.002  # of overhead, measured with a ResNet-8 on the digits, on a CPU of 2026
 PIXELS = {"cpu": 2**16, "cuda": 2**22}  # of a batch to calibrate with
 CALIBRATING, PROBING = 0.3, 1.5  # seconds of one network, and of all
+DECODING = 0.45  # seconds of decoding, of all data sets
 DOUBTFUL = 0.8  # of the others' rate; the networks of an ablation differ by less
+# What decides how long an image takes to be read → what it was before there was a choice.
+READING: dict[str, Any] = {"test_share": 0.0, "augment": "none", "resize": 0, "crops": 1, "scales": [], "workers": 0}
 RECENT = 200  # records whose times are looked at; a store may hold many thousands
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """Seconds that a trial is expected to take, by trial id; `rough` where no record of the same network tells."""
+    """Seconds that a trial is expected to take, by trial id; `rough` where no record of the same network tells; `once`
+    are those that each worker takes before its first trial, to decode images into memory."""
 
     seconds: dict[str, float]
     rough: bool
+    once: float = 0.0
 
     def total(self, workers: int) -> float:
         """Seconds for all of them on so many workers, each taking the next when it is free."""
-        free = [0.0] * workers
+        free = [self.once] * workers
         for seconds in self.seconds.values():
             heapq.heapreplace(free, free[0] + seconds)
         return max(free)
 
 
-def expect(plan: Plan, store: Store) -> Expectation:
-    """How long the trials still to run will take: from records of the same network, data and recipe on the same kind of
-    device; else by multiply-adds, at the rate that a few steps of the network reach here (`tried`). Where several
-    devices train a trial the steps are tried on one, and the others are taken to be as fast as it and never to wait."""
+@dataclass(frozen=True)
+class Decoding:
+    """Seconds that one image takes from its file to the network, each time that it trains, validates or tests; and that
+    all of them take that are decoded `once`, into memory."""
+
+    train: float = 0.0
+    validation: float = 0.0
+    test: float = 0.0
+    once: float = 0.0
+
+
+def expect(plan: Plan, store: Store, workers: int) -> Expectation:
+    """How long the trials still to run will take on so many workers: from records of the same network, data and recipe
+    on the same kind of device; else by multiply-adds, at the rate that a few steps of the network reach here (`tried`),
+    and by the decoding of images (`decodings`). Where several devices train a trial the steps are tried on one, and the
+    others are taken to be as fast as it and never to wait."""
     known: dict[str, list[float]] = {}
     for record in [*plan.recorded.values(), *store.latest(RECENT)]:
         if record["state"] == "done" and not record["resumed"] and "imported" not in record:
@@ -58,6 +84,8 @@ def expect(plan: Plan, store: Store) -> Expectation:
                 unknown.setdefault(key, cell)
     rates = tried(plan, unknown)
     mean = statistics.harmonic_mean([*rates.values()]) if rates else 0.0
+    cores = cores_of(plan.config, workers)
+    decoded = decodings(plan, [*unknown.values()], cores)
     seconds: dict[str, float] = {}
     for cell in plan.todo:
         key = keys[id(cell.row)]
@@ -65,10 +93,11 @@ def expect(plan: Plan, store: Store) -> Expectation:
             seconds[cell.trial_id] = statistics.median(known[key])
         else:
             rate = rates.get(key, mean) * cell.spec.devices
-            seconds[cell.trial_id] = trial_macs(cell, plan.facts) / rate + overhead(cell, plan.facts)
+            decoding = decoded.get(read_by(cell), Decoding())
+            seconds[cell.trial_id] = trial_seconds(cell, plan.facts, rate, decoding, cores)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()  # the driver lives as long as the study, beside workers that want the memory
-    return Expectation(seconds, rough=bool(rates))
+    return Expectation(seconds, rough=bool(rates), once=sum(each.once for each in decoded.values()))
 
 
 def tried(plan: Plan, cells: dict[str, Cell]) -> dict[str, float]:
@@ -93,15 +122,33 @@ def pace_key(config: dict[str, Any]) -> str:
     matters += [config.get(key, plain) for key, plain in STEP.items()]
     matters += [recipe.get(key) for key in ("epochs", "batch_size")]
     matters += [data.get(key, "lacking") for key in ("size", "validation", "subset", "test_subset")]
-    matters.append(data.get("test_share", 0.0))
+    matters += [data.get(key, plain) for key, plain in READING.items()]
     return repr(matters)
 
 
-def trial_macs(cell: Cell, facts: DataFacts) -> float:
-    """Multiply-adds of a whole training, its validations and its test."""
-    images_trained = PASSES_TRAINING * facts.train * cell.spec.recipe.epochs
-    images_seen = PASSES_FORWARD * (facts.validation * cell.spec.recipe.epochs + facts.test)
-    return float(cell.row.cost.macs * (images_trained + images_seen))
+def trial_seconds(cell: Cell, facts: DataFacts, rate: float, decoding: Decoding, cores: float) -> float:
+    """Seconds of a whole training, its validations and its test.
+
+    Args:
+        cell: of the trial.
+        facts: of its data set.
+        rate: multiply-adds a second of all its devices together.
+        decoding: of its images; a device's process decodes its part of them.
+        cores: of each of these processes. Its loaders (`data.workers`) decode while it computes, as far as they reach;
+            without any it does one after the other.
+    """
+    data, epochs, loaders = cell.spec.data, cell.spec.recipe.epochs, cell.spec.data.workers
+    total = 0.0
+    for images, passes, each in (
+        (facts.train * epochs, PASSES_TRAINING, decoding.train),
+        (facts.validation * epochs, PASSES_FORWARD, decoding.validation),
+        (facts.test, PASSES_FORWARD * (views_of(data) or 1), decoding.test),
+    ):
+        computing = cell.row.cost.macs * passes * images / rate
+        reading = images * each / cell.spec.devices
+        both = computing + reading
+        total += max(computing, reading / loaders, both / cores) if loaders else both
+    return total + overhead(cell, facts)
 
 
 def overhead(cell: Cell, facts: DataFacts) -> float:
@@ -109,6 +156,80 @@ def overhead(cell: Cell, facts: DataFacts) -> float:
     networks are tiny."""
     steps = -(-facts.train // cell.spec.recipe.batch_size)
     return cell.spec.recipe.epochs * (EPOCH_SECONDS + steps * STEP_SECONDS)
+
+
+def cores_of(config: Config, workers: int) -> float:
+    """Cores of this machine, or of a cluster's node, for each process that trains, where so many workers do."""
+    if config.executor.name == "ray":
+        return max(1.0, config.executor.cpus_per_trial / config.training.devices)
+    return max(1.0, default_workers("cpu") / (workers * config.training.devices))
+
+
+def read_by(cell: Cell) -> str:
+    """Trials with the same word read the same images in the same way."""
+    return f"{cell.spec.feed} {cell.spec.data}"
+
+
+def decodings(plan: Plan, cells: list[Cell], cores: float) -> dict[str, Decoding]:
+    """What decoding takes, by `read_by`, from some images of these cells' data sets; nothing where those lie in memory
+    already."""
+    specs = {read_by(cell): cell.spec for cell in cells if cell.spec.data.name == "folder"}
+    with threads(plan.config.executor.threads):
+        return {
+            key: decoding(spec.data, spec.feed, plan.facts, cores, DECODING / len(specs)) for key, spec in specs.items()
+        }
+
+
+def decoding(data: Data, feed: str, facts: DataFacts, cores: float, seconds: float) -> Decoding:
+    """What decoding takes, from as many images as so many seconds allow, which are read as a training reads them.
+
+    Args:
+        data: the data set.
+        feed: whether images are decoded once, into `memory`, or whenever they are fed, from `files`.
+        facts: of the data set.
+        cores: for the threads (`data.workers`) that decode into memory.
+        seconds: to spend.
+    """
+    here = replace(data, workers=0)
+    train, test = facts.samples
+    tested = FolderFeed(test, here).test_batches(1)
+    if feed != "memory":
+        feeds = [FolderFeed(train, here).batches(1, seed=0), FolderFeed(train, here).batches(1), tested]
+        return Decoding(*(an_image(images, seconds / 3) for images in feeds))
+    held = [(train, facts.train, True), (train, facts.validation, False), (test, facts.test, False)]
+    again = 0.0
+    if views_of(data):
+        held.pop()  # the test reads its files
+        again = an_image(tested, seconds / 3)
+    once = sum(
+        count * an_image((memory.decoded([file], [b""], here, training) for file in files), seconds / 3)
+        for files, count, training in held
+    )
+    return Decoding(test=again, once=once / min(max(1, data.workers), cores))
+
+
+def an_image(images: Iterable[Any], seconds: float) -> float:
+    """Seconds that an image takes to be read, by as many as so many seconds allow, but at least two: the lower
+    median, as the first warms up, and others meet other work on the machine."""
+    ends = [time.perf_counter()]
+    with suppress(RunError):  # a training says which image cannot be read
+        for _ in images:
+            ends.append(time.perf_counter())
+            if len(ends) > 2 and ends[-1] - ends[0] >= seconds:
+                break
+    taken = [end - begin for begin, end in pairwise(ends)]
+    return statistics.median_low(taken or [0.0])
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """PyTorch with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def calibrate(plan: Plan, cell: Cell) -> float:
@@ -119,9 +240,7 @@ def calibrate(plan: Plan, cell: Cell) -> float:
     spec = cell.spec
     own = ":" in spec.backbone
     device = plan.device if torch.cuda.is_available() else "cpu"  # a cluster may have GPUs where there is none here
-    threads = torch.get_num_threads()
-    torch.set_num_threads(plan.config.executor.threads)
-    try:
+    with threads(plan.config.executor.threads):
         name, se = ("resnet8", None) if own else (spec.backbone, spec.se)
         net = models.create(name, se, spec.classes, in_channels=spec.channels, stride=spec.stride, seed=0)
         macs = models.cost(net, (spec.channels, spec.data.size, spec.data.size)).macs if own else cell.row.cost.macs
@@ -147,5 +266,3 @@ def calibrate(plan: Plan, cell: Cell) -> float:
                 torch.cuda.synchronize()
             steps += 1
         return PASSES_TRAINING * batch * macs * (steps - 1) / (time.perf_counter() - begun)
-    finally:
-        torch.set_num_threads(threads)

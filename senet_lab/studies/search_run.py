@@ -46,7 +46,7 @@ def run(composed: Composed, console: Console) -> int:
     check_same(search)
     with ready(config, search.device) as executor:
         fixed = reference_plan(search)
-        seconds, rough = typical(search, fixed)
+        seconds, rough = typical(search, fixed, executor.room)
         asked = search.asker.trials * search.seeds
         expectation = Expectation(dict.fromkeys((cell.trial_id for cell in fixed.todo), seconds), rough)
         show(search, fixed, seconds, rough, executor.room, console)
@@ -79,8 +79,9 @@ def reference_plan(search: Search) -> Plan:
     )
 
 
-def typical(search: Search, fixed: Plan) -> tuple[float, bool]:
-    """Seconds of one training, from recorded ones like it or from a calibration; whether that is rough."""
+def typical(search: Search, fixed: Plan, workers: int) -> tuple[float, bool]:
+    """Seconds of one training where so many workers train, from recorded ones like it or from a calibration; whether
+    that is rough."""
     cells = search.trainings(search.priced.row(search.priced.space.extreme("macs", dearest=True)))[:1]
     mine = cells[0].spec.config()
     same = {**dict.fromkeys(("backbone", "identity", "device", "precision", "data", "recipe")), **STEP}
@@ -93,7 +94,7 @@ def typical(search: Search, fixed: Plan) -> tuple[float, bool]:
     ]
     if seconds:
         return statistics.median(seconds), False
-    expectation = expect(dataclasses.replace(fixed, cells=cells, recorded={}), search.store)
+    expectation = expect(dataclasses.replace(fixed, cells=cells, recorded={}), search.store, workers)
     return expectation.seconds[cells[0].trial_id], expectation.rough
 
 
@@ -159,7 +160,7 @@ def train(search: Search, fixed: Plan, progress: Progress, executor: Ready) -> N
 def confirm(search: Search, fixed: Plan, progress: Progress, tracker: Tracker, executor: Ready) -> None:
     """Train the designs on and near the front with fresh seeds."""
     again = confirming.plan(search, fixed)
-    seconds, rough = typical(search, fixed)
+    seconds, rough = typical(search, fixed, progress.workers)
     expectation = Expectation({cell.trial_id: seconds for cell in again.todo}, rough)
     number, seeds = len(again.rows), search.config.search.confirm if search.config.search else 0
     say(progress.console, f"{number} designs on or near the front, with {seeds} fresh seed{'s' * (seeds > 1)}:")

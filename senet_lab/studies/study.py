@@ -51,7 +51,7 @@ def run(studies: list[Composed]) -> int:
     whole = plan.together(plans)
     with ready(config, whole.device, idle=not whole.todo) as executor:
         workers = min(executor.room, max(1, len(whole.todo)))
-        expectation = clock.expect(whole, store)
+        expectation = clock.expect(whole, store, workers)
         for each in plans:
             plan.show(each, console)
         for folder, each in zip(folders, plans, strict=True):

@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import math
 import pickle
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,24 @@ from senet_lab.training import memory
 from senet_lab.training.augment import AUGMENTS
 from senet_lab.training.feeds import FolderFeed, TensorFeed
 from senet_lab.training.transforms import FILE_AUGMENTS, channels_of
-from senet_lab.training.trees import IDENTITIES, Labels, balanced, folder, identity_of, labels_of, root_of, unreadable
+from senet_lab.training.trees import (
+    IDENTITIES,
+    Files,
+    Labels,
+    balanced,
+    folder,
+    identity_of,
+    labels_of,
+    root_of,
+    unreadable,
+)
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (N, C, H, W)
 Arrays = tuple[Pixels, Labels]
 
 CIFAR = {"cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}
 DATASETS = ("digits", *CIFAR, "folder")
+SAMPLED = 64  # files of a tree, to be timed
 SHOWN = 5  # names of classes in one line
 SIZES = {"digits": 8, "cifar10": 32, "cifar100": 32}  # pixels; `folder` brings its images to any size
 
@@ -50,6 +62,8 @@ class DataFacts:
         test: number of test images.
         earlier: what trials of earlier versions know the images by, where that is not `identity`; empty if nothing.
         remarks: what a user should know of the images before training; a line each.
+        samples: some training and some test images, from anywhere in a tree, to time how long they take to be read;
+            none where they lie in memory.
     """
 
     identity: str
@@ -60,6 +74,7 @@ class DataFacts:
     test: int
     earlier: str = ""
     remarks: tuple[str, ...] = ()
+    samples: tuple[Files, Files] = ([], [])
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,7 @@ def facts(data: Data) -> DataFacts:
     """
     check(data)
     earlier, remarks = "", []
+    samples: tuple[Files, Files] = ([], [])
     if data.name in CIFAR:
         official, count = CIFAR[data.name]
         identity, classes, channels = f"{official} official md5", numbered(count), 3
@@ -100,6 +116,7 @@ def facts(data: Data) -> DataFacts:
         known = identity_of(data, tree)
         identity, earlier, classes, channels = known.identity, known.earlier, tree.classes, channels_of(data)
         labels = [labels_of(tree.train), labels_of(tree.test)]
+        samples = sampled(tree.train), sampled(tree.test)
         if known.shared:
             remarks.append(f"{known.shared:,} of {len(tree.test):,} test images are training images, too")
     kept = counts(data, *map(len, labels))
@@ -107,7 +124,12 @@ def facts(data: Data) -> DataFacts:
         raise UserError(
             f"data.validation={data.validation:g} of {len(labels[0])} training images leaves an empty split"
         )
-    return DataFacts(identity, classes, channels, *kept, earlier, (*remarks, *absences(data, labels, classes)))
+    return DataFacts(identity, classes, channels, *kept, earlier, (*remarks, *absences(data, labels, classes)), samples)
+
+
+def sampled(files: Files) -> Files:
+    """A few files of any class, always the same."""
+    return random.Random(0).sample(files, min(SAMPLED, len(files)))
 
 
 def absences(data: Data, labels: Sequence[Labels], classes: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from senet_lab.config import Data, RunError
 from senet_lab.training.augment import AUGMENTS, Parts, cutout
 from senet_lab.training.contents import STATE
 from senet_lab.training.decoding import mode_of, opened
-from senet_lab.training.transforms import ManyViews, channels_of, image_transform, in_memory
+from senet_lab.training.transforms import ManyViews, channels_of, image_transform, in_memory, views_of
 
 Shown = tuple[int, int, int]  # epoch, number, and how often the epoch has shown it before
 
@@ -161,9 +161,9 @@ class FolderFeed:
 
     def test_batches(self, batch_size: int) -> Batches:
         """The split in its own order; where the test wants several views of an image, x is (B, V, C, H, W)."""
-        if self.data.crops == 1 and not self.data.scales:
+        views = views_of(self.data)
+        if not views:
             return self.batches(batch_size)
-        views = self.data.crops * max(1, len(self.data.scales))
         return self.decoded(ManyViews(self.data), max(1, batch_size // views))
 
     def close(self) -> None:

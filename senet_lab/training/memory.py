@@ -25,7 +25,7 @@ from senet_lab.config import Data
 from senet_lab.training.augment import Parts
 from senet_lab.training.decoding import mode_of, opened
 from senet_lab.training.feeds import FolderFeed, TensorFeed
-from senet_lab.training.transforms import centre, channels_of
+from senet_lab.training.transforms import centre, channels_of, views_of
 
 Files = Sequence[tuple[str, int]]
 
@@ -56,11 +56,12 @@ def feeds(
     key = f"{identity} {device} {data}"
     if key not in DECODED:
         DECODED.clear()
-        several = data.crops != 1 or data.scales
         DECODED[key] = [
             held(*train, data, True, device),
             held(*validation, data, False, device),
-            FolderFeed(list(test[0]), data, device == "cuda", test[1]) if several else held(*test, data, False, device),
+            FolderFeed(list(test[0]), data, device == "cuda", test[1])
+            if views_of(data)
+            else held(*test, data, False, device),
         ]
     return DECODED[key]
 

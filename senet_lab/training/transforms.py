@@ -119,6 +119,11 @@ class ManyViews:
         return torch.stack([self.pixels(view) for view in views])
 
 
+def views_of(data: Data) -> int:
+    """How many views a test takes of an image (`ManyViews`); 0 where it takes its centre, as validation does."""
+    return data.crops * max(1, len(data.scales)) if data.crops != 1 or data.scales else 0
+
+
 def short_side(data: Data) -> int:
     """What the short side of a test image is resized to, in pixels."""
     return data.resize or PAPER_RESIZE.get(data.size, round(data.size * 256 / 224))
