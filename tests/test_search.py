@@ -19,12 +19,13 @@ import optuna
 import pytest
 from launching import SEARCH, TINY, Lab, ended, one_line, wait_for
 
+from senet_lab import outputs
 from senet_lab.run import main
 from senet_lab.studies.executors import Workers
 
 SMALL = ("recipe.epochs=1", "data.subset=60", "data.test_subset=60", "executor.workers=2")
 WORDS = ("+search=small", *SMALL)
-FILES = ("trials.csv", "curves.csv", "front.md", "front.csv", "front.tex", "front.svg")
+FILES = ("trials.csv", "curves.csv", "front.md", "front.csv", "front.tex", "front.svg", "outputs.npz")
 
 
 class Searching(Lab):
@@ -85,6 +86,15 @@ def test_a_search_trains_each_design_once_and_leaves_its_front(whole: Searching)
     assert trials[-1]["reference"] == "the paper's default"
     curves = whole.lines("curves.csv", TPE)
     assert [(line["row"], line["epoch"]) for line in curves] == [(line["row"], "1") for line in trials]
+
+    held = outputs.read_file(whole.front(TPE) / outputs.FILE)
+    assert {name: outputs.digest(each.packed()) for name, each in held.items()} == {
+        line["trial_id"]: line["outputs"] for line in trials
+    }
+    for line in trials:
+        right, loss = held[line["trial_id"]].right, held[line["trial_id"]].loss.astype(float)
+        assert float(line["test_error"]) == pytest.approx(100 * (1 - right.mean()), abs=1e-4)
+        assert float(line["test_loss"]) == pytest.approx(loss.mean(), rel=1e-3)
 
     points = [(float(line["val_error"]), float(line["params"])) for line in trials if line["asked"]]
     best = {

@@ -6,11 +6,13 @@ means over their seeds on the validation images; the test images, read once by e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
+from senet_lab import outputs
 from senet_lab.reports import files, front_figures, front_forms, search_figures
 from senet_lab.reports.front_summary import is_search, summarise
 from senet_lab.reports.trials import canonical, csv_bytes
@@ -19,13 +21,18 @@ __all__ = ["is_search", "show", "summarise", "write"]
 
 
 def write(
-    folder: str | Path, trials: pd.DataFrame, runs: pd.DataFrame | None = None, curves: pd.DataFrame | None = None
+    folder: str | Path,
+    trials: pd.DataFrame,
+    runs: pd.DataFrame | None = None,
+    curves: pd.DataFrame | None = None,
+    packed: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
-    """Write a search's files into a folder, all of them or none: `trials.csv`, `runs.csv`, `curves.csv`, and from the
-    first alone `front.md` `.csv` `.tex`, `front.svg` `.png` `.pdf` and `search.svg` `.png` `.pdf`.
+    """Write a search's files into a folder, all of them or none: `trials.csv`, `runs.csv`, `curves.csv`, `outputs.npz`
+    (of the trials whose outputs are `packed`; without any it is left alone), and from the first alone `front.md` `.csv`
+    `.tex`, `front.svg` `.png` `.pdf` and `search.svg` `.png` `.pdf`.
 
     Raises:
-        ValueError: where the trials are not those of one search.
+        ValueError: where the trials are not those of one search, or the outputs are not of its test images.
         OSError: where the folder cannot be written.
     """
     frame = canonical(trials)
@@ -35,6 +42,8 @@ def write(
         contents["runs.csv"] = csv_bytes(runs)
     if curves is not None:
         contents["curves.csv"] = csv_bytes(curves)
+    if packed:
+        contents[outputs.FILE] = outputs.file_bytes(packed, int(frame["test_images"].iloc[0]))
     contents |= {
         "front.md": front_forms.markdown(made).encode("utf-8", "replace"),
         "front.csv": front_forms.csv_text(made).encode("utf-8", "replace"),

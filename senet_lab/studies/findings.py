@@ -1,11 +1,12 @@
 """What a search leaves: its records as the tables that are published with it, and the front made from them.
 
 `trials.csv` (one line a training, as an ablation's, and the design's levels) and `curves.csv` (one line an epoch) hold
-only what the seeds determine; `runs.csv` holds what is measured once.
+only what the seeds determine, and so does `outputs.npz`; `runs.csv` holds what is measured once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,11 @@ def write(search: Search, console: Console) -> Path:
     folder = Path(search.config.results) / search.composed.folder
     plan = whole(search)
     try:
-        lines = trials(search, plan)
+        packed = search.store.outputs(plan.trials)
+        lines = trials(search, plan, packed)
         curves = outcome.curves(lines, search.records)
         kept = aside.make_room(folder, set(lines["trial_id"]))
-        written = fronts.write(folder, lines, outcome.runs(plan, search.records), curves)
+        written = fronts.write(folder, lines, outcome.runs(plan, search.records), curves, packed)
         if search.config.search and search.config.search.rungs:
             written += files.replace_all(folder, {"rungs.csv": csv_bytes(rungs(search))})
     except (OSError, ValueError) as error:
@@ -63,12 +65,16 @@ def whole(search: Search) -> Plan:
     )
 
 
-def trials(search: Search, plan: Plan) -> pd.DataFrame:
-    """One line a design and seed: outcome, cost, levels, and when it was asked for."""
+def trials(search: Search, plan: Plan, packed: Mapping[str, bytes]) -> pd.DataFrame:
+    """One line a design and seed: outcome, cost, levels, and when it was asked for.
+
+    Args:
+        packed: trial id → its outputs, of those that have them.
+    """
     asked = {search.rows[design].label: (number, design) for number, design in enumerate(search.asker.asked, start=1)}
     lines = []
     for cell in outcome.by_row(plan):
-        line = outcome.trial(plan, cell, search.records[cell.trial_id])
+        line = outcome.trial(plan, cell, search.records[cell.trial_id], packed)
         lines.append(line | particular(search, cell, *asked.get(cell.row.label, (None, None))))
     return pd.DataFrame(lines).assign(words=words_of(search.config))
 
