@@ -3,7 +3,6 @@ killed; seeds that somebody has seen are not used; a plan is not changed afterwa
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -20,7 +19,7 @@ from senet_lab.config import UserError
 from senet_lab.reports import sequential
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
-from senet_lab.studies import settling
+from senet_lab.studies import settling, upkeep
 from senet_lab.studies.plan import Plan, make, together
 from senet_lab.studies.store import DONE, FAILED, Record, Store
 
@@ -189,8 +188,19 @@ def test_a_study_settles_and_ends_the_same_again(tmp_path: Path, monkeypatch: py
     assert set(read_trials(folder / "trials.csv")["settle_max"]) == {4}
     assert main([*words, "results=one"]) == 0  # trains nothing
     assert bytes_of(Path("one")) == first
-    notes = Store("sqlite:///one/lab.db", create=False).noted()
-    assert [json.loads(text)["most"] for name, text in notes.items() if name.startswith("settle ")] == [4]
+    for number, source in enumerate((folder / "trials.csv", Path("all.csv"))):  # another machine takes both over
+        if number:
+            upkeep.export("sqlite:///one/lab.db", source)
+        upkeep.read_in(f"sqlite:///other{number}/lab.db", [source])
+        (plan,) = settling.placed(
+            [make(compose([*words, f"results=other{number}"]))], [folder], Store(f"sqlite:///other{number}/lab.db")
+        )
+        ended = settling.look_at(plan, Store(f"sqlite:///other{number}/lab.db"))
+        assert (ended.aim.first, ended.todo, len(ended.trials)) == (0, [], len(read_trials(folder / "trials.csv")))
+        with pytest.raises(
+            UserError, match=r"/excitation \(metric=error margin=2 .* settle.max=4"
+        ):
+            settling.placed([make(compose([*words, "margin=1"]))], [folder], Store(f"sqlite:///other{number}/lab.db"))
 
 
 @pytest.mark.slow

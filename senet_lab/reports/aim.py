@@ -22,6 +22,7 @@ class Aim:
         least, most: seeds of a row at its first look and at its last (`seeds=settle`); 0 where their number is fixed.
         first: the first seed; those before it had been seen when the study was planned.
         earlier: names of earlier plans on these rows, in a line; empty if there are none.
+        plan: what the store has the plan under.
     """
 
     metric: str = "error"
@@ -30,6 +31,7 @@ class Aim:
     most: int = 0
     first: int = 0
     earlier: str = ""
+    plan: str = ""
 
     @property
     def settles(self) -> bool:
@@ -47,8 +49,9 @@ class Aim:
 
     def columns(self) -> dict[str, Any]:
         """As the columns of `trials.csv`."""
-        settling = (self.least, self.most, self.first, self.earlier) if self.settles else (None, None, None, "")
-        names = ("settle_min", "settle_max", "first_seed", "earlier_plans")
+        own = (self.least, self.most, self.first, self.earlier, self.plan)
+        settling = own if self.settles else (None, None, None, "", "")
+        names = ("settle_min", "settle_max", "first_seed", "earlier_plans", "plan")
         return {"metric": self.metric, "margin": self.margin, **dict(zip(names, settling, strict=True))}
 
 
@@ -66,4 +69,5 @@ def of(trials: pd.DataFrame) -> Aim:
         most=int(one("settle_max", 0)),
         first=int(one("first_seed", 0)),
         earlier=one("earlier_plans", ""),
+        plan=one("plan", ""),
     )

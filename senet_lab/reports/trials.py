@@ -66,8 +66,10 @@ LATER: dict[str, str] = {
     "settle_max": "int",  # and at its last one
     "first_seed": "int",  # those before it had been seen when the study was planned
     "earlier_plans": "text",  # names of such plans on these rows
+    "plan": "text",  # what the store has this one under
+    "like": "text",  # the id of the row's training with seed 0, of which that plan speaks
 }
-OF_A_TRIAL = ("test_loss", "outputs")  # of these; the others have one value in a table
+OF_A_TRIAL = ("test_loss", "outputs", "like")  # of these; the others have one value in a table
 NOT_EMPTY = ("study", "row", "seed", "status", "data", "backbone", "recipe")
 ONE_VALUE = ("study", "paper_table", "test_images", *(name for name in LATER if name not in OF_A_TRIAL))
 SETTING = ("data", "backbone", "recipe", "epochs")  # the same for a row and its baseline

@@ -76,6 +76,7 @@ def trial(
         "test_loss": metrics.get("test_loss"),
         "outputs": outputs.digest(packed[cell.trial_id]) if cell.trial_id in packed else "",
         **plan.aim.columns(),
+        "like": cell.with_seed(0).trial_id if plan.aim.settles else "",
     }
 
 

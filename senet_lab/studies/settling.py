@@ -15,11 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 from rich.console import Console
 
 from senet_lab.config import UserError
 from senet_lab.counting import duration
 from senet_lab.reports.aim import Aim
+from senet_lab.reports.aim import of as aim_of
 from senet_lab.reports.trials import read_cells
 from senet_lab.studies.clock import Expectation
 from senet_lab.studies.mirror import short_hash
@@ -56,7 +58,8 @@ def placed(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list
     for number in fresh:
         mine = set(identities(plans[number]).values())
         earlier = [title(note) for note in noted.values() if mine & set(note["rows"].values())]
-        aim = replace(plans[number].aim, first=first, earlier="; ".join(sorted(earlier)))
+        name = name_of(plans[number])
+        aim = replace(plans[number].aim, first=first, earlier="; ".join(sorted(earlier)), plan=name)
         found[number] = started(replace(plans[number], aim=aim))
     return found
 
@@ -67,10 +70,21 @@ def write_down(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> 
     late = False
     for plan, folder in zip(plans, folders, strict=True):
         if plan.aim.settles:
-            where = "/".join(folder.parts[-3:])
-            note = {"study": where, "name": plan.config.settle.name, "rows": identities(plan), **asdict(plan.aim)}
-            late |= store.note_once(name_of(plan), note)["first"] != plan.aim.first
+            note = as_note(plan.aim, identities(plan), folder)
+            late |= store.note_once(plan.aim.plan, note)["first"] != plan.aim.first
     return late
+
+
+def as_note(aim: Aim, rows: dict[str, str], folder: Path) -> dict[str, Any]:
+    """A plan as the store has it; `rows` are `identities`."""
+    return {"study": "/".join(folder.parts[-3:]), "rows": rows, **asdict(aim)}
+
+
+def of_table(trials: pd.DataFrame, folder: Path) -> dict[str, Any] | None:
+    """The plan of a study's trials, as the store has it; None where their number was fixed."""
+    rows = {str(row): str(like) for row, like in zip(trials["row"], trials.get("like", trials["row"]), strict=True)}
+    found = aim_of(trials)
+    return as_note(found, rows, folder) if found.plan else None
 
 
 def name_of(plan: Plan) -> str:
@@ -99,12 +113,13 @@ def title(note: dict[str, Any]) -> str:
     """What a plan is called in a line."""
     margin = "" if note["margin"] is None else f" margin={note['margin']:g}"
     seeds = f"settle.min={note['least']} settle.max={note['most']}, seeds from {note['first']}"
-    named = f"{note['name']} of " if note["name"] else ""
+    name = note["plan"].split(" ", 2)[2:]
+    named = f"{name[0]} of " if name else ""
     return f"{named}{note['study']} (metric={note['metric']}{margin} {seeds})"
 
 
 def from_note(plan: Plan, note: dict[str, Any]) -> Plan:
-    aim = replace(plan.aim, first=note["first"], earlier=note["earlier"])
+    aim = replace(plan.aim, first=note["first"], earlier=note["earlier"], plan=name_of(plan))
     return started(replace(plan, aim=aim))
 
 

@@ -29,6 +29,7 @@ from senet_lab import outputs
 from senet_lab.config import SE, Data, Recipe, RunError, UserError
 from senet_lab.reports import curves, files
 from senet_lab.reports.trials import read_cells, read_trials
+from senet_lab.studies import settling
 from senet_lab.studies.owners import is_dead
 from senet_lab.studies.store import DONE, FAILED, RUNNING, STALE_SECONDS, Record, Store, parse, records
 from senet_lab.training.faults import is_no_result
@@ -36,6 +37,7 @@ from senet_lab.training.spec import FIELDS, Spec
 
 RECORD = "record"  # column of an export that holds the whole record as JSON
 OUTPUTS = "outputs"  # and of one that holds its outputs in base64; exports of earlier versions lack it
+NOTE = "note"  # status of a line that is one of the notes
 SHOWN = ("label", "backbone", "data", "recipe", "seed", "test_error", "val_error")  # beside it, to be read by people
 
 
@@ -229,6 +231,9 @@ def export(url: str, path: Path) -> None:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial_id", "status", "ended", *SHOWN, OUTPUTS, RECORD])
     trials = list(ended(opened(url)))
+    noted = opened(url).noted()
+    for key, value in noted.items():
+        writer.writerow([key, NOTE, repr(0.0), *[""] * len(SHOWN), "", value])
     for trial in trials:
         record = json.loads(trial.record)
         config, metrics = record["config"], record.get("metrics", {})
@@ -237,7 +242,7 @@ def export(url: str, path: Path) -> None:
         packed = base64.b64encode(trial.packed or b"").decode()
         writer.writerow([trial.trial_id, trial.state, repr(trial.heartbeat), *shown, packed, trial.record])
     files.replace_all(path.parent, {path.name: out.getvalue().encode()})
-    print(f"written: {path} ({len(trials):,} trials)")
+    print(f"written: {path} ({len(trials):,} trials, {len(noted):,} notes)")
 
 
 def name(config: dict[str, Any], part: str) -> Any:
@@ -252,24 +257,32 @@ def read_in(url: str, paths: list[Path]) -> None:
         UserError: for a file that is neither, in one line.
     """
     found: list[Ended] = []
+    noted: dict[str, Any] = {}
     for path in paths:
         try:
             whole = RECORD in read_cells(path).columns
-            found += exported(path) if whole else published(path)
+            trials, notes = exported(path) if whole else published(path)
         except (ValueError, OSError) as error:
             raise UserError(str(error)) from error
+        found += trials
+        noted |= notes
     store = Store(url)
+    for key, value in noted.items():
+        store.note_once(key, value)
     added, other = add(store, found)
     print(f"{store.name}: {added:,} of {len(found):,} records added; studies that need them train them no more")
     tell_others(other)
 
 
-def exported(path: Path) -> list[Ended]:
-    """The trials of an export."""
-    found = []
+def exported(path: Path) -> tuple[list[Ended], dict[str, Any]]:
+    """The trials of an export, and its notes."""
+    found, noted = [], {}
     for number, line in enumerate(read_cells(path).to_dict("records"), start=2):
         try:
-            json.loads(line[RECORD])
+            value = json.loads(line[RECORD])
+            if line["status"] == NOTE:
+                noted[line["trial_id"]] = value
+                continue
             if line["status"] not in (DONE, FAILED):
                 raise ValueError(f"its status is '{line['status']}'")
             packed = base64.b64decode(line.get(OUTPUTS) or "", validate=True) or None
@@ -278,12 +291,13 @@ def exported(path: Path) -> list[Ended]:
             found.append(Ended(line["trial_id"], line["status"], float(line["ended"]), line[RECORD], packed))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: line {number} is no trial of an export ({error})") from None
-    return found
+    return found, noted
 
 
-def published(path: Path) -> list[Ended]:
-    """The trials of a study's `trials.csv`, as records. They say where they are from, because they know no more of
-    their configuration than the table does."""
+def published(path: Path) -> tuple[list[Ended], dict[str, Any]]:
+    """The trials of a study's `trials.csv`, as records, and the plan of one whose seeds were added until its verdicts
+    were in, as a note. They say where they are from, because they know no more of their configuration than the table
+    does."""
     trials = read_trials(path)
     by_id: dict[str, list[dict[str, Any]]] = {}
     if (path.parent / "curves.csv").is_file():
@@ -304,7 +318,9 @@ def published(path: Path) -> list[Ended]:
             record["epochs"] = by_id.get(line["trial_id"], [])
         text = json.dumps(record, sort_keys=True, allow_nan=False)
         found.append(Ended(line["trial_id"], line["status"], float(number), text, packed.get(line["trial_id"])))
-    return list({trial.trial_id: trial for trial in found}.values())  # one that several rows share stands once
+    plan = settling.of_table(trials, path.resolve().parent)
+    once = list({trial.trial_id: trial for trial in found}.values())  # one that several rows share stands once
+    return once, {plan["plan"]: plan} if plan else {}
 
 
 def of_line(line: dict[Any, Any], run: dict[Any, Any]) -> Record:
@@ -317,6 +333,6 @@ def of_line(line: dict[Any, Any], run: dict[Any, Any]) -> Record:
     record |= {key: run[key] for key in ("host", "device_name", "commit") if run.get(key)}
     if line["status"] == FAILED:
         return record | {"reason": line["reason"]}
-    metrics = ("test_error", "test_top5_error", "val_error", "val_loss")
-    record["metrics"] = {key: float(line[key]) for key in metrics if not pd.isna(line[key])}
+    metrics = ("test_error", "test_top5_error", "test_loss", "val_error", "val_loss")
+    record["metrics"] = {key: float(line[key]) for key in metrics if not pd.isna(line.get(key))}
     return record | {"seconds": float(run.get("seconds") or 0), "resumed": run.get("resumed") == "True"}
