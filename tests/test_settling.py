@@ -197,9 +197,7 @@ def test_a_study_settles_and_ends_the_same_again(tmp_path: Path, monkeypatch: py
         )
         ended = settling.look_at(plan, Store(f"sqlite:///other{number}/lab.db"))
         assert (ended.aim.first, ended.todo, len(ended.trials)) == (0, [], len(read_trials(folder / "trials.csv")))
-        with pytest.raises(
-            UserError, match=r"/excitation \(metric=error margin=2 .* settle.max=4"
-        ):
+        with pytest.raises(UserError, match=r"/excitation \(metric=error margin=2 .* settle.max=4"):
             settling.placed([make(compose([*words, "margin=1"]))], [folder], Store(f"sqlite:///other{number}/lab.db"))
 
 
