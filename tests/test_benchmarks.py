@@ -12,16 +12,32 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from launching import Lab, wait_for
 from PIL import Image
+from scipy import stats
 from torch import nn
 
-from benchmarks import batched, calibration, clock, measuring, overhead, recipe, reliability, se_cost, study, train
+from benchmarks import (
+    batched,
+    calibration,
+    clock,
+    measuring,
+    overhead,
+    recipe,
+    reliability,
+    se_cost,
+    study,
+    train,
+    verdicts,
+)
 from benchmarks.postgres import BINARIES
 from senet_lab import models, outputs
 from senet_lab.config import RunError
+from senet_lab.reports import sequential
+from senet_lab.reports.statistics import holm
 from senet_lab.studies.store import Store
 
 
@@ -133,6 +149,63 @@ def test_calibration(tmp_path: Path) -> None:
     shown = [line for line in lines if line["of"] == "could show"]
     assert all(0.75 < float(line["share"]) < 0.85 for line in shown)
     assert all(float(line["plugged in"]) < 0.75 for line in shown if int(line["n"]) <= 5)
+
+
+@pytest.mark.slow
+def test_verdicts(tmp_path: Path) -> None:
+    lines = check("verdicts", tmp_path, verdicts.main)
+    share = {line["test"]: int(line["any"]) / int(line["studies"]) for line in lines if line["of"] == "fixed, worst"}
+    assert share["paired t, Holm"] < 0.09
+    settled = {line["effect"]: float(line["seeds"]) for line in lines if (line["of"], line["margin"]) == ("settle", "")}
+    assert all(settled[str(effect)] < most for effect, most in verdicts.SEEDS_GOALS.items())
+    assert {line["interval"] for line in lines if line["of"] == "coverage"} == set(verdicts.INTERVALS)
+
+
+def test_recorded_trainings_are_settled_with_fewer_of_them() -> None:
+    """By `follow` itself: 40 trainings found three rows worse than their baseline."""
+    _, (line, *_) = verdicts.replayed(30, short=True)
+    assert line["verdicts"] == "worse worse worse"
+    assert line["same"] >= 29
+    assert 20 < line["trainings"] < 30
+
+
+@pytest.mark.parametrize("margin", [None, 1.5])
+def test_many_rows_at_once_stop_where_each_does_by_itself(margin: float | None) -> None:
+    rng = np.random.default_rng(4)
+    d_KS = np.rint(2 * rng.standard_normal((60, 12))) / 2 + rng.choice([-2, 0, 0.5, 2], (60, 1))
+    stops = verdicts.followed(d_KS, 0.05, 3, 12, margin, step=0.5)
+    alone = [sequential.follow(d, 0.05, 3, 12, margin, step=0.5) for d in d_KS]
+    assert [(stop.n, stop.word) for stop in alone if stop] == [
+        (n, verdicts.WORDS[word]) for n, word in zip(stops.seeds, stops.word, strict=True)
+    ]
+    assert len({stop.word for stop in alone if stop}) >= 3
+
+
+def test_rival_tests_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(5)
+    errors_TRS = np.rint(rng.normal(100, 20, (150, 4, 5)) * [[[1], [1], [2], [1]]])
+    errors_TRS[:, 1:] += rng.choice([0, 30], (150, 3, 1))
+    p_welch = stats.ttest_ind(errors_TRS[:, 1:], errors_TRS[:, :1], axis=-1, equal_var=False).pvalue
+    assert (verdicts.welch(errors_TRS) == (holm(p_welch) <= 0.05)).all()
+    for errors_RS, shown in zip(errors_TRS[:40], verdicts.dunnett(errors_TRS), strict=False):
+        p_dunnett = stats.dunnett(*errors_RS[1:], control=errors_RS[0], random_state=rng).pvalue
+        sure = np.abs(p_dunnett - 0.05) > 0.005  # scipy's integral is a random one
+        assert ((p_dunnett <= 0.05) == shown)[sure].all()
+    one = errors_TRS[:, :2]
+    for test in (verdicts.two_way, verdicts.moderated):  # with one row, all of these are the paired t-test
+        assert (test(one) == verdicts.paired(one)).all()
+
+
+def test_variances_are_shrunk_towards_their_common_one() -> None:
+    """Variances drawn from the law that is assumed: their errors shrink; alike ones become one."""
+    rng, freedom = np.random.default_rng(6), 3
+    true = 4 / rng.chisquare(8, (200, 50)) * 8
+    seen = true * rng.chisquare(freedom, true.shape) / freedom
+    found, degrees = verdicts.shrunk(seen, freedom)
+    assert np.median(degrees) == pytest.approx(freedom + 8, rel=0.3)
+    assert np.mean(np.log(found / true) ** 2) < 0.5 * np.mean(np.log(seen / true) ** 2)
+    alike = np.full((1, 6), 2.5)
+    assert verdicts.shrunk(alike, freedom)[0] == pytest.approx(alike)
 
 
 @pytest.mark.slow

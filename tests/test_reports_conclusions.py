@@ -65,8 +65,8 @@ def flipped(fewer: int, more: int = 0, images: int = 900) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("fewer", "word"), [(3, "better on these images"), (30, "better")])
-def test_where_all_seeds_agree_the_test_over_images_is_students(fewer: int, word: str) -> None:
-    """Then nothing but the images varies: the crossed test is the t-test of the images' differences."""
+def test_where_all_seeds_agree_the_test_over_images_is_that_of_their_number(fewer: int, word: str) -> None:
+    """Then the images vary, with two of them added; the seeds have the floor that whole images set."""
     baseline = np.zeros((5, 900))
     baseline[:, :60] = 1
     row = baseline.copy()
@@ -74,13 +74,15 @@ def test_where_all_seeds_agree_the_test_over_images_is_students(fewer: int, word
     trials, found = with_outputs({"base": baseline, "row": row})
     cells = plain_cells(tables.summarise(trials, found))["row"]
     assert (cells["verdict"], cells["verdict_kind"]) == (word, KINDS[word])
-    expected = stats.ttest_1samp(flipped(fewer), 0)
-    assert float(cells["p_crossed_holm"]) == pytest.approx(expected.pvalue, rel=1e-3)
-    low, high = expected.confidence_interval(0.95)
+    images, seeds = stats.sem(flipped(fewer)) ** 2 + 2 / 9**2, (1 / 9 / 5) ** 2
+    error, delta = math.sqrt(images + seeds), -100 * fewer / 900
+    half = lambda level: (images * stats.norm.isf(level / 2) + seeds * stats.t.isf(level / 2, 4)) / error  # noqa: E731
     ours = [float(cells[name]) for name in ("delta_low_crossed", "delta_high_crossed")]
-    assert ours == pytest.approx([low, high], abs=1e-4)
-    assert [cells[f"share_{source}"] for source in ("seeds", "images", "rest")] == ["0.0000", "1.0000", "0.0000"]
-    assert float(cells["floor"]) == pytest.approx(stats.norm.isf(0.025) * stats.sem(flipped(fewer)), abs=1e-4)
+    assert ours == pytest.approx([delta - half(0.05), delta + half(0.05)], abs=1e-4)
+    assert half(float(cells["p_crossed_holm"])) == pytest.approx(abs(delta), rel=1e-3), "p: the level that ends at 0"
+    shares = [float(cells[f"share_{source}"]) for source in ("seeds", "images", "rest")]
+    assert shares == pytest.approx([seeds / error**2, images / error**2, 0], abs=1e-4)
+    assert float(cells["floor"]) == pytest.approx(stats.norm.isf(0.025) * math.sqrt(images), abs=1e-4)
     worse, found = with_outputs({"base": row, "row": baseline})
     assert plain_cells(tables.summarise(worse, found))["row"]["verdict"] == word.replace("better", "worse")
 
@@ -94,9 +96,11 @@ def test_over_seeds_and_images_by_hand() -> None:
     ms_seed = sum(4 * (each - mean) ** 2 for each in seeds) / 1
     ms_image = sum(2 * (each - mean) ** 2 for each in images) / 3
     ms_rest = sum((y[s, i] - seeds[s] - images[i] + mean) ** 2 for s in range(2) for i in range(4)) / 3
-    parts = [max(0, ms_seed - ms_rest) / 4 / 2, max(0, ms_image - ms_rest) / 2 / 4, ms_rest / 8]
-    freedom = max(1, (ms_seed + ms_image - ms_rest) ** 2 / (ms_seed**2 / 1 + ms_image**2 / 3 + ms_rest**2 / 3))
-    half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(parts))
+    image, two = max(0, ms_image - ms_rest) / 2 / 4, 2 * 25**2
+    parts = [ms_seed / 8, image + two * (image + two) / (image + ms_rest / 4 + two)]
+    half = np.dot(parts, [stats.t.ppf(0.975, 1), stats.norm.ppf(0.975)]) / math.sqrt(sum(parts))
+    rest = min(ms_rest / 8, parts[0])
+    parts = [parts[0] - rest, parts[1], rest]
     cells = plain_cells(tables.summarise(trials, found))["row"]
     assert float(cells["delta"]) == pytest.approx(mean)
     assert float(cells["delta_high_crossed"]) == pytest.approx(mean + half, abs=1e-4)
@@ -355,7 +359,7 @@ def test_the_interval_over_images_is_taken_once_at_the_level_of_the_stop() -> No
     stop = sequential.follow(made.delta.differences, 0.05, 3, 12, None, 0.1)
     assert stop is not None
     level = 2 * stats.t.sf(stop.bound, stop.n - 1)
-    half = stats.t.isf(level / 2, made.delta.crossed.freedom) * math.sqrt(made.delta.crossed.variance)
+    half = made.delta.crossed.half_width(1 - level)
     assert made.delta.half_crossed == pytest.approx(half)
     assert made.verdict is not None
     assert made.verdict.word == ("better" if abs(made.delta.delta) > half else "better on these images")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 from senet_lab.reports.crossed import components
 
@@ -44,6 +44,31 @@ def test_interval_over_seeds_and_images_covers_the_error_of_the_population(
         covered_by_seeds.append(abs(found.mean - error) <= 2 * wrong.mean(1).std(ddof=1) / np.sqrt(n))
     assert 0.925 < np.mean(covered) < 0.975
     assert np.mean(covered_by_seeds) < 0.85  # of these images alone, however many seeds
+
+
+@pytest.mark.parametrize("counted", [2, 6, 7.4])
+def test_few_wrong_images_are_covered_as_a_poisson_count_is(counted: float) -> None:
+    """Seeds agree, so that the number of wrong images is all there is: summed over the counts that there may be."""
+    images, step = 1000, 0.1
+    chances = stats.poisson.pmf(np.arange(40), counted)
+    covered = []
+    for wrong in range(40):
+        outcomes = np.tile(np.where(np.arange(images) < wrong, 100.0, 0.0), (4, 1))
+        plain, found = components(outcomes), components(outcomes, step)
+        covered.append([abs(each.mean - counted * step) <= each.half_width() for each in (plain, found)])
+    without, ours = chances @ np.array(covered)
+    assert ours > 0.93
+    assert without < 0.935
+
+
+def test_p_is_the_level_whose_interval_ends_at_0() -> None:
+    rng = np.random.default_rng(3)
+    for shift, n, seed_sd in ((0.1, 3, 0.3), (1.0, 5, 0.1), (30.0, 10, 0.01), (0.0, 3, 0.5)):
+        effects = seed_sd * rng.standard_normal((n, 1)) + rng.standard_normal((1, 200)) + shift
+        found = components(effects + rng.standard_normal((n, 200)))
+        if found.p() > 1e-12:
+            assert found.half_width(1 - found.p()) == pytest.approx(abs(found.mean), rel=1e-6)
+        assert 0 < found.p() <= 1
 
 
 def test_the_floor_is_what_seeds_cannot_take_away() -> None:

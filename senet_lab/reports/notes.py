@@ -238,9 +238,9 @@ def _crossed(table: Table, compared: Sequence[Row], judged: Sequence[Row]) -> li
     if known:
         out.append(
             "Over seeds and images: both are taken as samples, with variance components of seeds, images and the rest "
-            "(two-way crossed, Satterthwaite's degrees of freedom); from seeds / images / rest: their shares of the "
-            "variance of Δ. Floor: the smallest difference that any number of seeds could show on "
-            f"{table.test_images:,} test images, at 0.05 / {table.tests}."
+            "(two-way crossed; the bounds of t and of the normal distribution, weighted by them); from seeds / images "
+            "/ rest: their shares of the variance of Δ. Floor: the smallest difference that any number of seeds could "
+            f"show on {table.test_images:,} test images, at 0.05 / {table.tests}."
         )
     if lacking:
         rows = "these rows" if len(lacking) == len(judged) else listed(lacking)

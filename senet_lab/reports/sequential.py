@@ -171,14 +171,18 @@ def follow(
 
 
 def chance(
-    mean: float, spread: float, n: int, most: int, outer: float, inner: float, margin: float | None = None
-) -> float:
+    mean: ArrayLike, spread: ArrayLike, n: int, most: int, outer: float, inner: float, margin: float | None = None
+) -> Array:
     """Probability that the last look settles a row of which n seeds are known: the mean of all seeds, seen from n of
-    them, is Student's around theirs, with the variance spread² (1/n − 1/most)."""
-    if spread == 0:
-        return 1.0  # settled by any look
-    error = spread / math.sqrt(most)
-    ahead = stats.t(n - 1, loc=mean, scale=spread * math.sqrt(1 / n - 1 / most))
-    shown = float(ahead.sf(outer * error) + ahead.cdf(-outer * error))
-    room = 0.0 if margin is None else max(0.0, margin - inner * error)
-    return shown + float(ahead.cdf(room) - ahead.cdf(-room))
+    them, is Student's around theirs, with the variance spread² (1/n − 1/most). Also of many rows at once."""
+    mean, spread = np.asarray(mean, dtype=float), np.asarray(spread, dtype=float)
+    error, ahead = spread / math.sqrt(most), spread * math.sqrt(1 / n - 1 / most)
+
+    def below(value: Array) -> Array:
+        return np.asarray(special.stdtr(n - 1, (value - mean) / ahead))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shown = 1 - below(outer * error) + below(-outer * error)
+        room = np.maximum(0.0, (margin or 0.0) - inner * error)
+        settles = shown + below(room) - below(-room)
+    return np.asarray(np.where(spread == 0, 1.0, settles))  # without a spread, any look settles it

@@ -238,7 +238,7 @@ def sample(
     n, mean, step = len(values), float(np.mean(values)), _step(test_images)
     if n == 1:
         return Sample(1, mean, None, None)
-    found = _crossed(outcomes)
+    found = _crossed(outcomes, step)
     half = None if found is None else found.half_width()
     return Sample(n, mean, float(standard_deviation(values, step)), float(half_width(values, step)), half)
 
@@ -269,7 +269,7 @@ def compare(
     half = float(half_width(d, step))
     ours, theirs = outcomes
     known = [seed for seed in shared if seed in ours and seed in theirs]
-    found = _crossed([np.subtract(ours[seed], theirs[seed]) for seed in known] if known == shared else ())
+    found = _crossed([np.subtract(ours[seed], theirs[seed]) for seed in known] if known == shared else (), step)
     return Comparison(
         n=n,
         delta=delta,
@@ -290,7 +290,7 @@ def _step(test_images: int | None) -> float:
     return 0.0 if test_images is None else step_percent(test_images)
 
 
-def _crossed(outcomes: Sequence[ArrayLike | None]) -> Components | None:
+def _crossed(outcomes: Sequence[ArrayLike | None], step: float) -> Components | None:
     """Variance components, where each of two seeds or more says what it made of each of two images or more."""
     known = [np.asarray(each, dtype=float) for each in outcomes if each is not None]
-    return components(known) if len(known) == len(outcomes) >= 2 and len(known[0]) >= 2 else None
+    return components(known, step) if len(known) == len(outcomes) >= 2 and len(known[0]) >= 2 else None
