@@ -300,7 +300,6 @@ def check_values(config: Config) -> None:
         "training.feed": (training.feed, ("auto", "memory", "files")),
         "training.layout": (training.layout, ("auto", "contiguous", "channels_last")),
         "training.optimiser": (training.optimiser, ("auto", "plain", "fused")),
-        "training.blocks": (training.blocks, ("auto", "plain", "fused")),
         "training.compile": (training.compile, ("auto", "off", "blocks", "whole", "graphs")),
         "recipe.schedule": (recipe.schedule, ("constant", "cosine", "step")),
         "recipe.sampling": (recipe.sampling, ("uniform", "balanced")),

@@ -207,9 +207,6 @@ class Training:
             memory up to 8 GiB. All other data sets always lie in the device's memory.
         layout: of the tensors: `contiguous` (plain) or `channels_last` (`auto` on a GPU).
         optimiser: `plain`, or `fused` into one kernel (`auto` on a GPU).
-        blocks: how a residual block ends (norm, SE, addition and ReLU): by its `plain` modules, one after the other, or
-            `fused` into one operator (docs/speed.md; a GPU with Triton only). `auto` is plain everywhere, until a
-            measurement on a GPU says otherwise.
         compile: by torch.compile: `off` (plain, and `auto`), `blocks` (each block, those alike once), `whole`, or
             `graphs` (whole, launched as CUDA graphs; a GPU only).
         devices: GPUs (or processes, on a CPU) that train each trial together. Each takes its part of every batch of
@@ -227,7 +224,6 @@ class Training:
     feed: str = "auto"
     layout: str = "auto"
     optimiser: str = "auto"
-    blocks: str = "auto"
     compile: str = "auto"
     devices: int = 1
     sync_batchnorm: bool = False

@@ -22,9 +22,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from senet_lab.config import SE, Data, Recipe
-from senet_lab.models import fused_blocks
-from senet_lab.models.fused import Ending, Gate
-from senet_lab.models.fusing import HAS_TRITON
 from senet_lab.training.augment import Parts
 from senet_lab.training.feeds import TensorFeed
 from senet_lab.training.lit import SENet
@@ -36,17 +33,14 @@ COUNT, BATCH = 20, 8  # two batches and a half
 
 
 class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operators that bring numbers from one kind of device to another, and the lab's own."""
+    """Counts the operators that bring numbers from one kind of device to another."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: Counter[str] = Counter()
-        self.own: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func.namespace == "senet_lab":
-            self.own[func._opname] += 1
         if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
             source = args[1] if func is torch.ops.aten.copy_.default else args[0]
             if source.device.type != out.device.type:
@@ -129,16 +123,11 @@ def test_random_resized_crops_are_cut_on_the_gpu(modes: tuple[FakeTensorMode, Co
     assert not copies.found
 
 
-@pytest.mark.parametrize(
-    "fused", [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton"))]
-)
-def test_a_training_step_waits_for_nothing(fused: bool) -> None:
-    """ResNet-20 with SE in bfloat16 and channels_last, its sums and its optimiser, with plain blocks and with fused
-    ones; gradients are made up."""
+def test_a_training_step_waits_for_nothing() -> None:
+    """ResNet-20 with SE in bfloat16 and channels_last, its sums and its optimiser; gradients are made up."""
     made = SENet("resnet20", SE(reduction=4), recipe=Recipe(batch_size=BATCH, label_smoothing=0.1))
-    made.step = Step(layout="channels_last", fused_blocks=fused)  # the optimiser's kernel knows no fakes
+    made.step = Step(layout="channels_last")  # the optimiser's kernel knows no fakes
     prepare(made.net, made.step, "")
-    assert fused_blocks(made.net) == 9 * fused
     with FakeTensorMode(), Copies() as copies:
         module = on_gpu(made)
         module._trainer = types.SimpleNamespace(estimated_stepping_batches=10)  # type: ignore[assignment]
@@ -156,30 +145,5 @@ def test_a_training_step_waits_for_nothing(fused: bool) -> None:
                 weight.grad = torch.empty_like(weight)
             optimizer.step()
         assert not copies.found
-        assert copies.own == ({"moments": 27, "finish": 27} if fused else {}), "nine blocks, three batches"
         with pytest.raises(DataDependentOutputException):
             module.means("train")  # once, at the end of the epoch
-
-
-@pytest.mark.skipif(not HAS_TRITON, reason="the passes are Triton kernels")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_a_fused_end_goes_back_on_a_gpu(dtype: torch.dtype, layout: torch.memory_format) -> None:
-    """Its gradients have the types and the layout of what they are of; sums are in single precision."""
-    with FakeTensorMode():
-        there = {"device": "cuda"}
-        dy, y, x = (torch.empty(4, 8, 6, 6, dtype=dtype, **there).contiguous(memory_format=layout) for _ in range(3))
-        gamma_C, mu_C, r_C = (torch.empty(8, **there) for _ in range(3))
-        m_BC, z_BC, s_BC = (torch.empty(4, 8, **there) for _ in range(3))
-        gate = torch.empty(2, 8, 1, 1, **there), None, torch.empty(8, 2, 1, 1, **there), torch.empty(8, **there)
-        h_BK = torch.empty(4, 2, **there)
-        saved: list[Tensor | None] = [x, y, gamma_C, m_BC, mu_C, r_C, z_BC, h_BK, s_BC, *gate]
-        given = {"saved_tensors": saved, "batch": True, "gate": Gate("sigmoid", from_one=False), "passes": "triton"}
-        dx, dh, dgamma_C, dbeta_C, *rest = Ending.backward(types.SimpleNamespace(**given), dy)
-        for grad in (dx, dh):
-            assert grad is not None
-            assert (grad.dtype, grad.shape, grad.stride(), grad.device.type) == (dtype, x.shape, x.stride(), "cuda")
-        for grad, weight in zip((dgamma_C, dbeta_C, *rest[-4:]), (gamma_C, gamma_C, *gate), strict=True):
-            assert (grad is None) == (weight is None)
-            if grad is not None and weight is not None:
-                assert (grad.dtype, grad.shape, grad.device) == (torch.float32, weight.shape, weight.device)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from senet_lab import SE, add_se
-from senet_lab.models import create, fuse
+from senet_lab.models import create
 from senet_lab.models.se import SQUEEZES, SEBlock
 
 
@@ -81,12 +81,9 @@ def test_torch_fx(net: nn.Module) -> None:
     torch.testing.assert_close(traced(X_BCHW), net(X_BCHW))
 
 
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("squeeze", SQUEEZES)
-def test_torchvision_extracts_the_maps_of_a_network(squeeze: str, fused: bool) -> None:
+def test_torchvision_extracts_the_maps_of_a_network(squeeze: str) -> None:
     net = create("resnet18", SE(squeeze=squeeze), 5).eval()
-    if fused:
-        fuse(net)
     seen: list[Tensor] = []
     extractor = create_feature_extractor(net, {"layer2": "maps", "layer2.0.bn2.se.fc1": "hidden"})
     net.layer2.register_forward_hook(lambda module, inputs, output: seen.append(output))

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from senet_lab import SE
-from senet_lab.models import create, folding
-from senet_lab.models.folding import folded
+from senet_lab.models import create
 from senet_lab.models.gated import Gated
 from senet_lab.models.se import EXCITATIONS, FROM_ONE, SEBlock
+from senet_lab.models.speed import folded, folding
 
 GATES = [(word, False) for word in EXCITATIONS] + [(word, True) for word in FROM_ONE]
 

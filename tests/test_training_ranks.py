@@ -284,11 +284,6 @@ def test_wrong_words(words: list[str], said: str) -> None:
         (Training(sync_batchnorm=True, devices=2), "cpu", "training.sync_batchnorm=true needs GPUs"),
         (Training(sync_batchnorm=True), "cuda", "training.sync_batchnorm=true needs a training.devices of at least 2"),
         (Training(compile="graphs", devices=2), "cuda", "training.compile=graphs is for one device"),
-        (
-            Training(blocks="fused", devices=2, sync_batchnorm=True),
-            "cuda",
-            "training.blocks=fused: norms that are sync",
-        ),
     ],
 )
 def test_what_cannot_be(training: Training, device: str, said: str) -> None:

@@ -207,3 +207,8 @@ def small(num_classes, in_channels=3):
 def test_the_record_holds_the_whole_of_it_as_plain_values() -> None:
     config = BASE.config()
     assert spec_from(config) == BASE
+
+
+def test_a_record_of_an_earlier_version_is_read() -> None:
+    """It says in its configuration that no end of a block was fused, which was no part of its name."""
+    assert spec_from({**BASE.config(), "fused_blocks": False}) == BASE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import statistics
 from collections import Counter
@@ -13,14 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from test_data_feeds import make_tree
 from test_training_trial import DIGITS, RECIPE, SPEC, CutOffError, make_spec, outcome, silent, stop_after
 from torch import Tensor, fx, nn
 
 from senet_lab import models
 from senet_lab.compose import compose
-from senet_lab.config import SE, Data, Recipe, RunError, Training, UserError
+from senet_lab.config import SE, Data, Recipe, Training, UserError
 from senet_lab.studies import plan, rows
 from senet_lab.studies.upkeep import spec_of as spec_from
 from senet_lab.training import step, trial
@@ -35,9 +33,8 @@ EAGER = step.prepare
 
 @pytest.fixture
 def untranslated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are captured and differentiated as they are for the compiler, and run as they are; fused blocks follow
-    their formulas."""
-    monkeypatch.setattr(trial, "prepare", lambda net, how, network: EAGER(net, how, network, "aot_eager", "reference"))
+    """Graphs are captured and differentiated as they are for the compiler, and run as they are."""
+    monkeypatch.setattr(trial, "prepare", lambda net, how, network: EAGER(net, how, network, "aot_eager"))
 
 
 def weights(path: Path) -> dict[str, Tensor]:
@@ -55,10 +52,8 @@ def weights(path: Path) -> dict[str, Tensor]:
     [
         {"layout": "channels_last"},
         {"fused_optimiser": True},
-        {"fused_blocks": True},
         {"compile": "blocks"},
         {"layout": "channels_last", "fused_optimiser": True, "compile": "whole"},
-        pytest.param({"layout": "channels_last", "fused_blocks": True, "compile": "blocks"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -208,7 +203,6 @@ def test_a_gpu_is_given_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
     ("training", "data", "word"),
     [
         (Training(compile="graphs"), FOLDER, "training.compile=graphs needs a GPU"),
-        (Training(blocks="fused"), FOLDER, "training.blocks=fused needs a GPU; on a CPU there is plain"),
         (Training(feed="files"), Data(), "training.feed=files: digits is no tree of images"),
     ],
 )
@@ -219,7 +213,7 @@ def test_what_cannot_be(training: Training, data: Data, word: str) -> None:
 
 @pytest.mark.parametrize(
     ("word", "value"),
-    [("path", "fast"), ("feed", "disk"), ("layout", "NHWC"), ("optimiser", "x"), ("blocks", "on"), ("compile", "yes")],
+    [("path", "fast"), ("feed", "disk"), ("layout", "NHWC"), ("optimiser", "x"), ("compile", "yes")],
 )
 def test_words_that_there_are_not(word: str, value: str) -> None:
     with pytest.raises(UserError, match=f"training.{word}: there is no '{value}'; there are auto, "):
@@ -242,35 +236,14 @@ def test_each_way_has_its_own_id() -> None:
     assert len({*ids.values(), *same}) == 5
 
 
-def test_fused_blocks_have_their_own_id_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU with Triton; a network without a block that could be fused is trained as ever, and the plan says so."""
-    monkeypatch.setattr(step.fusing, "HAS_TRITON", True)
-    found = {}
-    for backbone in ("resnet8", "wrn16_4"):
-        for word in ("plain", "fused"):
-            composed = compose([f"backbone={backbone}", f"training.blocks={word}", "training.precision=32-true"])
-            known = facts(composed.config.data)
-            ((row,), _) = rows.build(composed, known)
-            spec = row.spec(known, 0, "cuda")
-            assert spec.fused_blocks is (word == "fused" and backbone == "resnet8")
-            assert "fused" in spec.determinants(), "the optimiser, by the name that it has in trials of old"
-            assert spec_from(json.loads(json.dumps(spec.config()))).trial_id == spec.trial_id
-            found[backbone, word] = spec.trial_id
-            console = Console(file=io.StringIO(), width=80)
-            plan.show(plan.Plan(composed.config, known, [row], "cuda", [], {}, []), console)
-            said = "no block's end can be fused" in console.file.getvalue()  # type: ignore[attr-defined]
-            assert said is ((backbone, word) == ("wrn16_4", "fused"))
-            assert ("fused blocks" in plan.carried_out(spec)) is spec.fused_blocks
-    assert found["resnet8", "plain"] != found["resnet8", "fused"]
-    assert found["wrn16_4", "plain"] == found["wrn16_4", "fused"]
-
-
-def test_fused_blocks_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step.fusing, "HAS_TRITON", False)
-    with pytest.raises(UserError, match=r"training\.blocks=fused needs Triton, which is not installed"):
-        chosen(Training(blocks="fused"), FOLDER, "cuda")
-    with pytest.raises(RunError, match=r"training\.blocks=fused: passes: Triton is not installed"):
-        prepare(nn.Identity(), Step(fused_blocks=True), "")
+def test_the_optimiser_is_recorded_under_the_name_that_it_has_in_trials_of_old() -> None:
+    composed = compose(["training.precision=32-true"])
+    known = facts(composed.config.data)
+    ((row,), _) = rows.build(composed, known)
+    spec = row.spec(known, 0, "cuda")
+    assert spec.determinants()["fused"] is spec.config()["fused"] is True
+    assert spec_from(json.loads(json.dumps(spec.config()))).trial_id == spec.trial_id
+    assert "fused optimiser" in plan.carried_out(spec)
 
 
 def test_the_plan_says_how_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +268,7 @@ def test_free_memory_is_a_number_of_bytes() -> None:
 @pytest.mark.usefixtures("untranslated")
 def test_a_checkpoint_does_not_depend_on_the_way(tmp_path: Path) -> None:
     """One of a training that was fast goes on and is loaded plainly, and the reverse."""
-    fast = dataclasses.replace(SPEC, layout="channels_last", fused_optimiser=True, fused_blocks=True)
+    fast = dataclasses.replace(SPEC, layout="channels_last", fused_optimiser=True)
     trial.run(fast, tmp_path / "a.ckpt", silent)
     loaded = trial.SENet.load_from_checkpoint(tmp_path / "a.ckpt")
     assert loaded.step == PLAIN

@@ -90,6 +90,17 @@ def test_what_is_damaged_is_named(here: Path, capsys: pytest.CaptureFixture[str]
     assert "2 of its entries are damaged" in shown.err
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_record_of_an_earlier_version_is_whole(fused: bool, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says in its configuration whether the ends of blocks were fused, which cannot be asked any more."""
+    text = Store("sqlite:///results/local/lab.db").text(first())
+    assert text is not None
+    edited(first(), config=json.loads(text)["config"] | {"fused_blocks": fused})
+    assert main(["store", "check"]) == 0
+    assert "done, 0 failed, 0 running" in capsys.readouterr().out
+    assert len(load_records("results/local/lab.db")) > 1
+
+
 def test_a_copy_has_everything_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     count = len(load_records("results/local/lab.db"))
     assert main(["store", "copy", "sqlite:///results/local/lab.db", NOWHERE]) == 0

@@ -6,7 +6,6 @@ from senet_lab.config import SE
 from senet_lab.models.backbones import BACKBONES, create, seed_others, with_se
 from senet_lab.models.cost import Cost, cost, counted, fingerprint, hidden_widths, latency
 from senet_lab.models.detection import faster_rcnn
-from senet_lab.models.fusing import fuse, fused_blocks
 from senet_lab.models.identity import code
 from senet_lab.models.insert import add_se, stages_of
 from senet_lab.models.se import SEBlock
@@ -24,8 +23,6 @@ __all__ = [
     "create",
     "faster_rcnn",
     "fingerprint",
-    "fuse",
-    "fused_blocks",
     "hidden_widths",
     "latency",
     "load_weights",

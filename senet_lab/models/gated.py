@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]  # it is public
 
-from senet_lab.models.folding import folded
-from senet_lab.models.se import SEBlock, declare
+from senet_lab.models.se import SEBlock
+from senet_lab.models.speed import folded
 
 
 class Gated(nn.Module):
@@ -64,9 +64,6 @@ class Gated(nn.Module):
 
     def extra_repr(self) -> str:
         return f"side={self.side}"
-
-
-declare(Gated)
 
 
 class GatedCall(Gated):

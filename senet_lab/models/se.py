@@ -213,8 +213,6 @@ def declare(kind: type[nn.Module], *more: str) -> None:
 
 declare(SEBlock, "gate", "excite")
 declare(nn.Conv2d, "_conv_forward")
-declare(nn.BatchNorm2d)
-declare(nn.ReLU)
 REPLACEABLE = frozenset(["_call_impl", "forward", "gate", "excite", "_conv_forward"])
 
 

@@ -247,8 +247,6 @@ def calibrate(plan: Plan, cell: Cell) -> float:
         net.to(device)
         if spec.layout == "channels_last":
             net.to(memory_format=torch.channels_last)
-        if spec.fused_blocks and device == "cuda":
-            models.fuse(net, ungated=True)
         batch = max(2, min(spec.recipe.batch_size, PIXELS[device] // spec.data.size**2))
         x_BCHW = torch.zeros(batch, spec.channels, spec.data.size, spec.data.size, device=device)
         y_B = torch.zeros(batch, dtype=torch.long, device=device)

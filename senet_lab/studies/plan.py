@@ -219,9 +219,6 @@ def show(plan: Plan, console: Console) -> None:
     console.print(table)
     for how, labels in trained_by(plan).items():
         say(console, f"{', '.join(labels)}: {how}")
-    whole = [row.label for row in plan.rows if row.config.training.blocks == "fused" and not row.fusible]
-    if whole:
-        say(console, f"{', '.join(whole)}: no block's end can be fused (training.blocks=fused changes nothing)")
     for labels in plan.twins:
         say(console, f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen.")
 
@@ -313,8 +310,6 @@ def carried_out(spec: Spec) -> str:
         found.append(spec.layout)
     if spec.fused_optimiser:
         found.append("fused optimiser")
-    if spec.fused_blocks:
-        found.append("fused blocks")
     if spec.compile != STEP["compile"]:
         found.append(f"compiled: {spec.compile}")
     if spec.devices > 1:

@@ -147,7 +147,6 @@ def row(priced: Priced, name: str, se: SE | None) -> Row:
         cost=cost,
         hidden=widths,
         network=network,
-        fusible=len(models.fuse(net, ungated=True)),
     )
 
 

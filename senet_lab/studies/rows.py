@@ -47,7 +47,6 @@ class Row:
         hidden: realised hidden widths of the SE blocks by stage.
         network: structural fingerprint; rows that share one build the same network.
         code: what tells its code from what was released; empty where it is that (`models.code`).
-        fusible: how many of its blocks have an end that can be fused.
     """
 
     label: str
@@ -62,11 +61,9 @@ class Row:
     hidden: dict[int, tuple[int, ...]]
     network: str
     code: str
-    fusible: int
 
     def spec(self, facts: DataFacts, seed: int, device: str) -> Spec:
         """The training of this row with a seed."""
-        how = step.chosen(self.config.training, self.config.data, device)
         return Spec(
             backbone=self.config.backbone,
             network=self.network,
@@ -83,7 +80,7 @@ class Row:
             device=device,
             precision=step.precision_of(self.config.training.precision, device),
             threads=self.config.executor.threads_of_a_trial if device == "cpu" else 1,
-            **vars(how if self.fusible else dataclasses.replace(how, fused_blocks=False)),
+            **vars(step.chosen(self.config.training, self.config.data, device)),
         )
 
 
@@ -192,7 +189,6 @@ def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool 
         code = models.code(
             config.backbone, config.se if ratios else None, len(facts.classes), facts.channels, config.data.size
         )
-        fusible = len(models.fuse(net, ungated=True))  # at last: it changes the blocks' classes
     except AssertionError:
         raise  # of the lab's own
     except Exception as error:  # whatever a network of the user's own, or one too deep for its images, makes of it
@@ -218,7 +214,6 @@ def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool 
         hidden,
         network,
         code,
-        fusible,
     )
 
 

@@ -33,7 +33,7 @@ from senet_lab.studies import settling
 from senet_lab.studies.owners import is_dead
 from senet_lab.studies.store import DONE, FAILED, RUNNING, STALE_SECONDS, Record, Store, parse, records
 from senet_lab.training.faults import is_no_result
-from senet_lab.training.spec import FIELDS, Spec
+from senet_lab.training.spec import FIELDS, GONE, Spec
 
 RECORD = "record"  # column of an export that holds the whole record as JSON
 OUTPUTS = "outputs"  # and of one that holds its outputs in base64; exports of earlier versions lack it
@@ -116,8 +116,10 @@ def fault(store: Store, row: sa.Row[Any]) -> str:
     if "imported" in record:
         return ""  # of what a trials.csv says, there is no whole configuration to compare with
     try:
+        if any(record["config"].get(name, default) != default for name, default in GONE.items()):
+            return ""  # of a training that this version cannot name
         named = spec_of(record["config"]).trial_id
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return "its configuration is not whole"
     if named != row.trial_id:
         return f"its configuration is that of trial {named}"
@@ -137,10 +139,12 @@ def unfit(packed: bytes | None) -> str:
 
 
 def spec_of(config: dict[str, Any]) -> Spec:
-    """The training that a record's configuration is of. Fields that are newer than the record have their defaults."""
+    """The training that a record's configuration is of. Fields that are newer than the record have their defaults, and
+    those that are gone (`GONE`) are left out."""
     parts = {"se": SE, "data": Data, "recipe": Recipe}
     built = {name: kind(**config[name]) for name, kind in parts.items() if config[name] is not None}
-    return Spec(**{FIELDS.get(name, name): value for name, value in {**config, **built}.items()})
+    known = {name: value for name, value in {**config, **built}.items() if name not in GONE}
+    return Spec(**{FIELDS.get(name, name): value for name, value in known.items()})
 
 
 # ---------------------------------------------------------------------------------------------------------------- copy

@@ -23,7 +23,6 @@ STEP = {
     "feed": "files",
     "layout": "contiguous",
     "fused": False,
-    "fused_blocks": False,
     "compile": "off",
     "devices": 1,
     "sync_batchnorm": False,
@@ -31,6 +30,8 @@ STEP = {
 PLAINLY = {"stride": "paper", "device": "cpu", "precision": "32-true", "threads": 1, "code": "", **STEP}
 # What is called otherwise in names and records, which are for good, than the field is today.
 FIELDS = {"fused": "fused_optimiser"}
+# Fields that records of earlier versions have, too → the way that was left out of their names.
+GONE = {"fused_blocks": False}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Spec:
             they decode images only.
         code: what tells the code of the network and its gates from other code of the same names (`identity.code`);
             empty where it is what the lab has released under them.
-        feed, layout, fused_optimiser, fused_blocks, compile, devices, sync_batchnorm: how its steps are carried out
+        feed, layout, fused_optimiser, compile, devices, sync_batchnorm: how its steps are carried out
             (`step.Step`).
     """
 
@@ -75,7 +76,6 @@ class Spec:
     feed: str = "files"
     layout: str = "contiguous"
     fused_optimiser: bool = False
-    fused_blocks: bool = False
     compile: str = "off"
     devices: int = 1
     sync_batchnorm: bool = False

@@ -4,8 +4,7 @@ The plain way is what PyTorch does unasked: contiguous tensors, an optimiser in 
 images read from its files. It is what a CPU gets: there the numbers of a training have always been these, and there a
 compiler takes longer than a small training. A GPU gets tensors in the layout that its tensor cores want, the optimiser
 as one kernel, and a tree of images in its memory if it fits. Nothing is compiled unasked: that takes minutes a network,
-which a long training earns back and a short one does not. No block's end is fused unasked: whether that is faster has
-not been measured.
+which a long training earns back and a short one does not.
 
 Whatever is not plain may change the last digits of a result, and so is a part of a trial's name.
 """
@@ -22,9 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from senet_lab import models
-from senet_lab.config import Data, RunError, Training, UserError
-from senet_lab.models import fusing
+from senet_lab.config import Data, Training, UserError
 from senet_lab.training import data as images
 
 ROOM = 8 * 2**30  # bytes of a tree of images that a GPU is given unasked, for each worker; the same on every machine
@@ -40,8 +37,6 @@ class Step:
         feed: whether a tree of images is read from its `files`, or lies in `memory`.
         layout: of the tensors, `contiguous` or `channels_last`.
         fused_optimiser: whether the optimiser is one kernel.
-        fused_blocks: whether the end of each block is one operator, with SE or without, where it can be
-            (`models.fuse`).
         compile: `off`, `blocks` (each block is compiled, those alike once; a network without blocks is compiled whole),
             `whole`, or `graphs` (whole, and its kernels are launched as CUDA graphs).
         devices: how many devices each take a part of every batch.
@@ -51,7 +46,6 @@ class Step:
     feed: str = "files"
     layout: str = "contiguous"
     fused_optimiser: bool = False
-    fused_blocks: bool = False
     compile: str = "off"
     devices: int = 1
     sync_batchnorm: bool = False
@@ -71,14 +65,6 @@ def chosen(training: Training, data: Data, device: str) -> Step:
         raise UserError("training.compile=graphs needs a GPU; on a CPU there are off, blocks and whole")
     if training.compile == GRAPHS and training.devices > 1:
         raise UserError(f"training.compile=graphs is for one device; training.devices={training.devices} was asked for")
-    if training.blocks == "fused" and device != "cuda":
-        raise UserError("training.blocks=fused needs a GPU; on a CPU there is plain")
-    if training.blocks == "fused" and training.sync_batchnorm:
-        raise UserError(
-            "training.blocks=fused: norms that are synchronised (training.sync_batchnorm=true) are not fused"
-        )
-    if training.blocks == "fused" and not fusing.HAS_TRITON:
-        raise UserError("training.blocks=fused needs Triton, which is not installed; without it there is plain")
     if training.sync_batchnorm and device != "cuda":
         raise UserError("training.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on a CPU")
     if training.sync_batchnorm and training.devices == 1:
@@ -88,7 +74,6 @@ def chosen(training: Training, data: Data, device: str) -> Step:
         feed=feed_of(training.feed, data, auto),
         layout=auto.layout if training.layout == "auto" else training.layout,
         fused_optimiser=auto.fused_optimiser if training.optimiser == "auto" else training.optimiser == "fused",
-        fused_blocks=auto.fused_blocks if training.blocks == "auto" else training.blocks == "fused",
         compile=auto.compile if training.compile == "auto" else training.compile,
         devices=training.devices,
         sync_batchnorm=training.sync_batchnorm,
@@ -141,26 +126,17 @@ def room(device: str) -> float:
 COMPILED: list[str] = []  # the network that this process has compiled last
 
 
-def prepare(net: nn.Module, step: Step, network: str, backend: str = "inductor", passes: str = "triton") -> None:
-    """Bring a network to the layout of the step, fuse its blocks, and have parts compiled when they are first called.
+def prepare(net: nn.Module, step: Step, network: str, backend: str = "inductor") -> None:
+    """Bring a network to the layout of the step, and have parts compiled when they are first called.
 
     Args:
         net: the network; its parameters and their names stay as they are.
         step: how it is trained.
         network: its structural fingerprint; what was compiled for another one is given up.
         backend: of the compiler.
-        passes: of fused blocks (`models.fuse`).
-
-    Raises:
-        RunError: blocks are to be fused by what this machine lacks.
     """
     if step.layout == "channels_last":
         net.to(memory_format=torch.channels_last)
-    if step.fused_blocks:
-        try:
-            models.fuse(net, passes, ungated=True)
-        except ValueError as error:
-            raise RunError(f"training.blocks=fused: {error}") from error
     if step.compile == "off":
         return
     if [network] != COMPILED:

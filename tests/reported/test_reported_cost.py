@@ -22,21 +22,18 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import deform_conv2d
 
 from senet_lab import SE
-from senet_lab.models import BACKBONES, cost, create, folding, fuse, load_weights
-from senet_lab.models.folding import folded
+from senet_lab.models import BACKBONES, cost, create, load_weights
 from senet_lab.models.gated import Gated
 from senet_lab.models.se import EXCITATIONS, FROM_ONE, SQUEEZES, SEBlock
+from senet_lab.models.speed import folded, folding
 from senet_lab.models.weights import build, classifier_of, head_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Whatever replaces, wraps or listens to a module is not passed by: no short cut is taken there.
 
 
-def small(fused: bool = False) -> nn.Module:
-    net = create("resnet8", SE(4, bias=True), 5, seed=0).eval()
-    if fused:
-        fuse(net, "reference")
-    return net
+def small() -> nn.Module:
+    return create("resnet8", SE(4, bias=True), 5, seed=0).eval()
 
 
 def images(count: int = 2) -> Tensor:
@@ -60,17 +57,15 @@ def ends_of(net: nn.Module) -> list[Gated]:
 
 
 def one_by_one(net: nn.Module, x_BCHW: Tensor) -> Tensor:
-    """The output with gradients, which no norm in evaluation has a short cut for, of a network that is not fused."""
-    assert not any("Fused" in type(module).__name__ for module in net.modules())
+    """The output with gradients, which no norm in evaluation has a short cut for."""
     y_BK: Tensor = net(x_BCHW)
     return y_BK.detach()
 
 
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("part", PARTS)
-def test_a_forward_that_was_replaced_runs(part: str, fused: bool) -> None:
+def test_a_forward_that_was_replaced_runs(part: str) -> None:
     """Of one module, as accelerate does, whose weights are there only while its own forward runs."""
-    net, plain = small(fused), small()
+    net, plain = small(), small()
     with torch.no_grad():
         before = net(images())
     for each in (net, plain):
@@ -83,7 +78,6 @@ def test_a_forward_that_was_replaced_runs(part: str, fused: bool) -> None:
     torch.testing.assert_close(found, one_by_one(plain, images()))
 
 
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(
     ("kind", "method"),
     [
@@ -96,18 +90,17 @@ def test_a_forward_that_was_replaced_runs(part: str, fused: bool) -> None:
     ],
 )
 def test_a_method_that_was_replaced_in_its_class_runs(
-    kind: type[nn.Module], method: str, fused: bool, monkeypatch: pytest.MonkeyPatch
+    kind: type[nn.Module], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net, plain = small(fused), small()
+    net, plain = small(), small()
     monkeypatch.setattr(kind, method, doubled(getattr(kind, method)))
     with torch.no_grad():
         torch.testing.assert_close(net(images()), one_by_one(plain, images()))
 
 
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("method", ["gate", "excite", "sigma", "pool"])
-def test_a_method_that_was_replaced_in_a_block_runs(method: str, fused: bool) -> None:
-    net, plain = small(fused), small()
+def test_a_method_that_was_replaced_in_a_block_runs(method: str) -> None:
+    net, plain = small(), small()
     for each in (net, plain):
         for end in ends_of(each):
             setattr(end.se, method, doubled(getattr(end.se, method)))
@@ -136,16 +129,6 @@ def test_hooks_for_all_modules_hear_each_as_often_as_it_is_called(kind: str, mon
     assert sorted(map(id, heard)) == sorted(map(id, end.modules()))
 
 
-def test_hooks_for_all_modules_hear_those_of_fused_blocks() -> None:
-    net, heard = small(fused=True), []
-    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: heard.append(module))
-    try:
-        net(images())
-    finally:
-        handle.remove()
-    assert all(heard.count(module) == 1 for module in net.modules() if not isinstance(module, nn.ReLU))
-
-
 @pytest.mark.parametrize("fc", [nn.Conv2d(16, 4, 3, padding=1), nn.Conv2d(16, 4, 1, groups=4)], ids=str)
 def test_another_convolution_in_a_gate_is_called(fc: nn.Conv2d) -> None:
     net = small()
@@ -165,13 +148,10 @@ def test_a_norm_that_keeps_no_statistics_any_more_keeps_none(change: str, monkey
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("fused", [False, True])
-def test_no_images_give_no_outputs(fused: bool, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_images_give_no_outputs(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "PAYS", 0)
     for squeeze in SQUEEZES:
         net = create("resnet8", SE(4, squeeze), 5, seed=0).train(training)
-        if fused:
-            fuse(net, "reference")
         assert net(images(0)).shape == (0, 5)
 
 
@@ -196,13 +176,6 @@ def test_gates_can_be_scripted(squeeze: str, excitation: str, one: bool) -> None
         scripted = torch.jit.script(net)
         with torch.no_grad():
             torch.testing.assert_close(scripted(images()), net(images()))
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")
-def test_fused_blocks_can_be_scripted() -> None:
-    net = small(fused=True)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.jit.script(net)(images()), net(images()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ that map of the squeeze of its input, and the gate s is known before the norm is
 each channel of each image: PyTorch's own batch norm applies it, with each of these taken for a channel. The map that
 the gate would read and write again is never made, nor kept for backward; what SE adds is one reading, for the mean.
 
-In training the letters and their derivation are those of `fused.py`, without its addition and ReLU:
+In training the letters and their derivation are those of docs/speed.md, without its addition and ReLU:
 
     m_bc = mean_p x;  μ, σ² by the norm's own kernel;  z = a (m − μ) + β;  s = gate(z);  y = s a (x − m) + s z
     G_bc = Σ_p dy;  R_bc = Σ_p dy (x − m);  ds = a R + z G;  dz and the gate's weights from ds;  dβ = Σ_b (s G + dz)
@@ -26,8 +26,19 @@ from torch._C import _are_functorch_transforms_active, _is_any_autocast_enabled,
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from senet_lab.models.fused import Gate, parts_of
-from senet_lab.models.se import EXCITATIONS, FROM_ONE, SEBlock, average, is_matrix, is_plain, listened_everywhere
+from senet_lab.models.se import (
+    EXCITATIONS,
+    FROM_ONE,
+    SEBlock,
+    average,
+    declare,
+    is_matrix,
+    is_plain,
+    listened_everywhere,
+)
+from senet_lab.models.speed.layers import Layers, layers_of
+
+declare(nn.BatchNorm2d)
 
 # In training, from how large a map on (in elements) the passes that are saved take longer than the calls that are made.
 PAYS = 2**19
@@ -101,8 +112,8 @@ def in_training(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
     """By the batch's statistics, which bring the norm's running ones forward."""
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
-    gate, weights = parts_of(se)
-    y_BCHW: Tensor = Folded.apply(norm, gate, x_BCHW, norm.weight, norm.bias, *weights)
+    layers, weights = layers_of(se)
+    y_BCHW: Tensor = Folded.apply(norm, layers, x_BCHW, norm.weight, norm.bias, *weights)
     return y_BCHW
 
 
@@ -113,7 +124,7 @@ class Folded(torch.autograd.Function):
     def forward(
         ctx: Any,
         norm: nn.BatchNorm2d,
-        gate: Gate,
+        layers: Layers,
         x_BCHW: Tensor,
         gamma_C: Tensor,
         beta_C: Tensor,
@@ -126,10 +137,10 @@ class Folded(torch.autograd.Function):
         a_C = gamma_C * r_C
         off_BC = m_BC - mu_C
         z_BC = torch.addcmul(beta_C, a_C, off_BC)
-        s_BC, h_BK = gate.of(z_BC, weights)
+        s_BC, h_BK = layers.gate(z_BC, weights)
         scale_BC = a_C * s_BC
         ctx.save_for_backward(x_BCHW, gamma_C, beta_C, *weights, m_BC, off_BC, r_C, a_C, z_BC, h_BK, s_BC, scale_BC)
-        ctx.gate, ctx.eps = gate, norm.eps
+        ctx.layers, ctx.eps = layers, norm.eps
         return affine(x_BCHW, m_BC, scale_BC, s_BC * z_BC)
 
     @staticmethod
@@ -140,7 +151,7 @@ class Folded(torch.autograd.Function):
         N, M = x_BCHW[0, 0].numel(), x_BCHW[:, 0].numel()
         dy_BCHW = dy_BCHW.contiguous()
         G_BC, R_BC = sums(dy_BCHW, x_BCHW, m_BC)
-        dz_BC, dweights = ctx.gate.back(z_BC, h_BK, s_BC, weights, torch.addcmul(a_C * R_BC, z_BC, G_BC))
+        dz_BC, dweights = ctx.layers.back(z_BC, h_BK, s_BC, weights, torch.addcmul(a_C * R_BC, z_BC, G_BC))
         du_BC = torch.addcmul(dz_BC, s_BC, G_BC)  # summed over the pixels
         dbeta_C = du_BC.sum(0)
         dgamma_C = r_C * torch.addcmul(s_BC * R_BC, off_BC, du_BC).sum(0)
@@ -157,7 +168,7 @@ def once_more(ctx: Any, dy_BCHW: Tensor, *inputs: Tensor | None) -> list[Tensor 
     x_BCHW, gamma_C, beta_C, *weights = inputs
     assert x_BCHW is not None
     u_BCHW = F.batch_norm(x_BCHW, None, None, gamma_C, beta_C, training=True, eps=ctx.eps)
-    s_BC, _ = ctx.gate.of(u_BCHW.mean((2, 3)), weights)
+    s_BC, _ = ctx.layers.gate(u_BCHW.mean((2, 3)), weights)
     y_BCHW = u_BCHW * s_BC[:, :, None, None]
     wanted = ctx.needs_input_grad[2:]
     there = [tensor for tensor, wants in zip(inputs, wanted, strict=True) if wants and tensor is not None]
