@@ -45,6 +45,7 @@ EXAMPLES = """\
 python -m senet_lab.run                              train one network: SE-ResNet-8 on the digits
 python -m senet_lab.run +ablation=ratio              a study: Table 10 of the paper
 python -m senet_lab.run +ablation=ratio plan=true    what it would train, what it costs, how long it takes
+python -m senet_lab.run +ablation=ratio seeds=settle margin=0.5    seeds until each verdict is in, 20 at most
 python -m senet_lab.run +search=tabular plan=true    a search: its space, its cheapest and its dearest design
 python -m senet_lab.run +ablation=ratio data=cifar10 data.root=DIR backbone=resnet56 recipe=cifar seeds=5
 python -m senet_lab.run +ablation=networks_cifar10 'study.only=[wrn16_8]'    networks plain and with SE; one pair

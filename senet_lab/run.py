@@ -73,7 +73,7 @@ def answer(words: list[str]) -> int:
     from senet_lab.studies.study import run  # torch comes with it
 
     on_signals(interrupt)
-    return run(studies)
+    return run(studies, words)
 
 
 def on_signals(handler: Callable[[int, FrameType | None], None]) -> None:

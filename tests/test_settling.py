@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -93,6 +95,26 @@ def test_neither_order_nor_workers_change_what_is_looked_at(store: Store) -> Non
     assert len({len(seeds) for seeds in plain.values()}) > 1  # rows stop at different seeds
     for number in range(20):
         assert seeds_of(settled(plan, record, random.Random(number))) == plain
+
+
+def test_verdicts_are_told_once_as_they_come_in(store: Store) -> None:
+    plan = placed(store)
+    record, records, told = outcomes(plan, 3), {}, []
+    growing = settling.Growing([plan], records)
+    waiting = list(plan.cells)
+    while waiting or (waiting := growing.more()):
+        cell = waiting.pop(0)
+        records[cell.trial_id] = record(cell.row.label, cell.seed)
+        told += growing.news()
+    expected = set()
+    for label in ("ReLU", "tanh", "softmax"):
+        errors = [[record(each, seed)["metrics"]["test_error"] for seed in range(9)] for each in (label, "sigmoid")]
+        stop = sequential.follow(np.subtract(*errors), 0.05 / 3, 3, 9, margin=2.0, step=5.0)
+        assert stop is not None
+        expected.add(f"{label}: {stop.word}, after {stop.n} seeds")
+    assert set(told) == expected
+    assert len(told) == 3
+    assert settling.Growing(growing.plans, records).news() == []  # of a study that goes on, the others were told before
 
 
 def test_rows_of_several_studies_share_their_trainings(store: Store) -> None:
@@ -199,6 +221,27 @@ def test_a_study_settles_and_ends_the_same_again(tmp_path: Path, monkeypatch: py
         assert (ended.aim.first, ended.todo, len(ended.trials)) == (0, [], len(read_trials(folder / "trials.csv")))
         with pytest.raises(UserError, match=r"/excitation \(metric=error margin=2 .* settle.max=4"):
             settling.placed([make(compose([*words, "margin=1"]))], [folder], Store(f"sqlite:///other{number}/lab.db"))
+
+
+def test_a_study_with_open_verdicts_ends_with_the_command_that_settles_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As its plan says, the command trains what the line says that it costs."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["+ablation=squeeze", *SMALL, "seeds=1", "settle.max=5"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    found = re.fullmatch(
+        r"open verdicts: python -m senet_lab\.run (.*) adds seeds until they are in, at most 5 a row "
+        r"\((\d+) to (\d+) more trainings, about \d+ s to \d+ s\)",
+        last,
+    )
+    assert found, last
+    words = shlex.split(found[1])
+    assert words == ["+ablation=squeeze", *SMALL, "settle.max=5", "seeds=settle"]
+    assert main([*words, "plan=true"]) == 0
+    planned = capsys.readouterr().out
+    assert "from seed 1 on" in planned
+    assert f"at least {found[2]} and at most {found[3]} trainings" in planned
 
 
 @pytest.mark.slow

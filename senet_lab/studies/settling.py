@@ -9,16 +9,18 @@ workers, interruptions and other drivers change nothing.
 from __future__ import annotations
 
 import json
+import shlex
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
 
-from senet_lab.config import UserError
+from senet_lab.config import UserError, without_passwords
 from senet_lab.counting import duration
 from senet_lab.reports.aim import Aim
 from senet_lab.reports.aim import of as aim_of
@@ -27,6 +29,9 @@ from senet_lab.studies.clock import Expectation
 from senet_lab.studies.mirror import short_hash
 from senet_lab.studies.plan import Cell, Plan, look_up, say
 from senet_lab.studies.store import FAILED, Record, Store, notes
+
+if TYPE_CHECKING:
+    from senet_lab.reports.rows import Row, Table
 
 NOTE = "settle"  # begins the names of plans in the store
 BLOCK = 50  # seeds that are looked up at once
@@ -192,10 +197,11 @@ def finished(plan: Plan, records: dict[str, Record]) -> Plan:
 
 
 class Need(NamedTuple):
-    """How many seeds a row needs as far as the records tell, and whether it may need more."""
+    """How many seeds a row needs as far as the records tell, whether it may need more, and its verdict over seeds."""
 
     seeds: int
     open: bool
+    word: str = ""
 
 
 def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, Need]:
@@ -215,9 +221,12 @@ def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, N
                 break
             pairs.append([outcome(plan, record) for record in pair if record is not None])
         stop = stop_of(plan, pairs)
-        need = Need(stop, False) if stop else Need(min(aim.most, len(pairs) + 1 + ahead), True)
+        need = Need(stop[0], False) if stop else Need(min(aim.most, len(pairs) + 1 + ahead), True)
         for label in names:
-            found[label] = Need(max(found[label].seeds, need.seeds), found[label].open or need.open)
+            had = found[label]
+            found[label] = had._replace(seeds=max(had.seeds, need.seeds), open=had.open or need.open)
+        if stop:
+            found[row.label] = found[row.label]._replace(word=stop[1])
     return found
 
 
@@ -228,27 +237,28 @@ def outcome(plan: Plan, record: Record) -> float | None:
     return float(record["metrics"][f"test_{plan.aim.metric}"])
 
 
-def stop_of(plan: Plan, pairs: Sequence[Sequence[float | None]]) -> int | None:
-    """After how many seeds a row has its verdict; None where it has none yet.
+def stop_of(plan: Plan, pairs: Sequence[Sequence[float | None]]) -> tuple[int, str] | None:
+    """After how many seeds a row has its verdict over seeds, and which; None where it has none yet.
 
     Args:
         pairs: what the row and its baseline came to, seed by seed.
     """
     failed = next((number for number, pair in enumerate(pairs, start=1) if None in pair), None)
     if failed is not None:  # the row is not tested, however many seeds follow
-        return max(failed, plan.aim.least) if len(pairs) >= plan.aim.least else None
+        return (max(failed, plan.aim.least), "failed") if len(pairs) >= plan.aim.least else None
     differences = tuple(mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None)
     return followed(differences, plan.aim, max(1, plan.study_tests or 0), plan.facts.test)
 
 
 @lru_cache(maxsize=4096)  # each row is asked about whenever a worker is free
-def followed(differences: tuple[float, ...], aim: Aim, tests: int, test_images: int) -> int | None:
+def followed(differences: tuple[float, ...], aim: Aim, tests: int, test_images: int) -> tuple[int, str] | None:
     """Where `sequential.follow` stops, of a row of a study with so many tests."""
-    from senet_lab.reports import sequential, statistics  # scipy comes with them
+    from senet_lab.reports import sequential  # scipy comes with them
+    from senet_lab.reports.statistics import ALPHA, step_percent
 
-    step = statistics.step_percent(test_images) if aim.metric == "error" else 0.0
-    stop = sequential.follow(differences, statistics.ALPHA / tests, aim.least, aim.most, aim.margin, step)
-    return None if stop is None else stop.n
+    step = step_percent(test_images) if aim.metric == "error" else 0.0
+    stop = sequential.follow(differences, ALPHA / tests, aim.least, aim.most, aim.margin, step)
+    return None if stop is None else (stop.n, stop.word)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -267,6 +277,19 @@ class Growing:
         self.plans = list(plans)
         self.records = records
         self.asked = {trial_id for plan in plans for trial_id in plan.trials}
+        self.told: set[tuple[int, str]] = set()  # rows whose verdicts are in
+        self.news()
+
+    def news(self) -> list[str]:
+        """Verdicts over seeds that have come in since this was asked last: "tanh: worse, after 5 seeds". What other
+        test images would say is told in the table."""
+        said = []
+        for number, plan in enumerate(self.plans):
+            for label, need in needs(plan, self.records).items() if plan.aim.settles else ():
+                if need.word and (number, label) not in self.told:
+                    self.told.add((number, label))
+                    said.append(f"{label}: {need.word}, after {need.seeds} seeds")
+        return said
 
     def more(self) -> list[Cell]:
         """Cells that no study has had so far: those of the next looks or, where all of these are in training, those of
@@ -314,3 +337,47 @@ def span(plans: Sequence[Plan], seconds: Callable[[Cell], float]) -> tuple[dict[
                     if at < need.seeds:
                         least[each.trial_id] = most[each.trial_id]
     return least, most
+
+
+def advice(
+    words: Sequence[str],
+    plans: Sequence[Plan],
+    folders: Sequence[Path],
+    tables: Sequence[Table],
+    store: Store,
+    room: int,
+) -> str:
+    """The line that says by which command seeds would settle what a fixed number of them has left open, and what that
+    costs; empty where it would settle nothing.
+
+    Args:
+        words: that asked for the studies.
+        plans, folders, tables: of the studies, whose trials have all ended.
+        store: where they are recorded.
+        room: how many trainings there may be side by side.
+    """
+    config = plans[0].config
+    if config.seeds == "settle" or not any(by_seeds(row) for table in tables for row in table.rows):
+        return ""
+    aim = Aim(config.metric, config.margin, config.settle.min, config.settle.max)
+    try:
+        settles = placed([replace(plan, aim=aim, recorded={}) for plan in plans], folders, store)
+    except UserError:  # these rows were planned otherwise before
+        return ""
+    taken: dict[str, list[float]] = {}
+    for plan in plans:
+        for trial_id, record in store.read(plan.trials).items():
+            taken.setdefault(plan.trials[trial_id].row.label, []).append(record.get("seconds") or 0.0)
+    parts = span([look_at(plan, store) for plan in settles], lambda each: statistics.median(taken[each.row.label]))
+    times = [duration(Expectation(part, rough=False).total(max(1, room))) for part in parts]
+    kept = [word for word in words if word.lstrip("+").split("=")[0] not in ("seeds", "plan", "retry")]
+    command = without_passwords(shlex.join(["python", "-m", "senet_lab.run", *kept, "seeds=settle"]))
+    count = f"{len(parts[0])} to {len(parts[1])} more trainings, about {times[0]} to {times[1]}"
+    return f"open verdicts: {command} adds seeds until they are in, at most {aim.most} a row ({count})" * bool(parts[1])
+
+
+def by_seeds(row: Row) -> bool:
+    """Whether a row of a table is open, and more seeds may settle it."""
+    if row.verdict is None:  # of a single seed
+        return row.delta is not None and not row.untested and row.same_as != row.baseline
+    return row.verdict.kind == "open" and row.verdict.more_images is None

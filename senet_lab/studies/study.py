@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -23,9 +24,16 @@ from senet_lab.studies.store import DONE, FAILED, Record, Store
 from senet_lab.studies.tracking import Tracker
 from senet_lab.training import data as images
 
+if TYPE_CHECKING:
+    from senet_lab.reports.rows import Table
 
-def run(studies: list[Composed]) -> int:
+
+def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
     """Train what the studies lack, as one plan, and write their tables; the exit code.
+
+    Args:
+        studies: composed.
+        words: that asked for them, for the command that would settle open verdicts; without them none is named.
 
     Raises:
         UserError: for what is wrong with the configuration, before anything is written.
@@ -68,7 +76,10 @@ def run(studies: list[Composed]) -> int:
             raise RunError("another driver has begun the same plan at the same moment: start this one again")
         processes = workers * config.training.devices
         plan.check_room([cell.spec for cell in whole.todo], sharing(config.executor, whole.device, processes))
-        train(studies, plans, whole, store, Progress(whole, expectation, workers, console), executor)
+        tables = train(studies, plans, whole, store, Progress(whole, expectation, workers, console), executor)
+        if words:
+            said = settling.advice(words, plans, folders, tables, store, executor.room)
+            console.print(said, soft_wrap=True) if said else None
     return 0
 
 
@@ -79,8 +90,8 @@ def train(
     store: Store,
     progress: Progress,
     executor: Ready,
-) -> None:
-    """Train what is not recorded, and report it to each study that it belongs to."""
+) -> list[Table]:
+    """Train what is not recorded, and report it to each study that it belongs to; their tables."""
     config = studies[0].config
     results = Path(config.results)
     mirrors = [Mirror(each, study.folder, store) for study, each in zip(studies, plans, strict=True)]
@@ -111,6 +122,8 @@ def train(
         for number, own in cells(cell.trial_id):
             mirrors[number].update(records)
             trackers[number].trial(own, record)
+        for news in growing.news():
+            progress.say(news)
 
     with ExitStack() as stack:
         stack.push(lambda kind, error, trace: leave_parts(studies, plans, records) if error else None)
@@ -125,12 +138,15 @@ def train(
         for mirror in mirrors:
             mirror.update(records, patience=30)
     plans = [settling.finished(each, records) for each in plans]
+    tables = []
     for study, each, tracker in zip(studies, plans, trackers, strict=True):
-        folder = write(study, each, records, store, progress.console)
+        folder = folder_of(study)
+        tables.append(write(study, each, records, store, progress.console))
         tracker.table(folder / "table.csv", folder / "figure.png")
     plan.show_alarms(plans, progress.console)
     if config.training.keep == "last":
         say_weights(plan.together(plans), records, results / "checkpoints", store, progress.console)
+    return tables
 
 
 def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, store: Store, console: Console) -> None:
@@ -152,8 +168,8 @@ def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, stor
         )
 
 
-def write(composed: Composed, study: plan.Plan, records: dict[str, Record], store: Store, console: Console) -> Path:
-    """Write and show the table of a study whose trials have all ended; its folder."""
+def write(composed: Composed, study: plan.Plan, records: dict[str, Record], store: Store, console: Console) -> Table:
+    """Write and show the table of a study whose trials have all ended."""
     from senet_lab.reports import tables  # what draws and tests takes long to import: training begins before it
 
     folder = folder_of(composed)
@@ -169,11 +185,12 @@ def write(composed: Composed, study: plan.Plan, records: dict[str, Record], stor
     except (OSError, ValueError) as error:
         raise RunError(f"the table cannot be written to {folder}: {error}") from error
     console.print()
-    tables.terminal(tables.summarise(trials, tables.unpacked(packed)), console)
+    made = tables.summarise(trials, tables.unpacked(packed))
+    tables.terminal(made, console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
     if kept:
         console.print(f"the table of other trials that was there is kept: {kept}/", soft_wrap=True)
-    return folder
+    return made
 
 
 def folder_of(composed: Composed) -> Path:
