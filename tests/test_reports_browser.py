@@ -34,7 +34,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four studies of two data sets and two backbones, one with text that tries to be HTML, one of many rows."""
     root = tmp_path_factory.mktemp("report")
     put(root / "a" / "ratio", made_up(failed=(("r = 4", 1),)))
-    put(root / "b" / "ratio", made_up(seeds=2, backbone="resnet20", title="Ratio on twenty"), learn=False)
+    put(root / "b" / "ratio", made_up(seeds=2, backbone="resnet20", title="Ratio on twenty", margin=2.0), learn=False)
     nasty = made_up({NASTY: "", "base": ""}, baseline="base", paper_table="", data=NASTY, study="odd", title=NASTY)
     put(root / "c" / "odd", nasty)
     many = made_up(
@@ -193,6 +193,16 @@ def test_zoom_and_back(tab: sync_api.Page) -> None:
     assert ticks() == before
 
 
+def test_the_margin_is_a_band_around_the_baseline(tab: sync_api.Page) -> None:
+    drawn = plot(tab, "Ratio on twenty")
+    x, _, width, _ = box_of(drawn.locator(".canvas rect.margin"))
+    at, _, size, _ = box_of(drawn.locator(".canvas .mark.ink .shape"))
+    assert x + width / 2 == pytest.approx(at + size / 2, abs=0.6)
+    assert drawn.locator(".canvas .seeds").count() == 5
+    shown = drawn.locator(".legend").first.inner_text().split("\n")
+    assert shown == ["baseline", "open", "margin, ±2 points", "95% over seeds"]
+
+
 def test_a_plot_is_saved_with_its_colours(tab: sync_api.Page) -> None:
     with tab.expect_download() as download:
         plot(tab, "window.ran").get_by_role("button", name="Save SVG").click()
@@ -217,7 +227,7 @@ def test_many_rows_are_drawn_against_their_cost(tab: sync_api.Page) -> None:
     drawn = plot(tab, "Many rows")
     assert drawn.get_by_role("button", name="error").count() == 0
     assert drawn.locator(".canvas .mark").count() == 90
-    assert drawn.locator(".canvas .mark.baseline").count() == 1
+    assert drawn.locator(".canvas .mark.ink").count() == 1
     assert drawn.locator(".canvas .mark.design").count() == 9  # the others of the front
     assert drawn.locator(".canvas path.front").count() == 1
 

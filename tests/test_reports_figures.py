@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
+from rich.console import Console
+from test_reports_conclusions import drawn as with_images
 from test_reports_roundtrip import RATIO, made_up
-from test_reports_tables import PAIRS, pairs
+from test_reports_tables import PAIRS, pairs, plain_cells
 
-from senet_lab.reports import drawing, figures, tables
+from senet_lab.reports import drawing, figures, fragments, tables
+from senet_lab.reports.looks import LOOKS, kind
+from senet_lab.reports.sources import Study
 
 POSITION = {"standard": "SE", "pre": "SE-PRE", "post": "SE-POST", "identity": "SE-Identity"}
 MOBILE = ["MobileNet", "SE-MobileNet", "ShuffleNet", "SE-ShuffleNet"]
@@ -60,39 +67,126 @@ def test_rows_with_nearly_equal_parameters_stand_in_a_list() -> None:
     ours, theirs = figure.axes
     assert [tick.get_text() for tick in ours.get_yticklabels()] == list(POSITION)
     assert ours.get_ylim() == theirs.get_ylim() == (3.5, -0.5)  # the same order, from the top
-    assert [text.get_text() for text in ours.texts] == ["failed"]
-    assert list(theirs.texts) == []
+    assert [text.get_text().strip() for text in ours.texts] == ["failed", "error (n)"]
+    assert [text.get_text().strip() for text in theirs.texts] == ["error"]
 
 
-def test_each_pair_has_the_line_of_its_own_baseline() -> None:
+def test_each_row_of_pairs_stands_beside_its_own_baseline() -> None:
     """In a list, whatever the parameters are: points of several networks against them would be a cloud."""
-    figure = drawn(tables.summarise(pairs(paper_table=["table3"] * 4, paper_row=MOBILE, params=[1, 2, 5, 9])))
-    ours, theirs = figure.axes
+    made = tables.summarise(pairs(paper_table=["table3"] * 4, paper_row=MOBILE, params=[1, 2, 5, 9]))
+    ours, theirs = drawn(made).axes
     assert [tick.get_text() for tick in ours.get_yticklabels()] == list(PAIRS)
-    for axes, errors in ((ours, (5.1, 9.1)), (theirs, (28.4, 32.6))):
-        lines = [child for child in axes.get_children() if isinstance(child, LineCollection)]
-        paths = [path.vertices for child in lines for path in child.get_paths() if len(path.vertices) == 2]
-        upright = sorted((path[0, 0], *sorted(path[:, 1])) for path in paths if path[0, 0] == path[1, 0])
-        assert upright == [pytest.approx((errors[0], -0.3, 1.3)), pytest.approx((errors[1], 1.7, 3.3))]
+    for axes, column in ((ours, "delta"), (theirs, "paper_delta_points")):
+        values = [float(row[column] or 0) for row in plain_cells(made).values()]
+        assert [x for x, _ in markers(axes)] == pytest.approx(values, abs=6e-5)
+        assert values[1] < -0.5
     assert ours.get_title() == "here: digits, 2 networks, n = 3"
     assert theirs.get_title() == "paper: ImageNet-1k, single runs"
+    assert ours.get_xlabel() == "Δ to the row's baseline: top-1 error (points)"
+
+
+def markers(axes: Axes) -> dict[tuple[float, float], str]:
+    """Where markers of rows stand → their shape; the caps of intervals are markers, too."""
+    shown = [line for line in axes.get_lines() if len(line.get_xdata()) == 1 and line.get_marker() not in "|_"]
+    return {(float(line.get_xdata()[0]), float(line.get_ydata()[0])): str(line.get_marker()) for line in shown}
+
+
+def bars(axes: Axes) -> dict[float, list[tuple[float, float]]]:
+    """Width → the (low, high) of the intervals of a list with this width, from the top."""
+    found: dict[float, list[tuple[float, float]]] = {}
+    for child in axes.get_children():
+        if isinstance(child, LineCollection):
+            for path in child.get_paths():
+                found.setdefault(float(child.get_linewidth()[0]), []).append(tuple(path.vertices[:, 0].tolist()))
+    return found
+
+
+@pytest.mark.parametrize("metric", ["error", "loss"])
+def test_what_verdicts_are_about_with_both_intervals_and_the_margin(metric: str) -> None:
+    """Against the table's own file: Δ, its interval over seeds (thick) and over seeds and images (thin)."""
+    shifts = {"base": 0.0, "low": -1.0, "high": 0.4, "same": 0.01}
+    made = tables.summarise(*with_images(shifts, 5, 1000, metric=metric, margin=5.0 if metric == "error" else 0.075))
+    rows = list(plain_cells(made).values())
+    (axes,) = drawn(made).axes
+    compared = rows[1:]
+    assert [x for x, _ in markers(axes)] == pytest.approx([0, *(float(row["delta"]) for row in compared)], abs=6e-5)
+    thin, thick = sorted(bars(axes))
+    for width, ends in ((thick, ("delta_low", "delta_high")), (thin, ("delta_low_crossed", "delta_high_crossed"))):
+        expected = [tuple(float(row[end]) for end in ends) for row in compared]
+        for bar, pair in zip(bars(axes)[width], expected, strict=True):
+            assert bar == pytest.approx(pair, abs=6e-5)
+    assert [row["verdict_kind"] for row in compared] == ["better", "worse", "equivalent"]
+    assert list(markers(axes).values()) == ["s", "v", "^", "o"]
+    (band,) = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx(
+        (-5, 5) if metric == "error" else (-0.075, 0.075)
+    )
+    low, high = axes.get_xlim()
+    assert low < band.get_x()
+    assert high > -band.get_x()
+    (legend,) = axes.figure.legends
+    what, unit = ("top-1 error", "points") if metric == "error" else ("test loss", "nats")
+    assert axes.get_xlabel() == f"Δ to base: {what} ({unit})"
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "baseline",
+        "better",
+        "worse",
+        "equivalent",
+        f"margin, ±{-band.get_x():g} {unit}",
+        "95% over seeds, uncorrected",
+        "over seeds and images",
+    ]
+
+
+def test_what_is_compared_with_nothing_shows_its_error() -> None:
+    made = tables.summarise(made_up({"x": ""}, baseline="x", paper_table=""))
+    (axes,) = drawn(made).axes
+    assert made.rows[0].top1 is not None
+    assert [x for x, _ in markers(axes)] == pytest.approx([made.rows[0].top1.mean])
+    assert axes.get_xlabel() == "top-1 error (%)"
 
 
 def test_the_legend_says_of_the_paper_what_is_known() -> None:
     for table, rows, meaning in (("table3", MOBILE, "paper, single run"), ("table4", WRN, "paper")):
         (legend,) = drawn(tables.summarise(pairs(paper_table=[table] * 4, paper_row=rows))).legends
-        assert [text.get_text() for text in legend.get_texts()][-1] == meaning
+        assert [text.get_text() for text in legend.get_texts()][-2] == meaning
 
 
 def test_a_study_of_ones_own_has_one_panel_and_a_paper_row_that_is_not_there_says_so() -> None:
     assert len(drawn(tables.summarise(made_up({"x": "", "y $ z": ""}, baseline="x", paper_table=""))).axes) == 1
     rows = {"sigmoid": "Sigmoid", "softmax": ""}
     figure = drawn(tables.summarise(made_up(rows, baseline="sigmoid", paper_table="table12")))
-    assert [text.get_text() for text in figure.axes[1].texts] == ["not in the paper"]
+    assert [text.get_text().strip() for text in figure.axes[1].texts] == ["not in the paper", "error"]
 
 
 def test_verdicts_differ_in_shape() -> None:
     assert len({(style.marker, style.filled) for style in figures.STYLES.values()}) == len(figures.STYLES)
+    assert len({look.mark for look in LOOKS.values()}) == len(LOOKS)
+
+
+def test_a_verdict_looks_the_same_in_every_form() -> None:
+    made = tables.summarise(*with_images({"base": 0.0, "low": -1.0, "high": 0.4, "same": 0.01}, 5, 1000, margin=5.0))
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    tables.terminal(made, console)
+    assert isinstance(console.file, io.StringIO)
+    study = Study(Path("x"), "x", made, made_up(), None)
+    text, page = tables.markdown(made), fragments.table(study)
+    found = set()
+    for row in made.rows:
+        look, word = LOOKS[kind(row)], row.verdict.word if row.verdict else "baseline"
+        found.add(look.meaning)
+        assert f"| {look.mark} {word} |" in text
+        assert plain_cells(made)[row.label]["verdict"] == word
+        assert f'{look.tone} words"><span class="mark" aria-hidden="true">{look.mark}</span> {word}</td>' in page
+        if look.colour:
+            red, green, blue = bytes.fromhex(look.colour[1:])
+            assert f"\x1b[38;2;{red};{green};{blue}m{look.mark} {word[:5]}" in console.file.getvalue()
+    assert found == {"baseline", "better", "worse", "equivalent"}
+    low, high = (f"{float(plain_cells(made)[row]['delta']):+.2f}".replace("-", "−") for row in ("low", "high"))
+    assert fragments.finding(study) == (
+        f"▼ low ({low}) is better than base; ▲ high ({high}) is worse than base; "
+        "● same is equivalent to base within ±5 points"
+    )
 
 
 def test_files_carry_no_dates_and_are_what_they_say(tmp_path: Path) -> None:

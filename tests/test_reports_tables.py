@@ -56,7 +56,7 @@ def test_a_table_by_hand() -> None:
     assert plain_cells(table)["base"]["verdict"] == "baseline"
     text = tables.markdown(table)
     assert "| 5.00 ± 6.57 (3) |" in text
-    assert "| +2.00 [−0.48, +4.48] | 0.074 | ±3.69 | open: about 5 more seeds |" in text
+    assert "| +2.00 [−0.48, +4.48] | 0.074 | ±3.69 | ○ open: about 5 more seeds |" in text
 
 
 def test_better_and_worse_are_corrected_for_the_rows() -> None:

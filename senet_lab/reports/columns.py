@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from senet_lab.reports.aim import DIGITS
+from senet_lab.reports.looks import LOOKS, kind
 from senet_lab.reports.paper import gflops_digits
 from senet_lab.reports.rows import Row, Table
 from senet_lab.reports.statistics import Sample
@@ -197,7 +198,7 @@ def pick(*path: str) -> Callable[[Row], Any]:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("row", "row", pick("label"), words=True, drop=0),
+    Column("row", "row", pick("label"), words=True, drop=0, wrap=18),
     Column("paper_row", "", pick("printed", "name")),
     Column("paper_top1_percent", "paper top-1 %", pick("printed", "top1"), fixed(2), drop=4),
     Column("paper_top5_percent", "paper top-5 %", pick("printed", "top5"), fixed(2), drop=8),
@@ -254,7 +255,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("", "p (sign flips)", pick("verdict", "p_flips"), p_value, drop=14),
     Column("within", "", pick("verdict", "within"), fixed(4)),
     Column("", "within", within_cell, drop=3),
-    Column("verdict", "verdict", verdict_cell, words=True, drop=0, wrap=17),
+    Column("verdict", "verdict", verdict_cell, words=True, drop=0, wrap=19),
     Column("verdict_kind", "", pick("verdict", "kind")),
     Column("more_seeds", "", pick("verdict", "more_seeds")),
     Column("more_images", "", pick("verdict", "more_images")),
@@ -282,6 +283,8 @@ def shown(table: Table) -> list[Column]:
 
 
 def text_cell(column: Column, row: Row, table: Table) -> str:
-    """`cell`, with a star behind the label of a row that the paper does not have."""
+    """`cell`, with its symbol before a verdict and a star behind the label of a row that the paper does not have."""
     text = cell(column, row)
+    if column.name == "verdict" and text:
+        text = f"{LOOKS[kind(row)].mark} {text}".lstrip()
     return f"{text} *" if column.name == "row" and table.printed is not None and row.printed is None else text

@@ -1,63 +1,63 @@
-"""A study's figure: our test errors with their 95% intervals, and beside them the paper's, so that the order compares.
+"""A study's figure: what verdicts are about, Δ with both of its intervals; beside it the paper's, to compare the order.
 
-Where a handful of rows differ in parameters, error stands against parameters; where they hardly do (the position study,
-say) or are many, the rows stand one below the other. Verdicts are told by the shape of a marker, not only by its
-colour. The same table gives the same bytes.
+Drawn is each row's difference from its baseline, since that is what is tested: the baseline is the line at 0, the
+margin the band around it. A thick interval is over the seeds, with these test images, a thin one over seeds and images.
+Where a handful of rows differ in parameters, Δ stands against parameters; where they hardly do (the position study,
+say) or are many, the rows stand one below the other, with their errors. Rows that are compared with nothing show their
+error. Verdicts are told by the shape of a marker, not only by its colour (`looks`). The same table gives the same
+bytes.
 """
 
 from __future__ import annotations
 
+import math
 import statistics as numbers
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from senet_lab.reports import files, labels
+from senet_lab.reports.aim import DIGITS
 from senet_lab.reports.drawing import LABEL_SIZE, drawn
+from senet_lab.reports.looks import LOOKS, Look, kind
 from senet_lab.reports.rows import Row, Table
 
 LABELLED = 8  # rows drawn against parameters; more would crowd their labels
 LISTED = 60  # rows one below the other; beyond, they are left to the table
 NEARLY_EQUAL = 0.05  # spread of the parameters, relative to the largest
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a point is drawn, and what that means."""
-
-    meaning: str
-    marker: str
-    colour: str
-    filled: bool
-
-
-STYLES = {
-    "baseline": Style("baseline", "s", "black", True),
-    "better": Style("better", "v", "#0072B2", True),
-    "worse": Style("worse", "^", "#D55E00", True),
-    "better here": Style("better on these images", "v", "#0072B2", False),
-    "worse here": Style("worse on these images", "^", "#D55E00", False),
-    "equivalent": Style("equivalent", "o", "0.35", True),
-    "open": Style("open", "o", "0.35", False),
-    "": Style("no verdict", "X", "0.35", False),
-    "paper": Style("paper", "D", "0.35", False),
-}
+THICK, THIN = 2.6, 0.9  # of an interval over the seeds, and over seeds and images
+BAND = "#DCF1EA"  # of the margin: equivalent's colour, light
+STYLES = LOOKS | {"paper": Look("paper", "", "D", "soft", False)}
+ENTRY = 1.75  # inches of an entry of the legend
 
 
 @dataclass(frozen=True)
 class Point:
-    """One row in one panel: error in percent, half of its interval, parameters, and how it is drawn."""
+    """One row in one panel, in the unit of the panel.
+
+    Attributes:
+        label: of the row.
+        value: Δ, or the error of a row that is compared with nothing.
+        half: half of its interval over the seeds; None where there is none.
+        wide: half of its interval over seeds and images; None where there is none.
+        params: parameters of the network.
+        style: of `STYLES`.
+        reached: its error or loss, as text.
+    """
 
     label: str
-    error: float
+    value: float
     half: float | None
+    wide: float | None
     params: float | None
     style: str
+    reached: str
 
 
 def draw(table: Table, folder: str | Path) -> list[Path]:
@@ -71,15 +71,19 @@ def render(table: Table) -> dict[str, bytes]:
 
 
 def _figure(table: Table) -> Figure:
-    ours = [_our_point(row) for row in table.rows]
-    theirs = [_paper_point(row) for row in table.rows]
+    compared = any(row.delta is not None for row in table.rows)
+    ours = [_our_point(row, compared) for row in table.rows]
+    theirs = [_paper_point(row, compared) for row in table.rows]
     shown = [p for p in ours if p is not None]
     known = all(p is None or p.params is not None for p in theirs)
     against_params = known and len(table.rows) <= LABELLED and _differ(shown) and not table.breaks
     panels = 2 if any(theirs) else 1
     rows = table.rows[:LISTED]
-    height = 3.8 if against_params else 1.5 + 0.28 * max(3, len(rows))
-    figure = Figure(figsize=(4.4 * panels if against_params or panels == 2 else 5.4, height), layout="constrained")
+    width = 4.4 * panels if against_params or panels == 2 else 5.4
+    handles = _handles(table, shown, [p for p in theirs if p is not None])
+    columns = max(1, min(len(handles), int(width / ENTRY)))
+    height = 3.6 if against_params else 1.3 + 0.28 * max(3, len(rows))
+    figure = Figure(figsize=(width, height + 0.18 * math.ceil(len(handles) / columns)), layout="constrained")
     figure.suptitle(_short(table.title, 90), fontsize=10)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     of = ", ".join(table.facts[name] for name in ("data", "backbone")) if not table.breaks else _several(table)
@@ -87,33 +91,51 @@ def _figure(table: Table) -> Figure:
     titles += [f"paper: {table.printed.setting}"] * (panels - 1) if table.printed else []
     pending = []
     for panel, title, points in zip(axes, titles, (ours, theirs), strict=False):
+        here = points is ours
         panel.set_title(title)
+        axis, margin = _axis(table, compared, here), table.aim.margin if here else None
         if against_params:
-            pending.append((panel, _scatter(panel, [p for p in points if p is not None])))
+            pending.append((panel, _scatter(panel, [p for p in points if p is not None], axis, margin)))
         else:
-            _list(panel, table, points[:LISTED], names=panel is axes[0], ours=points is ours)
-    single = table.printed is not None and "single runs" in table.printed.setting
-    _legend(figure, [*shown, *(p for p in theirs if p is not None)], "paper, single run" if single else "paper")
+            _list(panel, table, points[:LISTED], axis, here)
+        if compared:
+            _baseline(panel, margin, upright=not against_params)
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=LABEL_SIZE)
     figure.draw_without_rendering()  # lays out; labels are placed in what came of it
     figure.set_layout_engine("none")
     for panel, scattered in pending:
-        _label(figure, panel, scattered)
+        _label(figure, panel, scattered, compared)
     return figure
 
 
-def _our_point(row: Row) -> Point | None:
-    if row.top1 is None:
+def _our_point(row: Row, compared: bool) -> Point | None:
+    """A row of ours; None where it has nothing to draw."""
+    sample, style = row.loss if row.metric == "loss" else row.top1, kind(row)
+    if sample is None:
         return None
-    style = "baseline" if not row.baseline else row.verdict.kind if row.verdict else ""
-    return Point(row.label, row.top1.mean, row.top1.half_width, row.params, style)
+    reached = f"{sample.mean:.{DIGITS[row.metric]}f}" + "%" * (row.metric == "error")
+    if not compared:
+        return Point(row.label, sample.mean, sample.half_width, sample.half_crossed, row.params, style, reached)
+    if not row.baseline:
+        return Point(row.label, 0.0, None, None, row.params, style, reached)
+    if row.delta is None:
+        return None
+    half = None if row.delta.high is None else row.delta.high - row.delta.delta
+    return Point(row.label, row.delta.delta, half, row.delta.half_crossed, row.params, style, reached)
 
 
-def _paper_point(row: Row) -> Point | None:
+def _paper_point(row: Row, compared: bool) -> Point | None:
+    """A row of the paper; None where it has nothing to draw."""
     if row.printed is None:
+        return None
+    value = row.printed.top1 if not compared else row.printed_delta if row.baseline else 0.0
+    if value is None:
         return None
     millions = row.printed.params_m
     params = row.paper_params if row.paper_params is not None else None if millions is None else millions * 1e6
-    return Point(row.label, row.printed.top1, None, params, "paper" if row.baseline else "baseline")
+    style = "paper" if row.baseline else "baseline"
+    return Point(row.label, value, None, None, params, style, f"{row.printed.top1:.2f}%")
 
 
 def _differ(points: Sequence[Point]) -> bool:
@@ -122,111 +144,157 @@ def _differ(points: Sequence[Point]) -> bool:
     return len(values) >= 3 and None not in {p.params for p in points} and 1 - min(values) / max(values) > NEARLY_EQUAL
 
 
-def _scatter(axes: Axes, points: list[Point]) -> list[Point]:
-    """Error against parameters; the points, for their labels."""
+def _axis(table: Table, compared: bool, ours: bool) -> str:
+    """What an axis of values shows."""
+    loss = table.aim.metric == "loss" and ours
+    what, of = ("test loss", "nats") if loss else ("top-1 error", "points" if compared else "%")
+    if not compared:
+        return f"{what} ({of})"
+    named = {row.baseline for row in table.rows if row.baseline}
+    baseline = _short(named.pop(), 16) if len(named) == 1 else "the row's baseline"
+    return f"Δ to {baseline}: {what} ({of})"
+
+
+def _baseline(axes: Axes, margin: float | None, upright: bool) -> None:
+    """The line at 0 and the margin around it."""
+    (axes.axvline if upright else axes.axhline)(0, color="0.6", linewidth=0.8, linestyle="--", zorder=1)
+    if margin is not None:
+        (axes.axvspan if upright else axes.axhspan)(-margin, margin, color=BAND, linewidth=0, zorder=0)
+
+
+def _scatter(axes: Axes, points: list[Point], title: str, margin: float | None) -> list[Point]:
+    """Values against parameters; the points, for their labels."""
     largest = max((p.params or 0 for p in points), default=1)
     unit, letter = next((u, c) for u, c in ((1e9, " (G)"), (1e6, " (M)"), (1e3, " (k)"), (1, "")) if largest >= u)
-    moved = [Point(p.label, p.error, p.half, (p.params or 0) / unit, p.style) for p in points]
+    moved = [replace(p, params=(p.params or 0) / unit) for p in points]
     for p in moved:
-        _mark(axes, p, p.params or 0, p.error, vertical=True)
-    _limits(axes, moved, vertical=True)
+        _mark(axes, p, p.params or 0, p.value, upright=True)
+    _limits(axes, moved, margin, upright=True)
     axes.margins(x=0.15)
     axes.set_xlabel(f"parameters{letter}")
-    axes.set_ylabel("top-1 error (%)")
+    axes.set_ylabel(title)
     return moved
 
 
-def _label(figure: Figure, axes: Axes, points: list[Point]) -> None:
+def _label(figure: Figure, axes: Axes, points: list[Point], compared: bool) -> None:
     if not points:
         return
+    reach = [max(p.half or 0, p.wide or 0) for p in points]
     labels.place(
         figure,
         axes,
-        [(p.params or 0, p.error) for p in points],
-        [None if p.half is None else (p.error - p.half, p.error + p.half) for p in points],
-        [p.error for p in points if p.style == "baseline"],
-        [_short(p.label, 24) for p in points],
+        [(p.params or 0, p.value) for p in points],
+        [(p.value - each, p.value + each) if each else None for p, each in zip(points, reach, strict=True)],
+        [0.0] if compared else [],
+        [_short(p.label, 24) + f" ({p.reached})" * (p.style == "baseline") for p in points],
         LABEL_SIZE,
     )
 
 
-def _list(axes: Axes, table: Table, points: Sequence[Point | None], names: bool, ours: bool) -> None:
-    """Rows one below the other, in the study's order, error to the right. A baseline's line spans the rows that are
-    compared with it."""
+def _list(axes: Axes, table: Table, points: Sequence[Point | None], title: str, ours: bool) -> None:
+    """Rows one below the other, in the study's order, what they reached to the right."""
     rows = table.rows[:LISTED]
-    places = {row.label: place for place, row in enumerate(rows)}
-    for row, p in zip(rows, points, strict=True):
-        place = places[row.label]
+    for place, (row, p) in enumerate(zip(rows, points, strict=True)):
         if p is not None:
-            mine = [
-                places[other.label] for other in table.comparisons[row.baseline or row.label] if other.label in places
-            ]
-            _mark(axes, p, p.error, place, vertical=False, span=(min(mine), max(mine)) if table.breaks else None)
+            _mark(axes, p, p.value, place, upright=False)
             continue
-        why = ("failed" if row.failures else "not run") if ours else "not in the paper"
+        here = "failed" if row.failures else "not run" if row.top1 is None else "not compared"
+        why = here if ours else "not in the paper"
         words = axes.text(0.02, place, why, transform=axes.get_yaxis_transform(), va="center", color="0.35")
         words.set(fontsize=LABEL_SIZE, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
-    _limits(axes, [p for p in points if p is not None], vertical=False)
+    for place, row in enumerate(rows[:-1]):
+        if row.label in table.breaks:
+            axes.axhline(place + 0.5, color="0.8", linewidth=0.6)
+    _limits(axes, [p for p in points if p is not None], table.aim.margin if ours else None, upright=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [_short(row.label, 24) for row in rows] if names else [""] * len(rows))
+    axes.set_yticks(range(len(rows)), [_short(row.label, 24) for row in rows] if ours else [""] * len(rows))
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
-    axes.set_xlabel("top-1 error (%)")
+    axes.set_xlabel(title)
+    _reached(axes, table, points, ours)
 
 
-def _mark(axes: Axes, p: Point, x: float, y: float, vertical: bool, span: tuple[float, float] | None = None) -> None:
-    """One marker with its interval; a dashed line through the baseline, across the panel or as far as `span` says."""
+def _reached(axes: Axes, table: Table, points: Sequence[Point | None], ours: bool) -> None:
+    """Each row's error or loss beside its line, and its seeds where rows differ in their number."""
+    differ = ours and len({len(row.seeds) for row in table.rows}) > 1
+    seeds = [f" ({len(row.seeds)})" * differ for row in table.rows[: len(points)]]
+    texts = ["" if p is None else p.reached + n for p, n in zip(points, seeds, strict=True)]
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(len(points)), texts, fontsize=LABEL_SIZE, color="0.35")
+    right.tick_params(length=0)
+    right.spines["right"].set_visible(False)
+    what = "loss" if ours and table.aim.metric == "loss" else "error"
+    axes.text(1.0, 1.0, f"  {what}{' (n)' * differ}", transform=axes.transAxes, fontsize=LABEL_SIZE, color="0.35")
+
+
+def _mark(axes: Axes, p: Point, x: float, y: float, upright: bool) -> None:
+    """One marker with its intervals."""
     style = STYLES[p.style]
-    if p.style == "baseline":
-        look: dict[str, Any] = {"color": "0.75", "linewidth": 0.8, "linestyle": "--", "zorder": 1}
-        if span is None:
-            line = axes.axhline if vertical else axes.axvline
-            line(p.error, **look)
-        else:
-            axes.vlines(p.error, span[0] - 0.3, span[1] + 0.3, **look)
-    axes.errorbar(
-        x,
-        y,
-        **{"yerr" if vertical else "xerr": p.half},  # type: ignore[arg-type]
-        fmt=style.marker,
-        markersize=6,
-        color=style.colour,
-        markerfacecolor=style.colour if style.filled else "white",
-        elinewidth=1,
-        capsize=2.5,
-    )
+    colour = _colour(style)
+    for half, width, cap in ((p.wide, THIN, 2.5), (p.half, THICK, 0.0)):
+        axes.errorbar(
+            x,
+            y,
+            **{"yerr" if upright else "xerr": half},  # type: ignore[arg-type]
+            fmt="none",
+            ecolor=colour,
+            elinewidth=width,
+            capsize=cap,
+            capthick=THIN,
+            zorder=2,
+        )
+    fill = colour if style.filled else "white"
+    axes.plot(x, y, style.marker, markersize=6, color=colour, markerfacecolor=fill, zorder=3)
 
 
-def _limits(axes: Axes, points: Sequence[Point], vertical: bool) -> None:
-    """Room for the intervals, but none for one so wide (two seeds) that the others would shrink to dots: it is cut."""
+def _limits(axes: Axes, points: Sequence[Point], margin: float | None, upright: bool) -> None:
+    """Room for the intervals and the margin, but none for an interval so wide (two seeds) that the others would shrink
+    to dots: it is cut."""
     if not points:
         return
-    half = numbers.median([p.half for p in points if p.half is not None] or [0.0])
-    least, most = min(p.error for p in points), max(p.error for p in points)
-    low = max(min(p.error - (p.half or 0) for p in points), least - 3 * half - (most - least))
-    high = min(max(p.error + (p.half or 0) for p in points), most + 3 * half + (most - least))
-    room = (0.14 if vertical else 0.08) * (high - low) or 0.1  # upright, labels need a line below and above
-    (axes.set_ylim if vertical else axes.set_xlim)(max(low - room, -room), high + room)
+    reach = [max(p.half or 0, p.wide or 0) for p in points]
+    half = numbers.median([each for each in reach if each] or [0.0])
+    least, most = min(p.value for p in points), max(p.value for p in points)
+    low = max(min(p.value - each for p, each in zip(points, reach, strict=True)), least - 3 * half - (most - least))
+    high = min(max(p.value + each for p, each in zip(points, reach, strict=True)), most + 3 * half + (most - least))
+    low, high = min(low, -(margin or -low)), max(high, margin or high)
+    room = (0.14 if upright else 0.08) * (high - low) or 0.1  # upright, labels need a line below and above
+    (axes.set_ylim if upright else axes.set_xlim)(low - room, high + room)
 
 
-def _legend(figure: Figure, points: Sequence[Point], paper: str) -> None:
-    handles = [
+def _handles(table: Table, ours: Sequence[Point], theirs: Sequence[Point]) -> list[Artist]:
+    """The legend: of markers, intervals and the margin, those that are drawn."""
+    compared = any(row.delta for row in table.rows)
+    used = {p.style for p in [*ours, *theirs] if compared or p.style != "baseline"}
+    single = table.printed is not None and "single runs" in table.printed.setting
+    handles: list[Artist] = [
         Line2D(
             [],
             [],
             linestyle="none",
             marker=style.marker,
-            color=style.colour,
-            markerfacecolor=style.colour if style.filled else "white",
-            label=paper if name == "paper" else style.meaning,
+            color=_colour(style),
+            markerfacecolor=_colour(style) if style.filled else "white",
+            label="paper, single run" if name == "paper" and single else style.meaning,
         )
         for name, style in STYLES.items()
-        if any(p.style == name for p in points)
+        if name in used
     ]
-    if handles:
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=LABEL_SIZE
-        )
+    if table.aim.margin is not None and compared:
+        handles.append(Patch(color=BAND, label=f"margin, ±{table.aim.margin:g} {table.aim.unit}"))
+    how = "repeated 95% " if table.aim.settles else "95% "
+    uncorrected = ", uncorrected" * (table.tests > 1 and compared and not table.aim.settles)
+    for halves, width, over in (
+        ("half", THICK, f"{how}over seeds{uncorrected}"),
+        ("wide", THIN, "over seeds and images"),
+    ):
+        if any(getattr(p, halves) is not None for p in ours):
+            handles.append(Line2D([], [], color="0.35", linewidth=width, label=over))
+    return handles
+
+
+def _colour(style: Look) -> str:
+    return style.colour or {"ink": "black", "soft": "0.35"}[style.tone]
 
 
 def _several(table: Table) -> str:

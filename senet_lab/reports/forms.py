@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from senet_lab.reports.columns import COLUMNS, Column, plain, shown, text_cell
+from senet_lab.reports.looks import LOOKS, kind
 from senet_lab.reports.notes import facts
 from senet_lab.reports.rows import Table
 from senet_lab.reports.tex import tex
@@ -145,5 +146,6 @@ def _grid(table: Table, columns: list[Column], wrapped: bool, fold: bool = False
         cells = [text_cell(column, row, table) for column in columns]
         if wrapped:
             cells = [fill(text, c.wrap) if c.wrap else text for c, text in zip(columns, cells, strict=True)]
-        grid.add_row(*map(Text, cells), end_section=row.label in table.breaks)
+        styles = [LOOKS[kind(row)].colour if column.name == "verdict" else "" for column in columns]
+        grid.add_row(*map(Text, cells, styles), end_section=row.label in table.breaks)
     return grid

@@ -13,22 +13,13 @@ from typing import Any
 import pandas as pd
 
 from senet_lab.reports.aim import DIGITS
-from senet_lab.reports.columns import Column, delta_cell, shown, signed, text_cell
+from senet_lab.reports.columns import Column, delta_cell, delta_crossed_cell, shown, signed, text_cell
+from senet_lab.reports.looks import LOOKS, kind
 from senet_lab.reports.notes import listed
 from senet_lab.reports.rows import Row, Table
 from senet_lab.reports.sources import Gates, Study
 
 FIRST = 6  # columns that a terminal keeps about as long are shown at once (`Column.drop`), the others on demand
-MARKS = {
-    "better": "▼",
-    "worse": "▲",
-    "better here": "▽",
-    "worse here": "△",
-    "equivalent": "●",
-    "open": "○",
-    "baseline": "■",
-    "same network": "=",
-}
 STAR = "*"  # begins the note that says what a star in the table means
 NAMED = 4  # rows that a finding names; the others are counted
 
@@ -58,10 +49,10 @@ def _cell(column: Column, row: Row, study: Study) -> str:
     if column.name == "row":
         mark = '<span class="mark" title="on the front">●</span> ' if row.label in (study.front or ()) else ""
         return f'<th scope="row">{mark}{escape(text)}</th>'
-    kind = row.verdict.kind if row.verdict and text else text
-    if column.name == "verdict" and kind in MARKS:
-        mark = f'<span class="mark" aria-hidden="true">{MARKS[kind]}</span> '
-        return f"<td{_class(column, kind)}>{mark}{escape(text)}</td>"
+    mark, _, words = text.partition(" ")
+    if column.name == "verdict" and mark and mark == LOOKS[kind(row)].mark:
+        sign = f'<span class="mark" aria-hidden="true">{mark}</span> '
+        return f"<td{_class(column, LOOKS[kind(row)].tone)}>{sign}{escape(words)}</td>"
     return f"<td{_class(column)}>{escape(text)}</td>"
 
 
@@ -89,31 +80,34 @@ def baseline_of(made: Table) -> str:
 
 
 def finding(study: Study) -> str:
-    """One line: which rows are better or worse than the baseline, equivalent or open; of a search, its front."""
+    """What a study found, in a sentence: which rows are better or worse than the baseline, by how much, which are
+    equivalent, and what is open; of a search, its front."""
     made = study.table
     said = []
     if study.front is not None:
         said.append(f"● {sum(row.label in study.front for row in made.rows)} of {len(made.rows)} designs on the front")
-    judged = [row for row in made.rows if row.verdict is not None]
-    by_kind = {kind: [row for row in judged if row.verdict and row.verdict.kind == kind] for kind in MARKS}
-    for kind in ("better", "worse", "better here", "worse here"):
-        rows = sorted(by_kind[kind], key=lambda row: -abs(row.delta.delta) if row.delta else 0)
-        if rows:
-            named = [f"{row.label} ({signed(row.delta.delta, DIGITS[row.metric])})" for row in rows if row.delta]
-            word, here = kind.split()[0], " on these images" * kind.endswith("here")
-            said.append(f"{MARKS[kind]} {word} than {baseline_of(made)}{here}: {listed(_few(named))}")
-    if by_kind["equivalent"]:
-        named = [row.label for row in by_kind["equivalent"]]
-        within = f"±{made.aim.margin:g} of {baseline_of(made)}"
-        said.append(f"{MARKS['equivalent']} equivalent within {within}: {listed(_few(named))}")
-    if by_kind["open"]:
-        number = len(by_kind["open"])
-        said.append(f"{MARKS['open']} {number} row{'s' * (number > 1)} open")
-    failed = [row.label for row in made.rows if row.untested]
-    if failed and study.front is None:
-        said.append(f"not tested after failures: {listed(_few(failed))}")
+    rows = {each: [row for row in made.rows if row.baseline and kind(row) == each] for each in LOOKS}
+    for each in ("better", "worse", "better here", "worse here"):
+        largest = sorted(rows[each], key=lambda row: -abs(row.delta.delta) if row.delta else 0)
+        named = [f"{row.label} ({signed(row.delta.delta, DIGITS[row.metric])})" for row in largest if row.delta]
+        if named:
+            word, here = each.split()[0], " on these images" * each.endswith("here")
+            said.append(f"{LOOKS[each].mark} {_are(named)} {word} than {baseline_of(made)}{here}")
+    if rows["equivalent"]:
+        named = [row.label for row in rows["equivalent"]]
+        to = f"to {baseline_of(made)} within ±{made.aim.margin:g} {made.aim.unit}"
+        said.append(f"{LOOKS['equivalent'].mark} {_are(named)} equivalent {to}")
+    if rows["open"]:
+        said.append(f"{LOOKS['open'].mark} {_are([row.label for row in rows['open']])} open")
+    if rows["failed"] and study.front is None:
+        said.append(f"{LOOKS['failed'].mark} {_are([row.label for row in rows['failed']])} not tested, after failures")
     single = any(row.top1 is not None and row.top1.n == 1 for row in made.rows)
     return "; ".join(said) or ("one seed: no verdict" if single else "no verdict")
+
+
+def _are(names: Sequence[str]) -> str:
+    """ "a is", "a and b are"."""
+    return f"{listed(_few(names))} {'are' if len(names) > 1 else 'is'}"
 
 
 def _few(names: Sequence[str]) -> list[str]:
@@ -157,6 +151,7 @@ def tip(row: Row) -> list[tuple[str, str]]:
     said = [
         ("error", "" if row.top1 is None else _interval(row)),
         ("Δ", delta_cell(row) or ""),
+        ("over seeds and images", delta_crossed_cell(row) or ""),
         ("verdict", row.untested or ("baseline" if not row.baseline else row.verdict.word if row.verdict else "")),
         ("params", "" if row.params is None else f"{row.params:,}"),
         ("multiply-adds", "" if row.macs is None else f"{row.macs:,}"),

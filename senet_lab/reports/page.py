@@ -25,6 +25,7 @@ from typing import Any
 import pandas as pd
 
 from senet_lab.reports import curves, fragments
+from senet_lab.reports.looks import LOOKS, kind
 from senet_lab.reports.rows import Row, Table
 from senet_lab.reports.sources import Gates, Study
 from senet_lab.reports.trials import present
@@ -50,6 +51,9 @@ def render(studies: Sequence[Study], gates: Sequence[Gates] = ()) -> bytes:
         "facets": list(FACETS),
         "studies": [data(study, name) for study, name in zip(studies, ids, strict=True)],
         "settings": [overview(places, studies) for places in settings.values()],
+        "looks": {
+            name: [look.marker, look.tone + " open" * (not look.filled), look.meaning] for name, look in LOOKS.items()
+        },
     }
     script = "\n".join(asset(name) for name in SCRIPTS)
     return (
@@ -165,6 +169,10 @@ def data(study: Study, name: str) -> dict[str, Any]:
         "facets": facets(study),
         "title": made.title,
         "baseline": fragments.baseline_of(made),
+        "metric": "test loss" if made.aim.metric == "loss" else "top-1 test error",
+        "unit": made.aim.unit,
+        "margin": made.aim.margin,
+        "interval": "repeated 95%" if made.aim.settles else "95%",
         "front": None if study.front is None else [row.label in study.front for row in made.rows],
         "rows": [row_data(row, row.label in compared, validated.get(row.label)) for row in made.rows],
         "curves": {} if study.curves is None else curve_data(made, study.curves),
@@ -172,8 +180,8 @@ def data(study: Study, name: str) -> dict[str, Any]:
 
 
 def row_data(row: Row, compared: bool, validated: float | None) -> dict[str, Any]:
-    """One design: `at` is its error, half interval, difference with its interval, validation error, params and macs;
-    None is none.
+    """One design: `at` is its error and half its intervals over seeds, and over seeds and images (`wide`), its
+    difference likewise, validation error, params and macs; None is none.
 
     Args:
         row: of the table.
@@ -186,14 +194,15 @@ def row_data(row: Row, compared: bool, validated: float | None) -> dict[str, Any
         "at": {
             "error": None if top1 is None else rounded(top1.mean),
             "half": None if top1 is None else rounded(top1.half_width),
+            "wide": None if top1 is None else rounded(top1.half_crossed),
             "delta": None if delta is None else rounded(delta.delta),
-            "low": None if delta is None else rounded(delta.low),
-            "high": None if delta is None else rounded(delta.high),
+            "delta_half": None if delta is None or delta.high is None else rounded(delta.high - delta.delta),
+            "delta_wide": None if delta is None else rounded(delta.half_crossed),
             "val": rounded(validated),
             "params": row.params,
             "macs": row.macs,
         },
-        "style": "baseline" if compared else row.verdict.kind if row.verdict else "",
+        "style": "baseline" if compared else kind(row) if row.baseline else "",
         "tip": fragments.tip(row),
     }
 

@@ -68,10 +68,15 @@ function scale(lo, hi, from, to, log) {
   return forward;
 }
 
+// By matplotlib's letters, as in the figures; then what else a legend shows.
 const SHAPES = {
-  square: (s) => `M${-s},${-s}H${s}V${s}H${-s}Z`,
-  circle: (s) => `M${-s},0a${s},${s} 0 1,0 ${2 * s},0a${s},${s} 0 1,0 ${-2 * s},0Z`,
-  down: (s) => `M${-s * 1.15},${-s}H${s * 1.15}L0,${s * 1.15}Z`,
-  up: (s) => `M${-s * 1.15},${s}H${s * 1.15}L0,${-s * 1.15}Z`,
-  cross: (s) => `M${-s},${-s}L${s},${s}M${s},${-s}L${-s},${s}`,
+  s: (s) => `M${-s},${-s}H${s}V${s}H${-s}Z`,
+  o: (s) => `M${-s},0a${s},${s} 0 1,0 ${2 * s},0a${s},${s} 0 1,0 ${-2 * s},0Z`,
+  v: (s) => `M${-s * 1.15},${-s}H${s * 1.15}L0,${s * 1.15}Z`,
+  "^": (s) => `M${-s * 1.15},${s}H${s * 1.15}L0,${-s * 1.15}Z`,
+  X: (s) => `M${-s},${-s}L${s},${s}M${s},${-s}L${-s},${s}`,
+  P: (s) => `M${-s},0H${s}M0,${-s}V${s}`,
+  seeds: () => "M-8,0H8",
+  images: () => "M-8,0H8",
+  margin: () => "M-8,-5H8V5H-8Z",
 };

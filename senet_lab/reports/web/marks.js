@@ -1,17 +1,7 @@
 // What the plots of this page show: the rows of a study, its learning curves, the networks of a setting.
 
-const { studies, settings } = JSON.parse(document.getElementById("data").textContent);
-const LOOKS = {
-  baseline: ["square", "baseline", "baseline"],
-  better: ["down", "better", "better"],
-  worse: ["up", "worse", "worse"],
-  "better here": ["down", "open", "better on these images"],
-  "worse here": ["up", "open", "worse on these images"],
-  equivalent: ["circle", "baseline", "equivalent"],
-  open: ["circle", "open", "open"],
-  "": ["cross", "open", "no verdict"],
-};
-const FRONT = ["circle", "design", "on the front"], OTHER = ["circle", "open", "not on it"]; // of a search
+const { studies, settings, looks: LOOKS } = JSON.parse(document.getElementById("data").textContent);
+const FRONT = ["o", "design", "on the front"], OTHER = ["o", "open", "not on it"]; // of a search
 const LISTED = 60; // rows one below the other
 const NAMED = 12; // points that get their name beside them
 const COLOURS = 7, DASHES = 4; // of curves; no common factor, so that 28 rows can be told apart
@@ -20,7 +10,7 @@ const METRICS = { val_error: "validation error (%)", val_loss: "validation loss"
 
 // Room for the points and their intervals; but none for an interval so wide (two seeds) that all else would shrink.
 function limits(values, halves) {
-  const known = halves.filter((half) => half != null).sort((a, b) => a - b);
+  const known = halves.filter((half) => half).sort((a, b) => a - b);
   const half = known.length ? known[known.length >> 1] : 0;
   const least = Math.min(...values), most = Math.max(...values);
   const low = Math.max(Math.min(...values.map((value, i) => value - (halves[i] || 0))), least - 3 * half - (most - least));
@@ -38,33 +28,37 @@ function costs(values) {
 
 const EMPTY = { marks: [], lines: [], x: { lo: 0, hi: 1 }, y: { lo: 0, hi: 1 } };
 
-// Rows of a study one below the other, by what they reach (`error`) or by their difference to the baseline (`delta`).
+const reach = ({ half, wide }) => Math.max(half ?? 0, wide ?? 0);
+
+// Rows of a study one below the other, by their difference to the baseline (`delta`), or by what they reach (`error`).
 function listing(study, rows, what) {
-  const values = rows.filter((row) => row.at[what] != null);
-  if (!values.length) return { ...EMPTY, label: study.title };
-  const half = (row) => (what === "error" ? row.at.half : row.at.low == null ? null : (row.at.high - row.at.low) / 2);
-  const [lo, hi] = limits([...values.map((row) => row.at[what]), ...(what === "delta" ? [0] : [])], [...values.map(half), null]);
-  const title = what === "error" ? "top-1 test error (%)" : `Δ to ${study.baseline} (points; left is better)`;
+  const compared = what === "delta";
+  const marks = rows.map((row) => {
+    const [shape, look] = LOOKS[row.style], at = row.at;
+    const drawn = !compared ? { x: at.error, half: at.half, wide: at.wide } : row.style === "baseline" ? { x: 0 } : { x: at.delta, half: at.delta_half, wide: at.delta_wide };
+    return { ...drawn, y: -rows.indexOf(row), shape, look, row: row.place, name: row.label, tip: () => ({ name: row.label, pairs: row.tip }) };
+  }).filter((mark) => mark.x != null);
+  if (!marks.length) return { ...EMPTY, label: study.title };
+  const band = compared && study.margin ? [-study.margin, study.margin] : null;
+  const [lo, hi] = limits([...marks.map((mark) => mark.x), ...(band || [])], marks.map(reach));
+  const title = compared ? `Δ to ${study.baseline}: ${study.metric} (${study.unit}; left is better)` : "top-1 test error (%)";
   return {
     label: `${study.title}: ${title}, one line a row. The table has the same numbers.`,
     x: { title, lo, hi },
-    y: { rows: rows.map((row) => (row.at[what] == null && row.at.error == null ? `${row.label} (failed)` : row.label)), lo: -rows.length + 0.5, hi: 0.5 },
-    rule: { x: what === "delta" ? 0 : only(study, rows)?.at.error },
-    marks: values.map((row) => {
-      const [shape, look] = LOOKS[row.style];
-      const x = row.at[what], h = half(row);
-      return { x, y: -rows.indexOf(row), x0: h == null ? null : x - h, x1: h == null ? null : x + h, shape, look, row: row.place, name: row.label, tip: () => ({ name: row.label, pairs: row.tip }) };
-    }),
+    y: { rows: rows.map((row) => (row.at.delta == null && row.at.error == null ? `${row.label} (failed)` : row.label)), lo: -rows.length + 0.5, hi: 0.5 },
+    rule: { x: compared ? 0 : only(study, rows)?.at.error },
+    band,
+    marks,
     lines: [],
   };
 }
 
-// Points in the plane of a cost and an error; `y` is which one, and points with `half` have an interval around it.
+// Points in the plane of a cost and an error; `y` is which one, and the test error has its intervals.
 function scattered(label, points, cost, y = "error") {
   const known = points.filter((point) => point.at[y] != null && point.at[cost] != null);
   if (!known.length) return { ...EMPTY, label };
-  const half = (point) => (y === "error" ? point.at.half : null);
-  const [lo, hi] = limits(known.map(({ at }) => at[y]), known.map(half));
+  const halves = ({ at }) => (y === "error" ? { half: at.half, wide: at.wide } : {});
+  const [lo, hi] = limits(known.map(({ at }) => at[y]), known.map((point) => reach(halves(point))));
   const title = y === "error" ? "top-1 test error (%)" : "validation error (%)";
   return {
     label: `${label}: ${title} against ${AXES[cost]}. The tables have the same numbers.`,
@@ -72,8 +66,8 @@ function scattered(label, points, cost, y = "error") {
     y: { title, lo: Math.max(lo, Math.min(0, ...known.map(({ at }) => at[y])) - 0.02 * (hi - lo)), hi },
     named: known.length <= NAMED,
     marks: known.map((point) => {
-      const { at, shape, look, place, name, tip } = point, h = half(point);
-      return { x: at[cost], y: at[y], y0: h == null ? null : at[y] - h, y1: h == null ? null : at[y] + h, shape, look, row: place, name, tip };
+      const { at, shape, look, place, name, tip } = point;
+      return { x: at[cost], y: at[y], ...halves(point), upright: true, shape, look, row: place, name, tip };
     }),
     lines: [],
   };
@@ -105,7 +99,7 @@ function network(points, cost, seen) {
     const first = studies[of[0][0]].rows[of[0][1]];
     const pairs = first.tip.filter(([what]) => ["error", "params", "multiply-adds", "SE widths", "failed"].includes(what));
     const names = of.map(([place, row]) => [studies[place].title, studies[place].rows[row].label]);
-    return { at: first.at, shape: point.plain ? "square" : "circle", look: point.plain ? "baseline" : "design", name: first.label, place: null, tip: () => ({ name: first.label, pairs: [...pairs, ...names] }) };
+    return { at: first.at, shape: point.plain ? "s" : "o", look: point.plain ? "ink" : "design", name: first.label, place: null, tip: () => ({ name: first.label, pairs: [...pairs, ...names] }) };
   });
   return scattered("All designs", known.filter(Boolean), cost);
 }

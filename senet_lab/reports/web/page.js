@@ -94,7 +94,7 @@ function legend(box, entries) {
   for (const [shape, look, meaning] of entries) {
     const item = html("span", {}, list);
     const picture = make("svg", { width: 16, height: 16, viewBox: "-8 -8 16 16", "aria-hidden": "true" }, item);
-    make("path", { d: SHAPES[shape](5), class: "shape" }, make("g", { class: `mark ${look}` }, picture));
+    make("path", { d: SHAPES[shape](5), class: look ? "shape" : shape }, make("g", { class: `mark ${look}` }, picture));
     item.append(meaning);
   }
 }
@@ -128,7 +128,7 @@ function lightLine(place, row) {
 }
 
 function ofRows(box, study, place) {
-  const views = { error: "error", delta: "Δ", params: "by parameters", macs: "by multiply-adds" };
+  const views = { delta: "Δ", error: "error", params: "by parameters", macs: "by multiply-adds" };
   if (!study.rows.some((row) => row.at.delta != null)) delete views.delta;
   for (const cost of ["params", "macs"]) if (!study.rows.some((row) => row.at[cost] != null)) delete views[cost];
   if ((study.rows.length > LISTED || study.front) && (views.params || views.macs)) delete views.error, delete views.delta;
@@ -141,6 +141,9 @@ function ofRows(box, study, place) {
   const options = (bar, again) => choice(bar, "What is drawn", views, (value) => ((view = value), again()));
   const used = Object.keys(LOOKS).filter((style) => study.rows.some((row) => row.style === style));
   const looks = study.front ? [FRONT, OTHER, LOOKS.baseline] : used.map((style) => LOOKS[style]);
+  if (study.margin && !study.front) looks.push(["margin", "", `margin, ±${study.margin} ${study.unit}`]);
+  for (const [name, half, meaning] of [["seeds", "half", `${study.interval} over seeds`], ["images", "wide", "over seeds and images"]])
+    if (study.rows.some(({ at }) => at[half] != null || at[`delta_${half}`] != null)) looks.push([name, "", meaning]);
   set(box, study.id, describe, options, (parent) => legend(parent, looks));
 }
 
@@ -186,7 +189,7 @@ function ofSetting(box, points, place) {
     html("p", { className: "caption", textContent: "Every design of these studies, each network once" }, bar);
     choice(bar, "Cost", AXES, (value) => ((cost = value), again()));
   };
-  set(box, `designs-${place + 1}`, () => network(points, cost, seen), options, (parent) => legend(parent, [["circle", "design", "with SE"], ["square", "baseline", "without SE"]]));
+  set(box, `designs-${place + 1}`, () => network(points, cost, seen), options, (parent) => legend(parent, [["o", "design", "with SE"], ["s", "ink", "without SE"]]));
 }
 
 // A plot is made when it is first seen, and drawn again when it is seen after something has changed.

@@ -45,6 +45,10 @@ class Plot {
     const clip = make("clipPath", { id: this.id }, this.svg);
     make("rect", { x: area.left, y: area.top - 8, width: area.right - area.left, height: area.bottom - area.top + 16 }, clip);
     const inside = make("g", { "clip-path": `url(#${this.id})` }, this.svg);
+    if (shown.band) {
+      const [from, to] = shown.band.map(this.sx);
+      make("rect", { x: from, y: area.top, width: to - from, height: area.bottom - area.top, class: "margin" }, inside);
+    }
     if (shown.rule?.x != null) this.line(inside, this.sx(shown.rule.x), area.top, this.sx(shown.rule.x), area.bottom, "rule");
     if (shown.rule?.y != null) this.line(inside, area.left, this.sy(shown.rule.y), area.right, this.sy(shown.rule.y), "rule");
     this.targets = [];
@@ -108,13 +112,12 @@ class Plot {
   mark(parent, mark, size) {
     const x = this.sx(mark.x), y = this.sy(mark.y);
     const group = make("g", { class: `mark ${mark.look}` }, parent);
-    if (mark.x0 != null) {
-      const a = this.sx(mark.x0), b = this.sx(mark.x1);
-      make("path", { d: `M${a},${y}H${b}M${a},${y - 4}v8M${b},${y - 4}v8`, class: "interval" }, group);
-    }
-    if (mark.y0 != null) {
-      const a = this.sy(mark.y0), b = this.sy(mark.y1);
-      make("path", { d: `M${x},${a}V${b}M${x - 4},${a}h8M${x - 4},${b}h8`, class: "interval" }, group);
+    for (const [name, half] of [["images", mark.wide], ["seeds", mark.half]]) {
+      if (half == null) continue;
+      const [a, b] = [-half, half].map((by) => (mark.upright ? this.sy(mark.y + by) : this.sx(mark.x + by)));
+      const line = mark.upright ? `M${x},${a}V${b}` : `M${a},${y}H${b}`;
+      const caps = mark.upright ? `M${x - 4},${a}h8M${x - 4},${b}h8` : `M${a},${y - 4}v8M${b},${y - 4}v8`;
+      make("path", { d: name === "images" ? line + caps : line, class: name }, group);
     }
     make("path", { d: SHAPES[mark.shape](size), transform: `translate(${x},${y})`, class: "shape" }, group);
     this.targets.push({ x, y, row: mark.row, tip: mark.tip, group });
@@ -125,9 +128,8 @@ class Plot {
     const { left, right, top, bottom } = this.area;
     const taken = this.targets.map(({ x, y }) => [x - 6, y - 6, x + 6, y + 6]);
     marks.forEach((mark) => {
-      if (mark.y0 == null) return;
-      const x = this.sx(mark.x), ends = [this.sy(mark.y0), this.sy(mark.y1)];
-      taken.push([x - 5, Math.min(...ends), x + 5, Math.max(...ends)]);
+      const x = this.sx(mark.x);
+      if (reach(mark)) taken.push([x - 5, this.sy(mark.y + reach(mark)), x + 5, this.sy(mark.y - reach(mark))]);
     });
     const free = (box) =>
       box[0] >= left && box[2] <= right && box[1] >= top - 6 && box[3] <= bottom &&

@@ -2,7 +2,7 @@
 
 // What a cell is sorted by: its number, units and all, or its text.
 function weight(cell) {
-  const words = cell.textContent.replace(/^[▼▲○■=●] /, "").trim();
+  const words = cell.textContent.replace(/^[▼▲▽△●○■□✕] /, "").trim();
   const found = /^[<+]? ?(−?[\d,]*\.?\d+)(?: ([kMG])\b)?/.exec(words);
   if (!found || cell.classList.contains("words")) return words;
   const unit = UNITS.find(([, letter]) => letter === found[2])?.[0] ?? 1;

@@ -1,0 +1,61 @@
+"""How each kind of verdict looks: its symbol, its shape and its colour, the same in tables, figures and on the page.
+
+The shape alone tells the kinds apart, so that nobody needs the colours: it points down where the error is lower, and is
+filled where the verdict holds beyond these images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from senet_lab.reports.rows import Row
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a row with one kind of verdict is drawn.
+
+    Attributes:
+        meaning: in a legend.
+        mark: its symbol in text; empty if it has none.
+        marker: its shape, as matplotlib calls it, and the page's scripts.
+        tone: its colour, of `COLOURS`; `ink` is that of text, `soft` a paler one.
+        filled: or hollow.
+    """
+
+    meaning: str
+    mark: str
+    marker: str
+    tone: str
+    filled: bool
+
+    @property
+    def colour(self) -> str:
+        """As a hexadecimal number; empty where it is that of text, whatever that is."""
+        return COLOURS.get(self.tone, "")
+
+
+COLOURS = {"better": "#0072B2", "worse": "#D55E00", "equivalent": "#009E73"}
+LOOKS = {
+    "baseline": Look("baseline", "■", "s", "ink", True),
+    "better": Look("better", "▼", "v", "better", True),
+    "better here": Look("better on these images", "▽", "v", "better", False),
+    "worse": Look("worse", "▲", "^", "worse", True),
+    "worse here": Look("worse on these images", "△", "^", "worse", False),
+    "equivalent": Look("equivalent", "●", "o", "equivalent", True),
+    "open": Look("open", "○", "o", "soft", False),
+    "failed": Look("failed", "✕", "X", "soft", True),
+    "same network": Look("same network", "□", "s", "ink", False),
+    "": Look("no verdict", "", "P", "soft", False),
+}
+
+
+def kind(row: Row) -> str:
+    """Which of `LOOKS` a row has."""
+    if not row.baseline:
+        return "baseline"
+    if row.same_as == row.baseline:
+        return "same network"
+    if row.untested:
+        return "failed"
+    return row.verdict.kind if row.verdict else ""
