@@ -68,7 +68,7 @@ def test_a_second_factor_is_shown() -> None:
     assert text == "row 'b' changes more than se.reduction, compared with 'a': se.position: standard → pre"
     text = refusal({"a": {"se.reduction": 2}, "b": {"se": None, "recipe.lr": 0.5}})
     assert "row 'b' changes more" in text
-    assert "recipe.lr: 0.05 → 0.5" in text
+    assert "recipe.lr: 0.1 → 0.5" in text
 
 
 def test_rows_with_se_are_compared_with_each_other_where_the_baseline_has_none() -> None:
