@@ -228,7 +228,8 @@ def test_a_study_with_open_verdicts_ends_with_the_command_that_settles_them(
 ) -> None:
     """As its plan says, the command trains what the line says that it costs."""
     monkeypatch.chdir(tmp_path)
-    assert main(["+ablation=squeeze", *SMALL, "seeds=1", "settle.max=5"]) == 0
+    asked = ["+ablation=squeeze", "+study.rows={twin: {se.squeeze: max}}", *SMALL, "settle.max=5"]
+    assert main([*asked, "seeds=1"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     found = re.fullmatch(
         r"open verdicts: python -m senet_lab\.run (.*) adds seeds until they are in, at most 5 a row "
@@ -237,7 +238,7 @@ def test_a_study_with_open_verdicts_ends_with_the_command_that_settles_them(
     )
     assert found, last
     words = shlex.split(found[1])
-    assert words == ["+ablation=squeeze", *SMALL, "settle.max=5", "seeds=settle"]
+    assert words == [*asked, "seeds=settle"]
     assert main([*words, "plan=true"]) == 0
     planned = capsys.readouterr().out
     assert "from seed 1 on" in planned

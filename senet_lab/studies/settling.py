@@ -366,8 +366,9 @@ def advice(
         return ""
     taken: dict[str, list[float]] = {}
     for plan in plans:
-        for trial_id, record in store.read(plan.trials).items():
-            taken.setdefault(plan.trials[trial_id].row.label, []).append(record.get("seconds") or 0.0)
+        records = store.read(plan.trials)
+        for each in plan.cells:
+            taken.setdefault(each.row.label, []).append(records[each.trial_id].get("seconds") or 0.0)
     parts = span([look_at(plan, store) for plan in settles], lambda each: statistics.median(taken[each.row.label]))
     times = [duration(Expectation(part, rough=False).total(max(1, room))) for part in parts]
     kept = [word for word in words if word.lstrip("+").split("=")[0] not in ("seeds", "plan", "retry")]
