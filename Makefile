@@ -8,7 +8,7 @@ NAME ?= design
 PUBLISHED = $(shell find results -name trials.csv -not -path 'results/local/*' 2>/dev/null | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search test test-slow chaos check audit tables report optuna-dashboard publish lock clean
+.PHONY: help setup search test test-slow chaos real-images check audit tables report optuna-dashboard publish lock clean
 
 help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
@@ -55,6 +55,9 @@ test-slow: $(READY)  ## the tests that take minutes each, two at a time
 
 chaos: $(READY)  ## 100 faults at random moments in small studies, and what becomes of them (ARGS="--faults 10 --to results")
 	@PYTHONPATH=. $(RUN) tests/chaos.py $(ARGS)
+
+real-images: $(READY)  ## train the studies of real images where they were left (DATA=DIR holds CIFAR-10)
+	@$(RUN) -m benchmarks.real_images $(DATA) $(ARGS)
 
 check: $(READY)  ## ruff, mypy, import-linter
 	@$(RUN) -m ruff check .

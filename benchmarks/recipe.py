@@ -187,7 +187,7 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
         workers = min(executor.room, max(1, len(whole.todo)))
         processes = workers * config.training.devices
         plan.check_room([cell.spec for cell in whole.todo], sharing(config.executor, whole.device, processes))
-        with Unseen(whole, clock.expect(whole, store), workers, console) as progress:
+        with Unseen(whole, clock.expect(whole, store, workers), workers, console) as progress:
             records = driver.train(
                 whole,
                 store,

@@ -163,7 +163,7 @@ def add_store(commands: Any) -> None:
     copy = actions.add_parser("copy", help="add the records of one store to another one")
     copy.add_argument("source", metavar="from", help="database URL")
     copy.add_argument("target", metavar="to", help="database URL")
-    export = actions.add_parser("export", help="every record as a line of a CSV file")
+    export = actions.add_parser("export", help="every record as a line of a CSV file, compressed where it ends in .xz")
     export.add_argument("path", metavar="FILE.csv", type=path)
     take = actions.add_parser("import", help="add the records of CSV files: exports, or the trials.csv of studies")
     take.add_argument("paths", metavar="FILE.csv", nargs="+", type=path)

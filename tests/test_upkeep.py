@@ -128,8 +128,8 @@ def test_a_store_of_an_earlier_version_has_less(here: Path, capsys: pytest.Captu
 
 
 def test_an_export_is_read_back_as_it_was(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["store", "export", "all.csv"]) == 0
-    assert main(["store", "import", "all.csv", "--storage", NOWHERE]) == 0
+    assert main(["store", "export", "all.csv.xz"]) == 0
+    assert main(["store", "import", "all.csv.xz", "--storage", NOWHERE]) == 0
     pd.testing.assert_frame_equal(load_records("results/local/lab.db"), load_records("results/local/other.db"))
     assert kept(NOWHERE) == kept() != {}
     assert main(["store", "check", "--storage", NOWHERE]) == 0

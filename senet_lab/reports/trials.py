@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import lzma
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -136,16 +137,19 @@ def read_study(path: str | Path) -> tuple[pd.DataFrame, dict[str, Outputs]]:
 
 
 def read_cells(path: str | Path) -> pd.DataFrame:
-    """A CSV file as a frame of text, one column a name in its header.
+    """A CSV file, compressed by xz or not, as a frame of text, one column a name in its header.
 
     Raises:
         ValueError: in one line that names the file, where it cannot be read or is cut off.
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        text = (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8-sig")
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except lzma.LZMAError:
+        raise ValueError(f"{path}: damaged, or not compressed by xz") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: damaged, it is not UTF-8 text") from None
     try:

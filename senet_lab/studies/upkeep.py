@@ -11,6 +11,7 @@ import base64
 import csv
 import io
 import json
+import lzma
 import math
 import shlex
 import sys
@@ -230,7 +231,8 @@ def tell_others(trial_ids: list[str]) -> None:
 
 
 def export(url: str, path: Path) -> None:
-    """Write every record of a store to a CSV file that `read_in` reads, one line a trial, the oldest first."""
+    """Write every record of a store to a CSV file that `read_in` reads, one line a trial, the oldest first; compressed
+    where its name ends in .xz."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial_id", "status", "ended", *SHOWN, OUTPUTS, RECORD])
@@ -245,7 +247,8 @@ def export(url: str, path: Path) -> None:
         shown += [config.get("seed"), metrics.get("test_error"), metrics.get("val_error")]
         packed = base64.b64encode(trial.packed or b"").decode()
         writer.writerow([trial.trial_id, trial.state, repr(trial.heartbeat), *shown, packed, trial.record])
-    files.replace_all(path.parent, {path.name: out.getvalue().encode()})
+    content = out.getvalue().encode()
+    files.replace_all(path.parent, {path.name: lzma.compress(content) if path.suffix == ".xz" else content})
     print(f"written: {path} ({len(trials):,} trials, {len(noted):,} notes)")
 
 

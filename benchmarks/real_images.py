@@ -1,0 +1,73 @@
+"""Studies of real images, one after the other, for as long as they are given: `make real-images DATA=DIR`.
+
+What is recorded in `results/records/` is taken over first, so that any machine goes on where another one stopped; what
+is missing is trained in the order of STEPS; at the end, and after Ctrl-C or SIGTERM, all records are written there
+again. DIR holds CIFAR-10 as torchvision keeps it. Run it from a clean clone: records say which commit they are of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.measuring import ROOT
+from senet_lab.config import RunError, UserError, storage_in
+
+RECORDS = ROOT / "results" / "records" / "real_images.csv.xz"
+RESULTS = Path("results/local/real")
+CIFAR = "data=cifar10 recipe.epochs=15 recipe.batch_size=128 training.layout=channels_last"
+# Each step: what it is called, the module, and its words.
+STEPS: list[tuple[str, str, str]] = [
+    (
+        "the recipe of CIFAR-10, by the baseline's validation losses",
+        "benchmarks.recipe",
+        f"{CIFAR} seeds=2 --vary recipe.lr=0.05,0.1,0.2 recipe.weight_decay=1e-4,5e-4 --to results/cifar10",
+    ),
+]
+
+
+def main(words: list[str] | None = None) -> int:
+    """Take over, train, write; the exit code."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("data", type=Path, help="folder of the images (data.root)")
+    made.add_argument("--workers", type=int, default=0, help="trainings side by side (one a core)")
+    given = made.parse_args(words)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "senet_lab", "benchmarks"], cwd=ROOT, capture_output=True, text=True
+        )
+        if changed.returncode or changed.stdout.strip():
+            raise UserError("the code is not that of a commit: train from a clean clone")
+        return trained(given)
+    except KeyboardInterrupt:
+        return 130
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+
+
+def trained(given: argparse.Namespace) -> int:
+    """Train every step that is not recorded; the exit code of the last one."""
+    from senet_lab.studies import upkeep  # torch comes with it
+
+    url, code = storage_in(RESULTS), 0
+    if RECORDS.is_file():
+        upkeep.read_in(url, [RECORDS])
+    try:
+        for number, (name, module, said) in enumerate(STEPS, start=1):
+            print(f"step {number} of {len(STEPS)}: {name}", flush=True)
+            own = [f"data.root={given.data}", f"results={RESULTS}", f"executor.workers={given.workers}", "tracking=off"]
+            code = subprocess.run([sys.executable, "-m", module, *own, *said.split()], cwd=ROOT).returncode
+            if code:
+                return code
+    finally:
+        upkeep.export(url, RECORDS)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
