@@ -210,7 +210,7 @@ def test_a_table_with_outputs_regenerates_and_says_what_it_lacks_without_them(tm
     (tmp_path / "a" / "outputs.npz").unlink()
     assert commands.main(["table", str(tmp_path / "a" / "trials.csv")]) == 0
     without = (tmp_path / "a" / "table.md").read_text()
-    assert "| better on these images |" in without
+    assert "| ▽ better on these images |" in without
     assert "is not known for these rows (outputs.npz): nothing is said of other test images there" in without
     assert "seeds and images |" not in without
 
@@ -281,9 +281,9 @@ def test_the_table_with_all_columns_fits_a_terminal() -> None:
 def test_long_verdicts_are_broken_where_a_page_is_narrow() -> None:
     same = np.arange(900)[None, :] < np.array([[50], [60], [70]])
     made = tables.summarise(*with_outputs({"base": same, "row": same}))
-    assert "| open: more test images needed (above 1,000,000) |" in tables.markdown(made)
-    lines = ["open: more test", "images needed", "(above 1,000,000)"]
-    assert "\\shortstack[l]{" + " \\\\ ".join(lines) + "}" in tables.latex(made)
+    assert "| ○ open: more test images needed (above 1,000,000) |" in tables.markdown(made)
+    lines = ["○ open: more test", "images needed", "(above 1,000,000)"]
+    assert "\\shortstack[l]{" + " \\\\ ".join(lines).replace("○", "$\\circ$") + "}" in tables.latex(made)
     ends = [line.rstrip().split("  ")[-1].strip() for line in on_terminal(made, 80).splitlines()]
     assert lines == [line for line in ends if line in lines]
 
