@@ -150,7 +150,7 @@ def test_the_page_says_what_failed(tmp_path: Path) -> None:
     """Kind: a study whose rows had failed was "no verdict" at a glance."""
     tables.write(tmp_path / "x", study((("a", 1),)))
     (read,) = sources.studies([tmp_path])
-    assert "not tested after failures: a" in fragments.finding(read)
+    assert "✕ a is not tested, after failures" in fragments.finding(read)
     assert ("verdict", "failed in 1 of 5") in fragments.tip(read.table.rows[1])
 
 
