@@ -15,7 +15,7 @@ import math
 import pickle
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class DataFacts:
     test: int
     earlier: str = ""
     remarks: tuple[str, ...] = ()
-    samples: tuple[Files, Files] = ([], [])
+    samples: tuple[Files, Files] = field(default=([], []), compare=False)
 
 
 @dataclass(frozen=True)
