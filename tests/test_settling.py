@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from launching import Lab
 
@@ -22,6 +23,7 @@ from senet_lab.reports import sequential
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
 from senet_lab.studies import settling, upkeep
+from senet_lab.studies.dashboard import from_store
 from senet_lab.studies.plan import Plan, make, together
 from senet_lab.studies.store import DONE, FAILED, Record, Store
 
@@ -210,6 +212,8 @@ def test_a_study_settles_and_ends_the_same_again(tmp_path: Path, monkeypatch: py
     assert set(read_trials(folder / "trials.csv")["settle_max"]) == {4}
     assert main([*words, "results=one"]) == 0  # trains nothing
     assert bytes_of(Path("one")) == first
+    shown, _ = from_store(compose([*words, "results=one"]), words)
+    pd.testing.assert_frame_equal(shown.trials, read_trials(folder / "trials.csv"))
     for number, source in enumerate((folder / "trials.csv", Path("all.csv"))):  # another machine takes both over
         if number:
             upkeep.export("sqlite:///one/lab.db", source)

@@ -102,11 +102,11 @@ def check_installed() -> None:
 
 def from_store(composed: Composed, words: list[str]) -> tuple[Shown, Path]:
     """A study with those of its trials that are recorded, and its folder of results."""
-    from senet_lab.studies import outcome, plan  # torch comes with it
+    from senet_lab.studies import outcome, settling  # torch comes with it
     from senet_lab.studies.store import Store
 
     store = Store(composed.config.storage, create=False)
-    study = plan.look_up(plan.make(composed), store)
+    study = settling.recorded(composed, store)
     if not study.recorded:
         raise UserError(
             f"{store.name} has no record of {composed.folder}: there is nothing to show; "

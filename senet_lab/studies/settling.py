@@ -22,12 +22,13 @@ from rich.console import Console
 
 from senet_lab.config import UserError, without_passwords
 from senet_lab.counting import duration
+from senet_lab.labels import Composed
 from senet_lab.reports.aim import Aim
 from senet_lab.reports.aim import of as aim_of
 from senet_lab.reports.trials import read_cells
 from senet_lab.studies.clock import Expectation
 from senet_lab.studies.mirror import short_hash
-from senet_lab.studies.plan import Cell, Plan, look_up, say
+from senet_lab.studies.plan import Cell, Plan, look_up, make, say
 from senet_lab.studies.store import FAILED, Record, Store, notes
 
 if TYPE_CHECKING:
@@ -172,6 +173,12 @@ def look_at(plan: Plan, store: Store) -> Plan:
         plan = replace(plan, cells=[*plan.cells, *more])
         recorded |= store.read(each.trial_id for each in more)
     return look_up(plan, store)
+
+
+def recorded(composed: Composed, store: Store) -> Plan:
+    """A study as far as it is in the store."""
+    (plan,) = placed([make(composed)], [Path(composed.config.results) / composed.folder], store)
+    return look_at(plan, store)
 
 
 def further(plan: Plan, records: dict[str, Record], ahead: int = 0) -> list[Cell]:

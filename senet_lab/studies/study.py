@@ -220,8 +220,7 @@ def table_from_store(words: list[str], partial: bool = False) -> None:
     """
     composed = compose(words)
     store = Store(composed.config.storage, create=False)
-    (placed,) = settling.placed([plan.make(composed)], [folder_of(composed)], store)
-    study = settling.look_at(placed, store)
+    study = settling.recorded(composed, store)
     if study.todo and not (partial and study.recorded):
         raise UserError(
             f"{store.name} has {len(study.recorded)} of the {len(study.trials)} trials of {composed.folder}; "
