@@ -372,8 +372,6 @@ def check_seeds(config: Config) -> None:
         return
     if config.search or config.study is None:
         raise UserError("seeds=settle is for an ablation, whose rows are compared; here are none")
-    if len(config.study.rows) < 2:
-        raise UserError(f"seeds=settle compares rows, and {config.study.name} has one")
     if not MOST_SEEDS >= settle.max >= settle.min >= 3:
         raise UserError(
             f"settle.min={settle.min} settle.max={settle.max}: a row has at least 3 seeds at its first look, and as "

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from launching import Lab
+from launching import TINY, Lab
 
 from senet_lab.compose import compose
 from senet_lab.config import UserError
@@ -266,3 +266,13 @@ def test_killed_in_the_middle_it_ends_with_the_same_bytes(tmp_path: Path, worker
     done = lab.run(*words, "results=two", f"executor.workers={workers}")
     assert done.code == 0, done.err
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
+
+
+def test_a_single_row_has_nothing_to_settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "  rows:\n    alone: {se.reduction: 2}\n"
+    (tmp_path / "sweeps/ablation").mkdir(parents=True)
+    (tmp_path / "sweeps/ablation/tiny.yaml").write_text(TINY.partition("  rows:")[0].replace("r = 2", "alone") + rows)
+    monkeypatch.chdir(tmp_path)
+    assert len(make(compose(["+ablation=tiny", *SMALL])).rows) == 1
+    with pytest.raises(UserError, match=r"^seeds=settle compares rows, and here is only alone$"):
+        make(compose(["+ablation=tiny", "seeds=settle", *SMALL]))

@@ -126,6 +126,8 @@ def make(composed: Composed) -> Plan:
     seeds = config.settle.min if settles else config.seeds or (3 if config.study else 1)
     facts = images.facts(config.data)
     rows, missing = study_rows.build(composed, facts)
+    if settles and all(row.label == row.baseline for row in rows):
+        raise UserError(f"seeds=settle compares rows, and here is only {', '.join(row.label for row in rows)}")
     device = device_of(config.training.device, config.executor.gpus_per_trial)
     specs = [(row, row.spec(facts, 0, device)) for row in rows]
     first = [Cell(row, 0, spec, spec.trial_id) for row, spec in specs]
