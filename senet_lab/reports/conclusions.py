@@ -175,8 +175,8 @@ def needed(c: Comparison, level: float, margin: float | None) -> tuple[int | Non
     Seeds settle it as a difference, by the paired t-test at this level; where something is known of each image, only a
     difference above the floor that the test set sets: one at or below it might be these images' alone. With a margin
     above the difference they settle it as equivalent, too, and the fewer seeds count. Test images that are needed are
-    so many that seeds without end would show the difference over seeds and images: with the standard error σ_image /
-    √N, the difference must be z(level / 2) + z(power) of them.
+    so many that seeds without end would show the difference over seeds and images: it must be z(level / 2) + z(power)
+    of the standard errors that images alone leave (`crossed`), whose square falls as their number grows.
 
     Args:
         c: of at least two pairs.
@@ -197,7 +197,7 @@ def needed(c: Comparison, level: float, margin: float | None) -> tuple[int | Non
     if c.delta == 0:
         return None, IMAGES_LIMIT
     errors = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))
-    images = c.crossed.image * (errors / c.delta) ** 2
+    images = c.crossed.over_images * c.crossed.images * (errors / c.delta) ** 2
     return None, IMAGES_LIMIT if images > IMAGES_LIMIT else _two_digits(images)
 
 
