@@ -44,7 +44,7 @@ def main(words: list[str] | None = None) -> int:
             raise UserError("the code is not that of a commit: train from a clean clone")
         return trained(given)
     except KeyboardInterrupt:
-        return 130
+        return 130  # the step has said so
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
@@ -53,6 +53,7 @@ def main(words: list[str] | None = None) -> int:
 def trained(given: argparse.Namespace) -> int:
     """Train every step that is not recorded; the exit code of the last one."""
     from senet_lab.studies import upkeep  # torch comes with it
+    from senet_lab.studies.store import Store
 
     url, code = storage_in(RESULTS), 0
     if RECORDS.is_file():
@@ -65,7 +66,8 @@ def trained(given: argparse.Namespace) -> int:
             if code:
                 return code
     finally:
-        upkeep.export(url, RECORDS)
+        if Store(url, create=False).latest(1):
+            upkeep.export(url, RECORDS)
     return code
 
 

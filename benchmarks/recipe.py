@@ -250,6 +250,9 @@ def main(words: list[str] | None = None) -> int:
                 given.words = [*given.words, *few, f"results={place}"]
                 given.vary = [["recipe.lr=0.05,0.1"], ["recipe.lr=0.05,0.1", "recipe.epochs=1,2"]]
             write(given)
+    except KeyboardInterrupt:
+        print("interrupted: what has ended is recorded; the same command goes on", file=sys.stderr)
+        return 130
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from senet_lab.reports.trials import present
+
 UNITS = {"error": "points", "loss": "nats"}
 DIGITS = {"error": 2, "loss": 4}  # behind the point, where people read them
 
@@ -59,8 +61,7 @@ def of(trials: pd.DataFrame) -> Aim:
     """The aim of a study's trials; that of an earlier lab where they do not say."""
 
     def one(name: str, otherwise: Any) -> Any:
-        values = [value for value in trials.get(name, ()) if not pd.isna(value) and value != ""]
-        return values[0] if values else otherwise
+        return next(iter(present(trials.get(name, ()))), otherwise)
 
     return Aim(
         metric=one("metric", "error"),
