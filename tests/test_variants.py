@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from launching import one_line
 
-from senet_lab.__main__ import regenerate
+from senet_lab.commands.table import regenerate
 from senet_lab.compose import compose, compose_all
 from senet_lab.config import Study
 from senet_lab.labels import Composed
