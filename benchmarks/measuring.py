@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from senet_lab.reports import files
+from senet_lab import files
 from senet_lab.reports.front import median_interval
 
 ROOT = Path(__file__).parents[1]

@@ -41,7 +41,7 @@ from matplotlib.figure import Figure
 from benchmarks import measuring, overhead
 from benchmarks.measuring import Line, spread
 from benchmarks.postgres import BINARIES, Postgres
-from senet_lab.reports import files
+from senet_lab import files
 
 PARTS = ("drivers", "start", "scaling")
 PAGE = (*PARTS, "chaos")  # in the order of the page

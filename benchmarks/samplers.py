@@ -26,8 +26,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from senet_lab import files
 from senet_lab.config import Search
-from senet_lab.reports import files, front
+from senet_lab.reports import front
 from senet_lab.reports.drawing import drawn
 from senet_lab.reports.front_rows import TITLES
 from senet_lab.reports.front_summary import is_search

@@ -453,6 +453,11 @@ class RunError(RuntimeError):
     """A run could not go on, through no fault of its network: a full disk, an unreadable image (exit code 1)."""
 
 
+def first_line(error: object) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def at_home(path: str) -> str:
     """A path with the user's home in place of ~, which a shell does not replace behind a `=`."""
     return os.path.expanduser(path)  # noqa: PTH111  # nothing else of it changes

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from senet_lab.reports import files, tables
+from senet_lab import files
+from senet_lab.reports import tables
 from senet_lab.reports.trials import COLUMNS, canonical, clean_text, csv_bytes
 
 RATIO = {"r = 2": "2", "r = 4": "4", "r = 8": "8", "r = 16": "16", "r = 32": "32", "no SE": "original"}

@@ -358,7 +358,7 @@ torch.set_num_threads(1)  # as in the tests: sums are then in the same order
 step = SENet.training_step
 def killed(self, batch, index):
     if (self.current_epoch, index) == (2, 1):
-        Path({str(path)!r}).with_suffix(f".{{os.getpid()}}.tmp").write_bytes(b"half")
+        Path({str(path)!r}).with_suffix(f".ckpt.{{os.getpid()}}.tmp").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, index)
 SENet.training_step = killed

@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Write all studies below some folders on one page."""
-    from senet_lab.reports import files, page, sources
+    from senet_lab import files
+    from senet_lab.reports import page, sources
     from senet_lab.studies.store import Store
 
     try:

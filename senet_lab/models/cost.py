@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from senet_lab.config import first_line
 from senet_lab.models.counting import (
     POOLING,
     SCALING,
@@ -133,8 +134,7 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
         size = " × ".join(map(str, input_size))
         least = smallest_side(net, input_size)
         if least is None:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{type(net).__name__} does not run on an image of {size}: {line}") from error
+            raise ValueError(f"{type(net).__name__} does not run on an image of {size}: {first_line(error)}") from error
         size, takes = (" × ".join(map(str, sides)) for sides in (input_size[1:], (least, least)))
         raise ValueError(f"images of {size} pixels are too small: the network takes {takes} and larger") from error
     statistics = {

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from senet_lab.config import first_line
 from senet_lab.models.structure import is_inside
-from senet_lab.models.trying import copied, first_line, has_forward
+from senet_lab.models.trying import copied, has_forward
 
 PIXELS = (224, 256)  # sides of the images whose way through the network tells widths
 

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from senet_lab.config import first_line
 from senet_lab.models.gated import Gated, GatedCall
 from senet_lab.models.present import Gates
 from senet_lab.models.se import SEBlock
 from senet_lab.models.structure import is_inside
-from senet_lab.models.trying import copied, first_line, has_forward
+from senet_lab.models.trying import copied, has_forward
 
 # Sides of the images that are tried until one goes through, by device.
 PIXELS = {"meta": (224, 32, 64, 28, 96, 128, 256, 299), "cpu": (64, 224, 32)}

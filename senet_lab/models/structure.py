@@ -41,6 +41,7 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 from torchvision.ops import stochastic_depth
 
+from senet_lab.config import first_line
 from senet_lab.models.tracing import (
     NoBlockError,
     Sum,
@@ -52,7 +53,7 @@ from senet_lab.models.tracing import (
     sum_of,
     trace,
 )
-from senet_lab.models.trying import PIXELS, Site, Slot, copied, first_line
+from senet_lab.models.trying import PIXELS, Site, Slot, copied
 
 IDLE_FUNCTIONS: tuple[Any, ...] = (F.dropout, F.dropout2d, stochastic_depth)  # they do nothing in evaluation
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from senet_lab.config import first_line
+
 PIXELS = 8  # side of the image that a block is tried on
 
 
@@ -44,11 +46,6 @@ def copied(module: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
                 if not type(hook).__module__.startswith("torch.nn.utils."):
                     del hooks[key]
     return twin
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def has_forward(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from senet_lab.reports import files
+from senet_lab import files
 from senet_lab.reports.trials import PARTIAL, canonical, csv_bytes, read_cells
 
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from senet_lab.reports import files
+from senet_lab import files
 from senet_lab.reports.gate_figures import ALL, BOUNDED, render
 
 

@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from senet_lab.reports import files, labels
+from senet_lab import files
+from senet_lab.reports import labels
 from senet_lab.reports.aim import DIGITS
 from senet_lab.reports.drawing import LABEL_SIZE, drawn
 from senet_lab.reports.looks import LOOKS, Look, kind

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from senet_lab.config import first_line
 from senet_lab.reports.aim import DIGITS
 from senet_lab.reports.columns import Column, delta_cell, delta_crossed_cell, shown, signed, text_cell
 from senet_lab.reports.looks import LOOKS, kind
@@ -189,7 +190,7 @@ def excitation(measured: Gates, trained: str, of: str) -> str:
         lines = [_block(block) for _, block in blocks.iterrows()]
         pictures = {name: (measured.folder / f"{name}.svg").read_bytes() for name in FIGURES}
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        reason = f"lacks {error}" if isinstance(error, KeyError) else first_line(error)
         raise ValueError(f"{measured.folder}: the gates cannot be read ({reason})") from None
     about = {FIGURES[0]: "Mean gate by class", FIGURES[1]: "Gates within a class, mean ± standard deviation"}
     figures = "".join(

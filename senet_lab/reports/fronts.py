@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from senet_lab import outputs
-from senet_lab.reports import files, front_figures, front_forms, search_figures
+from senet_lab import files, outputs
+from senet_lab.reports import front_figures, front_forms, search_figures
 from senet_lab.reports.front_summary import is_search, summarise
 from senet_lab.reports.trials import canonical, csv_bytes
 

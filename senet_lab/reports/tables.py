@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from senet_lab import outputs
+from senet_lab import files, outputs
 from senet_lab.outputs import Outputs
-from senet_lab.reports import figures, files
+from senet_lab.reports import figures
 from senet_lab.reports.curves import csv_bytes as curve_bytes
 from senet_lab.reports.forms import csv_text, latex, markdown, terminal
 from senet_lab.reports.rows import Table

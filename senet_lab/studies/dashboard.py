@@ -17,12 +17,12 @@ from typing import Any
 from urllib.parse import quote
 
 from senet_lab.compose import choices, compose
-from senet_lab.config import RunError, UserError
+from senet_lab.config import RunError, UserError, first_line
+from senet_lab.files import replace_all
 from senet_lab.labels import Composed, plain_name
 from senet_lab.outputs import Outputs
 from senet_lab.reports import dashboards, tables
 from senet_lab.reports.dashboards import Shown, Spec
-from senet_lab.reports.files import replace_all
 from senet_lab.reports.trials import canonical
 from senet_lab.studies import run_content, tracking
 
@@ -84,7 +84,7 @@ def make(arguments: argparse.Namespace) -> None:
         for view in views.values():
             print(f"saved: {save(view)}")
     except Exception as error:  # whatever the client makes of a network that is gone
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise RunError(f"dashboard: it could not be saved ({reason}); {otherwise}") from error
 
 

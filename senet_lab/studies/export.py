@@ -12,11 +12,10 @@ import importlib
 import io
 import json
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from senet_lab.config import RunError, UserError
+from senet_lab.config import RunError, UserError, first_line
+from senet_lab.files import whole
 from senet_lab.studies.trained import Trained, composed, trained
 from senet_lab.training.gates import evaluating
 from senet_lab.training.transforms import channels_of, short_side, statistics_of
@@ -53,17 +53,13 @@ def write(arguments: argparse.Namespace) -> None:
     say = sys.stderr.isatty()
     if say:
         print("exporting …", end="", file=sys.stderr, flush=True)  # half a minute for a deep network
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(network, temporary)
-        difference = compare(samples, temporary)
-        temporary.replace(path)
+        with whole(path) as part:
+            save(network, part)
+            difference = compare(samples, part)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
         if say:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
     console = Console()
@@ -109,8 +105,7 @@ def save(network: Trained, path: Path) -> None:
                 verbose=False,
             )
         except Exception as error:  # of a network of the user's own; what the exporter raises has no common class
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RunError(f"the network of {network.path} cannot be exported: {reason}") from error
+            raise RunError(f"the network of {network.path} cannot be exported: {first_line(error)}") from error
     assert program is not None
     model = program.model_proto
     onnx.helper.set_model_props(model, metadata(network))

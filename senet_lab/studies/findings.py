@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 
+from senet_lab import files
 from senet_lab.compose import words_of
 from senet_lab.config import RunError
-from senet_lab.reports import aside, files, fronts
+from senet_lab.reports import aside, fronts
 from senet_lab.reports.trials import csv_bytes, read_trials
 from senet_lab.studies import outcome
 from senet_lab.studies.asking import ENUMERATE

@@ -9,12 +9,9 @@ Files are numbered by their place in the data set. PNG loses nothing, and grey i
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +23,7 @@ from rich.console import Console
 from senet_lab.compose import compose
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.counting import counting
+from senet_lab.files import whole
 from senet_lab.labels import quoted
 from senet_lab.training import classes, trees
 from senet_lab.training import data as images
@@ -50,16 +48,11 @@ def write(arguments: argparse.Namespace) -> None:
     names = folders(known.classes if data.name == "folder" else classes.names_of(data, known))
     check_classes(data, splits[0], names)
     report = counting(sum(len(split.places) for split in splits), "images")
-    temporary = to.with_name(f"{to.name}.{os.getpid()}.tmp")
     try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        save(splits, names, temporary, report)
-        temporary.replace(to)
+        with whole(to) as part:
+            save(splits, names, part, report)
     except OSError as error:
         raise RunError(f"{arguments.to} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(temporary)
     train, test = (len(split.places) for split in splits)
     said = [
         f"written: {arguments.to}/ ({train:,} training and {test:,} test images in {len(names)} classes)",

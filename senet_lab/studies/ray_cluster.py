@@ -16,10 +16,9 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
-from senet_lab.config import Config, Executor, UserError
+from senet_lab.config import Config, Executor, UserError, first_line
 from senet_lab.studies.executors import postponed
 from senet_lab.studies.ray_node import library
-from senet_lab.training.faults import first_line
 from senet_lab.training.quiet import unheard
 
 PACKAGE = Path(__file__).parents[1]

@@ -8,7 +8,6 @@ driver counts, shows and submits again, exactly as with workers of this machine.
 from __future__ import annotations
 
 import importlib
-import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
-from senet_lab.config import Config, RunError, UserError
+from senet_lab.config import Config, RunError, UserError, first_line
+from senet_lab.files import whole
 from senet_lab.studies import limits
 from senet_lab.studies.executors import BEGUN, Event, Ready, default_workers
 from senet_lab.studies.limits import Limits
@@ -36,7 +36,6 @@ from senet_lab.studies.ray_cluster import (
     surroundings,
 )
 from senet_lab.studies.ray_node import Inbox, Task, library, train
-from senet_lab.training.faults import first_line
 from senet_lab.training.quiet import unheard
 from senet_lab.training.spec import Spec
 
@@ -231,11 +230,8 @@ def on(running: Running) -> str:
 
 def write(path: Path, content: bytes) -> None:
     """Write a checkpoint that came from a node, whole or not at all."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with whole(path) as part:
+            part.write_bytes(content)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise RunError(f"the checkpoint {path} cannot be written: {error.strerror or error}") from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from senet_lab import models
-from senet_lab.config import SE, Config, Study, UserError
+from senet_lab.config import SE, Config, Study, UserError, first_line
 from senet_lab.labels import Composed
 from senet_lab.models import identity
 from senet_lab.models.cost import Cost
@@ -22,7 +22,6 @@ from senet_lab.studies.variants import Variant, variants
 from senet_lab.training import data as images
 from senet_lab.training import step
 from senet_lab.training.data import DataFacts
-from senet_lab.training.faults import first_line
 from senet_lab.training.spec import Spec
 
 PAPER_NETWORK, PAPER_STRIDE = "resnet50", "paper"  # the trunk of the paper's ablations (section 6)

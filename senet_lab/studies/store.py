@@ -24,9 +24,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from senet_lab.config import RunError, UserError, at_home, fault_of
+from senet_lab.config import RunError, UserError, at_home, fault_of, first_line
 from senet_lab.studies.owners import is_dead, this_process
-from senet_lab.training.faults import first_line
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 STALE_SECONDS = 60.0  # a silent owner on another machine is taken to be dead after this

@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from senet_lab.config import RunError, UserError
+from senet_lab.config import RunError, UserError, first_line
 from senet_lab.studies import silence
 from senet_lab.studies.run_content import Record, describe, fill, fill_table, short, table_run_id
 
@@ -146,7 +146,7 @@ class Tracker:
         try:
             task()
         except Exception as error:  # whatever the client makes of a network that is gone or a disk that is full
-            self.missed[run_id] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.missed[run_id] = first_line(error)
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -280,7 +280,7 @@ def log_in(word: str, otherwise: str) -> bool:
     try:
         return bool(wandb.login(prompt=False, verify=True))
     except wandb.errors.Error as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise RunError(f"{word}: {reason}; {otherwise}") from error
     finally:
         silence.limit_at_exit()

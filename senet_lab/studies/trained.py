@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from senet_lab.compose import compose
-from senet_lab.config import Data, RunError, UserError, storage_in
+from senet_lab.config import Data, RunError, UserError, first_line, storage_in
 from senet_lab.labels import Composed
 from senet_lab.studies.store import FAILED, Store
 from senet_lab.training import checkpoints, classes
@@ -120,8 +120,9 @@ class Trained:
         except torch.OutOfMemoryError as error:
             raise RunError(f"the memory does not suffice for {len(x)} images at once") from error
         except RuntimeError as error:  # torch's words for a map that has become smaller than its kernel, and the like
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"the network cannot take images of {x.shape[-1]} pixels (data.size): {reason}") from error
+            raise UserError(
+                f"the network cannot take images of {x.shape[-1]} pixels (data.size): {first_line(error)}"
+            ) from error
         if not logits_BK.isfinite().all():
             raise RunError(f"the outputs of {self.path} are not all numbers: the training must have diverged")
         return logits_BK

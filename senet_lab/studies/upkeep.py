@@ -26,9 +26,9 @@ import optuna
 import pandas as pd
 import sqlalchemy as sa
 
-from senet_lab import outputs
+from senet_lab import files, outputs
 from senet_lab.config import SE, Data, Recipe, RunError, UserError
-from senet_lab.reports import curves, files
+from senet_lab.reports import curves
 from senet_lab.reports.trials import read_cells, read_trials
 from senet_lab.studies import settling
 from senet_lab.studies.owners import is_dead

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from senet_lab.counting import counting
+from senet_lab.files import whole
 
 STATE = struct.Struct("<qqqQ")  # size (bytes), times of writing and of change (ns), inode
 DIGEST = 16  # bytes
@@ -94,8 +95,5 @@ def save(cache: Path, entries: dict[bytes, bytes]) -> None:
     """Write a cache, whole or not at all: another process may be reading or writing it. Where it cannot be written the
     images are read again at the next start."""
     content = b"".join(found + digest for found, digest in entries.items())
-    temporary = cache.with_name(f"{cache.name}.{os.getpid()}.tmp")
-    with suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(hashlib.sha256(content).digest() + content)
-        temporary.replace(cache)
+    with suppress(OSError), whole(cache) as part:
+        part.write_bytes(hashlib.sha256(content).digest() + content)

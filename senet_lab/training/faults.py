@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from senet_lab.config import RunError, UserError
+from senet_lab.config import RunError, UserError, first_line
 
 MEMORY = re.compile(r"can't allocate memory|ALLOC_FAILED|CUDA error: out of memory|bad_alloc")  # in a RuntimeError
 # What the libraries below a network say of a machine, in errors of no class of their own.
@@ -117,7 +117,3 @@ def exit_of(code: int | None) -> str:
 
 def told(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
-
-
-def first_line(error: object) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from senet_lab.config import RunError
+from senet_lab.config import RunError, first_line
 from senet_lab.models.se import SEBlock
 from senet_lab.models.stages import stage_of
 from senet_lab.training.classes import ALL
@@ -265,7 +265,7 @@ def measure(
                 net(x_BCHW.to(device))
             except RuntimeError as error:
                 size = " × ".join(map(str, x_BCHW.shape[1:]))
-                raise RunError(f"the network failed on images of {size}: {str(error).splitlines()[0]}") from error
+                raise RunError(f"the network failed on images of {size}: {first_line(error)}") from error
             rows, places = [], []  # of the batch that are among the first of their class, and that class's place
             for place, label in enumerate(figure):
                 taken = torch.nonzero(y_B == label).flatten()[: missing[label]]

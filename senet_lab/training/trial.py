@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import os
 import platform
 import resource
 import sys
 import time
 import warnings
 import zipfile
-from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,12 +22,12 @@ import pytorch_lightning as pl
 import torch
 
 from senet_lab import models, outputs
-from senet_lab.config import RunError, UserError
+from senet_lab.config import RunError, UserError, first_line
+from senet_lab.files import whole
 from senet_lab.models import identity
 from senet_lab.training import checkpoints, ranks
 from senet_lab.training import data as images
 from senet_lab.training.average import Average
-from senet_lab.training.faults import first_line
 from senet_lab.training.feeds import FolderFeed, TensorFeed, mixed
 from senet_lab.training.lit import SENet
 from senet_lab.training.ranks import ALONE, Rank, Report
@@ -110,14 +108,10 @@ class Epochs(pl.Callback):
 def save(trainer: pl.Trainer, path: Path) -> None:
     """Write a checkpoint whole or not at all: to a temporary name, then renamed. Of several ranks the first one does;
     all call this."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            temporary.replace(path)
+        with whole(path) as part:
+            trainer.save_checkpoint(part)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        with suppress(OSError):
-            temporary.unlink()
         raise RunError(f"the checkpoint {path} cannot be written: {first_line(error)}") from error
 
 

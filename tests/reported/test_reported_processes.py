@@ -19,7 +19,7 @@ from launching import ROOT, Lab, one_line, tell_place
 from test_training_trial import SPEC
 
 from senet_lab.compose import choices, compose
-from senet_lab.config import RunError
+from senet_lab.config import RunError, first_line
 from senet_lab.run import main
 from senet_lab.studies.store import Store, parse
 from senet_lab.training import faults
@@ -214,7 +214,7 @@ def test_what_a_machine_does_is_no_result(error: Exception, advice: str) -> None
         assert advice in reason
     kind, reason = met(RuntimeError("my layer cannot be used"), under=error)
     assert (kind, reason) == ("halt", "RuntimeError: my layer cannot be used"), "what it came of is the machine's"
-    old = f"{type(error).__name__}: {faults.first_line(error)}"
+    old = f"{type(error).__name__}: {first_line(error)}"
     assert isinstance(error, RunError) or type(error).__module__ != "builtins" or faults.is_no_result(old)
 
 
@@ -228,7 +228,7 @@ RESULTS: list[Exception] = [
 
 @pytest.mark.parametrize("error", RESULTS, ids=repr)
 def test_what_a_network_raises_is_its_result(error: Exception) -> None:
-    name, line = type(error).__name__, faults.first_line(error)
+    name, line = type(error).__name__, first_line(error)
     assert met(error) == ("failed", f"{name}: {line}")
     assert met(error, under=KeyError("handled")) == ("failed", f"{name}: {line}")
     assert met(error, within=False) == ("halt", f"{name}: {line}"), "the lab's own fault, or a library's"
