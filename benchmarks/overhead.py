@@ -79,7 +79,7 @@ class Answering:
         self.waiting.append(spec)
 
     def events(self, timeout: float) -> list[Any]:
-        from senet_lab.studies.executors import ELAPSED, Event
+        from senet_lab.studies.pool import ELAPSED, Event
 
         self.ended.append((time.perf_counter(), time.process_time()))
         self.report(len(self.ended))
@@ -150,7 +150,8 @@ def grown(
     """
     from senet_lab import compose
     from senet_lab.counting import counting
-    from senet_lab.studies import executors, study
+    from senet_lab.studies import study
+    from senet_lab.studies import workers as local
     from senet_lab.training import data
 
     made: list[Answering] = []
@@ -164,12 +165,12 @@ def grown(
     print(f"{trials - recorded:,} made-up trials{f' after {recorded:,}' * bool(recorded)} …", file=sys.stderr)
     composed = compose.compose(["+ablation=ratio", f"seeds={seeds}", "tracking=off", f"results={folder}", *more])
     images = data.facts(composed.config.data).test
-    real, executors.Workers = executors.Workers, workers  # type: ignore[assignment, misc]
+    real, local.Workers = local.Workers, workers  # type: ignore[assignment, misc]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             assert study.run([composed]) == 0
     finally:
-        executors.Workers = real  # type: ignore[misc]
+        local.Workers = real  # type: ignore[misc]
     ends = made[0].ended[1:]
     walls, cpus = zip(*ends, strict=True)
     return differences(walls), differences(cpus)

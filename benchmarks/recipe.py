@@ -150,7 +150,7 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
     from rich.console import Console
 
     from senet_lab.studies import clock, driver, plan, study
-    from senet_lab.studies.executors import ready, sharing
+    from senet_lab.studies.executors import ready
     from senet_lab.studies.progress import Progress
     from senet_lab.studies.store import DONE, Store
 
@@ -186,7 +186,7 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
     with ready(config, whole.device, idle=not whole.todo) as executor:
         workers = min(executor.room, max(1, len(whole.todo)))
         processes = workers * config.training.devices
-        plan.check_room([cell.spec for cell in whole.todo], sharing(config.executor, whole.device, processes))
+        plan.check_room([cell.spec for cell in whole.todo], executor.sharing(processes))
         with Unseen(whole, clock.expect(whole, store, workers), workers, console) as progress:
             records = driver.train(
                 whole,

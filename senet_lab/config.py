@@ -245,10 +245,11 @@ class Executor:
         threads: CPU threads of each local process; a trial on Ray has as many as CPUs, at least one. More than one add
             up in another order, which changes last digits: on a CPU, they are a part of a trial's name. On a GPU they
             only decode images, and change no result.
-        address: of a Ray cluster that this machine is a node of, `host:port` or `auto`; empty starts one here and stops
-            it in the end. Every node needs the lab's libraries (its code is sent along, and so is the working directory
-            where a backbone is your own), and the data set where this machine has it. Checkpoints go to `results` where
-            a node shares that folder; elsewhere a trial whose node is lost starts again.
+        address: of a Ray cluster that this machine is a node of, `host:port` or `auto`; empty has Ray start an instance
+            of its own here, which ends with the study. Every node needs the lab's libraries (its code is sent along,
+            and so is the working directory where a backbone is your own), and the data set where this machine has it.
+            Checkpoints go to `results` where a node shares that folder; elsewhere a trial whose node is lost starts
+            again.
         cpus_per_trial: CPUs that Ray sets aside for a trial; fewer than one share it.
         gpus_per_trial: GPUs likewise, 0 to 1: 0.25 has four trials share one. Above 0 trials are trained on GPUs, also
             where this machine has none; null takes 1 if this machine has a GPU, else 0.

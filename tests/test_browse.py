@@ -24,7 +24,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from senet_lab import run
 from senet_lab.__main__ import main
-from senet_lab.studies.executors import Workers
+from senet_lab.studies.workers import Workers
 
 SECONDS = 240  # more than the server takes to start, or a request to be answered
 STUDY = "digits-subset=200/resnet8-quick-epochs=8/tiny"

@@ -20,7 +20,7 @@ from launching import SAME_BYTES, TINY, TRIALS, WORDS, Ended, Lab, ended, one_li
 from senet_lab.__main__ import main as commands
 from senet_lab.run import main
 from senet_lab.studies.driver import git_commit
-from senet_lab.studies.executors import Workers
+from senet_lab.studies.workers import Workers
 from senet_lab.training import checkpoints
 
 GOES_ON = "what has ended is recorded; the same command goes on from there"

@@ -17,9 +17,10 @@ import torch
 from launching import SEARCH, Ended, Lab, one_line
 
 from senet_lab.compose import compose
-from senet_lab.config import Config, Executor, UserError
+from senet_lab.config import Config, UserError
 from senet_lab.run import main
-from senet_lab.studies import executors, limits, plan, rows
+from senet_lab.studies import limits, plan, pool, ray, rows
+from senet_lab.studies import workers as workers_of
 from senet_lab.studies.limits import Limits
 from senet_lab.training import faults, step
 from senet_lab.training.data import facts
@@ -270,24 +271,24 @@ def test_a_search_that_cannot_work_is_stopped(own: Lab, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(("gpus", "per_gpu", "workers"), [(1, 1, 1), (1, 4, 4), (2, 3, 6), (8, 1, 8), (0, 4, 0)])
 def test_there_are_so_many_workers_a_gpu(gpus: int, per_gpu: int, workers: int) -> None:
-    assert executors.default_workers("cuda", per_gpu, gpus) == workers
-    dealt = Counter(executors.gpu_of(slot, gpus) for slot in range(workers))
+    assert workers_of.default_workers("cuda", per_gpu, gpus) == workers
+    dealt = Counter(pool.gpu_of(slot, gpus) for slot in range(workers))
     assert dealt == dict.fromkeys(range(gpus) if workers else (), per_gpu)
-    assert executors.default_workers("cpu", per_gpu, gpus) == executors.default_workers("cpu")
+    assert workers_of.default_workers("cpu", per_gpu, gpus) == workers_of.default_workers("cpu")
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 3, 8])
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 8, 17])
 def test_those_that_share_a_gpu_are_counted(gpus: int, workers: int) -> None:
     """However workers are dealt out, the fullest GPU has so many."""
-    dealt = Counter(executors.gpu_of(slot, gpus) for slot in range(workers))
-    assert executors.sharing(Executor(), "cuda", workers, gpus) == max(dealt.values())
-    assert executors.sharing(Executor(), "cpu", workers, gpus) == workers
+    dealt = Counter(pool.gpu_of(slot, gpus) for slot in range(workers))
+    assert workers_of.sharing("cuda", workers, gpus) == max(dealt.values())
+    assert workers_of.sharing("cpu", workers, gpus) == workers
 
 
-@pytest.mark.parametrize(("share", "most"), [(None, 1), (1.0, 1), (0.5, 2), (0.25, 4), (0.3, 3), (0.1, 10)])
-def test_those_that_share_a_gpu_on_ray_are_counted(share: float | None, most: int) -> None:
-    assert executors.sharing(Executor(name="ray", gpus_per_trial=share), "cuda", 100) == most
+@pytest.mark.parametrize(("share", "most"), [(1.0, 1), (0.5, 2), (0.25, 4), (0.3, 3), (0.1, 10)])
+def test_those_that_share_a_gpu_on_ray_are_counted(share: float, most: int) -> None:
+    assert ray.Share(1.0, share).of_a_gpu == most
 
 
 def test_room_on_a_gpu_is_needed_for_all_that_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,9 +298,9 @@ def test_room_on_a_gpu_is_needed_for_all_that_share_it(monkeypatch: pytest.Monke
     spec = replace(row.spec(facts(composed.config.data), 0, "cpu"), feed="memory", device="cuda")
     monkeypatch.setattr(step, "size_in_memory", lambda data: 2**30)
     monkeypatch.setattr(step, "room", lambda device: 3.0 * 2**30)
-    plan.check_room([spec], executors.sharing(Executor(), "cuda", 6, gpus=2))
+    plan.check_room([spec], workers_of.sharing("cuda", 6, gpus=2))
     with pytest.raises(UserError, match=r"take 4\.00 GiB for 4 workers on a GPU, and 3\.00 GiB are free; fewer"):
-        plan.check_room([spec], executors.sharing(Executor(), "cuda", 7, gpus=2))
+        plan.check_room([spec], workers_of.sharing("cuda", 7, gpus=2))
 
 
 # --------------------------------------------------------------------------------------------------------------- words

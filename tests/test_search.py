@@ -21,7 +21,7 @@ from launching import SEARCH, TINY, Lab, ended, one_line, wait_for
 
 from senet_lab import outputs
 from senet_lab.run import main
-from senet_lab.studies.executors import Workers
+from senet_lab.studies.workers import Workers
 
 SMALL = ("recipe.epochs=1", "data.subset=60", "data.test_subset=60", "executor.workers=2")
 WORDS = ("+search=small", *SMALL)

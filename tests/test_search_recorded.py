@@ -17,12 +17,12 @@ from senet_lab.reports.front_forms import csv_text
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
 from senet_lab.studies.clock import Expectation
-from senet_lab.studies.executors import Workers
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.rows import Row
 from senet_lab.studies.search import Search, prepare
 from senet_lab.studies.search_run import reference_plan
 from senet_lab.studies.store import DONE, Store
+from senet_lab.studies.workers import Workers
 
 EPOCHS = 3
 WORDS = ("+search=small", f"recipe.epochs={EPOCHS}", "seeds=2", "search.sampler=enumerate", "tracking=off")

@@ -22,7 +22,7 @@ from senet_lab.compose import compose
 from senet_lab.config import SE, Data, Recipe, Training, UserError
 from senet_lab.labels import IDLE
 from senet_lab.run import main
-from senet_lab.studies import executors
+from senet_lab.studies import pool
 from senet_lab.training import ranks, trial
 from senet_lab.training.data import load
 from senet_lab.training.faults import DivergedError
@@ -237,7 +237,7 @@ def test_a_training_goes_on_of_which_a_process_was_killed(whole: dict[str, Any],
 def test_what_one_process_meets_is_the_trial_s_end(tmp_path: Path, backbone: str, kind: str, reason: str) -> None:
     spec = make_spec(recipe=RECIPE, backbone=f"parted:{backbone}")
     begun = time.monotonic()
-    found = executors.attempt(dataclasses.replace(spec, devices=2), tmp_path / "a.ckpt", None, silent)
+    found = pool.attempt(dataclasses.replace(spec, devices=2), tmp_path / "a.ckpt", None, silent)
     assert found == (kind, {"reason": reason})
     assert ranks.CREW == []
     assert time.monotonic() - begun < 120, "no process waits for another for ever"

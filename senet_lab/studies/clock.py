@@ -17,9 +17,9 @@ import torch.nn.functional as F
 
 from senet_lab import models
 from senet_lab.config import Config, Data, RunError
-from senet_lab.studies.executors import default_workers
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.store import Store
+from senet_lab.studies.workers import default_workers
 from senet_lab.training import memory
 from senet_lab.training.data import DataFacts
 from senet_lab.training.feeds import FolderFeed

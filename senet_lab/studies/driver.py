@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from senet_lab.config import RunError
-from senet_lab.studies.executors import ELAPSED, Event, Pool
 from senet_lab.studies.plan import Cell, Plan
+from senet_lab.studies.pool import ELAPSED, Event, Pool
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Record, Store
 from senet_lab.training.faults import advised

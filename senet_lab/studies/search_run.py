@@ -14,8 +14,9 @@ from senet_lab.config import RunError
 from senet_lab.labels import Composed
 from senet_lab.studies import confirming, driver, findings, study
 from senet_lab.studies.clock import Expectation, expect
-from senet_lab.studies.executors import Ready, ready, sharing
+from senet_lab.studies.executors import ready
 from senet_lab.studies.plan import Cell, Plan, carried_out, check_room, say, show_total
+from senet_lab.studies.pool import Ready
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.search import Search, check_same, prepare
 from senet_lab.studies.search_mirror import SearchMirror
@@ -57,7 +58,7 @@ def run(composed: Composed, console: Console) -> int:
             if missing:
                 console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
             return 0
-        check_room([spec], sharing(config.executor, search.device, executor.room * config.training.devices))
+        check_room([spec], executor.sharing(executor.room * config.training.devices))
         progress = Progress(fixed, expectation, executor.room, console, [seconds] * asked)
         train(search, fixed, progress, executor)
     return 0

@@ -17,8 +17,9 @@ from senet_lab.config import Config, RunError, UserError, fault_of
 from senet_lab.labels import Composed
 from senet_lab.reports import aside
 from senet_lab.studies import clock, driver, outcome, plan, settling
-from senet_lab.studies.executors import Ready, ready, sharing
+from senet_lab.studies.executors import ready
 from senet_lab.studies.mirror import Mirror
+from senet_lab.studies.pool import Ready
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, FAILED, Record, Store
 from senet_lab.studies.tracking import Tracker
@@ -75,7 +76,7 @@ def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
         if settling.write_down(plans, folders, store):
             raise RunError("another driver has begun the same plan at the same moment: start this one again")
         processes = workers * config.training.devices
-        plan.check_room([cell.spec for cell in whole.todo], sharing(config.executor, whole.device, processes))
+        plan.check_room([cell.spec for cell in whole.todo], executor.sharing(processes))
         tables = train(studies, plans, whole, store, Progress(whole, expectation, workers, console), executor)
         if words:
             said = settling.advice(words, plans, folders, tables, store, executor.room)

@@ -1,4 +1,4 @@
-"""The node's end of a trial on Ray: what is sent there, trains there, and tells the driver of its epochs.
+"""The node's end of a trial on Ray: what is sent there, trains there, and reports its epochs to the driver.
 
 What a task needs of its node: the lab's libraries (its code is sent along, so that it is the driver's), and the data
 set under the same path. Its checkpoints lie beside the driver's where the node shares that folder, which a marker in it
@@ -8,6 +8,7 @@ tells; else on the node, and are gone with the task.
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -17,15 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from senet_lab.config import UserError
-from senet_lab.studies.executors import Kind, attempt
 from senet_lab.studies.limits import Limits, watched
+from senet_lab.studies.pool import Kind, attempt
+from senet_lab.training.quiet import unheard
 from senet_lab.training.spec import Spec
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 def library() -> Any:
     """Ray; a UserError if it is not installed."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
-        return importlib.import_module("ray")
+        with unheard(2):
+            return importlib.import_module("ray")
     except ImportError as error:
         raise UserError(
             "executor=ray: Ray is not installed; pip install 'senet-lab[ray]', or `make setup`, does it"
@@ -57,21 +64,7 @@ class Task:
     most: Limits
 
 
-class Inbox:
-    """What tasks have said and the driver has not heard; an actor."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[int, dict[str, Any]]] = []
-
-    def put(self, number: int, value: dict[str, Any]) -> None:
-        self.said.append((number, value))
-
-    def take(self) -> list[tuple[int, dict[str, Any]]]:
-        said, self.said = self.said, []
-        return said
-
-
-def train(task: Task, inbox: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
+def train(task: Task, queue: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
     """Train a trial on this node: the kind and the value of the event that it ends with, and the weights if they are
     wanted and the driver has not got them."""
     import torch
@@ -82,7 +75,7 @@ def train(task: Task, inbox: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
 
     def report(value: dict[str, Any]) -> None:
         with suppress(ray.exceptions.RayError):  # the driver will notice by itself
-            ray.get(inbox.put.remote(task.number, value))
+            queue.put((task.number, value))
 
     report({"node": (context.get_node_id(), name)})
     torch.set_num_threads(task.threads)
