@@ -19,8 +19,7 @@ from senet_lab.run import main
 from senet_lab.studies.clock import Expectation
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.rows import Row
-from senet_lab.studies.search import Search, prepare
-from senet_lab.studies.search_run import reference_plan
+from senet_lab.studies.search import Search
 from senet_lab.studies.store import DONE, Store
 from senet_lab.studies.workers import Workers
 
@@ -34,7 +33,8 @@ def record(words: tuple[str, ...], seeds: int, made: Made) -> Search:
     """The search of these words, all of whose trainings are in the store, with so many seeds."""
     composed = compose(words)
     Path("results/local").mkdir(parents=True)
-    search = prepare(composed, Store(composed.config.storage))
+    search = Search(composed)
+    search.look_up(Store(composed.config.storage))
     rows: list[Row] = [search.priced.row(design) for design in search.priced.space.designs()] + search.references
     for row in rows:
         for seed in range(seeds):
@@ -120,9 +120,8 @@ def test_a_rung_is_heard_of_by_the_mean_of_its_last_epoch(here: Searching) -> No
 
     words = (*WORDS, "search.rungs=[1]", "search.keep=0.5", "search.strata=1")
     search = record(words, 2, made)
-    fixed = reference_plan(search)
-    expectation = Expectation({}, rough=False)
-    assert search.more(Progress(fixed, expectation, 1, Console(file=io.StringIO()), [1.0] * 100)) == []
+    expectation = Expectation({}, rough=False, unasked=(1.0,) * 100)
+    assert search.more(Progress(search.plans[0], expectation, 1, Console(file=io.StringIO()))) == []
     cost = search.priced.space.cost
     for job, result in search.halving.results.items():
         at = places[search.rows[job.design].label]

@@ -3,6 +3,7 @@ killed; seeds that somebody has seen are not used; a plan is not changed afterwa
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import re
@@ -10,12 +11,14 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from launching import TINY, Lab
+from rich.console import Console
 
 from senet_lab.compose import compose
 from senet_lab.config import UserError
@@ -23,8 +26,11 @@ from senet_lab.reports import sequential
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
 from senet_lab.studies import settling, upkeep
+from senet_lab.studies.clock import Expectation
 from senet_lab.studies.dashboard import from_store
+from senet_lab.studies.designs import Listed
 from senet_lab.studies.plan import Plan, make, together
+from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, FAILED, Record, Store
 
 SMALL = ["recipe.epochs=1", "data.subset=40", "data.test_subset=20", "tracking=off"]
@@ -57,16 +63,24 @@ def outcomes(plan: Plan, seed: int = 0) -> Callable[[str, int], Record]:
 
 def settled(plan: Plan, record: Callable[[str, int], Record], order: random.Random | None = None) -> Plan:
     """The plan as it ends when its cells are trained, several at once, in whatever order."""
-    records: dict[str, Record] = {}
-    growing = settling.Growing([plan], records)
+    design = listed(plan)
     waiting = list(plan.cells)
-    while waiting or (waiting := growing.more()):
+    while waiting or (waiting := design.more(progress(plan))):
         at = order.randrange(len(waiting)) if order else 0
         cell = waiting.pop(at)
-        records[cell.trial_id] = record(cell.row.label, cell.seed)
+        design.ended(cell, record(cell.row.label, cell.seed))
         if order and order.random() < 0.7:  # a worker is free, and asks before the others have ended
-            waiting += growing.more()
-    return settling.finished(growing.plans[0], records)
+            waiting += design.more(progress(plan))
+    design.finish()
+    return design.plans[0]
+
+
+def listed(*plans: Plan) -> Listed:
+    return Listed(plans, [Path("nowhere")] * len(plans))
+
+
+def progress(plan: Plan) -> Progress:
+    return Progress(plan, Expectation({}, rough=True), 1, Console(file=io.StringIO()))
 
 
 def seeds_of(plan: Plan) -> dict[str, list[int]]:
@@ -101,13 +115,12 @@ def test_neither_order_nor_workers_change_what_is_looked_at(store: Store) -> Non
 
 def test_verdicts_are_told_once_as_they_come_in(store: Store) -> None:
     plan = placed(store)
-    record, records, told = outcomes(plan, 3), {}, []
-    growing = settling.Growing([plan], records)
+    record, told = outcomes(plan, 3), []
+    design = listed(plan)
     waiting = list(plan.cells)
-    while waiting or (waiting := growing.more()):
+    while waiting or (waiting := design.more(progress(plan))):
         cell = waiting.pop(0)
-        records[cell.trial_id] = record(cell.row.label, cell.seed)
-        told += growing.news()
+        told += design.ended(cell, record(cell.row.label, cell.seed))
     expected = set()
     for label in ("ReLU", "tanh", "softmax"):
         errors = [[record(each, seed)["metrics"]["test_error"] for seed in range(9)] for each in (label, "sigmoid")]
@@ -116,7 +129,8 @@ def test_verdicts_are_told_once_as_they_come_in(store: Store) -> None:
         expected.add(f"{label}: {stop.word}, after {stop.n} seeds")
     assert set(told) == expected
     assert len(told) == 3
-    assert settling.Growing(growing.plans, records).news() == []  # of a study that goes on, the others were told before
+    again = listed(replace(design.plans[0], recorded=design.records))
+    assert again.news() == []  # of a study that goes on, they were told before
 
 
 def test_rows_of_several_studies_share_their_trainings(store: Store) -> None:
@@ -124,16 +138,18 @@ def test_rows_of_several_studies_share_their_trainings(store: Store) -> None:
     made = [make(compose([f"+ablation={name}", *WORDS[1:]])) for name in names]
     plans = settling.placed(made, [Path("nowhere")] * 2, store)
     records: dict[str, Record] = {}
-    growing = settling.Growing(plans, records)
+    design = listed(*plans)
     waiting, trained = list(together(plans).todo), []
-    while waiting or (waiting := growing.more()):
+    while waiting or (waiting := design.more(progress(plans[0]))):
         cell = waiting.pop(0)
         if cell.trial_id not in records:
             trained.append(cell.trial_id)
         noise = random.Random(cell.trial_id).gauss(0, 0.5)
         records[cell.trial_id] = {"state": DONE, "metrics": {"test_error": 20 + noise}}
+        design.ended(cell, records[cell.trial_id])
     assert len(trained) == len(set(trained))
-    ends = [settling.finished(plan, records) for plan in growing.plans]
+    design.finish()
+    ends = design.plans
     assert set(ends[0].trials) & set(ends[1].trials)  # the baseline
     for plan in ends:
         assert not any(need.open for need in settling.needs(plan, records).values())

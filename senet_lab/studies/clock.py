@@ -41,11 +41,13 @@ RECENT = 200  # records whose times are looked at; a store may hold many thousan
 @dataclass(frozen=True)
 class Expectation:
     """Seconds that a trial is expected to take, by trial id; `rough` where no record of the same network tells; `once`
-    are those that each worker takes before its first trial, to decode images into memory."""
+    are those that each worker takes before its first trial, to decode images into memory; `unasked` those of each trial
+    that a search will ask for beside them."""
 
     seconds: dict[str, float]
     rough: bool
     once: float = 0.0
+    unasked: tuple[float, ...] = ()
 
     def total(self, workers: int) -> float:
         """Seconds for all of them on so many workers, each taking the next when it is free."""
@@ -98,6 +100,29 @@ def expect(plan: Plan, store: Store, workers: int) -> Expectation:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()  # the driver lives as long as the study, beside workers that want the memory
     return Expectation(seconds, rough=bool(rates), once=sum(each.once for each in decoded.values()))
+
+
+def typical(plan: Plan, store: Store, workers: int) -> Expectation:
+    """How long the one trial of this plan will take on so many workers, from records of any gates in the same network,
+    on the same data and by the same recipe, or from a calibration."""
+    (cell,) = plan.cells
+    mine = cell.spec.config()
+    same = {**dict.fromkeys(("backbone", "identity", "device", "precision", "data", "recipe")), **STEP}
+    wanted = {key: as_stored(mine[key]) for key in same}
+    seconds = [
+        record["seconds"]
+        for record in store.latest(RECENT)
+        if not (record["resumed"] or "imported" in record)
+        and {key: record["config"].get(key, plain) for key, plain in same.items()} == wanted
+    ]
+    if seconds:
+        return Expectation({cell.trial_id: statistics.median(seconds)}, rough=False)
+    return expect(plan, store, workers)
+
+
+def as_stored(value: Any) -> Any:
+    """A value of a configuration as it comes back from a record."""
+    return [as_stored(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def tried(plan: Plan, cells: dict[str, Cell]) -> dict[str, float]:

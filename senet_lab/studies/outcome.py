@@ -7,7 +7,7 @@ with the same bytes; `runs.csv` holds what is measured once (time, memory, host)
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -20,13 +20,20 @@ from senet_lab.studies.plan import Cell, Plan
 Records = dict[str, dict[str, Any]]
 
 
-def trials(plan: Plan, records: Records, packed: Mapping[str, bytes] = MappingProxyType({})) -> pd.DataFrame:
+def trials(
+    plan: Plan,
+    records: Records,
+    packed: Mapping[str, bytes] = MappingProxyType({}),
+    columns: Callable[[Cell], dict[str, Any]] = lambda cell: {},
+) -> pd.DataFrame:
     """One line a row and seed: outcome, cost and what was trained.
 
     Args:
         packed: trial id → its outputs, of those that have them.
+        columns: what a design of studies has beside these columns, or in their place.
     """
-    return pd.DataFrame([trial(plan, cell, records[cell.trial_id], packed) for cell in by_row(plan)])
+    cells = by_row(plan)
+    return pd.DataFrame([trial(plan, cell, records[cell.trial_id], packed) | columns(cell) for cell in cells])
 
 
 def by_row(plan: Plan) -> list[Cell]:

@@ -243,13 +243,8 @@ def trained_by(plan: Plan) -> dict[str, list[str]]:
 def show_total(plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:
     """Print what there is to train in all, and for how long."""
     say(console, "GFLOPs are multiply-adds of one image.", "dim")
-    facts, epochs = plan.facts, sorted({row.config.recipe.epochs for row in plan.rows})
-    span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-    say(
-        console,
-        f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
-        f"{span} epoch{'s' * (epochs[-1] > 1)}; {workers} worker{'s' * (workers > 1)} on {plan.device}",
-    )
+    show_setting(plan, workers, console)
+    facts = plan.facts
     if facts.validation and plan.config.data.subset is None:
         whole = facts.train + facts.validation
         say(console, f"{facts.train:,} of {whole:,} training images are trained on; data.validation=0 trains on all")
@@ -268,6 +263,17 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
         say(console, f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
     else:
         say(console, f"all {len(plan.trials)} trials are recorded: nothing to train")
+
+
+def show_setting(plan: Plan, workers: int, console: Console) -> None:
+    """Print images, epochs and workers."""
+    facts, epochs = plan.facts, sorted({row.config.recipe.epochs for row in plan.rows} or {plan.config.recipe.epochs})
+    span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    say(
+        console,
+        f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
+        f"{span} epoch{'s' * (epochs[-1] > 1)}; {workers} worker{'s' * (workers > 1)} on {plan.device}",
+    )
 
 
 def show_alarms(plans: list[Plan], console: Console) -> None:

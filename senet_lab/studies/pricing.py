@@ -162,3 +162,26 @@ def add_up(plain: Cost, stages: Mapping[int, Cost]) -> Cost:
         scaling_macs=sum(cost.scaling_macs for cost in extra),
         stages={**plain.stages, **stages},
     )
+
+
+def find(priced: Priced, se: SE | None) -> Design | None:
+    """The design of the space that builds this network, by its levels; None if it is not in the space."""
+    space, params = priced.space, {}
+    ratios = {} if se is None else dict.fromkeys(space.stages, se.reduction)
+    for key, levels in space.levels.items():
+        level: Level = ratios.get(key, OFF) if key in space.stages else getattr(se or priced.config.se, key[3:])
+        if key not in space.stages and se is None:
+            level = levels[0]
+        if level not in levels:
+            return None
+        params[key] = level
+    return space.design(params)
+
+
+def fits(priced: Priced, se: SE | None) -> bool:
+    """Whether the network has a place for the design."""
+    try:
+        row(priced, "", se)
+    except UserError:
+        return False
+    return True

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,13 +78,10 @@ class Progress:
         expectation: of the trials still to run; corrected by what is measured.
         workers: how many train side by side.
         console: where to.
-        unasked: seconds expected of each trial that a search will ask for beside those of the plan.
     """
 
-    def __init__(
-        self, plan: Plan, expectation: Expectation, workers: int, console: Console, unasked: Sequence[float] = ()
-    ) -> None:
-        self.unasked = list(unasked)
+    def __init__(self, plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:
+        self.unasked = list(expectation.unasked)
         self.total = len(plan.trials) + len(self.unasked)
         self.done = len(plan.trials) - len(plan.todo)
         self.expected = dict(expectation.seconds)

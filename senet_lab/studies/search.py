@@ -2,8 +2,7 @@
 
 The search is played, not stored: its designs follow from the space, the sampler, its seed and the results alone
 (`asking`), so that whatever is recorded is taken from the store and whatever is not is trained; an interrupted search,
-one on more workers, and one after a study that shares designs with it all end with the same front. The Optuna study in
-the store is a mirror of it, for dashboards.
+one on more workers, and one after a study that shares designs with it all end with the same front.
 """
 
 from __future__ import annotations
@@ -11,31 +10,36 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
 import torch
+from rich.console import Console
 
-from senet_lab.config import SE, Config, UserError
+from senet_lab.compose import words_of
+from senet_lab.config import SE, UserError
+from senet_lab.counting import duration
 from senet_lab.labels import Composed
-from senet_lab.studies import goals, pricing
-from senet_lab.studies.asking import ENUMERATE, LISTED, Asker
+from senet_lab.reports.trials import csv_bytes
+from senet_lab.studies import clock, confirming, goals, pricing, search_plan
+from senet_lab.studies.asking import ENUMERATE, Asker
+from senet_lab.studies.clock import Expectation
 from senet_lab.studies.halving import Halving, Job
-from senet_lab.studies.plan import Cell, device_of
-from senet_lab.studies.pricing import Priced
+from senet_lab.studies.plan import Cell, Plan, device_of
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.rows import Row
-from senet_lab.studies.space import OFF, Design, Level, amount, label
+from senet_lab.studies.space import Design, Level
 from senet_lab.studies.stopwatch import Stopwatch
-from senet_lab.studies.store import FAILED, Record, Store
+from senet_lab.studies.store import DONE, FAILED, Record, Store
 from senet_lab.training import data as images
+from senet_lab.training.spec import Spec
 
 PAPER = SE()  # r = 16, average pool, sigmoid, standard, all stages: the design that others are measured by
 # Of a search; with another one it is another study.
 IDENTITY = ("objectives", "sampler", "seed", "pending", "rungs", "keep", "strata")
+CURVES = ("train_loss", "train_error", "val_loss", "val_error")  # of an epoch
 
 
-@dataclass
 class Search:
     """One search: what is asked for, what is known of it, and what came of it.
 
@@ -44,53 +48,141 @@ class Search:
         priced: its space and costs.
         device: `cpu` or `cuda`.
         seeds: trainings of each design, with seeds 0, 1, …; the sampler is told their mean.
-        limits: metric → the most that a design may cost.
+        records: trial id → record, of the trials that have ended.
+        rows, cells: of every design that was asked for, the cells one a seed.
+        owners: trial id → its design.
+        jobs: design → how far it is to be trained now.
+        reached: trial id → its epochs, of the trainings that were stopped at a rung.
+        confirmed: trainings with fresh seeds; None before the search itself is over.
+        store: where trials are recorded; this and what follows once they were looked up.
         stopwatch: where latency matters.
-        store: where trials are recorded.
-        references: rows outside the space that are trained for comparison: the plain network, the paper's default.
-        known: of these two, in the space or not, name → fingerprint.
+        limits: metric → the most that a design may cost.
+        known: of the two designs that everyone knows (no SE, the paper's default), in the space or not, name →
+            fingerprint.
+        references: rows of those that are outside the space: they are trained for comparison.
         asker: who proposes designs.
         halving: who says how far each is trained.
-        jobs: design → how far it is to be trained now.
-        confirmed: trainings with fresh seeds.
-        reached: trial id → its epochs, of the trainings that were stopped at a rung.
-        rows: of every design that was asked for.
-        cells: of each of them, one a seed.
-        records: trial id → record, of the trials that have ended.
+
+    Raises:
+        UserError: whatever is wrong with the search, before anything is read or written.
     """
 
-    composed: Composed
-    priced: Priced
-    device: str
-    seeds: int
-    limits: dict[str, float]
-    stopwatch: Stopwatch | None
     store: Store
-    references: list[Row]
+    stopwatch: Stopwatch | None
+    limits: dict[str, float]
     known: dict[str, str]
-    asker: Asker = field(init=False)
-    halving: Halving = field(init=False)
-    rows: dict[Design, Row] = field(default_factory=dict)
-    cells: dict[Design, list[Cell]] = field(default_factory=dict)
-    records: dict[str, Record] = field(default_factory=dict)
-    jobs: dict[Design, Job] = field(default_factory=dict)
-    reached: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    confirmed: list[Cell] = field(default_factory=list)
-    retried: set[str] = field(default_factory=set)
+    references: list[Row]
+    asker: Asker
+    halving: Halving
+
+    def __init__(self, composed: Composed) -> None:
+        config = composed.config
+        assert config.search is not None
+        goals.check(config.search, config.recipe.epochs)
+        facts = images.facts(config.data)
+        if not facts.validation:
+            raise UserError("data.validation=0: a search chooses designs by their validation images, and so needs some")
+        self.composed, self.config, self.asked = composed, config, config.search
+        self.priced = pricing.price(composed, facts)
+        self.device = device_of(config.training.device, config.executor.gpus_per_trial)
+        self.seeds = config.seeds or 1
+        self.records: dict[str, Record] = {}
+        self.rows: dict[Design, Row] = {}
+        self.cells: dict[Design, list[Cell]] = {}
+        self.owners: dict[str, Design] = {}
+        self.jobs: dict[Design, Job] = {}
+        self.reached: dict[str, list[dict[str, float]]] = {}
+        self.confirmed: list[Cell] | None = None
+        self.retried: set[str] = set()
+
+    def look_up(self, store: Store) -> None:
+        """Time what must be timed, and set out; latencies are noted in the store, unless this is a plan."""
+        config, space, asked = self.config, self.priced.space, self.asked
+        self.store, self.stopwatch = store, None
+        plain: dict[str, float] = dict(space.plain)
+        if goals.latency_matters(asked, config.budget):
+            if self.device == "cuda" and not torch.cuda.is_available():
+                raise UserError("latency is measured on this machine, and PyTorch finds no GPU here")
+            self.stopwatch = Stopwatch(self.priced, store, self.device, note=not config.plan)
+            plain["latency"] = self.stopwatch.plain
+        self.limits = goals.limits(config.budget, plain)
+        sampler, trials = asked.sampler, asked.trials
+        if space.distinct() <= trials or sampler == ENUMERATE:
+            sampler, trials = ENUMERATE, space.distinct()
+        assert config.se is not None
+        named = {"no SE": None, "the paper's default": dataclasses.replace(PAPER, bias=config.se.bias)}
+        inside = {name: pricing.find(self.priced, se) for name, se in named.items()}
+        first = [design for design in inside.values() if design is not None]
+        buildable = {
+            name: pricing.row(self.priced, name, se) for name, se in named.items() if pricing.fits(self.priced, se)
+        }
+        self.references = [row for name, row in buildable.items() if inside[name] is None]
+        self.known = {name: row.network for name, row in buildable.items()}
+        costs = [name for name in asked.objectives if name in goals.COSTS]
+        cheapest = space.extreme(next((name for name in costs if name in space.plain), "params"))
+        objectives = len(asked.objectives)
+        self.asker = Asker(space, sampler, asked.seed, objectives, trials, trials, [cheapest, *first], self.excess)
+        self.halving = Halving(
+            self.asker,
+            asked.rungs,
+            asked.keep,
+            asked.strata,
+            (lambda design: self.cost(design)[costs[0]]) if costs else None,
+            # What is enumerated does not depend on results, unless rungs do.
+            trials if sampler == ENUMERATE and not asked.rungs else asked.pending,
+            first,
+        )
+        search_plan.check_budget(self)
+        check_same(self)
+        beside = [cell for row in self.references for cell in self.trainings(row)]
+        self.forget_failed(beside)
+        self.records.update(store.read(cell.trial_id for cell in beside))
+
+    # ------------------------------------------------------------------------------------------- before the first one
 
     @property
-    def config(self) -> Config:
-        return self.composed.config
+    def most(self) -> int:
+        return (self.asker.trials + len(self.references)) * self.seeds
+
+    @property
+    def plans(self) -> list[Plan]:
+        """All that has been trained: whole designs in the order in which they were asked for, then references."""
+        rows = [self.rows[design] for design in self.asker.asked if self.complete(design)] + self.references
+        cells = [cell for row in rows for cell in self.trainings(row)] + (self.confirmed or [])
+        recorded = {cell.trial_id: self.records[cell.trial_id] for cell in cells if cell.trial_id in self.records}
+        return [Plan(self.config, self.priced.facts, rows, self.device, cells, recorded, [])]
+
+    def specs(self) -> list[Spec]:
+        return [self.trainings(self.priced.plain_row)[0].spec]  # all are trained alike
+
+    def forecast(self, workers: int) -> Expectation:
+        """Every training is taken to last as long as one of the dearest design."""
+        dearest = self.trainings(self.priced.row(self.priced.space.extreme("macs", dearest=True)))[:1]
+        (fixed,) = self.plans
+        found = clock.typical(dataclasses.replace(fixed, cells=dearest, recorded={}), self.store, workers)
+        (seconds,) = found.seconds.values()
+        unasked = (seconds,) * (self.asker.trials * self.seeds)
+        return dataclasses.replace(found, seconds=dict.fromkeys(fixed.trials, seconds), unasked=unasked)
+
+    def show(self, forecast: Expectation, workers: int, console: Console) -> None:
+        search_plan.show(self, forecast, workers, console)
+
+    def begin(self) -> None:
+        """Nothing: what makes it this search was noted as it was looked up (`check_same`)."""
 
     # ------------------------------------------------------------------------------------------------------- trainings
 
     def trainings(self, row: Row) -> list[Cell]:
         """A row with every seed."""
-        specs = [row.spec(self.priced.facts, seed, self.device) for seed in range(self.seeds)]
-        return [Cell(row, spec.seed, spec, spec.trial_id) for spec in specs]
+        return [self.training(row, seed) for seed in range(self.seeds)]
+
+    def training(self, row: Row, seed: int) -> Cell:
+        spec = row.spec(self.priced.facts, seed, self.device)
+        return Cell(row, seed, spec, spec.trial_id)
 
     def more(self, progress: Progress) -> list[Cell]:
-        """The trainings of the next job that is not recorded with every seed; what is recorded is told."""
+        """The trainings of the next job that is not recorded with every seed; what is recorded is told. After the last
+        job, those that confirm the front."""
         while (job := self.halving.next()) is not None:
             design = job.design
             again = design in self.jobs
@@ -98,9 +190,10 @@ class Search:
             if not again:
                 self.rows[design] = row = self.priced.row(design)
                 self.cells[design] = self.trainings(row)
+                self.owners.update((cell.trial_id, design) for cell in self.cells[design])
                 self.forget_failed(self.cells[design])
             cells = self.cells[design]
-            self.records |= self.store.read(cell.trial_id for cell in cells)
+            self.records.update(self.store.read(cell.trial_id for cell in cells))
             missing = [cell for cell in cells if not self.has(cell, job)]
             if again:
                 progress.go_on(len(cells))
@@ -108,7 +201,34 @@ class Search:
             self.heard(design)
             if missing:
                 return missing
-        return []
+        over = len(self.halving.results) == len(self.halving.jobs)
+        return self.confirm(progress) if over and self.confirmed is None and self.asked.confirm else []
+
+    def confirm(self, progress: Progress) -> list[Cell]:
+        """The designs on and near the front, and those that everyone knows, with seeds that chose nothing."""
+        rows = [self.rows[design] for design in self.near_front()]
+        known = [row for row in self.rows.values() if row.network in self.known.values()]
+        rows += [row for row in [*known, *self.references] if row not in rows]
+        seeds = range(self.seeds, self.seeds + self.asked.confirm)
+        if not any(record["state"] == DONE for record in self.records.values()):
+            return []  # there is no front
+        self.confirmed = [self.training(row, seed) for seed in seeds for row in rows]
+        self.forget_failed(self.confirmed)
+        self.records.update(self.store.read(cell.trial_id for cell in self.confirmed))
+        missing = [cell for cell in self.confirmed if cell.trial_id not in self.records]
+        progress.grow(missing)
+        what = f"{len(rows)} designs on or near the front, with {len(seeds)} fresh seed{'s' * (len(seeds) > 1)}"
+        about = f"{len(missing)} of {len(self.confirmed)} trials to train: about {duration(progress.left())}"
+        progress.say(f"{what}: {about if missing else f'all {len(self.confirmed)} trials are recorded'}")
+        return missing
+
+    def near_front(self) -> list[Design]:
+        """The designs that are on the front, or would be with a little luck."""
+        values = {
+            design: found for design in self.asker.asked if self.complete(design) and (found := self.values(design))
+        }
+        errors = [at for at, name in enumerate(self.asked.objectives) if name in ("val_error", "val_accuracy")]
+        return confirming.chosen(values, errors[:1], self.priced.facts.validation * self.seeds)
 
     def has(self, cell: Cell, job: Job) -> bool:
         """Whether a training has come as far as the job wants it."""
@@ -121,20 +241,28 @@ class Search:
             self.reached[cell.trial_id] = noted
         return noted is not None
 
-    def until(self, design: Design | None) -> int | None:
-        """Where a design's trainings are to be stopped."""
+    def until(self, cell: Cell) -> int | None:
+        design = self.owners.get(cell.trial_id)
         return None if design is None else self.jobs[design].epochs
 
-    def stopped(self, design: Design, cell: Cell, epochs: list[dict[str, float]]) -> None:
+    def stopped(self, cell: Cell, epochs: list[dict[str, float]]) -> None:
         """Note how far a training has come. It is no record: that is only what a whole training leaves."""
+        design = self.owners[cell.trial_id]
         job = self.jobs[design]
         assert job.epochs is not None
         self.reached[cell.trial_id] = self.store.note_once(rung(cell.trial_id, job.epochs), epochs[: job.epochs])
         self.heard(design)
 
+    def ended(self, cell: Cell, record: Record) -> list[str]:
+        self.records[cell.trial_id] = record
+        design = self.owners.get(cell.trial_id)
+        if design is not None:
+            self.heard(design)
+        return []
+
     def forget_failed(self, cells: list[Cell]) -> None:
         """With retry=true, what is recorded as failed is trained again, once."""
-        if self.config.retry:
+        if self.config.retry and not self.config.plan:
             names = {cell.trial_id for cell in cells} - self.retried
             self.retried |= names
             self.store.forget(names)
@@ -144,8 +272,7 @@ class Search:
         job = self.jobs[design]
         epochs = [self.epochs(cell, job) for cell in self.cells[design]]
         if all(found is not None for found in epochs):
-            assert self.config.search is not None
-            first = next(name for name in self.config.search.objectives if goals.OBJECTIVES[name].trained)
+            first = next(name for name in self.asked.objectives if goals.OBJECTIVES[name].trained)
             failed = any(found == [] for found in epochs)
             metrics = {} if failed else self.metrics(design, [found[-1] for found in epochs if found])
             rank = math.inf if failed else goals.OBJECTIVES[first].value(metrics)
@@ -172,8 +299,7 @@ class Search:
         return {**means, **self.cost(design)}
 
     def objectives(self, metrics: dict[str, float]) -> list[float]:
-        assert self.config.search is not None
-        return [goals.OBJECTIVES[name].value(metrics) for name in self.config.search.objectives]
+        return [goals.OBJECTIVES[name].value(metrics) for name in self.asked.objectives]
 
     def so_far(self) -> tuple[dict[Design, list[float] | None], dict[Design, list[str]]]:
         """Objectives and trial ids of the designs that have ended, in the order in which they were asked for."""
@@ -185,7 +311,7 @@ class Search:
         """Whether every training of a design has ended, rather than stopped at a rung."""
         return all(cell.trial_id in self.records for cell in self.cells[design])
 
-    def spent(self) -> int:
+    def epochs_trained(self) -> int:
         """Epochs that the designs' trainings have come to, whoever trained them."""
         cells = [cell for cells in self.cells.values() for cell in cells]
         whole, at = self.config.recipe.epochs, self.reached
@@ -206,127 +332,55 @@ class Search:
         cost = self.cost(design)
         return {f"budget.{metric}": cost[metric] / limit - 1 for metric, limit in self.limits.items()}
 
+    # ---------------------------------------------------------------------------------------------------------- outputs
+
+    def finish(self) -> None:
+        """Count what was spent, and number the designs as they were asked for."""
+        self.spent = f"{self.epochs_trained()}/{len(self.asker.asked) * self.seeds * self.config.recipe.epochs}"
+        self.numbers = {self.rows[design].label: (n, design) for n, design in enumerate(self.asker.asked, start=1)}
+
+    def columns(self, cell: Cell) -> dict[str, Any]:
+        """The design's levels, when it was asked for, and what the search was."""
+        number, design = self.numbers.get(cell.row.label, ("", None))
+        params: dict[str, Level] = {} if design is None else self.priced.space.params(design)
+        latency = "" if self.stopwatch is None else self.stopwatch.milliseconds(cell.row.network, cell.row.se)
+        facts = self.priced.facts
+        return {
+            "study": self.asked.name,
+            "baseline": "no SE" if any(row.se is None for row in self.rows.values()) else "",
+            "objectives": " ".join(self.asked.objectives),
+            "part": "search" if cell.seed < self.seeds else "confirmation",
+            "sampler": self.asked.sampler if self.asker.listed is None else ENUMERATE,
+            "spent": self.spent,
+            "asked": str(number),
+            "reference": next((name for name, network in self.known.items() if network == cell.row.network), ""),
+            **{key: params.get(key, "") for key in self.priced.space.levels},
+            "latency_ms": latency,
+            "classes": len(facts.classes),
+            "channels": facts.channels,
+            "val_images": facts.validation,
+            "words": words_of(self.config),
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """`rungs.csv`: one line a design, seed and epoch of the trainings that were stopped at a rung."""
+        if not self.asked.rungs:
+            return {}
+        lines = [
+            {"asked": number, "row": cell.row.label, "seed": cell.seed, "trial_id": cell.trial_id}
+            | {"epoch": int(entry["epoch"])}
+            | {name: entry[name] for name in CURVES}
+            for number, design in enumerate(self.asker.asked, start=1)
+            for cell in self.cells[design]
+            for entry in ([] if cell.trial_id in self.records else self.reached.get(cell.trial_id, []))
+        ]
+        columns = ["asked", "row", "seed", "trial_id", "epoch", *CURVES]
+        return {"rungs.csv": csv_bytes(pd.DataFrame(lines, columns=columns))}
+
 
 def rung(trial_id: str, epochs: int) -> str:
     """The name under which it is noted how far a training has come: another one than its record's."""
     return f"rung {trial_id} {epochs}"
-
-
-def prepare(composed: Composed, store: Store) -> Search:
-    """Read and check a search; nothing is trained or written, but for latencies (noted if the run is no plan).
-
-    Raises:
-        UserError: for whatever is wrong with it.
-    """
-    config = composed.config
-    assert config.search is not None
-    goals.check(config.search, config.recipe.epochs)
-    facts = images.facts(config.data)
-    if not facts.validation:
-        raise UserError("data.validation=0: a search chooses designs by their validation images, and so needs some")
-    priced = pricing.price(composed, facts)
-    device = device_of(config.training.device, config.executor.gpus_per_trial)
-    stopwatch = None
-    plain: dict[str, float] = dict(priced.space.plain)
-    if goals.latency_matters(config.search, config.budget):
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UserError("latency is measured on this machine, and PyTorch finds no GPU here")
-        stopwatch = Stopwatch(priced, store, device, note=not config.plan)
-        plain["latency"] = stopwatch.plain
-    limits = goals.limits(config.budget, plain)
-    space = priced.space
-    sampler, trials = config.search.sampler, config.search.trials
-    if space.distinct() <= trials or sampler == ENUMERATE:
-        sampler, trials = ENUMERATE, space.distinct()
-    assert config.se is not None
-    named = {
-        "no SE": None,
-        "the paper's default": dataclasses.replace(PAPER, bias=config.se.bias),
-    }
-    inside = {name: find(priced, se) for name, se in named.items()}
-    first = [design for design in inside.values() if design is not None]
-    buildable = {name: pricing.row(priced, name, se) for name, se in named.items() if fits(priced, se)}
-    search = Search(
-        composed=composed,
-        priced=priced,
-        device=device,
-        seeds=config.seeds or 1,
-        limits=limits,
-        stopwatch=stopwatch,
-        store=store,
-        references=[row for name, row in buildable.items() if inside[name] is None],
-        known={name: row.network for name, row in buildable.items()},
-    )
-    costs = [name for name in config.search.objectives if name in goals.COSTS]
-    cheapest = space.extreme(next((name for name in costs if name in space.plain), "params"))
-    seed, objectives = config.search.seed, len(config.search.objectives)
-    search.asker = Asker(space, sampler, seed, objectives, trials, trials, [cheapest, *first], search.excess)
-    search.halving = Halving(
-        search.asker,
-        config.search.rungs,
-        config.search.keep,
-        config.search.strata,
-        (lambda design: search.cost(design)[costs[0]]) if costs else None,
-        # What is enumerated does not depend on results, unless rungs do.
-        trials if sampler == ENUMERATE and not config.search.rungs else config.search.pending,
-        first,
-    )
-    check_budget(search)
-    return search
-
-
-def find(priced: Priced, se: SE | None) -> Design | None:
-    """The design of the space that builds this network, by its levels; None if it is not in the space."""
-    space, params = priced.space, {}
-    ratios = {} if se is None else dict.fromkeys(space.stages, se.reduction)
-    for key, levels in space.levels.items():
-        level: Level = ratios.get(key, OFF) if key in space.stages else getattr(se or priced.config.se, key[3:])
-        if key not in space.stages and se is None:
-            level = levels[0]
-        if level not in levels:
-            return None
-        params[key] = level
-    return space.design(params)
-
-
-def fits(priced: Priced, se: SE | None) -> bool:
-    """Whether the network has a place for the design."""
-    try:
-        pricing.row(priced, "", se)
-    except UserError:
-        return False
-    return True
-
-
-def check_budget(search: Search) -> None:
-    """A UserError if no design is within the budget; it names the cheapest one."""
-    space = search.priced.space
-    if not search.limits:
-        return
-    if space.size <= LISTED and search.stopwatch is None:
-        if any(search.asker.feasible(design) for design in space.designs()):
-            return
-    elif all(search.asker.feasible(space.extreme(metric)) for metric in search.limits if metric in space.plain):
-        if "latency" not in search.limits:
-            return
-        if any(search.asker.feasible(design) for design in quickest(search)):
-            return
-    said = []
-    for metric, limit in search.limits.items():
-        if metric == "latency":
-            design = min(quickest(search), key=lambda each: search.cost(each)["latency"])
-        else:
-            design = space.extreme(metric)
-        value = search.cost(design)[metric]
-        cheapest = f"the cheapest design ({label(space, design)}) has {amount(value)}"
-        said.append(f"{metric}: at most {amount(limit)}, and {cheapest}")
-    raise UserError("no design is within the budget; " + "; ".join(said))
-
-
-def quickest(search: Search) -> list[Design]:
-    """The designs that cost least by each count, the plain one if it is there: to time them all would take too long."""
-    space = search.priced.space
-    return list(dict.fromkeys(space.extreme(metric) for metric in space.plain))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -336,10 +390,9 @@ def quickest(search: Search) -> list[Design]:
 def identity(search: Search) -> dict[str, Any]:
     """What makes a search this one: with anything else, its designs would be others."""
     config = search.config
-    assert config.search is not None
     levels = {key: list(found) for key, found in search.priced.space.levels.items()}
-    own = {f"search.{name}": getattr(config.search, name) for name in IDENTITY}
-    if search.asker.listed is not None and not config.search.rungs:  # every design, whatever the rest says
+    own = {f"search.{name}": getattr(search.asked, name) for name in IDENTITY}
+    if search.asker.listed is not None and not search.asked.rungs:  # every design, whatever the rest says
         own = {"search.objectives": own["search.objectives"], "search.sampler": ENUMERATE}
     else:
         own["seeds"] = search.seeds
@@ -356,8 +409,7 @@ def check_same(search: Search) -> None:
     if theirs is None or theirs == mine:
         return
     key = next(key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key))
-    assert search.config.search is not None
-    word = search.config.search.name
+    word = search.asked.name
     raise UserError(
         f"search {word}: {key} was {theirs.get(key)} in {search.store.name}, and is {mine.get(key)} now; "
         f"search.name={word}2 starts a new search, which takes over whatever is trained already"

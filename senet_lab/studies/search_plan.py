@@ -7,28 +7,21 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from senet_lab.config import UserError
 from senet_lab.counting import duration
 from senet_lab.studies.asking import ENUMERATE, LISTED
-from senet_lab.studies.plan import Plan, say
+from senet_lab.studies.plan import Plan, carried_out, say, show_setting
 from senet_lab.studies.space import Design, amount, label
 
 if TYPE_CHECKING:
+    from senet_lab.studies.clock import Expectation
     from senet_lab.studies.search import Search
 
 
-def show(search: Search, fixed: Plan, seconds: float, rough: bool, workers: int, console: Console) -> None:
-    """Print the plan of a search.
-
-    Args:
-        search: it.
-        fixed: the references outside of its space.
-        seconds: expected of one training.
-        rough: whether no record tells.
-        workers: how many train side by side.
-        console: where to.
-    """
+def show(search: Search, forecast: Expectation, workers: int, console: Console) -> None:
+    """Print the space, its cheapest and its dearest design, and what there is to train on so many workers."""
+    (fixed,), (spec,) = search.plans, search.specs()
     space, config = search.priced.space, search.config
-    assert config.search is not None
     say(console, f"{fixed.title}: {config.backbone} on {search.composed.data}, recipe {search.composed.recipe}", "bold")
     levels = Table(box=None, pad_edge=False, header_style="bold")
     levels.add_column("factor", no_wrap=True)
@@ -52,52 +45,75 @@ def show(search: Search, fixed: Plan, seconds: float, rough: bool, workers: int,
     if search.limits and space.size <= LISTED and search.stopwatch is None:
         within = sum(search.asker.feasible(design) for design in space.designs())
         say(console, f"{within:,} of {distinct:,} designs are within it; the others are never trained")
-    facts, epochs = fixed.facts, config.recipe.epochs
-    say(
-        console,
-        f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
-        f"{epochs} epoch{'s' * (epochs > 1)}; {workers} worker{'s' * (workers > 1)} on {search.device}",
-    )
-    for remark in facts.remarks:
+    show_setting(fixed, workers, console)
+    for remark in fixed.facts.remarks:
         say(console, remark, "yellow")
-    show_work(search, fixed, seconds, rough, workers, console)
+    show_work(search, fixed, forecast, workers, console)
+    say(console, carried_out(spec)) if carried_out(spec) else None
 
 
 def extremes(search: Search) -> dict[str, Design]:
     """The cheapest and the dearest design, by parameters or by whatever cost the search looks at."""
     space = search.priced.space
-    assert search.config.search is not None
-    wanted = [name for name in (*search.config.search.objectives, *search.limits, "params") if name in space.plain]
+    wanted = [name for name in (*search.asked.objectives, *search.limits, "params") if name in space.plain]
     return {
         "cheapest": space.extreme(wanted[0]),
         "dearest": space.extreme(wanted[0], dearest=True),
     }
 
 
-def show_work(search: Search, fixed: Plan, seconds: float, rough: bool, workers: int, console: Console) -> None:
+def show_work(search: Search, fixed: Plan, forecast: Expectation, workers: int, console: Console) -> None:
     """Print what would be trained, and for how long."""
-    assert search.config.search is not None
-    asked, goals = search.config.search, ", ".join(search.config.search.objectives)
+    asked, objectives = search.asked, ", ".join(search.asked.objectives)
     seeds = f"{search.seeds} seed{'s' * (search.seeds > 1)}"
+    total, recorded = search.asker.trials * search.seeds + len(fixed.cells), len(fixed.recorded)
     if search.asker.listed is not None:
         why = "" if asked.sampler == ENUMERATE else f" ({asked.sampler} is not needed for so few)"
         designs = [design for design in search.priced.space.designs() if search.asker.feasible(design)]
-        say(console, f"every one is trained with {seeds}{why}; objectives: {goals}")
-        total = len(designs) * search.seeds + len(fixed.cells)
+        say(console, f"every one is trained with {seeds}{why}; objectives: {objectives}")
         cells = [cell for design in designs for cell in search.trainings(search.priced.row(design))]
-        recorded = len(search.store.read(cell.trial_id for cell in cells)) + len(fixed.recorded)
+        total = len(cells) + len(fixed.cells)
+        recorded += len(search.store.read(cell.trial_id for cell in cells))
     else:
-        say(
-            console,
-            f"{asked.sampler} proposes up to {asked.trials:,} of them, trained with {seeds}; objectives: {goals}",
-        )
-        total, recorded = search.asker.trials * search.seeds + len(fixed.cells), len(fixed.recorded)
+        proposes = f"{asked.sampler} proposes up to {asked.trials:,} of them"
+        say(console, f"{proposes}, trained with {seeds}; objectives: {objectives}")
     for row in search.references:
         say(console, f"trained beside them, for comparison: {row.label}")
     if recorded == total:
         say(console, f"all {total:,} trials are recorded: nothing to train")
         return
-    about = duration(seconds * (total - recorded) / workers)
-    why = " (rough: from a few steps of the dearest)" if rough else ""
+    about = duration(forecast.unasked[0] * (total - recorded) / workers)
+    why = " (rough: from a few steps of the dearest)" if forecast.rough else ""
     least = "" if search.asker.listed is not None else ", less what is recorded already"
     say(console, f"{total - recorded:,} of {total:,} trials to train{least}: about {about}{why}")
+
+
+def check_budget(search: Search) -> None:
+    """A UserError if no design is within the budget; it names the cheapest one."""
+    space = search.priced.space
+    if not search.limits:
+        return
+    if space.size <= LISTED and search.stopwatch is None:
+        if any(search.asker.feasible(design) for design in space.designs()):
+            return
+    elif all(search.asker.feasible(space.extreme(metric)) for metric in search.limits if metric in space.plain):
+        if "latency" not in search.limits:
+            return
+        if any(search.asker.feasible(design) for design in quickest(search)):
+            return
+    said = []
+    for metric, limit in search.limits.items():
+        if metric == "latency":
+            design = min(quickest(search), key=lambda each: search.cost(each)["latency"])
+        else:
+            design = space.extreme(metric)
+        value = search.cost(design)[metric]
+        cheapest = f"the cheapest design ({label(space, design)}) has {amount(value)}"
+        said.append(f"{metric}: at most {amount(limit)}, and {cheapest}")
+    raise UserError("no design is within the budget; " + "; ".join(said))
+
+
+def quickest(search: Search) -> list[Design]:
+    """The designs that cost least by each count, the plain one if it is there: to time them all would take too long."""
+    space = search.priced.space
+    return list(dict.fromkeys(space.extreme(metric) for metric in space.plain))

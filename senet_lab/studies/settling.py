@@ -268,51 +268,6 @@ def followed(differences: tuple[float, ...], aim: Aim, tests: int, test_images: 
     return None if stop is None else (stop.n, stop.word)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Several studies as they are trained
-
-
-class Growing:
-    """Studies that are trained together, some of which grow as their seeds are looked at.
-
-    Attributes:
-        plans: of the studies, with all cells that were asked for so far.
-        records: trial id → record, of the trials that have ended.
-    """
-
-    def __init__(self, plans: Sequence[Plan], records: dict[str, Record]) -> None:
-        self.plans = list(plans)
-        self.records = records
-        self.asked = {trial_id for plan in plans for trial_id in plan.trials}
-        self.told: set[tuple[int, str]] = set()  # rows whose verdicts are in
-        self.news()
-
-    def news(self) -> list[str]:
-        """Verdicts over seeds that have come in since this was asked last: "tanh: worse, after 5 seeds". What other
-        test images would say is told in the table."""
-        said = []
-        for number, plan in enumerate(self.plans):
-            for label, need in needs(plan, self.records).items() if plan.aim.settles else ():
-                if need.word and (number, label) not in self.told:
-                    self.told.add((number, label))
-                    said.append(f"{label}: {need.word}, after {need.seeds} seeds")
-        return said
-
-    def more(self) -> list[Cell]:
-        """Cells that no study has had so far: those of the next looks or, where all of these are in training, those of
-        one seed more."""
-        for ahead in (0, 1):
-            found: dict[str, Cell] = {}
-            for number, plan in enumerate(self.plans):
-                while plan.aim.settles and (cells := further(plan, self.records, ahead)):
-                    plan = self.plans[number] = replace(plan, cells=[*plan.cells, *cells])
-                    found |= {each.trial_id: each for each in reversed(cells) if each.trial_id not in self.asked}
-            self.asked |= found.keys()
-            if found:
-                return sorted(found.values(), key=lambda each: each.seed)
-        return []
-
-
 def show(plans: Sequence[Plan], expectation: Expectation, workers: int, console: Console) -> None:
     """Print what settling studies may cost, and from which seed on."""
     settles = [plan for plan in plans if plan.aim.settles]

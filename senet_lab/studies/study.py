@@ -1,28 +1,30 @@
-"""A study from its configuration to its table: plan → train → record → table, figure and tracking."""
+"""A study, of whatever design, from its words to its outputs: rows → plan → trainings → records → table and figures."""
 
 from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from senet_lab import files
 from senet_lab.compose import compose
 from senet_lab.config import Config, RunError, UserError, fault_of
 from senet_lab.labels import Composed
 from senet_lab.reports import aside
-from senet_lab.studies import clock, driver, outcome, plan, settling
+from senet_lab.studies import driver, outcome, plan, settling
+from senet_lab.studies.designs import Design, Listed, folder_of
 from senet_lab.studies.executors import ready
-from senet_lab.studies.mirror import Mirror
 from senet_lab.studies.pool import Ready
 from senet_lab.studies.progress import Progress
-from senet_lab.studies.store import DONE, FAILED, Record, Store
-from senet_lab.studies.tracking import Tracker
+from senet_lab.studies.search import Search
+from senet_lab.studies.sinks import Sinks
+from senet_lab.studies.store import DONE, Record, Store
 from senet_lab.training import data as images
 
 if TYPE_CHECKING:
@@ -42,112 +44,78 @@ def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
     """
     config = studies[0].config
     console = Console(markup=False, highlight=False, emoji=False)  # labels and paths are shown as they are
-    if config.search:
-        from senet_lab.studies import search_run  # takes from this module what every study does
-
-        return search_run.run(studies[0], console)
-    plans, folders = [plan.make(study) for study in studies], [folder_of(study) for study in studies]
+    design: Design = Search(studies[0]) if config.search else listed(studies)
     missing = absence(config)
-    if missing and not config.plan:
-        raise missing
     if not config.plan:
+        if missing:
+            raise missing
         check_writable(Path(config.results))
     store = Store(config.storage, create=not config.plan)
-    if config.retry and not config.plan:
-        recorded = [settling.look_at(each, store).recorded for each in settling.placed(plans, folders, store)]
-        store.forget(trial_id for records in recorded for trial_id in records if records[trial_id]["state"] == FAILED)
-    plans = [settling.look_at(each, store) for each in settling.placed(plans, folders, store)]
-    whole = plan.together(plans)
-    with ready(config, whole.device, idle=not whole.todo) as executor:
-        workers = min(executor.room, max(1, len(whole.todo)))
-        expectation = clock.expect(whole, store, workers)
-        for each in plans:
-            plan.show(each, console)
-        for folder, each in zip(folders, plans, strict=True):
-            said = aside.announced(folder, each.trials)
-            console.print(said, style="yellow", soft_wrap=True) if said else None
-        settling.show(plans, expectation, workers, console)
-        plan.show_total(whole, expectation, workers, console)
-        plan.show_alarms(plans, console)
+    design.look_up(store)
+    device = design.plans[0].device
+    with ready(config, device, idle=not design.most) as executor:
+        workers = min(executor.room, max(1, design.most))
+        forecast = design.forecast(workers)
+        design.show(forecast, workers, console)
         if config.plan:
             if missing:
                 console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
             return 0
-        if settling.write_down(plans, folders, store):
-            raise RunError("another driver has begun the same plan at the same moment: start this one again")
-        processes = workers * config.training.devices
-        plan.check_room([cell.spec for cell in whole.todo], executor.sharing(processes))
-        tables = train(studies, plans, whole, store, Progress(whole, expectation, workers, console), executor)
-        if words:
-            said = settling.advice(words, plans, folders, tables, store, executor.room)
+        design.begin()
+        plan.check_room(design.specs(), executor.sharing(workers * config.training.devices))
+        made = train(
+            studies, design, store, Progress(plan.together(design.plans), forecast, workers, console), executor
+        )
+        if isinstance(design, Listed) and words:
+            said = settling.advice(words, design.plans, design.folders, made, store, executor.room)
             console.print(said, soft_wrap=True) if said else None
     return 0
 
 
+def listed(studies: Sequence[Composed]) -> Listed:
+    """The design of studies whose rows are listed; a UserError for whatever is wrong with one of them."""
+    return Listed([plan.make(study) for study in studies], [folder_of(study) for study in studies])
+
+
 def train(
-    studies: list[Composed],
-    plans: list[plan.Plan],
-    whole: plan.Plan,
-    store: Store,
-    progress: Progress,
-    executor: Ready,
+    studies: Sequence[Composed], design: Design, store: Store, progress: Progress, executor: Ready
 ) -> list[Table]:
-    """Train what is not recorded, and report it to each study that it belongs to; their tables."""
+    """Train what is not recorded, and write what came of it; the tables."""
     config = studies[0].config
     results = Path(config.results)
-    mirrors = [Mirror(each, study.folder, store) for study, each in zip(studies, plans, strict=True)]
-    trackers = [Tracker(config.tracking, results / "wandb", study.folder) for study in studies]
-    records = dict(whole.recorded)
-    growing = settling.Growing(plans, records)
-    plans = growing.plans
-
-    def cells(trial_id: str) -> Iterator[tuple[int, plan.Cell]]:
-        """Number of a study and its cell, for each study that the trial belongs to."""
-        for number, each in enumerate(plans):
-            if trial_id in each.trials:
-                yield number, each.trials[trial_id]
-
-    def epoch(cell: plan.Cell, entry: Record) -> None:
-        number, own = next(cells(cell.trial_id))
-        trackers[number].epoch(own, entry)
-
-    def more() -> list[plan.Cell]:
-        cells = growing.more()
-        for mirror, each in zip(mirrors, plans, strict=True):
-            mirror.grow(each)
-        progress.grow(cells)
-        return cells
 
     def ended(cell: plan.Cell, record: Record) -> None:
-        records[cell.trial_id] = record
-        for number, own in cells(cell.trial_id):
-            mirrors[number].update(records)
-            trackers[number].trial(own, record)
-        for news in growing.news():
-            progress.say(news)
+        news = design.ended(cell, record)
+        sinks.trial(cell, record)
+        for text in news:
+            progress.say(text)
 
-    with ExitStack() as stack:
-        stack.push(lambda kind, error, trace: leave_parts(studies, plans, records) if error else None)
-        for tracker in trackers:
-            stack.enter_context(tracker)
-        for trial_id, record in whole.recorded.items():  # by a run that was cut off before its tracking
-            for number, own in cells(trial_id):
-                trackers[number].trial(own, record)
-        pool = executor.pool(progress.workers)
+    with Sinks(studies, design, store) as sinks:
+        sinks.push(lambda kind, error, trace: leave_parts(studies, design) if error else None)
         with progress:
-            driver.train(whole, store, pool, progress, results / "checkpoints", epoch, ended, more)
-        for mirror in mirrors:
-            mirror.update(records, patience=30)
-    plans = [settling.finished(each, records) for each in plans]
-    tables = []
-    for study, each, tracker in zip(studies, plans, trackers, strict=True):
-        folder = folder_of(study)
-        tables.append(write(study, each, records, store, progress.console))
-        tracker.table(folder / "table.csv", folder / "figure.png")
-    plan.show_alarms(plans, progress.console)
+            driver.train(
+                plan.together(design.plans),
+                store,
+                executor.pool(progress.workers),
+                progress,
+                results / "checkpoints",
+                sinks.epoch,
+                ended,
+                lambda: design.more(progress),
+                design.until,
+                lambda cell, value: design.stopped(cell, value["epochs"]),
+                design.records,
+            )
+        sinks.update(patience=30)
+        design.finish()
+    made = [
+        write(study, each, design, store, progress.console) for study, each in zip(studies, design.plans, strict=True)
+    ]
+    sinks.tables()
+    plan.show_alarms(design.plans, progress.console)
     if config.training.keep == "last":
-        say_weights(plan.together(plans), records, results / "checkpoints", store, progress.console)
-    return tables
+        say_weights(plan.together(design.plans), design.records, results / "checkpoints", store, progress.console)
+    return made
 
 
 def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, store: Store, console: Console) -> None:
@@ -169,41 +137,44 @@ def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, stor
         )
 
 
-def write(composed: Composed, study: plan.Plan, records: dict[str, Record], store: Store, console: Console) -> Table:
-    """Write and show the table of a study whose trials have all ended."""
-    from senet_lab.reports import tables  # what draws and tests takes long to import: training begins before it
+def write(composed: Composed, study: plan.Plan, design: Design, store: Store, console: Console) -> Table:
+    """Write and show the table of a study, or the front of a search, whose trials have all ended."""
+    from senet_lab.reports import fronts, tables  # what draws and tests takes long to import: training begins before it
 
-    folder = folder_of(composed)
+    folder, records, search = folder_of(composed), design.records, composed.config.search
     packed = store.outputs(study.trials)
-    trials = outcome.trials(study, records, packed)
+    trials = outcome.trials(study, records, packed, design.columns)
     if not (trials["status"] == DONE).any():
         reasons = trials["reason"].value_counts()
         raise RunError(f"every trial failed: {reasons.index[0]}")
     try:
         kept = aside.make_room(folder, study.trials)
         left = (outcome.runs(study, records), outcome.curves(trials, records), packed)
-        written = tables.write(folder, trials, *left)
+        written = (fronts if search else tables).write(folder, trials, *left)
+        written += files.replace_all(folder, design.files())
     except (OSError, ValueError) as error:
-        raise RunError(f"the table cannot be written to {folder}: {error}") from error
+        raise RunError(f"the {'front' if search else 'table'} cannot be written to {folder}: {error}") from error
     console.print()
     made = tables.summarise(trials, tables.unpacked(packed))
-    tables.terminal(made, console)
+    if search:
+        fronts.show(tables.read_trials(folder / "trials.csv"), console)
+    else:
+        tables.terminal(made, console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
     if kept:
-        console.print(f"the table of other trials that was there is kept: {kept}/", soft_wrap=True)
+        what = "front" if search else "table"
+        console.print(f"the {what} of other trials that was there is kept: {kept}/", soft_wrap=True)
     return made
 
 
-def folder_of(composed: Composed) -> Path:
-    return Path(composed.config.results) / composed.folder
-
-
-def leave_parts(studies: list[Composed], plans: list[plan.Plan], records: dict[str, Record]) -> None:
+def leave_parts(studies: Sequence[Composed], design: Design) -> None:
     """Of studies that are stopped, write `trials.csv` with what there is, so that the report shows them as partial; a
-    whole table that is there stays."""
-    for study, each in zip(studies, plans, strict=True):
-        part = plan.part(each, {trial_id: records[trial_id] for trial_id in each.trials if trial_id in records})
-        trials = outcome.trials(part, records)
+    whole table that is there stays. Of a search nothing is told before its end."""
+    for study, each in zip(studies, design.plans, strict=True):
+        there = {trial_id: design.records[trial_id] for trial_id in each.trials if trial_id in design.records}
+        if study.config.search:
+            continue
+        trials = outcome.trials(plan.part(each, there), there)
         if len(trials) and (trials["status"] == DONE).any():
             with suppress(OSError, ValueError):  # another fault ends the study, and is told
                 aside.leave_part(folder_of(study), trials)
@@ -220,8 +191,11 @@ def table_from_store(words: list[str], partial: bool = False) -> None:
         UserError: for bad words, and for a study with trials that have no record.
     """
     composed = compose(words)
+    composed.config.retry = False  # nothing is trained here
+    design = listed([composed])
     store = Store(composed.config.storage, create=False)
-    study = settling.recorded(composed, store)
+    design.look_up(store)
+    (study,) = design.plans
     if study.todo and not (partial and study.recorded):
         raise UserError(
             f"{store.name} has {len(study.recorded)} of the {len(study.trials)} trials of {composed.folder}; "
@@ -232,7 +206,7 @@ def table_from_store(words: list[str], partial: bool = False) -> None:
     if study.todo:
         study = plan.part(study, study.recorded)
     check_writable(Path(composed.config.results))
-    write(composed, study, study.recorded, store, Console(markup=False, highlight=False, emoji=False))
+    write(composed, study, design, store, Console(markup=False, highlight=False, emoji=False))
 
 
 def absence(config: Config) -> UserError | None:

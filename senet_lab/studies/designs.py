@@ -1,0 +1,187 @@
+"""How the trials of a study come about: which there are at first, and which follow from the records so far.
+
+Two designs have this form: rows that a file lists, with fixed seeds or as many as their verdicts need (`Listed`), and
+the designs that a sampler proposes (`search.Search`). `studies.study` runs both in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from senet_lab.config import RunError
+from senet_lab.labels import Composed
+from senet_lab.reports import aside
+from senet_lab.studies import clock, plan, settling
+from senet_lab.studies.clock import Expectation
+from senet_lab.studies.plan import Cell, Plan
+from senet_lab.studies.progress import Progress
+from senet_lab.studies.store import FAILED, Record, Store
+from senet_lab.training.spec import Spec
+
+
+class Design(Protocol):
+    """What produces the trials of one or more studies that are run by one command."""
+
+    records: dict[str, Record]  # trial id → record, of the trials that have ended
+
+    @property
+    def plans(self) -> list[Plan]:
+        """One a study: its rows and cells as far as they are asked for."""
+
+    @property
+    def most(self) -> int:
+        """How many trainings there may be to do, as far as is known before the first."""
+
+    def look_up(self, store: Store) -> None:
+        """Take over what the store has; a UserError for what cannot go on there. Nothing is written."""
+
+    def specs(self) -> list[Spec]:
+        """Trainings that stand for all, as far as memory is concerned."""
+
+    def forecast(self, workers: int) -> Expectation:
+        """How long what is lacking will take on so many workers."""
+
+    def show(self, forecast: Expectation, workers: int, console: Console) -> None:
+        """Print rows, costs, and what there is to train."""
+
+    def begin(self) -> None:
+        """Write down, before the first training, what must not change once results are known."""
+
+    def more(self, progress: Progress) -> list[Cell]:
+        """Further cells to train; asked while a worker is free, and over where there are none and nothing trains."""
+
+    def until(self, cell: Cell) -> int | None:
+        """The epoch that a training is to be stopped after; None is its end."""
+
+    def stopped(self, cell: Cell, epochs: list[dict[str, float]]) -> None:
+        """A training has been stopped there."""
+
+    def ended(self, cell: Cell, record: Record) -> list[str]:
+        """A trial has ended; what there is to say of it, beside its own result."""
+
+    def finish(self) -> None:
+        """All trials have ended: leave in `plans` those that count."""
+
+    def columns(self, cell: Cell) -> dict[str, Any]:
+        """What `trials.csv` has of a cell beside the columns of every study."""
+
+    def files(self) -> dict[str, bytes]:
+        """Further files by name."""
+
+
+def folder_of(composed: Composed) -> Path:
+    """Where the outputs of a study are written."""
+    return Path(composed.config.results) / composed.folder
+
+
+class Listed:
+    """Studies whose rows are listed, trained together: rows that they share are trained once.
+
+    Args:
+        plans: one a study, as it was made.
+        folders: where the outputs of each are, or will be.
+
+    Attributes:
+        plans: with all cells that were asked for so far.
+        records: trial id → record, of the trials that have ended.
+    """
+
+    def __init__(self, plans: Sequence[Plan], folders: Sequence[Path]) -> None:
+        self.folders = folders
+        self.config = plans[0].config
+        self.take_over(plans)
+
+    def take_over(self, plans: Sequence[Plan]) -> None:
+        """Set out from plans, and from the records that they have."""
+        self.plans = list(plans)
+        self.records: dict[str, Record] = dict(plan.together(self.plans).recorded)
+        self.asked = {trial_id for each in plans for trial_id in each.trials}  # that the driver has been given
+        self.told: set[tuple[int, str]] = set()  # rows whose verdicts are in, by number of the study and label
+        self.news()
+
+    @property
+    def most(self) -> int:
+        return len(plan.together(self.plans).todo)
+
+    def look_up(self, store: Store) -> None:
+        self.store = store
+        found = self.recorded()
+        if self.config.retry and not self.config.plan:
+            ended = plan.together(found).recorded
+            store.forget(trial_id for trial_id, record in ended.items() if record["state"] == FAILED)
+            found = self.recorded()
+        self.take_over(found)
+
+    def recorded(self) -> list[Plan]:
+        """The plans with their first seeds, and all that the store has of them."""
+        return [settling.look_at(each, self.store) for each in settling.placed(self.plans, self.folders, self.store)]
+
+    def specs(self) -> list[Spec]:
+        return [cell.spec for cell in plan.together(self.plans).todo]
+
+    def forecast(self, workers: int) -> Expectation:
+        return clock.expect(plan.together(self.plans), self.store, workers)
+
+    def show(self, forecast: Expectation, workers: int, console: Console) -> None:
+        for each in self.plans:
+            plan.show(each, console)
+        for folder, each in zip(self.folders, self.plans, strict=True):
+            said = aside.announced(folder, each.trials)
+            console.print(said, style="yellow", soft_wrap=True) if said else None
+        settling.show(self.plans, forecast, workers, console)
+        plan.show_total(plan.together(self.plans), forecast, workers, console)
+        plan.show_alarms(self.plans, console)
+
+    def begin(self) -> None:
+        if settling.write_down(self.plans, self.folders, self.store):
+            raise RunError("another driver has begun the same plan at the same moment: start this one again")
+
+    def more(self, progress: Progress) -> list[Cell]:
+        """Cells of the next looks at rows that settle or, where all of these are in training, of one seed more."""
+        for ahead in (0, 1):
+            found: dict[str, Cell] = {}
+            for number, each in enumerate(self.plans):
+                while each.aim.settles and (cells := settling.further(each, self.records, ahead)):
+                    each = self.plans[number] = replace(each, cells=[*each.cells, *cells])
+                    found |= {cell.trial_id: cell for cell in reversed(cells) if cell.trial_id not in self.asked}
+            self.asked |= found.keys()
+            if found:
+                cells = sorted(found.values(), key=lambda cell: cell.seed)
+                progress.grow(cells)
+                return cells
+        return []
+
+    def until(self, cell: Cell) -> int | None:
+        return None
+
+    def stopped(self, cell: Cell, epochs: list[dict[str, float]]) -> None:
+        raise AssertionError("no training of listed rows is stopped before its end")
+
+    def ended(self, cell: Cell, record: Record) -> list[str]:
+        self.records[cell.trial_id] = record
+        return self.news()
+
+    def news(self) -> list[str]:
+        """Verdicts over seeds that have come in since this was asked last: "tanh: worse, after 5 seeds". What other
+        test images would say is told in the table."""
+        said = []
+        for number, each in enumerate(self.plans):
+            for label, need in settling.needs(each, self.records).items() if each.aim.settles else ():
+                if need.word and (number, label) not in self.told:
+                    self.told.add((number, label))
+                    said.append(f"{label}: {need.word}, after {need.seeds} seeds")
+        return said
+
+    def finish(self) -> None:
+        self.plans = [settling.finished(each, self.records) for each in self.plans]
+
+    def columns(self, cell: Cell) -> dict[str, Any]:
+        return {}
+
+    def files(self) -> dict[str, bytes]:
+        return {}
