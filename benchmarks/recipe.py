@@ -30,9 +30,8 @@ from typing import Any
 from benchmarks import measuring
 from benchmarks.measuring import Line
 from senet_lab.compose import check_words, compose, words_of
-from senet_lab.config import RunError, UserError
+from senet_lab.config import RunError, UserError, flat
 from senet_lab.counting import duration
-from senet_lab.labels import flat
 
 VARY = [
     ["recipe.lr=0.02,0.05,0.1", "recipe.weight_decay=1e-4,5e-4,1e-3"],

@@ -13,8 +13,9 @@ import difflib
 import functools
 import re
 import shlex
+import textwrap
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml.reader import ReaderError
 
 from senet_lab import config as fields
-from senet_lab.config import FAILURES, METRICS, Config, Recipe, UserError, at_home, fault_of, storage_in
-from senet_lab.labels import Composed, differences, label, plain_name, quoted
+from senet_lab.config import Config, Recipe, UserError, check_values, fault_of, storage_in, walk
+from senet_lab.files import at_home
+from senet_lab.labels import Composed, differences, label, quoted, typed
 from senet_lab.selection import as_asked, named_recipes, networks
 
 PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe", "executor")  # chosen by name from conf/
 STUDIES = {"ablation": "study", "search": "search"}  # chosen by name from sweeps/, and the key that each sets
 EVERY_STUDY = "ablation=all"
-MOST_SEEDS = 200  # looks at a row
 
 EXAMPLES = """\
 python -m senet_lab.run                              train one network: SE-ResNet-8 on the digits
@@ -131,8 +132,7 @@ def words_of(config: Config) -> str:
     said = [f"{group}={name}" for group, name in names.items() if name in choices(group)]
     for key, value in differences(config, composed(said)).items():
         if key.partition(".")[0] not in ("study", "search", "budget"):
-            text = quoted(value) if isinstance(value, str) else "null" if value is None else str(value)
-            said.append(f"{key}={text}")
+            said.append(f"{key}={typed(value)}")
     return shlex.join(said)
 
 
@@ -286,99 +286,6 @@ def inner_dataclass(annotation: Any) -> Any:
     return next((kind for kind in candidates if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
 
-def check_values(config: Config) -> None:
-    """A UserError for a value that no study can have. What needs torch to be judged is judged where it is used."""
-    training, recipe, executor = config.training, config.recipe, config.executor
-    words = {
-        "executor.name": (executor.name, ("local", "ray")),
-        "tracking": (config.tracking, ("offline", "online", "off", "auto")),
-        "failures": (config.failures, FAILURES),
-        "metric": (config.metric, METRICS),
-        "training.keep": (training.keep, ("none", "last")),
-        "training.outputs": (training.outputs, ("on", "off")),
-        "training.precision": (training.precision, ("32-true", "bf16-mixed", "16-mixed", "auto")),
-        "training.path": (training.path, ("auto", "plain")),
-        "training.feed": (training.feed, ("auto", "memory", "files")),
-        "training.layout": (training.layout, ("auto", "contiguous", "channels_last")),
-        "training.optimiser": (training.optimiser, ("auto", "plain", "fused")),
-        "training.compile": (training.compile, ("auto", "off", "blocks", "whole", "graphs")),
-        "recipe.schedule": (recipe.schedule, ("constant", "cosine", "step")),
-        "recipe.sampling": (recipe.sampling, ("uniform", "balanced")),
-        "stride": (config.stride, ("paper", "torchvision")),
-    }
-    for key, (word, known) in words.items():
-        if word not in known:
-            raise UserError(f"{key}: there is no '{word}'; there are {', '.join(known)}")
-    tiny, endless = 1e-9, 1e9
-    check_seeds(config)
-    bounds: dict[str, tuple[float, float, float]] = {
-        "seeds": (1 if config.seeds in (None, "settle") else config.seeds, 1, 10_000),
-        "margin": (1 if config.margin is None else config.margin, tiny, 100),
-        "data.size": (config.data.size, 1, 10_000),
-        "data.workers": (config.data.workers, 0, 1_000),
-        "executor.threads": (executor.threads, 1, 1_000),
-        "executor.workers": (executor.workers, 0, 1_000),
-        "executor.per_gpu": (executor.per_gpu, 1, 1_000),
-        "executor.time_limit": (1 if executor.time_limit is None else executor.time_limit, tiny, endless),
-        "executor.memory_limit": (1 if executor.memory_limit is None else executor.memory_limit, tiny, endless),
-        "max_failures": (1 if config.max_failures is None else config.max_failures, 1, endless),
-        "executor.cpus_per_trial": (executor.cpus_per_trial, 0.01, 1_000),
-        "executor.gpus_per_trial": (executor.gpus_per_trial or 0, 0, 1),
-        "training.devices": (training.devices, 1, 64),
-        "recipe.epochs": (recipe.epochs, 1, endless),
-        "recipe.batch_size": (recipe.batch_size, 1, endless),
-        "recipe.lr": (recipe.lr, tiny, endless),
-        "recipe.momentum": (recipe.momentum, 0, 1),
-        "recipe.weight_decay": (recipe.weight_decay, 0, endless),
-        "recipe.factor": (recipe.factor, 0, 1),
-        "recipe.warmup_steps": (recipe.warmup_steps, 0, endless),
-        "recipe.warmup_lr": (recipe.warmup_lr, 0, endless),
-        "recipe.label_smoothing": (recipe.label_smoothing, 0, 1),
-        "recipe.ema": (recipe.ema, 0, 0.999999),  # 1 would never leave the initial weights
-        **{f"recipe.milestones[{at}]": (epoch, 1, endless) for at, epoch in enumerate(recipe.milestones)},
-    }
-    for key, (value, least, most) in bounds.items():
-        if not least <= value <= most:  # not so for nan
-            raise UserError(f"{key}={value} is not between {least:g} and {most:g}")
-    if training.devices > 1 and recipe.batch_size < 2 * training.devices:  # a batch norm of one image has no variance
-        least = 2 * training.devices
-        raise UserError(f"training.devices={training.devices} needs a recipe.batch_size of at least {least}")
-    if training.devices > 1 and executor.name == "ray":
-        raise UserError(f"training.devices={training.devices} is for executor=local; on Ray a trial has one device")
-    if recipe.nesterov and not recipe.momentum:
-        raise UserError("recipe.nesterov=true needs a recipe.momentum above 0")
-    of_ray = {"address": executor.address, "cpus_per_trial": executor.cpus_per_trial - 1}
-    of_ray["gpus_per_trial"] = executor.gpus_per_trial is not None
-    for key in (key for key, said in of_ray.items() if said and executor.name != "ray"):
-        raise UserError(f"executor.{key} is for executor=ray; executor={executor.name} was asked for")
-    if executor.per_gpu != 1 and executor.name == "ray":
-        raise UserError(
-            "executor.per_gpu is for executor=local; on Ray, executor.gpus_per_trial=0.25 has four share one"
-        )
-    for key, text in {"results": config.results, "data.root": config.data.root, "recipe.name": recipe.name}.items():
-        if not text.strip():
-            raise UserError(f"{key} is empty")
-    for key, name in ((key, node.name) for key in STUDIES.values() if (node := getattr(config, key)) is not None):
-        if not name or name.startswith(".") or plain_name(name) != name:
-            raise UserError(f"{key}.name: '{name}' is not a word of letters, digits and -_.=+")
-
-
-def check_seeds(config: Config) -> None:
-    """A UserError for seeds that no study can have."""
-    seeds, settle = config.seeds, config.settle
-    if seeds is not None and seeds != "settle" and (isinstance(seeds, bool) or not isinstance(seeds, int)):
-        raise UserError(f"seeds={seeds}: there are a number of seeds, and settle")
-    if seeds != "settle":
-        return
-    if config.search or config.study is None:
-        raise UserError("seeds=settle is for an ablation, whose rows are compared; here are none")
-    if not MOST_SEEDS >= settle.max >= settle.min >= 3:
-        raise UserError(
-            f"settle.min={settle.min} settle.max={settle.max}: a row has at least 3 seeds at its first look, and as "
-            f"many or more, up to {MOST_SEEDS}, at its last"
-        )
-
-
 def plainly(error: Exception) -> str:
     """What one of Hydra's, OmegaConf's or YAML's errors says, in a line, with the key or the file that it is about."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
@@ -418,11 +325,19 @@ def help_text() -> str:
     listed = "\n".join(
         f"  {'+' * (group in STUDIES)}{group}={'|'.join(choices(group))}" for group in (*GROUPS, *STUDIES)
     )
-    defaults = OmegaConf.to_yaml(OmegaConf.structured(compose([]).config))
     return (
         "Train a squeeze-and-excitation network, or run a whole study of them.\n\n"
         "usage: python -m senet_lab.run [key=value …]\n\n"
-        f"{EXAMPLES}\nchoices:\n{listed}\n\n"
-        "every key and its default (what they mean: senet_lab/config.py):\n"
-        + "\n".join(f"  {line}" for line in defaults.splitlines())
+        f"{EXAMPLES}\nchoices:\n{listed}\n\nevery key, its default and its meaning:\n"
+        + "\n".join(
+            textwrap.fill(f"{key}={value}  {means}", 100, initial_indent="  ", subsequent_indent="      ")
+            for key, value, means in every_key()
+        )
     )
+
+
+def every_key() -> Iterator[tuple[str, str, str]]:
+    """Each key, its default as it is typed, and its meaning."""
+    parts: dict[str, Any] = {"study": fields.Study(), "search": fields.Search(), "storage": Config.storage}
+    for key, declared, value in walk(dataclasses.replace(compose([]).config, **parts)):
+        yield key, typed(value), declared.told

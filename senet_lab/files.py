@@ -39,3 +39,8 @@ def replace_all(folder: str | Path, contents: Mapping[str, bytes]) -> list[Path]
         for path, content in reversed(list(zip(paths, contents.values(), strict=True))):  # so replaced in this order
             stack.enter_context(whole(path)).write_bytes(content)
     return paths
+
+
+def at_home(path: str) -> str:
+    """A path with the user's home in place of ~, which a shell does not replace behind a `=`."""
+    return os.path.expanduser(path)  # noqa: PTH111  # nothing else of it changes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from dataclasses import dataclass, replace
@@ -11,15 +10,10 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from senet_lab.config import Config, Recipe, Study
+from senet_lab.config import RUN, Config, Recipe, Study, flat, walk
 from senet_lab.selection import networks
 
-# Fields that change no result, so that tables are not filed apart by them.
-IDLE = re.compile(
-    r"backbone|seeds|settle\..*|metric|margin|plan|retry|max_failures|failures|tracking|results|storage|executor\..*"
-    r"|training\.(device|keep|outputs)|data\.(name|root|identity|download|workers)|recipe\.name"
-    r"|search\.(name|title|trials|confirm)"
-)
+NAMED = ("backbone", "data.name")  # which a label begins with
 
 
 @dataclass(frozen=True)
@@ -82,8 +76,12 @@ def labels(config: Config, chosen: Config) -> tuple[str, str]:
 
 def differences(config: Config, chosen: Config) -> dict[str, Any]:
     """Dotted key → value, where the configuration differs from the choices and that changes a result."""
-    was, now = flat(chosen), flat(config)
-    different = {key: value for key, value in now.items() if was.get(key) != value and not IDLE.fullmatch(key)}
+    was = flat(chosen)
+    different = {
+        key: value
+        for key, declared, value in walk(config)
+        if declared.decides != RUN and key not in NAMED and was.get(key) != value
+    }
     if chosen.se is not None and config.se is None:
         different = {"se": "null"} | {key: value for key, value in different.items() if not key.startswith("se")}
     return different
@@ -92,7 +90,7 @@ def differences(config: Config, chosen: Config) -> dict[str, Any]:
 def suffix(different: dict[str, Any], whose: str) -> str:
     """The differences of the data set, of the search or of all else (`recipe`), as they stand in a label:
     `-epochs=2-lr=0.2`."""
-    owners = {"study": "", "data": "data", "search": "search", "budget": "search"}
+    owners = {"data": "data", "search": "search", "budget": "search"}
     return "".join(
         f"-{key.rpartition('.')[2]}={value}"
         for key, value in different.items()
@@ -106,13 +104,13 @@ def quoted(text: str) -> str:
     return text if plain else QuotedString(text, Quote.single).with_quotes()
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The configuration as dotted key → value."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        key, value = f"{prefix}{field.name}", getattr(config, field.name)
-        found |= flat(value, f"{key}.") if dataclasses.is_dataclass(value) else {key: value}
-    return found
+def typed(value: Any) -> str:
+    """A value as it is typed behind its key."""
+    if isinstance(value, list):
+        return f"[{','.join(map(typed, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return quoted(value) if isinstance(value, str) and value else str(value)
 
 
 def plain_name(text: str) -> str:

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from launching import ROOT, TINY, WORDS, Ended, Lab, one_line
 
+from senet_lab.__main__ import main as commands
 from senet_lab.compose import compose
-from senet_lab.config import UserError
+from senet_lab.config import Config, Search, Study, UserError, flat
 from senet_lab.run import main
 
 RATIO = "+ablation=ratio"
@@ -219,13 +220,32 @@ def test_help_and_typos_are_answered_at_once(tmp_path: Path) -> None:
     done, seconds = command(tmp_path, "--help")
     assert (done.code, done.err) == (0, "")
     assert seconds < 3
-    for word in ("usage: python -m senet_lab.run", "+ablation=conv3x3|", "data=cifar10|", "reduction: 16", "lab.db"):
+    for word in (
+        "usage: python -m senet_lab.run",
+        "+ablation=conv3x3|",
+        "data=cifar10|",
+        "se.reduction=16",
+        "factor",
+        "lab.db",
+    ):
         assert word in done.out
     done, seconds = command(tmp_path, "se.reductoin=8")
     assert done.code == 2
     assert one_line(done.err, "did you mean reduction?")
     assert seconds < 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_reference_of_keys_is_what_is_declared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands(["keys"]) == 0
+    said = capsys.readouterr().out
+    assert said == (ROOT / "docs/keys.md").read_text(), "python -m senet_lab keys > docs/keys.md"
+    for key in (
+        *flat(Config()),
+        *(f"study.{key}" for key in flat(Study())),
+        *(f"search.{key}" for key in flat(Search())),
+    ):
+        assert f"| `{key}` | " in said or key in ("study", "search"), key
 
 
 def test_torch_is_not_imported_before_it_is_needed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from senet_lab.config import at_home
+from senet_lab.files import at_home
 
 STORAGE = "sqlite:///results/local/lab.db"
 

@@ -282,7 +282,7 @@ def _check_settings(frame: pd.DataFrame) -> None:
 
 def failures_of(frame: pd.DataFrame) -> str:
     """How failed trials count, one of FAILURES."""
-    return next((str(way) for way in present(frame.get("failures", ()))), FAILURES[0])
+    return next((str(way) for way in present(frame.get("failures", ()))), next(iter(FAILURES)))
 
 
 def guessing(frame: pd.DataFrame, best: int = 1) -> float | None:

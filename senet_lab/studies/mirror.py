@@ -20,8 +20,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from senet_lab.config import RunError
-from senet_lab.labels import flat
+from senet_lab.config import RunError, flat
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.store import DONE, FAILED, PARTING_SECONDS, PATIENCE_SECONDS, Record, Store, said_by
 

@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from senet_lab.config import RunError, UserError, at_home, fault_of, first_line
+from senet_lab.config import RunError, UserError, fault_of, first_line
+from senet_lab.files import at_home
 from senet_lab.studies.owners import is_dead, this_process
 
 RUNNING, DONE, FAILED = "running", "done", "failed"

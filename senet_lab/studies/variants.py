@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from senet_lab.compose import check_key, check_values, plainly
-from senet_lab.config import Config, Study, UserError
-from senet_lab.labels import Composed, flat, labels
+from senet_lab.compose import check_key, plainly
+from senet_lab.config import Config, Study, UserError, check_values, flat
+from senet_lab.labels import Composed, labels
 from senet_lab.reports import paper
 from senet_lab.reports.trials import clean_text
 

@@ -1,0 +1,43 @@
+"""The typed configuration of the lab: every default, meaning, choice and bound stands here, once, beside its key.
+
+The YAML files in `conf/` and `sweeps/` hold differences from these dataclasses only, and a key that is not a field here
+is refused. Nothing of the lab is imported (and no torch), so that `--help` and a typo are answered at once.
+"""
+
+from senet_lab.config.checks import MOST_SEEDS, check_values
+from senet_lab.config.determinants import SE, Data, Recipe, reduction_number, stage_number
+from senet_lab.config.errors import RunError, UserError, fault_of, first_line, without_passwords
+from senet_lab.config.keys import RESULT, RUN, STUDY, Key, flat, walk
+from senet_lab.config.lab import FAILURES, METRICS, Budget, Config, Search, Settle, Study, storage_in
+from senet_lab.config.runs import Executor, Training
+
+__all__ = [
+    "FAILURES",
+    "METRICS",
+    "MOST_SEEDS",
+    "RESULT",
+    "RUN",
+    "SE",
+    "STUDY",
+    "Budget",
+    "Config",
+    "Data",
+    "Executor",
+    "Key",
+    "Recipe",
+    "RunError",
+    "Search",
+    "Settle",
+    "Study",
+    "Training",
+    "UserError",
+    "check_values",
+    "fault_of",
+    "first_line",
+    "flat",
+    "reduction_number",
+    "stage_number",
+    "storage_in",
+    "walk",
+    "without_passwords",
+]

@@ -1,0 +1,35 @@
+"""The two errors that end a command, and how errors are told."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """Something the user asked for cannot be: one clear line that names the word and the choices (exit code 2)."""
+
+
+class RunError(RuntimeError):
+    """A run could not go on, through no fault of its network: a full disk, an unreadable image (exit code 1)."""
+
+
+def first_line(error: object) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def fault_of(path: Path, error: OSError) -> str:
+    """Why a path cannot be used. Of a link that leads nowhere (a disk that is not there) the system would say that the
+    file exists."""
+    with suppress(OSError):  # of a folder that may not be looked into
+        for place in (path, *path.parents):
+            if place.is_symlink() and not place.exists():
+                return f"{place} is a link to {place.readlink()}, which is not there"
+    return error.strerror or str(error)
+
+
+def without_passwords(said: object) -> str:
+    """A message with *** in place of the password of each URL in it, whole or malformed."""
+    return re.sub(r"(://[^\s:/@]*):[^\s@]*@", r"\1:***@", str(said))
