@@ -20,7 +20,6 @@ from torch import Tensor
 
 from senet_lab.compose import compose
 from senet_lab.config import SE, Data, Recipe, Training, UserError
-from senet_lab.labels import IDLE
 from senet_lab.run import main
 from senet_lab.studies import pool
 from senet_lab.training import ranks, trial
@@ -259,7 +258,6 @@ def test_devices_are_part_of_a_trial_s_name_where_there_are_several() -> None:
     ids.add(dataclasses.replace(SPEC, devices=2, sync_batchnorm=True).trial_id)
     assert len(ids) == 4
     assert not {"devices", "sync_batchnorm"} & SPEC.determinants().keys()
-    assert not IDLE.fullmatch("training.devices")
     assert compose(["training.devices=2"]).folder == "digits/resnet8-quick-devices=2/network"
 
 
