@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 
 from senet_lab import files
 from senet_lab.config import Search
+from senet_lab.objectives import OBJECTIVES
 from senet_lab.reports import front
 from senet_lab.reports.drawing import drawn
-from senet_lab.reports.front_rows import TITLES
 from senet_lab.reports.front_summary import is_search
 from senet_lab.reports.trials import read_trials
-from senet_lab.studies.asking import Asker
 from senet_lab.studies.halving import Halving
+from senet_lab.studies.proposals import Asker
 from senet_lab.studies.space import OFF, REDUCTION, WORDS, Design, Level, Part, Space
 
 Array = NDArray[np.float64]
@@ -94,7 +94,7 @@ def read(trials: pd.DataFrame) -> Tabulated:
         key: tuple(dict.fromkeys(design[at] for design in points)) for at, key in enumerate(keys)
     }
     values = {
-        design: [float(group[TITLES[name][1]].astype(float).mean()) for name in objectives]
+        design: [float(group[OBJECTIVES[name].column].astype(float).mean()) for name in objectives]
         for design, group in points.items()
     }
     # The levels of a stage build different networks here: of those that do not, one alone was trained.

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_search_asking import ERRORS, SPACE, values
+from test_search_proposals import ERRORS, SPACE, values
 from test_training_spec import spec_of
 
-from senet_lab.studies.asking import Asker
 from senet_lab.studies.halving import Halving, Job, edges
+from senet_lab.studies.proposals import Asker
 from senet_lab.studies.space import Design
 from senet_lab.training import trial
 
@@ -125,9 +125,9 @@ def test_a_training_that_was_stopped_and_promoted_is_the_training_that_was_not(t
 @pytest.mark.parametrize("rungs", [[0], [3, 3], [6, 2]])
 def test_rungs_ascend(rungs: list[int]) -> None:
     from senet_lab.config import Search, UserError
-    from senet_lab.studies import goals
+    from senet_lab.studies import worth
 
     with pytest.raises(UserError, match=r"search\.rungs="):
-        goals.check(Search(rungs=rungs), epochs=10)
+        worth.check(Search(rungs=rungs), epochs=10)
     with pytest.raises(UserError, match=r"below recipe\.epochs=4"):
-        goals.check(Search(rungs=[2, 4]), epochs=4)
+        worth.check(Search(rungs=[2, 4]), epochs=4)

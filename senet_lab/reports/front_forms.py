@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from senet_lab.objectives import OBJECTIVES
 from senet_lab.reports.columns import count
 from senet_lab.reports.forms import MARKDOWN, escape
-from senet_lab.reports.front_rows import TITLES, Found, Front
+from senet_lab.reports.front_rows import Found, Front
 from senet_lab.reports.statistics import Sample
 from senet_lab.reports.tex import tex
 
@@ -83,7 +84,7 @@ def shown(front: Front) -> list[Found]:
 
 
 def heading(front: Front) -> str:
-    return f"{front.title or front.study}: {', '.join(TITLES[name][0] for name in front.objectives)}"
+    return f"{front.title or front.study}: {', '.join(OBJECTIVES[name].heading for name in front.objectives)}"
 
 
 def notes(front: Front) -> list[str]:

@@ -6,15 +6,6 @@ from dataclasses import dataclass
 
 from senet_lab.reports.statistics import Sample
 
-# Objective → what it is called, its column in trials.csv, and how it reads.
-TITLES: dict[str, tuple[str, str]] = {
-    "val_error": ("validation error %", "val_error"),
-    "val_accuracy": ("validation error %", "val_error"),
-    "val_loss": ("validation loss", "val_loss"),
-    "params": ("params", "params"),
-    "macs": ("multiply-adds", "macs"),
-    "latency": ("latency ms", "latency_ms"),
-}
 LEVELS = ("se.reduction.", "se.squeeze", "se.excitation", "se.position")  # columns of a design's levels begin so
 
 

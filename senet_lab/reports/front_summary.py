@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from senet_lab.objectives import OBJECTIVES
 from senet_lab.reports import front
-from senet_lab.reports.front_rows import LEVELS, TITLES, Found, Front
+from senet_lab.reports.front_rows import LEVELS, Found, Front
 from senet_lab.reports.statistics import Sample, sample
 from senet_lab.reports.trials import guessing, present
 
@@ -45,9 +46,9 @@ def summarise(trials: pd.DataFrame) -> Front:
         if name not in trials.columns:
             raise ValueError(f"column missing: {name}; these are not the trials of a search")
     objectives = tuple(str(trials["objectives"].iloc[0]).split())
-    unknown = [name for name in objectives if name not in TITLES]
+    unknown = [name for name in objectives if name not in OBJECTIVES]
     if unknown or (trials["objectives"] != trials["objectives"].iloc[0]).any():
-        raise ValueError(f"objectives: {' '.join(unknown) or 'mixed'}; there are {', '.join(TITLES)}")
+        raise ValueError(f"objectives: {' '.join(unknown) or 'mixed'}; there are {', '.join(OBJECTIVES)}")
     if "latency_ms" in trials.columns:
         trials = trials.assign(latency_ms=pd.to_numeric(trials["latency_ms"], errors="coerce"))
     counted = as_guessed(trials)
@@ -76,7 +77,7 @@ def design(label: Any, group: pd.DataFrame, objectives: tuple[str, ...], confirm
     done = group[group["status"] == "done"]
     values, failed = None, failures(group)
     if not failed:
-        values = tuple(float(done[TITLES[name][1]].astype(float).mean()) for name in objectives)
+        values = tuple(float(done[OBJECTIVES[name].column].astype(float).mean()) for name in objectives)
     asked = str(group["asked"].iloc[0])
     costs = {name: float(group[name].iloc[0]) for name in ("params", "macs")}
     if "latency_ms" in group.columns and not pd.isna(group["latency_ms"].iloc[0]):
@@ -111,7 +112,7 @@ def confirm(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Conf
     errors = done.pivot(index="row", columns="seed", values="test_error").dropna()
     if errors.empty:
         return lost
-    costs = [TITLES[name][1] for name in objectives if not name.startswith("val_")]
+    costs = [OBJECTIVES[name].column for name in objectives if not name.startswith("val_")]
     fixed = done.groupby("row")[costs].first().loc[errors.index] if costs else pd.DataFrame(index=errors.index)
     values, images = errors.to_numpy(dtype=float), int(done["test_images"].iloc[0])
     told: list[float | None] = [None] * len(values)

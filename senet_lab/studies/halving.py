@@ -10,7 +10,7 @@ so that the strata hold equally many designs of the space.
 
 The sampler hears of a design when it reaches its first rung, and again, with its final values, when it is complete.
 Jobs are heard of in the order in which they were given, each when the one `pending` places behind it is asked for; so
-what is given, as in `asking`, depends on neither the number of workers nor their pace.
+what is given, as in `proposals`, depends on neither the number of workers nor their pace.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from senet_lab.studies.asking import LISTED, Asker, Values
+from senet_lab.studies.proposals import LISTED, Asker, Values
 from senet_lab.studies.space import Design, Space
 
 SAMPLED = 1000  # designs by which the strata of a space too large to list are drawn

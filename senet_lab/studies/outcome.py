@@ -7,7 +7,7 @@ with the same bytes; `runs.csv` holds what is measured once (time, memory, host)
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +17,7 @@ from senet_lab import outputs
 from senet_lab.reports.curves import of_records
 from senet_lab.studies.plan import Cell, Plan
 
+CURVES = ("train_loss", "train_error", "val_loss", "val_error")  # of an epoch
 Records = dict[str, dict[str, Any]]
 
 
@@ -116,3 +117,16 @@ def run(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
         "commit": record.get("commit"),
         "dirty": record.get("dirty"),
     }
+
+
+def rungs(trainings: Iterable[tuple[int, Cell, list[dict[str, float]]]]) -> pd.DataFrame:
+    """One line an epoch of the trainings that a search has stopped at a rung: when their design was asked for, the cell
+    and the epochs that it has come to."""
+    lines = [
+        {"asked": number, "row": cell.row.label, "seed": cell.seed, "trial_id": cell.trial_id}
+        | {"epoch": int(entry["epoch"])}
+        | {name: entry[name] for name in CURVES}
+        for number, cell, epochs in trainings
+        for entry in epochs
+    ]
+    return pd.DataFrame(lines, columns=["asked", "row", "seed", "trial_id", "epoch", *CURVES])

@@ -6,6 +6,7 @@ for all of them. Nothing is trained and no weights are allocated.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Mapping
@@ -20,9 +21,11 @@ from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
 from senet_lab.studies.space import OFF, WORDS, Design, Level, Part, Space, label, read_levels, stage_key
 from senet_lab.studies.variants import Variant
+from senet_lab.studies.worth import costs_of
 from senet_lab.training.data import DataFacts
 
 NO_SE = "no SE"  # label of the plain network
+PAPER = SE()  # r = 16, average pool, sigmoid, standard, all stages: the design that others are measured by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Priced:
         net: the plain network, on the meta device.
         plain_row: as a row.
         parts: (stage, words, level) → cost of the stage.
+        rows: of the designs that were asked for so far.
     """
 
     space: Space
@@ -44,6 +48,7 @@ class Priced:
     net: nn.Module
     plain_row: Row
     parts: Mapping[tuple[int, Design, Level], Cost]
+    rows: dict[Design, Row] = dataclasses.field(default_factory=dict)
 
     @property
     def config(self) -> Config:
@@ -69,7 +74,9 @@ class Priced:
 
     def row(self, design: Design) -> Row:
         """The design, ready to be trained with any seed."""
-        return row(self, label(self.space, design), self.se(design))
+        if design not in self.rows:
+            self.rows[design] = row(self, label(self.space, design), self.se(design))
+        return self.rows[design]
 
 
 def price(composed: Composed, facts: DataFacts) -> Priced:
@@ -97,7 +104,7 @@ def price(composed: Composed, facts: DataFacts) -> Priced:
     levels = read_levels(config.search.space, stages, fixed)
     parts: dict[tuple[int, Design, Level], Cost] = {}
     hidden: dict[tuple[int, Design, Level], tuple[int, ...]] = {}
-    space = Space(levels, {"params": plain_row.cost.params, "macs": plain_row.cost.macs}, {})
+    space = Space(levels, costs_of(plain_row.cost), {})
     for words in space.words():
         for level in dict.fromkeys(level for stage in stages for level in levels[stage_key(stage)] if level != OFF):
             design = dict(zip((word.removeprefix("se.") for word in WORDS), words, strict=True))
@@ -111,11 +118,11 @@ def price(composed: Composed, facts: DataFacts) -> Priced:
             for stage in stages:
                 parts[stage, words, level] = cost.stages[stage]
                 hidden[stage, words, level] = widths[stage]
-    plain = plain_row.cost
+    plain = {stage: costs_of(cost) for stage, cost in plain_row.cost.stages.items()}
     added = {
         (stage_key(stage), words, level): Part(
             hidden[stage, words, level],
-            {"params": cost.params - plain.stages[stage].params, "macs": cost.macs - plain.stages[stage].macs},
+            {name: value - plain[stage][name] for name, value in costs_of(cost).items()},
         )
         for (stage, words, level), cost in parts.items()
     }
@@ -164,6 +171,24 @@ def add_up(plain: Cost, stages: Mapping[int, Cost]) -> Cost:
     )
 
 
+def well_known(priced: Priced) -> tuple[dict[str, str], list[Row], list[Design]]:
+    """The two designs that everyone knows, the plain network and the paper's default: name → fingerprint of those that
+    this network has; rows of those that are outside the space; designs of those that are in it."""
+    assert priced.config.se is not None
+    named = {NO_SE: None, "the paper's default": dataclasses.replace(PAPER, bias=priced.config.se.bias)}
+    inside = {name: find(priced, se) for name, se in named.items()}
+    built: dict[str, Row] = {}
+    for name, se in named.items():
+        with contextlib.suppress(UserError):  # the network has no place for it
+            built[name] = row(priced, name, se)
+    references = [each for name, each in built.items() if inside[name] is None]
+    return (
+        {name: each.network for name, each in built.items()},
+        references,
+        [d for d in inside.values() if d is not None],
+    )
+
+
 def find(priced: Priced, se: SE | None) -> Design | None:
     """The design of the space that builds this network, by its levels; None if it is not in the space."""
     space, params = priced.space, {}
@@ -176,12 +201,3 @@ def find(priced: Priced, se: SE | None) -> Design | None:
             return None
         params[key] = level
     return space.design(params)
-
-
-def fits(priced: Priced, se: SE | None) -> bool:
-    """Whether the network has a place for the design."""
-    try:
-        row(priced, "", se)
-    except UserError:
-        return False
-    return True

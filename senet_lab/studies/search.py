@@ -1,43 +1,38 @@
 """`+search=…`: which SE designs buy the most accuracy for what they cost (ask/tell, after Optuna 5).
 
 The search is played, not stored: its designs follow from the space, the sampler, its seed and the results alone
-(`asking`), so that whatever is recorded is taken from the store and whatever is not is trained; an interrupted search,
-one on more workers, and one after a study that shares designs with it all end with the same front.
+(`proposals`), so that whatever is recorded is taken from the store and whatever is not is trained; a search that was
+interrupted, one on more workers, and one after a study that shares designs with it all end with the same front.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from typing import Any
 
-import pandas as pd
 import torch
 from rich.console import Console
 
 from senet_lab.compose import words_of
-from senet_lab.config import SE, UserError
+from senet_lab.config import UserError
 from senet_lab.counting import duration
 from senet_lab.labels import Composed
+from senet_lab.objectives import COSTS
 from senet_lab.reports.trials import csv_bytes
-from senet_lab.studies import clock, confirming, goals, pricing, search_plan
-from senet_lab.studies.asking import ENUMERATE, Asker
+from senet_lab.studies import clock, confirming, outcome, pricing, search_plan, worth
 from senet_lab.studies.clock import Expectation
 from senet_lab.studies.halving import Halving, Job
 from senet_lab.studies.plan import Cell, Plan, device_of
 from senet_lab.studies.progress import Progress
+from senet_lab.studies.proposals import ENUMERATE, Asker
 from senet_lab.studies.rows import Row
 from senet_lab.studies.space import Design, Level
 from senet_lab.studies.stopwatch import Stopwatch
 from senet_lab.studies.store import DONE, FAILED, Record, Store
+from senet_lab.studies.worth import Worth
 from senet_lab.training import data as images
 from senet_lab.training.spec import Spec
-
-PAPER = SE()  # r = 16, average pool, sigmoid, standard, all stages: the design that others are measured by
-# Of a search; with another one it is another study.
-IDENTITY = ("objectives", "sampler", "seed", "pending", "rungs", "keep", "strata")
-CURVES = ("train_loss", "train_error", "val_loss", "val_error")  # of an epoch
 
 
 class Search:
@@ -55,8 +50,7 @@ class Search:
         reached: trial id → its epochs, of the trainings that were stopped at a rung.
         confirmed: trainings with fresh seeds; None before the search itself is over.
         store: where trials are recorded; this and what follows once they were looked up.
-        stopwatch: where latency matters.
-        limits: metric → the most that a design may cost.
+        worth: costs and objectives of its designs.
         known: of the two designs that everyone knows (no SE, the paper's default), in the space or not, name →
             fingerprint.
         references: rows of those that are outside the space: they are trained for comparison.
@@ -68,8 +62,7 @@ class Search:
     """
 
     store: Store
-    stopwatch: Stopwatch | None
-    limits: dict[str, float]
+    worth: Worth
     known: dict[str, str]
     references: list[Row]
     asker: Asker
@@ -78,7 +71,7 @@ class Search:
     def __init__(self, composed: Composed) -> None:
         config = composed.config
         assert config.search is not None
-        goals.check(config.search, config.recipe.epochs)
+        worth.check(config.search, config.recipe.epochs)
         facts = images.facts(config.data)
         if not facts.validation:
             raise UserError("data.validation=0: a search chooses designs by their validation images, and so needs some")
@@ -98,42 +91,32 @@ class Search:
     def look_up(self, store: Store) -> None:
         """Time what must be timed, and set out; latencies are noted in the store, unless this is a plan."""
         config, space, asked = self.config, self.priced.space, self.asked
-        self.store, self.stopwatch = store, None
-        plain: dict[str, float] = dict(space.plain)
-        if goals.latency_matters(asked, config.budget):
+        self.store, stopwatch = store, None
+        if worth.latency_matters(asked, config.budget):
             if self.device == "cuda" and not torch.cuda.is_available():
                 raise UserError("latency is measured on this machine, and PyTorch finds no GPU here")
-            self.stopwatch = Stopwatch(self.priced, store, self.device, note=not config.plan)
-            plain["latency"] = self.stopwatch.plain
-        self.limits = goals.limits(config.budget, plain)
+            stopwatch = Stopwatch(self.priced, store, self.device, note=not config.plan)
+        self.worth = Worth(asked, config.budget, self.priced, stopwatch)
         sampler, trials = asked.sampler, asked.trials
         if space.distinct() <= trials or sampler == ENUMERATE:
             sampler, trials = ENUMERATE, space.distinct()
-        assert config.se is not None
-        named = {"no SE": None, "the paper's default": dataclasses.replace(PAPER, bias=config.se.bias)}
-        inside = {name: pricing.find(self.priced, se) for name, se in named.items()}
-        first = [design for design in inside.values() if design is not None]
-        buildable = {
-            name: pricing.row(self.priced, name, se) for name, se in named.items() if pricing.fits(self.priced, se)
-        }
-        self.references = [row for name, row in buildable.items() if inside[name] is None]
-        self.known = {name: row.network for name, row in buildable.items()}
-        costs = [name for name in asked.objectives if name in goals.COSTS]
+        self.known, self.references, known = pricing.well_known(self.priced)
+        costs = [name for name in asked.objectives if name in COSTS]
         cheapest = space.extreme(next((name for name in costs if name in space.plain), "params"))
-        objectives = len(asked.objectives)
-        self.asker = Asker(space, sampler, asked.seed, objectives, trials, trials, [cheapest, *first], self.excess)
+        first, objectives = [cheapest, *known], len(asked.objectives)
+        self.asker = Asker(space, sampler, asked.seed, objectives, trials, trials, first, self.worth.excess)
         self.halving = Halving(
             self.asker,
             asked.rungs,
             asked.keep,
             asked.strata,
-            (lambda design: self.cost(design)[costs[0]]) if costs else None,
+            (lambda design: self.worth.cost(design)[costs[0]]) if costs else None,
             # What is enumerated does not depend on results, unless rungs do.
             trials if sampler == ENUMERATE and not asked.rungs else asked.pending,
-            first,
+            known,
         )
         search_plan.check_budget(self)
-        check_same(self)
+        search_plan.check_same(self)
         beside = [cell for row in self.references for cell in self.trainings(row)]
         self.forget_failed(beside)
         self.records.update(store.read(cell.trial_id for cell in beside))
@@ -168,7 +151,7 @@ class Search:
         search_plan.show(self, forecast, workers, console)
 
     def begin(self) -> None:
-        """Nothing: what makes it this search was noted as it was looked up (`check_same`)."""
+        """Nothing: what makes it this search was noted as it was looked up (`search_plan.check_same`)."""
 
     # ------------------------------------------------------------------------------------------------------- trainings
 
@@ -224,9 +207,8 @@ class Search:
 
     def near_front(self) -> list[Design]:
         """The designs that are on the front, or would be with a little luck."""
-        values = {
-            design: found for design in self.asker.asked if self.complete(design) and (found := self.values(design))
-        }
+        whole = {design: self.values(design) for design in self.asker.asked if self.complete(design)}
+        values = {design: found for design, found in whole.items() if found is not None}
         errors = [at for at, name in enumerate(self.asked.objectives) if name in ("val_error", "val_accuracy")]
         return confirming.chosen(values, errors[:1], self.priced.facts.validation * self.seeds)
 
@@ -272,11 +254,11 @@ class Search:
         job = self.jobs[design]
         epochs = [self.epochs(cell, job) for cell in self.cells[design]]
         if all(found is not None for found in epochs):
-            first = next(name for name in self.asked.objectives if goals.OBJECTIVES[name].trained)
-            failed = any(found == [] for found in epochs)
-            metrics = {} if failed else self.metrics(design, [found[-1] for found in epochs if found])
-            rank = math.inf if failed else goals.OBJECTIVES[first].value(metrics)
-            self.halving.ended(job, rank, None if failed else self.objectives(metrics))
+            last = [found[-1] for found in epochs if found]
+            if len(last) < len(epochs):  # one has failed
+                self.halving.ended(job, math.inf, None)
+            else:
+                self.halving.ended(job, self.worth.error(last), self.worth.values(design, last))
 
     def epochs(self, cell: Cell, job: Job) -> list[dict[str, float]] | None:
         """A training's epochs as far as the job wants them; empty where it failed, None where it is not so far yet."""
@@ -291,15 +273,7 @@ class Search:
         records = [self.records[cell.trial_id] for cell in self.cells[design]]
         if any(record["state"] == FAILED for record in records):
             return None
-        return self.objectives(self.metrics(design, [record["metrics"] for record in records]))
-
-    def metrics(self, design: Design, trained: list[dict[str, float]]) -> dict[str, float]:
-        """What objectives are made of: means over the seeds, and costs."""
-        means = {name: statistics.fmean(each[name] for each in trained) for name in ("val_error", "val_loss")}
-        return {**means, **self.cost(design)}
-
-    def objectives(self, metrics: dict[str, float]) -> list[float]:
-        return [goals.OBJECTIVES[name].value(metrics) for name in self.asked.objectives]
+        return self.worth.values(design, [record["metrics"] for record in records])
 
     def so_far(self) -> tuple[dict[Design, list[float] | None], dict[Design, list[str]]]:
         """Objectives and trial ids of the designs that have ended, in the order in which they were asked for."""
@@ -317,21 +291,6 @@ class Search:
         whole, at = self.config.recipe.epochs, self.reached
         return sum(whole if cell.trial_id in self.records else len(at.get(cell.trial_id, [])) for cell in cells)
 
-    def cost(self, design: Design) -> dict[str, float]:
-        """What a design costs, by metric; the latency only where it matters."""
-        cost = self.priced.space.cost(design)
-        if self.stopwatch is not None:
-            row = self.rows.get(design) or self.priced.row(design)
-            cost["latency"] = self.stopwatch.milliseconds(row.network, row.se)
-        return cost
-
-    def excess(self, design: Design) -> dict[str, float]:
-        """By how much of each limit a design is over it; 0 or less is within."""
-        if not self.limits:
-            return {}
-        cost = self.cost(design)
-        return {f"budget.{metric}": cost[metric] / limit - 1 for metric, limit in self.limits.items()}
-
     # ---------------------------------------------------------------------------------------------------------- outputs
 
     def finish(self) -> None:
@@ -343,7 +302,8 @@ class Search:
         """The design's levels, when it was asked for, and what the search was."""
         number, design = self.numbers.get(cell.row.label, ("", None))
         params: dict[str, Level] = {} if design is None else self.priced.space.params(design)
-        latency = "" if self.stopwatch is None else self.stopwatch.milliseconds(cell.row.network, cell.row.se)
+        stopwatch = self.worth.stopwatch
+        latency = "" if stopwatch is None else stopwatch.milliseconds(cell.row.network, cell.row.se)
         facts = self.priced.facts
         return {
             "study": self.asked.name,
@@ -356,6 +316,7 @@ class Search:
             "reference": next((name for name, network in self.known.items() if network == cell.row.network), ""),
             **{key: params.get(key, "") for key in self.priced.space.levels},
             "latency_ms": latency,
+            **self.worth.columns(cell.row.cost),
             "classes": len(facts.classes),
             "channels": facts.channels,
             "val_images": facts.validation,
@@ -364,53 +325,15 @@ class Search:
 
     def files(self) -> dict[str, bytes]:
         """`rungs.csv`: one line a design, seed and epoch of the trainings that were stopped at a rung."""
-        if not self.asked.rungs:
-            return {}
-        lines = [
-            {"asked": number, "row": cell.row.label, "seed": cell.seed, "trial_id": cell.trial_id}
-            | {"epoch": int(entry["epoch"])}
-            | {name: entry[name] for name in CURVES}
+        short = [
+            (number, cell, self.reached[cell.trial_id])
             for number, design in enumerate(self.asker.asked, start=1)
             for cell in self.cells[design]
-            for entry in ([] if cell.trial_id in self.records else self.reached.get(cell.trial_id, []))
+            if cell.trial_id not in self.records and cell.trial_id in self.reached
         ]
-        columns = ["asked", "row", "seed", "trial_id", "epoch", *CURVES]
-        return {"rungs.csv": csv_bytes(pd.DataFrame(lines, columns=columns))}
+        return {"rungs.csv": csv_bytes(outcome.rungs(short))} if self.asked.rungs else {}
 
 
 def rung(trial_id: str, epochs: int) -> str:
     """The name under which it is noted how far a training has come: another one than its record's."""
     return f"rung {trial_id} {epochs}"
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Its identity in the store
-
-
-def identity(search: Search) -> dict[str, Any]:
-    """What makes a search this one: with anything else, its designs would be others."""
-    config = search.config
-    levels = {key: list(found) for key, found in search.priced.space.levels.items()}
-    own = {f"search.{name}": getattr(search.asked, name) for name in IDENTITY}
-    if search.asker.listed is not None and not search.asked.rungs:  # every design, whatever the rest says
-        own = {"search.objectives": own["search.objectives"], "search.sampler": ENUMERATE}
-    else:
-        own["seeds"] = search.seeds
-    budget = {f"budget.{metric}": getattr(config.budget, metric) for metric in goals.COSTS}
-    return {**{f"the space's {key}": found for key, found in levels.items()}, **own, **budget}
-
-
-def check_same(search: Search) -> None:
-    """A UserError if the store has another search under this name."""
-    name, mine = f"search {search.composed.folder}", identity(search)
-    theirs = search.store.note(name)
-    if theirs is None and not search.config.plan:
-        theirs = search.store.note_once(name, mine)
-    if theirs is None or theirs == mine:
-        return
-    key = next(key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key))
-    word = search.asked.name
-    raise UserError(
-        f"search {word}: {key} was {theirs.get(key)} in {search.store.name}, and is {mine.get(key)} now; "
-        f"search.name={word}2 starts a new search, which takes over whatever is trained already"
-    )

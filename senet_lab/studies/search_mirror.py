@@ -1,7 +1,7 @@
 """Shows a search's designs as an Optuna study, in the same database, for its dashboard, importances and plots.
 
 One trial a design, with what varies as its parameters and the means over its seeds as its values. Nothing is read back
-but which designs are there already; the search itself is played from the records (`asking`).
+but which designs are there already; the search itself is played from the records (`proposals`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from senet_lab.studies import goals
+from senet_lab.objectives import OBJECTIVES
 from senet_lab.studies.mirror import one_writer, opened, short_hash
 from senet_lab.studies.space import Design, Space, label
 from senet_lab.studies.store import Store
@@ -25,14 +25,14 @@ class SearchMirror:
 
     Args:
         space: the search's.
-        objectives: keys of `goals.OBJECTIVES`.
+        objectives: keys of `OBJECTIVES`.
         name: what the Optuna study is called.
         store: whose database holds both.
     """
 
     def __init__(self, space: Space, objectives: Sequence[str], name: str, store: Store) -> None:
         self.space = space
-        self.titles = [goals.OBJECTIVES[each].title for each in objectives]
+        self.titles = [OBJECTIVES[each].title for each in objectives]
         self.store = store
         self.distributions = {key: CategoricalDistribution(levels) for key, levels in space.varied.items()}
         # Optuna fixes levels for good: other ones under the same name are another study.

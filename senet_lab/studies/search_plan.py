@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from senet_lab.config import UserError
 from senet_lab.counting import duration
-from senet_lab.studies.asking import ENUMERATE, LISTED
+from senet_lab.objectives import COSTS
 from senet_lab.studies.plan import Plan, carried_out, say, show_setting
+from senet_lab.studies.proposals import ENUMERATE, LISTED
 from senet_lab.studies.space import Design, amount, label
 
 if TYPE_CHECKING:
     from senet_lab.studies.clock import Expectation
     from senet_lab.studies.search import Search
+
+# Of a search; with another one it is another study.
+IDENTITY = ("objectives", "sampler", "seed", "pending", "rungs", "keep", "strata")
 
 
 def show(search: Search, forecast: Expectation, workers: int, console: Console) -> None:
@@ -33,16 +37,16 @@ def show(search: Search, forecast: Expectation, workers: int, console: Console) 
     say(console, f"{space.size:,} points build {distinct:,} different networks")
     costs = Table(box=None, pad_edge=False, header_style="bold")
     costs.add_column("design", max_width=44)
-    for heading in ("params", "multiply-adds", *(["latency\nms"] if search.stopwatch else [])):
+    for heading in ("params", "multiply-adds", *(["latency\nms"] if search.worth.stopwatch else [])):
         costs.add_column(heading, justify="right", no_wrap=True)
     for name, design in extremes(search).items():
-        cost = search.cost(design)
+        cost = search.worth.cost(design)
         row = [f"{name}: {label(space, design)}", f"{cost['params']:,.0f}", f"{cost['macs']:,.0f}"]
-        costs.add_row(*row, *([f"{cost['latency']:.3f}"] if search.stopwatch else []))
+        costs.add_row(*row, *([f"{cost['latency']:.3f}"] if search.worth.stopwatch else []))
     console.print(costs)
-    for metric, limit in search.limits.items():
+    for metric, limit in search.worth.limits.items():
         say(console, f"budget: {metric} at most {amount(limit)}")
-    if search.limits and space.size <= LISTED and search.stopwatch is None:
+    if search.worth.limits and space.size <= LISTED and search.worth.stopwatch is None:
         within = sum(search.asker.feasible(design) for design in space.designs())
         say(console, f"{within:,} of {distinct:,} designs are within it; the others are never trained")
     show_setting(fixed, workers, console)
@@ -55,7 +59,7 @@ def show(search: Search, forecast: Expectation, workers: int, console: Console) 
 def extremes(search: Search) -> dict[str, Design]:
     """The cheapest and the dearest design, by parameters or by whatever cost the search looks at."""
     space = search.priced.space
-    wanted = [name for name in (*search.asked.objectives, *search.limits, "params") if name in space.plain]
+    wanted = [name for name in (*search.asked.objectives, *search.worth.limits, "params") if name in space.plain]
     return {
         "cheapest": space.extreme(wanted[0]),
         "dearest": space.extreme(wanted[0], dearest=True),
@@ -91,23 +95,23 @@ def show_work(search: Search, fixed: Plan, forecast: Expectation, workers: int, 
 def check_budget(search: Search) -> None:
     """A UserError if no design is within the budget; it names the cheapest one."""
     space = search.priced.space
-    if not search.limits:
+    if not search.worth.limits:
         return
-    if space.size <= LISTED and search.stopwatch is None:
+    if space.size <= LISTED and search.worth.stopwatch is None:
         if any(search.asker.feasible(design) for design in space.designs()):
             return
-    elif all(search.asker.feasible(space.extreme(metric)) for metric in search.limits if metric in space.plain):
-        if "latency" not in search.limits:
+    elif all(search.asker.feasible(space.extreme(metric)) for metric in search.worth.limits if metric in space.plain):
+        if "latency" not in search.worth.limits:
             return
         if any(search.asker.feasible(design) for design in quickest(search)):
             return
     said = []
-    for metric, limit in search.limits.items():
+    for metric, limit in search.worth.limits.items():
         if metric == "latency":
-            design = min(quickest(search), key=lambda each: search.cost(each)["latency"])
+            design = min(quickest(search), key=lambda each: search.worth.cost(each)["latency"])
         else:
             design = space.extreme(metric)
-        value = search.cost(design)[metric]
+        value = search.worth.cost(design)[metric]
         cheapest = f"the cheapest design ({label(space, design)}) has {amount(value)}"
         said.append(f"{metric}: at most {amount(limit)}, and {cheapest}")
     raise UserError("no design is within the budget; " + "; ".join(said))
@@ -117,3 +121,32 @@ def quickest(search: Search) -> list[Design]:
     """The designs that cost least by each count, the plain one if it is there: to time them all would take too long."""
     space = search.priced.space
     return list(dict.fromkeys(space.extreme(metric) for metric in space.plain))
+
+
+def identity(search: Search) -> dict[str, Any]:
+    """What makes a search this one: with anything else, its designs would be others."""
+    config = search.config
+    levels = {key: list(found) for key, found in search.priced.space.levels.items()}
+    own = {f"search.{name}": getattr(search.asked, name) for name in IDENTITY}
+    if search.asker.listed is not None and not search.asked.rungs:  # every design, whatever the rest says
+        own = {"search.objectives": own["search.objectives"], "search.sampler": ENUMERATE}
+    else:
+        own["seeds"] = search.seeds
+    budget = {f"budget.{metric}": getattr(config.budget, metric) for metric in COSTS}
+    return {**{f"the space's {key}": found for key, found in levels.items()}, **own, **budget}
+
+
+def check_same(search: Search) -> None:
+    """A UserError if the store has another search under this name."""
+    name, mine = f"search {search.composed.folder}", identity(search)
+    theirs = search.store.note(name)
+    if theirs is None and not search.config.plan:
+        theirs = search.store.note_once(name, mine)
+    if theirs is None or theirs == mine:
+        return
+    key = next(key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key))
+    word = search.asked.name
+    raise UserError(
+        f"search {word}: {key} was {theirs.get(key)} in {search.store.name}, and is {mine.get(key)} now; "
+        f"search.name={word}2 starts a new search, which takes over whatever is trained already"
+    )

@@ -1,46 +1,23 @@
-"""What a search is after: its objectives, and what a design may cost. Knows no torch."""
+"""What a design of a search is worth: its objectives, its costs, and how far these are over the budget."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from senet_lab.config import Budget, Search, UserError
-from senet_lab.studies.asking import CHOICES
+from senet_lab.objectives import COSTS, OBJECTIVES
+from senet_lab.studies.proposals import CHOICES
+from senet_lab.studies.space import Design
 
-Metrics = Mapping[str, float]  # val_error, val_loss, params, macs, latency
+if TYPE_CHECKING:
+    from senet_lab.models.cost import Cost
+    from senet_lab.studies.pricing import Priced
+    from senet_lab.studies.stopwatch import Stopwatch
 
-
-@dataclass(frozen=True)
-class Objective:
-    """One thing that a search makes small.
-
-    Attributes:
-        title: what it is, with its unit.
-        value: of a design, from its metrics; the smaller, the better.
-        trained: whether it takes a training to know it.
-    """
-
-    title: str
-    value: Callable[[Metrics], float]
-    trained: bool
-
-
-def pick(name: str) -> Callable[[Metrics], float]:
-    return lambda metrics: metrics[name]
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "val_error": Objective("validation error (%)", pick("val_error"), True),
-    "val_accuracy": Objective("validation error (%)", pick("val_error"), True),  # the same order, turned round
-    "val_loss": Objective("validation loss", pick("val_loss"), True),
-    "params": Objective("params", pick("params"), False),
-    "macs": Objective("multiply-adds", pick("macs"), False),
-    "latency": Objective("latency (ms)", pick("latency"), False),
-}
-COSTS = ("params", "macs", "latency")
 MOST = {"gp": 3}  # objectives that a sampler can serve: expected hypervolumes take too long beyond
 
 
@@ -117,3 +94,64 @@ def limits(budget: Budget, plain: Mapping[str, float]) -> dict[str, float]:
 def latency_matters(search: Search, budget: Budget) -> bool:
     """Whether networks must be timed."""
     return "latency" in search.objectives or budget.latency is not None
+
+
+class Worth:
+    """Costs and objectives of the designs of one search.
+
+    Args:
+        asked: the search.
+        budget: its limits, as the user has them.
+        priced: its space.
+        stopwatch: where latency matters.
+
+    Attributes:
+        limits: metric → the most that a design may cost.
+
+    Raises:
+        UserError: for a limit that is no number.
+    """
+
+    def __init__(self, asked: Search, budget: Budget, priced: Priced, stopwatch: Stopwatch | None) -> None:
+        self.asked = asked
+        self.priced = priced
+        self.stopwatch = stopwatch
+        latency = {} if stopwatch is None else {"latency": stopwatch.plain}
+        self.limits = limits(budget, {**priced.space.plain, **latency})
+
+    def cost(self, design: Design) -> dict[str, float]:
+        """What a design costs, by metric; the latency only where it matters."""
+        cost = self.priced.space.cost(design)
+        if self.stopwatch is not None:
+            row = self.priced.row(design)
+            cost["latency"] = self.stopwatch.milliseconds(row.network, row.se)
+        return cost
+
+    def excess(self, design: Design) -> dict[str, float]:
+        """By how much of each limit a design is over it; 0 or less is within."""
+        cost = self.cost(design) if self.limits else {}
+        return {f"budget.{metric}": cost[metric] / limit - 1 for metric, limit in self.limits.items()}
+
+    def values(self, design: Design, metrics: Sequence[Mapping[str, float]]) -> list[float]:
+        """The objectives of a design, of what its trainings came to, one mapping a seed: means over the seeds, and
+        costs."""
+        cost = self.cost(design)
+        return [
+            fmean(each[OBJECTIVES[name].column] for each in metrics) if OBJECTIVES[name].trained else cost[name]
+            for name in self.asked.objectives
+        ]
+
+    def error(self, metrics: Sequence[Mapping[str, float]]) -> float:
+        """What designs are ranked by at a rung: the first objective that is trained, mean over the seeds."""
+        first = next(name for name in self.asked.objectives if OBJECTIVES[name].trained)
+        return fmean(each[OBJECTIVES[first].column] for each in metrics)
+
+    def columns(self, cost: Cost) -> dict[str, float]:
+        """What `trials.csv` has of a network's cost beside the columns of every study, by column."""
+        asked = {name: value for name, value in costs_of(cost).items() if name in self.asked.objectives}
+        return {OBJECTIVES[name].column: value for name, value in asked.items() if name not in ("params", "macs")}
+
+
+def costs_of(cost: Cost) -> dict[str, float]:
+    """Cost of a network, or of a stage, by objective."""
+    return {name: each.cost(cost) for name, each in OBJECTIVES.items() if each.cost}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from optuna.samplers import PartialFixedSampler
 
-from senet_lab.studies.asking import ENUMERATE, LOCAL, SAMPLERS, Asker
+from senet_lab.studies.proposals import ENUMERATE, LOCAL, SAMPLERS, Asker
 from senet_lab.studies.space import OFF, Design, Part, Space
 
 # A Gaussian process takes a second to think.
