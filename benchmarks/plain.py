@@ -27,8 +27,8 @@ from torchvision import transforms
 
 from senet_lab import models
 from senet_lab.config import SE, Data, Recipe
-from senet_lab.training import data as lab_data
-from senet_lab.training.transforms import STATISTICS
+from senet_lab.training.images import parts
+from senet_lab.training.sources import SOURCES
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -90,7 +90,7 @@ def changes(data: Data, training: bool) -> Any:
         steps.append(transforms.RandomHorizontalFlip())
     if training and data.augment in ("cifar", "crop"):
         steps.append(transforms.RandomCrop(data.size, padding=data.size // 8))
-    return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(*STATISTICS[data.name])])
+    return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(*SOURCES[data.name].statistics)])
 
 
 def loader(images: Any, labels: Any, data: Data, batch_size: int, training: bool) -> DataLoader[Any]:
@@ -117,15 +117,14 @@ def trainer(epochs: int, device: str, callbacks: Sequence[pl.Callback] = ()) -> 
 def train(data: Data, recipe: Recipe, se: SE | None, backbone: str, seed: int) -> dict[str, float]:
     """Train and test one network of a data set that lies in memory; its errors in percent."""
     pl.seed_everything(seed, verbose=False)
-    train_arrays, test_arrays = lab_data.arrays(data)
-    parts = lab_data.parts(data, train_arrays[1], test_arrays[1])
+    learnt, tested = SOURCES[data.name].known(data).read()
+    index = parts(data, learnt.labels, tested.labels)
+    splits = [images.take(places) for images, places in zip((learnt, learnt, tested), index, strict=True)]
     loaders = [
-        loader(images[index], labels[index], data, recipe.batch_size, training)
-        for (images, labels), index, training in zip(
-            (train_arrays, train_arrays, test_arrays), parts, (True, False, False), strict=True
-        )
+        loader(split.images, split.labels, data, recipe.batch_size, training)
+        for split, training in zip(splits, (True, False, False), strict=True)
     ]
-    channels = train_arrays[0].shape[1]
+    channels = learnt.images.shape[1]
     module = Plain(models.create(backbone, se, 10, in_channels=channels, seed=seed), recipe)
     engine = trainer(recipe.epochs, "cuda" if torch.cuda.is_available() else "cpu")
     engine.fit(module, loaders[0], loaders[1])

@@ -80,7 +80,7 @@ def lab(network: str, words: list[str], count: int, epochs: int, device: str) ->
     data = compose.compose(["data=cifar10"]).config.data
     images, labels = (torch.from_numpy(each) for each in made_up(count))
     feed, few = (TensorFeed(images[:some], labels[:some], data, device) for some in (count, VALIDATED))
-    splits = lab_data.Splits(feed, few, few, lab_data.numbered(CLASSES))
+    splits = lab_data.Splits(feed, few, few, tuple(map(str, range(CLASSES))))
     ends: list[float] = []
     real, trial.splits_of = trial.splits_of, lambda spec: splits
     try:

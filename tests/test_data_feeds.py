@@ -25,10 +25,12 @@ from torchvision.models import ResNet50_Weights
 from torchvision.transforms import v2
 
 from senet_lab.config import Data, RunError, UserError
-from senet_lab.training.augment import AUGMENTS, crop, flip
+from senet_lab.training.augment import AUGMENTS, crop, cutout, flip
 from senet_lab.training.data import load
 from senet_lab.training.feeds import DecodedImages, FolderFeed, TensorFeed, mixed
-from senet_lab.training.transforms import STATISTICS, ManyViews, cut_out, image_transform
+from senet_lab.training.images import Files
+from senet_lab.training.sources import SOURCES
+from senet_lab.training.transforms import ManyViews, image_transform
 
 DIGITS = Data(augment="crop", validation=0.2)
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
@@ -126,7 +128,7 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", STATISTICS)
+@pytest.mark.parametrize("name", SOURCES)
 def test_normalisation(name: str) -> None:
     """(pixel / 255 - mean) / standard deviation, each channel by itself; nothing else in evaluation."""
     mean, std = KNOWN[name]
@@ -140,7 +142,7 @@ def test_normalisation(name: str) -> None:
 
 def test_statistics_of_the_digits_are_those_of_their_training_half() -> None:
     pixels = np.rint(load_digits().images[:898] * 255 / 16) / 255
-    (mean,), (std,) = STATISTICS["digits"]
+    (mean,), (std,) = SOURCES["digits"].statistics
     assert mean == pytest.approx(pixels.mean(), abs=5e-4)
     assert std == pytest.approx(pixels.std(), abs=5e-4)
 
@@ -199,7 +201,7 @@ def test_augmentations_are_made_of_what_they_say() -> None:
 
 
 def test_evaluation_is_never_augmented() -> None:
-    mean, std = map(torch.tensor, STATISTICS["digits"])
+    mean, std = map(torch.tensor, SOURCES["digits"].statistics)
     for augment in AUGMENTS:
         splits = load(dataclasses.replace(DIGITS, augment=augment))
         for feed in (splits.validation, splits.test):
@@ -216,7 +218,7 @@ def test_cutout_image_by_image(size: int, side: int) -> None:
     """The square around a centre that is anywhere in the image, less what is outside; exactly side² pixels if nothing
     is; all else as it was."""
     x = torch.rand(200, 3, size, size) + 1
-    found = cut_out(x, side, torch.Generator().manual_seed(4))
+    found = cutout(side)(x, torch.Generator().manual_seed(4))
     generator = torch.Generator().manual_seed(4)
     centres = torch.stack([torch.randint(size, (200, 1), generator=generator)[:, 0] for _ in "yx"], 1).tolist()
     inside = 0
@@ -239,7 +241,7 @@ def test_how_often_cutout_takes_a_pixel(size: int, side: int) -> None:
     """A pixel goes with the share of centres whose square reaches it: (side / size)² in the middle, about a quarter of
     it in the corners."""
     count, reach = 20_000, range(-(side // 2), side - side // 2)
-    taken = cut_out(torch.ones(count, 1, size, size), side, torch.Generator().manual_seed(0))[:, 0] == 0
+    taken = cutout(side)(torch.ones(count, 1, size, size), torch.Generator().manual_seed(0))[:, 0] == 0
     along = torch.tensor([sum(0 <= pixel - step < size for step in reach) / size for pixel in range(size)])
     expected = along[:, None] * along[None]
     assert expected.max() == pytest.approx((side / size) ** 2)
@@ -360,7 +362,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 def test_a_folder_reads_as_torchvisions_does(tree: Data) -> None:
-    mean, std = STATISTICS["folder"]
+    mean, std = SOURCES["folder"].statistics
     steps = [
         v2.Resize(18),
         v2.CenterCrop(16),
@@ -391,7 +393,7 @@ def test_the_test_transform_by_hand() -> None:
     """A picture of the size that it is resized to anyway, so that nothing is interpolated: the centre, normalised."""
     image = picture(1, width=24, height=18)
     x = image_transform(Data(name="folder", size=16, resize=18), training=False)(image).numpy()
-    mean, std = STATISTICS["folder"]
+    mean, std = SOURCES["folder"].statistics
     expected = (np.asarray(image)[1:17, 4:20] / 255 - mean) / std
     np.testing.assert_allclose(x.transpose(1, 2, 0), expected, atol=1e-6)
 
@@ -407,7 +409,7 @@ def test_ten_crops_by_hand() -> None:
     """Corners and centre of a picture that need not be interpolated, and their mirror images."""
     image = picture(1, width=24, height=18)
     x_VCHW = ManyViews(Data(name="folder", size=16, resize=18, crops=10))(image).numpy()
-    mean, std = STATISTICS["folder"]
+    mean, std = SOURCES["folder"].statistics
     pixels = (np.asarray(image) / 255 - mean) / std
     five = [pixels[top : top + 16, left : left + 16] for top, left in ((0, 0), (0, 8), (2, 0), (2, 8), (1, 4))]
     mirrored = [five[corner][:, ::-1] for corner in (1, 0, 3, 2, 4)]  # left is right in a mirror
@@ -477,8 +479,8 @@ def test_the_order_of_files_depends_on_seed_and_epoch(tree: Data) -> None:
 
 
 def test_every_image_is_cut_by_itself(tree: Data) -> None:
-    path = load(tree).train.files[0]
-    decoded = DecodedImages([path] * 20, image_transform(tree, training=True), 0)
+    files = load(tree).train.files.take(np.zeros(20, int))
+    decoded = DecodedImages(files, image_transform(tree, training=True), 0)
     assert len({tuple(decoded[0, index, 0][0].flatten().tolist()) for index in range(20)}) == 20
 
 
@@ -523,7 +525,9 @@ def test_no_damage_to_a_file_gets_past_its_name(tmp_path: Path, kind: str) -> No
     path = tmp_path / f"image.{kind}"
     picture(3).save(path)
     whole, chance = path.read_bytes(), random.Random(kind)
-    decoded = DecodedImages([(str(path), 7)], image_transform(Data(name="folder", size=8, resize=8), False), None)
+    decoded = DecodedImages(
+        Files([str(path)], np.array([7])), image_transform(Data(name="folder", size=8, resize=8), False), None
+    )
     x, label = decoded[0, 0, 0]
     assert (x.shape, label) == ((3, 8, 8), 7)
     faults = 0
@@ -542,5 +546,7 @@ def test_no_damage_to_a_file_gets_past_its_name(tmp_path: Path, kind: str) -> No
 def test_every_colour_mode_comes_as_three_channels(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
     picture(2, mode=mode).save(path)
-    decoded = DecodedImages([(str(path), 0)], image_transform(Data(name="folder", size=8, resize=8), False), None)
+    decoded = DecodedImages(
+        Files([str(path)], np.array([0])), image_transform(Data(name="folder", size=8, resize=8), False), None
+    )
     assert decoded[0, 0, 0][0].shape == (3, 8, 8)

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from test_data_feeds import make_tree, picture
 from torchvision.datasets import ImageFolder
 
 from senet_lab.config import Data, UserError
-from senet_lab.training.data import CIFAR, check_files, facts, load
-from senet_lab.training.trees import folder
+from senet_lab.training.data import check_files, facts, load
+from senet_lab.training.folder import folder
+from senet_lab.training.sources import SOURCES, Cifar
+
+CIFAR = {name: source for name, source in SOURCES.items() if isinstance(source, Cifar)}
 
 
 def refusal(data: Data) -> str:
@@ -49,8 +51,8 @@ def test_any_depth_and_suffix_in_torchvisions_order(tmp_path: Path) -> None:
     (tmp_path / "train" / "README").write_text("no class")
     train, test, classes = folder(data)
     theirs = ImageFolder(str(tmp_path / "train"))
-    assert train == theirs.samples
-    assert test == ImageFolder(str(tmp_path / "val")).samples
+    assert list(train) == theirs.samples
+    assert list(test) == ImageFolder(str(tmp_path / "val")).samples
     assert classes == tuple(theirs.classes) == ("Z", "a c", "b")
     assert len(train) == 12 + 2 * 5 + 1
 
@@ -184,7 +186,7 @@ class Payload:
 @pytest.fixture(params=sorted(CIFAR))
 def cifar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
     """A small CIFAR of made-up images, whose checksums torchvision is told."""
-    source = getattr(torchvision.datasets, CIFAR[request.param][0])
+    source = CIFAR[request.param].theirs
     key = "labels" if request.param == "cifar10" else "fine_labels"
     chance = np.random.RandomState(0)
 
@@ -201,13 +203,15 @@ def cifar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     for files in ("train_list", "test_list"):
         monkeypatch.setattr(source, files, [write_images(name) for name, _ in getattr(source, files)])
     meta = dict(source.meta)
-    meta["md5"] = write(meta["filename"], {meta["key"]: [f"class {label}" for label in range(CIFAR[request.param][1])]})
+    meta["md5"] = write(
+        meta["filename"], {meta["key"]: [f"class {label}" for label in range(CIFAR[request.param].classes)]}
+    )
     monkeypatch.setattr(source, "meta", meta)
     return Data(name=request.param, root=str(tmp_path), size=32, augment="cifar", validation=0.25)
 
 
 def files_of(data: Data) -> list[Path]:
-    source = getattr(torchvision.datasets, CIFAR[data.name][0])
+    source = CIFAR[data.name].theirs
     names = [*(name for name, _ in [*source.train_list, *source.test_list]), source.meta["filename"]]
     return [Path(data.root) / source.base_folder / name for name in names]
 
@@ -271,13 +275,13 @@ def test_a_root_without_cifar_is_named(cifar: Data, tmp_path: Path) -> None:
 
 
 def test_a_download_that_fails_is_told(cifar: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = getattr(torchvision.datasets, CIFAR[cifar.name][0])
+    source = CIFAR[cifar.name].theirs
     monkeypatch.setattr(source, "url", "http://127.0.0.1:9/nobody-listens.tar.gz")
     data = dataclasses.replace(cifar, root=str(tmp_path / "elsewhere"), download=True)
     assert f"{cifar.name} could not be downloaded to {data.root}" in problem(data)
 
 
 def test_a_download_is_not_tried_where_the_files_are(cifar: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = getattr(torchvision.datasets, CIFAR[cifar.name][0])
+    source = CIFAR[cifar.name].theirs
     monkeypatch.setattr(source, "url", "http://127.0.0.1:9/nobody-listens.tar.gz")
     check_files(dataclasses.replace(cifar, download=True))

@@ -19,8 +19,10 @@ from torchvision.transforms.v2 import functional as F
 from senet_lab.config import Data, RunError
 from senet_lab.training import memory
 from senet_lab.training.augment import AREA, ASPECT, AUGMENTS, TRIES, Change, Parts, boxes, cutout, resampling
-from senet_lab.training.data import load, size_in_memory
+from senet_lab.training.data import load
 from senet_lab.training.feeds import FolderFeed, TensorFeed
+from senet_lab.training.images import Files
+from senet_lab.training.memory import size_in_memory
 
 COUNT = 4000
 
@@ -252,7 +254,7 @@ def test_an_image_that_is_cut_short_is_named(tmp_path: Path) -> None:
 
 def test_a_tree_is_decoded_once_for_all_trials_of_a_worker(tree: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(tree, "memory")
-    monkeypatch.setattr(memory, "opened", None)
+    monkeypatch.setattr(Files, "picture", None)
     assert load(tree, "memory").train is first.train
     (Path(tree.root) / "val" / "cat" / "0.png").touch()
     assert load(tree, "memory").test is first.test

@@ -13,7 +13,9 @@ from sklearn.datasets import load_digits
 from senet_lab.compose import choices, compose
 from senet_lab.config import Data, UserError
 from senet_lab.training import data as images
-from senet_lab.training.data import CIFAR, DATASETS, SIZES, balanced, counts, facts, load, parts
+from senet_lab.training.data import facts, load
+from senet_lab.training.images import balanced, counts, parts
+from senet_lab.training.sources import SOURCES
 
 DIGITS = Data(augment="crop", validation=0.2)
 # labels of some data sets: even, uneven, ordered, shuffled, with a class of a single image
@@ -151,7 +153,7 @@ def test_facts_of_cifar_need_no_files(name: str, classes: int) -> None:
     known = facts(Data(name=name, size=32, augment="cifar", root="nowhere"))
     assert (known.train, known.validation, known.test, known.channels) == (45_000, 5_000, 10_000, 3)
     assert len(known.classes) == classes
-    assert known.identity == f"{CIFAR[name][0]} official md5"
+    assert known.identity == f"{name.upper()} official md5"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -167,7 +169,7 @@ def test_data_files_say_what_the_paper_does_with_each_set() -> None:
         "folder": Data("folder", size=224, augment="imagenet", validation=0.1, workers=2),
     }
     assert {name: compose([f"data={name}"]).config.data for name in choices("data")} == said
-    assert set(said) == set(DATASETS)
+    assert set(said) == set(SOURCES)
     for data in said.values():
         images.check(data)
 
@@ -175,7 +177,7 @@ def test_data_files_say_what_the_paper_does_with_each_set() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "mnist"}, ["mnist", *DATASETS]),
+        ({"name": "mnist"}, ["mnist", *SOURCES]),
         ({"augment": "imagenet"}, ["imagenet", "none", "crop", "cifar"]),
         ({"name": "folder", "augment": "mixup"}, ["mixup", "none", "crop", "cifar", "imagenet"]),
         ({"mean": [0.5], "std": [0.2]}, ["data.mean", "digits", "folder"]),
@@ -206,4 +208,4 @@ def test_what_cannot_be_is_refused_by_its_name(changes: dict, words: list[str]) 
 
 
 def test_sizes_are_those_of_the_images() -> None:
-    assert load(DIGITS).train.images_NCHW.shape[1:] == (1, SIZES["digits"], SIZES["digits"])
+    assert load(DIGITS).train.images_NCHW.shape[1:] == (1, SOURCES["digits"].size, SOURCES["digits"].size)

@@ -25,7 +25,7 @@ from senet_lab.config import SE, Data, Recipe, RunError, UserError
 from senet_lab.models.se import EXCITATIONS, SQUEEZES, SEBlock
 from senet_lab.reports import excitation, gate_figures
 from senet_lab.studies.store import DONE, FAILED, Store
-from senet_lab.training import checkpoints, classes, gates, trial
+from senet_lab.training import checkpoints, gates, sources, trial
 from senet_lab.training import data as images
 from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Spec
@@ -98,7 +98,7 @@ def test_gates_agree_with_a_second_implementation(squeeze: str, excite: str, mon
             assert list(rows["channel"]) == list(range(gates_NC.shape[1]))
             np.testing.assert_allclose(rows["mean"], chosen.mean(0), rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(rows["sd"], chosen.std(0, ddof=1), rtol=1e-3, atol=1e-6)
-        rows = frame[(frame["block"] == name) & (frame["class"] == classes.ALL)]
+        rows = frame[(frame["block"] == name) & (frame["class"] == gates.ALL)]
         assert set(rows["images"]) == {60}
         np.testing.assert_allclose(rows["mean"], gates_NC.mean(0), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(rows["sd"], gates_NC.std(0, ddof=1), rtol=1e-3, atol=1e-6)
@@ -389,38 +389,38 @@ def known(classes: tuple[str, ...]) -> images.DataFacts:
 
 def test_classes_by_name_or_label() -> None:
     folders = known(("n01440764", "n02102040", "n03888257", "zebra"))
-    names = classes.names_of(Data(name="folder"), folders)
+    names = images.names_of(Data(name="folder"), folders)
     assert names == ["tench", "English springer", "parachute", "zebra"]
     counts = np.array([5, 5, 5, 0])
-    assert classes.choose(["parachute", "n01440764", "1", "2"], names, folders, counts) == [2, 0, 1]
-    assert classes.choose(None, names, folders, counts) == [0, 1, 2]
+    assert gates.choose(["parachute", "n01440764", "1", "2"], names, folders, counts) == [2, 0, 1]
+    assert gates.choose(None, names, folders, counts) == [0, 1, 2]
     with pytest.raises(
         UserError, match=r"no class 'tensh' \(did you mean tench\?\); there are tench, English springer"
     ):
-        classes.choose(["tensh"], names, folders, counts)
+        gates.choose(["tensh"], names, folders, counts)
     with pytest.raises(UserError, match="no test images of class 'zebra'"):
-        classes.choose(["zebra"], names, folders, counts)
+        gates.choose(["zebra"], names, folders, counts)
     digits = known(tuple("0123456789"))
-    assert classes.choose(None, list(digits.classes), digits, np.ones(10)) == [0, 3, 6, 9]
+    assert gates.choose(None, list(digits.classes), digits, np.ones(10)) == [0, 3, 6, 9]
     many = known(tuple(f"class{i}" for i in range(1000)))
     with pytest.raises(UserError) as error:
-        classes.choose(["cat"], list(many.classes), many, np.ones(1000))
+        gates.choose(["cat"], list(many.classes), many, np.ones(1000))
     assert len(str(error.value)) < 240
     assert "1000 in all" in str(error.value)
 
 
 def test_the_paper_classes_where_they_are() -> None:
-    wordnet = sorted(classes.WORDNET)
+    wordnet = sorted(sources.WORDNET)
     folders = known(tuple(wordnet))
-    names = classes.names_of(Data(name="folder"), folders)
-    chosen = classes.choose(None, names, folders, np.ones(len(names)))
-    assert [names[label] for label in chosen] == list(classes.PAPER)
+    names = images.names_of(Data(name="folder"), folders)
+    chosen = gates.choose(None, names, folders, np.ones(len(names)))
+    assert [names[label] for label in chosen] == list(gates.PAPER)
     assert [wordnet[label] for label in chosen] == ["n01443537", "n03954731", "n02110958", "n09246464"]
 
 
 def test_a_class_may_be_called_like_all_of_them() -> None:
-    assert classes.ALL == excitation.ALL
-    assert classes.ALL not in classes.names_of(Data(name="folder"), known((classes.ALL, "b")))
+    assert gates.ALL == excitation.ALL
+    assert gates.ALL not in images.names_of(Data(name="folder"), known((gates.ALL, "b")))
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -33,9 +33,10 @@ from senet_lab.__main__ import main
 from senet_lab.compose import compose
 from senet_lab.config import Data
 from senet_lab.studies import pictures
-from senet_lab.training import classes, trees
 from senet_lab.training import data as images
 from senet_lab.training.feeds import FolderFeed, TensorFeed
+from senet_lab.training.folder import folder
+from senet_lab.training.sources import SOURCES
 
 
 def written(capsys: pytest.CaptureFixture[str], *words: object) -> Data:
@@ -62,11 +63,11 @@ def by_class(x_NCHW: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
 def whole(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
     """All training, and all test images, normalised."""
     if data.name == "folder":
-        for files in trees.folder(data)[:2]:
+        for files in folder(data)[:2]:
             yield all_of(FolderFeed(files, data))
     else:
-        for pixels, labels in images.arrays(data):
-            yield all_of(TensorFeed(torch.from_numpy(pixels), torch.from_numpy(labels), data))
+        for split in SOURCES[data.name].known(data).read():
+            yield all_of(TensorFeed(torch.from_numpy(split.images), torch.from_numpy(split.labels), data))
 
 
 def same_tensors(source: Data, tree: Data) -> None:
@@ -106,7 +107,7 @@ def test_a_class_without_training_images_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """data=folder would refuse such a tree. A hundred classes share the fixture's 200 random labels."""
-    labels = images.arrays(cifar)[0][1]
+    labels = SOURCES[cifar.name].known(cifar).read()[0].labels
     (missing, *_) = sorted(set(range(100)) - set(labels.tolist()))
     told = refused(capsys, "images", "cifar100", "--root", cifar.root, "--to", tmp_path / "png")
     assert f"class {missing}' would have no training images" in told
@@ -116,8 +117,9 @@ def test_a_class_without_training_images_is_named(
 
 
 def test_other_readers_find_the_same_pixels(digit_files: Path) -> None:
-    train, test = images.arrays(Data())
-    for tree, (pixels, labels) in (("train", train), ("val", test)):
+    train, test = SOURCES["digits"].known(Data()).read()
+    for tree, split in (("train", train), ("val", test)):
+        pixels, labels = split.images, split.labels
         found = ImageFolder(str(digit_files / tree))
         assert len(found) == len(labels)
         for path, label in found.samples:
@@ -137,8 +139,8 @@ def test_a_tree_of_files_keeps_its_pixels_and_their_order(tmp_path: Path, capsys
     (tmp_path / "from" / "val").rename(tmp_path / "from" / "exam")
     words = (f"data.root={tmp_path / 'from'}", "data.test=exam", "data.size=16", "data.resize=18", "data.workers=0")
     tree = written(capsys, "folder", *words, "--to", tmp_path / "to")
-    before = trees.folder(replace(source, test="exam"))
-    after = trees.folder(tree)
+    before = folder(replace(source, test="exam"))
+    after = folder(tree)
     assert after[2] == before[2]
     for some, others in zip(before[:2], after[:2], strict=True):
         assert [label for _, label in some] == [label for _, label in others]
@@ -170,13 +172,13 @@ def test_files_are_augmented_as_images_in_memory_are(augment: str, digit_files: 
     """Every image that is fed is one of the crops, mirrored or not, of the padded original; over epochs, all occur."""
     words = ["data.size=8", "data.resize=8", "data.mean=[0.3075]", "data.std=[0.377]", f"data.augment={augment}"]
     data = compose(["data=folder", f"data.root={digit_files}", *words]).config.data
-    path, label = trees.folder(data)[0][7]
-    padded = np.pad(np.asarray(Image.open(path)), 1)
+    files = folder(data)[0].take(np.full(40, 7))
+    padded = np.pad(np.asarray(Image.open(files.paths[0])), 1)
     crops = [padded[top : top + 8, left : left + 8] for top in range(3) for left in range(3)]
     if augment == "cifar":
         crops += [crop[:, ::-1] for crop in crops]
     possible = {((crop - 0.3075 * 255) / (0.377 * 255)).astype(np.float32).round(3).tobytes() for crop in crops}
-    feed = FolderFeed([(path, label)] * 40, data)
+    feed = FolderFeed(files, data)
     fed = torch.cat([x for epoch in range(5) for x, _ in feed.batches(40, 0, epoch)])
     seen = {x.tobytes() for x in fed.numpy().round(3)}
     assert seen == possible
@@ -280,6 +282,6 @@ def test_from_photographs_to_predictions(photographs: Path, tmp_path: Path, caps
     found = predicted(capsys, kept.checkpoint, *(path for path, _ in tested.files))
     wrong = sum(one["top"][0]["label"] != label for one, (_, label) in zip(found, tested.files, strict=True))
     assert 100 * wrong / len(found) == pytest.approx(kept.record["metrics"]["test_error"])
-    names = classes.names_of(compose(data).config.data, images.load(compose(data).config.data))
+    names = images.names_of(compose(data).config.data, images.load(compose(data).config.data))
     assert all(guess["class"] == names[guess["label"]] for one in found for guess in one["top"])
     assert names[0] == "tench"  # by its folder's name, n01440764

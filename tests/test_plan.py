@@ -22,7 +22,7 @@ from senet_lab.studies.clock import Expectation, expect
 from senet_lab.studies.plan import Cell, Plan, look_up, make, show, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import Store
-from senet_lab.training import decoding, feeds, memory
+from senet_lab.training.images import Files
 
 
 @pytest.fixture
@@ -139,12 +139,12 @@ def test_the_decoding_of_images_is_told(
         Image.new("RGB", (12, 10), (number, 0, 0)).save(folder / f"{number}.png")
     now = [0.0]
 
-    def opened(path: str, *more: Any) -> Any:
-        now[0] += 2.0 if "train" in Path(path).parts else 5.0
-        return decoding.opened(path, *more)
+    def opened(files: Files, place: int) -> Any:
+        now[0] += 2.0 if "train" in Path(files.paths[place]).parts else 5.0
+        return read(files, place)
 
-    for module in (feeds, memory):
-        monkeypatch.setattr(module, "opened", opened)
+    read = Files.picture
+    monkeypatch.setattr(Files, "picture", opened)
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
     monkeypatch.setattr(clock, "calibrate", lambda *_: 1e30)
     monkeypatch.setattr(clock, "default_workers", lambda _: 8)

@@ -19,7 +19,7 @@ from senet_lab.config import SE, Data
 from senet_lab.training import checkpoints
 from senet_lab.training import data as images
 from senet_lab.training.lit import SENet
-from senet_lab.training.transforms import STATISTICS
+from senet_lab.training.sources import SOURCES
 
 DIGITS = Data(augment="crop", validation=0.2)
 
@@ -57,7 +57,7 @@ def test_probabilities_are_the_softmax_of_the_network(
     files.insert(0, digit_files / "train" / "7" / sorted(p.name for p in (digit_files / "train" / "7").iterdir())[4])
     found = predicted(capsys, kept.checkpoint, *files, "--top", 10)
     assert [one["image"] for one in found] == list(map(str, files))
-    mean, std = (number[0] for number in STATISTICS["digits"])
+    mean, std = (number[0] for number in SOURCES["digits"].statistics)
     x_BCHW = torch.stack([torch.from_numpy(np.asarray(Image.open(path)) / 255)[None] for path in files])
     net = checkpoints.load(kept.checkpoint).net.eval()
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_several_views_are_averaged_as_in_the_test(tmp_path: Path, capsys: pytes
     image = tmp_path / "picture.png"
     picture(3, width=24, height=18).save(image)
     (found,) = predicted(capsys, path, image)
-    mean, std = map(np.array, STATISTICS["folder"])
+    mean, std = map(np.array, SOURCES["folder"].statistics)
     pixels = (np.asarray(Image.open(image)) / 255 - mean) / std  # its short side is 18 already: nothing is resized
     five = [pixels[top : top + 16, left : left + 16] for top, left in ((0, 0), (0, 8), (2, 0), (2, 8), (1, 4))]
     views = torch.from_numpy(np.stack([*five, *(view[:, ::-1] for view in five)])).permute(0, 3, 1, 2).float()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -23,6 +24,7 @@ from senet_lab.studies.workers import default_workers
 from senet_lab.training import memory
 from senet_lab.training.data import DataFacts
 from senet_lab.training.feeds import FolderFeed
+from senet_lab.training.images import Files
 from senet_lab.training.spec import STEP
 from senet_lab.training.transforms import views_of
 
@@ -227,10 +229,15 @@ def decoding(data: Data, feed: str, facts: DataFacts, cores: float, seconds: flo
         held.pop()  # the test reads its files
         again = an_image(tested, seconds / 3)
     once = sum(
-        count * an_image((memory.decoded([file], [b""], here, training) for file in files), seconds / 3)
+        count * an_image((memory.decoded(file, here, training) for file in singly(files)), seconds / 3)
         for files, count, training in held
     )
     return Decoding(test=again, once=once / min(max(1, data.workers), cores))
+
+
+def singly(files: Files) -> Iterator[Files]:
+    """Each file by itself."""
+    return (files.take(np.array([place])) for place in range(len(files)))
 
 
 def an_image(images: Iterable[Any], seconds: float) -> float:

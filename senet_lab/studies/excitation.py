@@ -13,8 +13,9 @@ from senet_lab.counting import counting
 from senet_lab.reports import excitation, gate_figures
 from senet_lab.studies.plan import device_of
 from senet_lab.studies.trained import composed, data_of, network_of, weights_of
-from senet_lab.training import checkpoints, classes, gates, trees
+from senet_lab.training import checkpoints, gates
 from senet_lab.training import data as images
+from senet_lab.training.folder import root_of
 
 
 def draw(arguments: argparse.Namespace) -> None:
@@ -33,11 +34,11 @@ def draw(arguments: argparse.Namespace) -> None:
     data = data_of(words, chosen, record, arguments.data_root)
     facts = checkpoints.check_fit(module, data)
     test = images.load(data).test
-    names = classes.names_of(data, facts)
-    counts = np.bincount(classes.labels_of(test), minlength=len(names))
-    figure = classes.choose(wanted or None, names, facts, counts)
+    names = images.names_of(data, facts)
+    counts = np.bincount(test.labels_N, minlength=len(names))
+    figure = gates.choose(wanted or None, names, facts, counts)
     console = Console()
-    place = trees.root_of(data).resolve().name if data.name == "folder" else data.name
+    place = root_of(data).resolve().name if data.name == "folder" else data.name
     title = f"{module.hparams['backbone']}, {place}"
     console.print(f"{title}: gates on {len(test):,} test images", markup=False, highlight=False)
     if record and record["config"]["identity"] not in (facts.identity, facts.earlier):

@@ -12,10 +12,8 @@ import argparse
 import shlex
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -25,9 +23,9 @@ from senet_lab.config import Data, RunError, UserError
 from senet_lab.counting import counting
 from senet_lab.files import whole
 from senet_lab.labels import quoted
-from senet_lab.training import classes, trees
 from senet_lab.training import data as images
-from senet_lab.training.decoding import mode_of, opened
+from senet_lab.training.images import Files, Labels, Pixels, parts
+from senet_lab.training.sources import SOURCES
 from senet_lab.training.transforms import in_files
 
 TREES = ("train", "val")
@@ -45,7 +43,7 @@ def write(arguments: argparse.Namespace) -> None:
     check_place(to)
     splits = splits_of(data)
     known = images.facts(data)
-    names = folders(known.classes if data.name == "folder" else classes.names_of(data, known))
+    names = folders(known.classes if data.name == "folder" else images.names_of(data, known))
     check_classes(data, splits[0], names)
     report = counting(sum(len(split.places) for split in splits), "images")
     try:
@@ -85,57 +83,32 @@ def check_place(to: Path) -> None:
         raise UserError(f"--to: {to} is there already, and no folder")
 
 
-@dataclass(frozen=True)
-class Split:
-    """The training or the test images of a data set.
+class Split(NamedTuple):
+    """The training or the test images of a data set, and the places of those that are written, ascending."""
 
-    Attributes:
-        places: of the images that are written, in the data set, ascending.
-        labels: of all images of the split.
-        image: the PIL image at a place.
-    """
+    images: Pixels | Files
+    places: Labels
 
-    places: trees.Labels
-    labels: trees.Labels
-    image: Callable[[int], Any]
+    def save(self, place: int, path: Path) -> None:
+        """Write an image as a PNG.
+
+        Raises:
+            UserError: if it does not decode.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of oddities in files that PIL reads all the same
+                picture = self.images.picture(place)
+        except RunError as error:
+            raise UserError(str(error)) from error
+        picture.save(path)
 
 
 def splits_of(data: Data) -> list[Split]:
     """What is trained and validated on, and what is tested on."""
-    readers: list[Callable[[int], Any]]
-    if data.name == "folder":
-        files = trees.folder(data)[:2]
-        labels = [trees.labels_of(some) for some in files]
-        readers = [partial(decoded, some, mode_of(data)) for some in files]
-    else:
-        arrays = images.arrays(data)
-        labels = [labels for _, labels in arrays]
-        readers = [partial(drawn, pixels_NCHW) for pixels_NCHW, _ in arrays]
-    train, validation, test = images.parts(data, *labels)
-    places = (np.union1d(train, validation), test)
-    return [Split(*split) for split in zip(places, labels, readers, strict=True)]
-
-
-def drawn(pixels_NCHW: images.Pixels, place: int) -> Any:
-    """An image that lies in memory."""
-    from PIL import Image
-
-    pixels_HWC = pixels_NCHW[place].transpose(1, 2, 0)
-    return Image.fromarray(np.ascontiguousarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC))
-
-
-def decoded(files: trees.Files, mode: str, place: int) -> Any:
-    """An image that lies in a file, in PIL's mode.
-
-    Raises:
-        UserError: if it does not decode.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of oddities in files that PIL reads all the same
-            return opened(files[place][0], mode)
-    except RunError as error:
-        raise UserError(str(error)) from error
+    train, test = SOURCES[data.name].known(data).read()
+    trained, validated, tested = parts(data, train.labels, test.labels)
+    return [Split(train, np.union1d(trained, validated)), Split(test, tested)]
 
 
 def folders(names: Sequence[str]) -> list[str]:
@@ -149,7 +122,7 @@ def folders(names: Sequence[str]) -> list[str]:
 
 def check_classes(data: Data, train: Split, names: Sequence[str]) -> None:
     """A UserError if a class would have no training images: `data=folder` takes no such tree."""
-    counts_K = np.bincount(train.labels[train.places], minlength=len(names))
+    counts_K = np.bincount(train.images.labels[train.places], minlength=len(names))
     if not counts_K.all():
         reason = f": data.subset={data.subset} is too small" if data.subset else ""
         raise UserError(f"class '{names[int(counts_K.argmin())]}' would have no training images{reason}")
@@ -161,9 +134,9 @@ def save(splits: Sequence[Split], names: Sequence[str], folder: Path, report: Ca
     for tree, split in zip(TREES, splits, strict=True):
         for name in names:
             (folder / tree / name).mkdir(parents=True)
-        digits = max(5, len(str(len(split.labels) - 1)))
+        digits = max(5, len(str(len(split.images.labels) - 1)))
         for place in split.places.tolist():
-            split.image(place).save(folder / tree / names[split.labels[place]] / f"{place:0{digits}d}.png")
+            split.save(place, folder / tree / names[split.images.labels[place]] / f"{place:0{digits}d}.png")
             done += 1
             report(done)
 

@@ -22,6 +22,7 @@ from senet_lab.studies.store import Store
 from senet_lab.training import data as images
 from senet_lab.training import step
 from senet_lab.training.data import DataFacts
+from senet_lab.training.memory import size_in_memory
 from senet_lab.training.spec import STEP, Spec
 
 if TYPE_CHECKING:
@@ -309,9 +310,9 @@ def carried_out(spec: Spec) -> str:
     found = []
     holder = "worker" if spec.devices == 1 else "device"
     if spec.feed == "memory":
-        found.append(f"images in memory, {gibibytes(step.size_in_memory(spec.data))} a {holder}")
+        found.append(f"images in memory, {gibibytes(size_in_memory(spec.data))} a {holder}")
     elif spec.data.name == "folder" and spec.device == "cuda":
-        found.append(f"images from files ({gibibytes(step.size_in_memory(spec.data))} in memory)")
+        found.append(f"images from files ({gibibytes(size_in_memory(spec.data))} in memory)")
     if spec.precision != "32-true":
         found.append(spec.precision)
     if spec.layout != STEP["layout"]:
@@ -334,7 +335,7 @@ def gibibytes(size: float) -> str:
 
 def check_room(specs: list[Spec], workers: int) -> None:
     """A UserError if the device has no room for the images that each of so many workers is to have in its memory."""
-    sizes = {step.size_in_memory(spec.data) for spec in specs if spec.feed == "memory"}
+    sizes = {size_in_memory(spec.data) for spec in specs if spec.feed == "memory"}
     if not sizes:
         return
     needed, free = workers * max(sizes), step.room(specs[0].device)

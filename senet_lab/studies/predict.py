@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -21,9 +22,10 @@ from senet_lab.config import Data, RunError, UserError
 from senet_lab.counting import counting
 from senet_lab.studies.plan import device_of
 from senet_lab.studies.trained import Trained, composed, is_word, trained
-from senet_lab.training import trees
 from senet_lab.training.feeds import FolderFeed
+from senet_lab.training.folder import IMAGE_SUFFIXES, images_below
 from senet_lab.training.gates import evaluating
+from senet_lab.training.images import Files, mode_of
 
 BATCH = 32
 
@@ -77,11 +79,11 @@ def files_of(places: Sequence[str]) -> list[str]:
     for place in places:
         if Path(place).is_dir():
             try:
-                found = trees.images_below(Path(place))
+                found = images_below(Path(place))
             except OSError as error:
                 raise UserError(f"{error.filename} cannot be read: {error.strerror or error}") from error
             if not found:
-                raise UserError(f"{place} holds no images (looked for {'/'.join(trees.IMAGE_SUFFIXES)})")
+                raise UserError(f"{place} holds no images (looked for {'/'.join(IMAGE_SUFFIXES)})")
             files += found
         elif Path(place).is_file():
             files.append(place)
@@ -114,7 +116,7 @@ def predict(network: Trained, files: Sequence[str], top: int, device: str) -> li
 
 def read(files: Sequence[str], reading: Data) -> Iterator[Tensor]:
     """The images in batches, (B, C, H, W), or (B, V, C, H, W) where the test of the training averages over views."""
-    feed = FolderFeed([(path, 0) for path in files], reading)
+    feed = FolderFeed(Files(list(files), np.zeros(len(files), np.int64), mode_of(reading)), reading)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # of oddities in files that it reads all the same

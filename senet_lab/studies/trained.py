@@ -18,7 +18,7 @@ from senet_lab.compose import compose
 from senet_lab.config import Data, RunError, UserError, first_line, storage_in
 from senet_lab.labels import Composed
 from senet_lab.studies.store import FAILED, Store
-from senet_lab.training import checkpoints, classes
+from senet_lab.training import checkpoints
 from senet_lab.training import data as images
 from senet_lab.training.checkpoints import Description
 from senet_lab.training.lit import SENet
@@ -150,7 +150,7 @@ def trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Compose
     images.check(data)
     try:
         images.check_files(data)
-        names = tuple(classes.names_of(data, images.facts(data)))
+        names = tuple(images.names_of(data, images.facts(data)))
     except UserError:
         if named:
             raise

@@ -17,8 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet_lab.training.transforms import blank, squares
-
 
 @dataclass(frozen=True)
 class Change:
@@ -75,11 +73,21 @@ AUGMENTS: dict[str, tuple[Change, ...]] = {
 
 
 def cutout(side: int) -> Change:
-    """Cutout with a square of so many pixels, for images that are normalised already."""
-    return Change(
-        lambda B, H, W, generator: squares(B, H, W, side, generator),
-        lambda x_BCHW, corners_B2: blank(x_BCHW, corners_B2, side),
-    )
+    """Blank a square in every normalised image, `side` pixels wide; its centre is anywhere, so that part of it may lie
+    outside (DeVries and Taylor 2017, arXiv 1708.04552). Blank is 0, the mean of the training images."""
+
+    def squares(B: int, H: int, W: int, generator: torch.Generator) -> Tensor:
+        return torch.cat([torch.randint(length, (B, 1), generator=generator) - side // 2 for length in (H, W)], 1)
+
+    def blank(x_BCHW: Tensor, corners_B2: Tensor) -> Tensor:
+        H, W = x_BCHW.shape[2:]
+        top_B1, left_B1, device = corners_B2[:, :1], corners_B2[:, 1:], x_BCHW.device
+        y_H, x_W = torch.arange(H, device=device), torch.arange(W, device=device)
+        rows_BH = (top_B1 <= y_H) & (y_H < top_B1 + side)
+        columns_BW = (left_B1 <= x_W) & (x_W < left_B1 + side)
+        return x_BCHW.masked_fill(rows_BH[:, None, :, None] & columns_BW[:, None, None, :], 0.0)
+
+    return Change(squares, blank)
 
 
 # --------------------------------------------------------------------------------------------------------------------

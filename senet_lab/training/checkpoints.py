@@ -16,7 +16,6 @@ import torch
 
 from senet_lab.config import Data, UserError, first_line
 from senet_lab.models.se import SEBlock
-from senet_lab.training import classes
 from senet_lab.training import data as images
 from senet_lab.training.faults import NetworkError
 from senet_lab.training.lit import SENet
@@ -41,7 +40,7 @@ class Description:
 def describe(data: Data, known: images.DataFacts | images.Splits) -> dict[str, Any]:
     """The description of a network that is trained on `data`, as plain values for its checkpoint."""
     reading = asdict(in_files(data))
-    return {**{name: reading[name] for name in READING}, "classes": classes.names_of(data, known)}
+    return {**{name: reading[name] for name in READING}, "classes": images.names_of(data, known)}
 
 
 def description(module: SENet, path: Path) -> Description | None:
@@ -129,15 +128,10 @@ def check_fit(module: SENet, data: Data) -> images.DataFacts:
         UserError: if it has another number of channels or classes than the network was trained on; as `images.facts`.
     """
     facts = images.facts(data)
-    wanted = (module.hparams["channels"], module.hparams["classes"])
-    if (facts.channels, len(facts.classes)) != wanted:
-        raise UserError(
-            f"the network was trained on images of {counted(wanted[0], 'channel')} and {counted(wanted[1], 'class')}; "
-            f"{data.name} has {counted(facts.channels, 'channel')} and {counted(len(facts.classes), 'class')}: "
-            f"name its data set (data=…)"
-        )
+    check_description(module, Description(data, facts.classes), data.name)
     return facts
 
 
 def counted(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}{'es' if word.endswith('s') else 's'}"
+    plural = "es" if word.endswith("s") else "s"
+    return f"{count} {word}{plural * (count != 1)}"

@@ -10,6 +10,7 @@ again, and nothing else.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 import time
@@ -18,12 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from senet_lab.counting import counting
 from senet_lab.files import whole
 
 STATE = struct.Struct("<qqqQ")  # size (bytes), times of writing and of change (ns), inode
 DIGEST = 16  # bytes
-CHECK = 32  # bytes of the SHA-256 that a cache begins with
 RECENT = 2 * 10**9  # ns; a file that has just changed may change once more within one tick of its file system's clock
 READERS = 8  # files that are read side by side: a network's disk answers late
 
@@ -44,7 +46,8 @@ def digests(tree: Path, paths: Sequence[str], states: Sequence[bytes]) -> list[b
     Raises:
         OSError: a file that cannot be read.
     """
-    cache = place(tree)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    cache = Path(home) / "senet_lab" / f"{hashlib.sha256(os.fsencode(tree.resolve())).hexdigest()[:16]}.npz"
     known = load(cache)
     unknown = [number for number, found in enumerate(states) if found not in known]
     report = counting(len(unknown), "images read for the first time")
@@ -72,28 +75,19 @@ def digests(tree: Path, paths: Sequence[str], states: Sequence[bytes]) -> list[b
     return [known.get(found) or fresh[found] for found in states]
 
 
-def place(tree: Path) -> Path:
-    """The cache of a tree."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    return Path(home) / "senet_lab" / f"{hashlib.sha256(os.fsencode(tree.resolve())).hexdigest()[:16]}.digests"
-
-
 def load(cache: Path) -> dict[bytes, bytes]:
-    """State → digest; empty where there is no cache that is whole."""
+    """State → digest; empty where there is no cache that is whole, as its checksums tell."""
     try:
-        content = cache.read_bytes()
-    except OSError:
+        with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as held:
+            return dict(zip(held["states"].tolist(), held["digests"].tolist(), strict=True))
+    except Exception:  # what a damaged file makes of the reader has no common class
         return {}
-    entries, width = content[CHECK:], STATE.size + DIGEST
-    if len(entries) % width or hashlib.sha256(entries).digest() != content[:CHECK]:
-        return {}
-    starts = range(0, len(entries), width)
-    return {entries[at : at + STATE.size]: entries[at + STATE.size : at + width] for at in starts}
 
 
 def save(cache: Path, entries: dict[bytes, bytes]) -> None:
     """Write a cache, whole or not at all: another process may be reading or writing it. Where it cannot be written the
     images are read again at the next start."""
-    content = b"".join(found + digest for found, digest in entries.items())
-    with suppress(OSError), whole(cache) as part:
-        part.write_bytes(hashlib.sha256(content).digest() + content)
+    states = np.frombuffer(b"".join(entries), f"V{STATE.size}")
+    digests = np.frombuffer(b"".join(entries.values()), f"V{DIGEST}")
+    with suppress(OSError), whole(cache) as part, part.open("wb") as file:
+        np.savez(file, states=states, digests=digests)

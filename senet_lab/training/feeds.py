@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, default_collate
 
 from senet_lab.config import Data, RunError
 from senet_lab.training.augment import AUGMENTS, Parts, cutout
-from senet_lab.training.contents import STATE
-from senet_lab.training.decoding import mode_of, opened
+from senet_lab.training.images import Files
 from senet_lab.training.transforms import ManyViews, channels_of, image_transform, in_memory, views_of
 
+SMALL, MANY = 64, 2**25  # pixels of a side, and of a batch
 Shown = tuple[int, int, int]  # epoch, number, and how often the epoch has shown it before
 
 
@@ -52,14 +52,84 @@ class Part:
     def of(self, count: int) -> tuple[list[int], int]:
         """Which of a batch's `count` images it takes, and how many of them, the first ones, are its own."""
         own = list(range(self.number, count, self.world))
+        if len(own) > 1:
+            return own, len(own)
         others = [at % count for at in range(self.number, self.number + count) if at % count not in own]
-        return own + others[: max(0, 2 - len(own))], len(own)
+        return own + others[: 2 - len(own)], len(own)
 
 
-WHOLE = Part()
+class Batches:
+    """An iterable with a length, which is all that Lightning asks of a loader."""
+
+    def __init__(self, make: Callable[[], Iterator[Any]], length: int) -> None:
+        self.make = make
+        self.length = length
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.make()
+
+    def __len__(self) -> int:
+        return self.length
 
 
-class TensorFeed:
+class How(NamedTuple):
+    """How the images of an epoch are made."""
+
+    seed: int | None  # of their augmentation; None has none
+    epoch: int
+    generator: torch.Generator  # of the epoch, as the order of its images has left it
+    views: bool  # whether all views of the test are wanted
+
+
+class Feed:
+    """A split of a data set.
+
+    Args:
+        labels_N: the labels of its images.
+        data: how they are read, augmented and normalised.
+    """
+
+    def __init__(self, labels_N: Tensor, data: Data) -> None:
+        self.labels_N = labels_N
+        self.data = data
+        self.part = Part()
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def batches(
+        self, batch_size: int, seed: int | None = None, epoch: int = 0, sampling: str = "uniform", views: bool = False
+    ) -> Batches:
+        """The split in its own order, or, with a seed, sampled and augmented as that epoch wants it."""
+
+        def make() -> Iterator[Any]:
+            generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
+            order_N = order_of(self.labels_N, batch_size, seed, generator, sampling)
+            indices = torch.split(order_N, batch_size) if len(order_N) else ()
+            taken = [self.part.of(len(index_B)) for index_B in indices]
+            made = self.made(indices, [places for places, _ in taken], How(seed, epoch, generator, views))
+            for batch, index_B, (_, own) in zip(made, indices, taken, strict=True):
+                yield batch if self.part.world == 1 else (*batch, own, len(index_B))
+
+        return Batches(make, -(-fed(len(self), batch_size, seed) // batch_size))
+
+    def made(self, indices: Sequence[Tensor], taken: list[list[int]], how: How) -> Iterator[Any]:
+        """Images and labels, batch by batch: of the images at `indices`, those at the places that are `taken`."""
+        raise NotImplementedError
+
+    def test_batches(self, batch_size: int) -> Batches:
+        """The split in its own order; where the test wants several views of an image, x is (B, V, C, H, W)."""
+        return self.batches(batch_size)
+
+    def evaluated(self, batch_size: int) -> int:
+        """Images of a batch that validates or tests, where `batch_size` train: no more of them in memory at once."""
+        return batch_size
+
+    def close(self) -> None:
+        """End the processes that decode, if there are any."""
+
+
+class TensorFeed(Feed):
     """A split that lies in memory, on the device that trains; whole batches are augmented there at once.
 
     Args:
@@ -71,42 +141,32 @@ class TensorFeed:
     """
 
     def __init__(self, images: Tensor | Parts, labels_N: Tensor, data: Data, device: str = "cpu") -> None:
+        super().__init__(labels_N, data)
         self.parts = images if isinstance(images, Parts) else None
         none = (0, channels_of(data), data.size, data.size)
         self.images_NCHW = torch.empty(none) if isinstance(images, Parts) else images.to(device)
-        self.labels_N = labels_N
         self.device = device
         self.normalised = in_memory(data, device)
         self.changes = AUGMENTS.get(data.augment, ())  # of `imagenet`, evaluation has none and training its parts
         self.cutout = cutout(data.cutout) if data.cutout else None
-        self.part = WHOLE
 
-    def __len__(self) -> int:
-        return len(self.labels_N)
+    def evaluated(self, batch_size: int) -> int:
+        """More where images are small, or a GPU has them and they are not too many."""
+        side, larger = self.images_NCHW.shape[-1], 4 * batch_size
+        return larger if side <= SMALL or (self.device == "cuda" and larger * side**2 <= MANY) else batch_size
 
-    def batches(self, batch_size: int, seed: int | None = None, epoch: int = 0, sampling: str = "uniform") -> Batches:
-        """The split in its own order, or, with a seed, sampled and augmented as that epoch wants it."""
-
-        def make() -> Iterator[Any]:
-            generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
-            order_N = order_of(self.labels_N, batch_size, seed, generator, sampling)
-            indices = list(torch.split(order_N, batch_size))
-            drawn = [self.draw(index_B, generator) if seed is not None else [] for index_B in indices]
-            shares: list[tuple[int, ...]] = [()] * len(indices)
-            if self.part.world > 1:  # drawn is for whole batches, so that they do not depend on who takes which part
-                parts = [(*self.part.of(len(index_B)), len(index_B)) for index_B in indices]
-                drawn = [[each[taken] for each in of_batch] for of_batch, (taken, *_) in zip(drawn, parts, strict=True)]
-                indices = [index_B[taken] for index_B, (taken, *_) in zip(indices, parts, strict=True)]
-                shares = [(own, count) for _, own, count in parts]
-                order_N = torch.cat(indices)
-            sizes = [len(index_B) for index_B in indices]
-            numbers = [torch.split(torch.cat(each).to(self.device), sizes) for each in zip(*drawn, strict=True)]
-            on_device = torch.split(order_N.to(self.device), sizes)
-            labels = torch.split(self.labels_N[order_N].to(self.device), sizes)
-            for at, (index_B, labels_B) in enumerate(zip(on_device, labels, strict=True)):
-                yield self.batch(index_B, [each[at] for each in numbers], drawn[at]), labels_B, *shares[at]
-
-        return Batches(make, -(-fed(len(self), batch_size, seed) // batch_size))
+    def made(self, indices: Sequence[Tensor], taken: list[list[int]], how: How) -> Iterator[Any]:
+        drawn = [self.draw(index_B, how.generator) if how.seed is not None else [] for index_B in indices]
+        if self.part.world > 1:  # drawn is for whole batches, so that they do not depend on who takes which part
+            pairs = zip(drawn, taken, strict=True)
+            drawn = [[each[places] for each in of_batch] for of_batch, places in pairs]
+            indices = [index_B[places] for index_B, places in zip(indices, taken, strict=True)]
+        order_N, sizes = torch.cat([self.labels_N[:0], *indices]), [len(index_B) for index_B in indices]
+        numbers = [torch.split(torch.cat(each).to(self.device), sizes) for each in zip(*drawn, strict=True)]
+        on_device = torch.split(order_N.to(self.device), sizes)
+        labels = torch.split(self.labels_N[order_N].to(self.device), sizes)
+        for at, (index_B, labels_B) in enumerate(zip(on_device, labels, strict=True)):
+            yield self.batch(index_B, [each[at] for each in numbers], drawn[at]), labels_B
 
     def draw(self, index_B: Tensor, generator: torch.Generator) -> list[Tensor]:
         """The random numbers of a batch, (B, n) for each thing that is done to it."""
@@ -126,85 +186,68 @@ class TensorFeed:
         x_BCHW = self.normalised(x_BCHW)
         return self.cutout.apply(x_BCHW, numbers[-1]) if self.cutout and numbers else x_BCHW
 
-    def test_batches(self, batch_size: int) -> Batches:
-        """The split in its own order."""
-        return self.batches(batch_size)
 
-
-class FolderFeed:
+class FolderFeed(Feed):
     """A split that lies on disk as one image a file; every image is decoded and augmented by itself.
 
     Args:
-        files: paths and labels.
+        files: its images.
         data: how they are read, augmented and normalised.
         pinned: whether batches come in memory that a GPU copies from while it computes.
-        states: of the files (`contents.state`): an image that is no longer what it was is an error. Empty does not ask.
     """
 
-    def __init__(
-        self, files: list[tuple[str, int]], data: Data, pinned: bool = False, states: Sequence[bytes] = ()
-    ) -> None:
+    def __init__(self, files: Files, data: Data, pinned: bool = False) -> None:
+        super().__init__(torch.from_numpy(files.labels), data)
         self.files = files
-        self.states = b"".join(states)
-        self.data = data
         self.pinned = pinned
-        self.loaders: dict[tuple[str, int | None], tuple[DataLoader[Any], Order]] = {}  # whose processes go on
-        self.part = WHOLE
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def batches(self, batch_size: int, seed: int | None = None, epoch: int = 0, sampling: str = "uniform") -> Batches:
-        """The split in its own order, or, with a seed, sampled and augmented as that epoch wants it."""
-        transform = image_transform(self.data, training=seed is not None)
-        return self.decoded(transform, batch_size, seed, epoch, sampling)
+        self.loaders: dict[tuple[bool, int | None], DataLoader[Any]] = {}  # whose processes go on
 
     def test_batches(self, batch_size: int) -> Batches:
-        """The split in its own order; where the test wants several views of an image, x is (B, V, C, H, W)."""
         views = views_of(self.data)
-        if not views:
-            return self.batches(batch_size)
-        return self.decoded(ManyViews(self.data), max(1, batch_size // views))
+        return self.batches(max(1, batch_size // views), views=True) if views else self.batches(batch_size)
 
     def close(self) -> None:
-        """End the processes that decode, if there are any."""
         self.loaders.clear()
 
-    def decoded(
-        self, transform: Any, batch_size: int, seed: int | None = None, epoch: int = 0, sampling: str = "uniform"
-    ) -> Batches:
-        """Batches of the images as a transform makes them. Processes that decode go on from epoch to epoch: which one
-        it is comes to them with each image's number, and so does how often the epoch has shown the image before."""
+    def made(self, indices: Sequence[Tensor], taken: list[list[int]], how: How) -> Iterator[Any]:
+        """Processes that decode go on from epoch to epoch: which one it is comes to them with each image's number, and
+        so does how often the epoch has shown the image before.
 
-        def make() -> Iterator[Any]:
-            generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
-            labels_N = torch.tensor([label for _, label in self.files])
-            numbers = order_of(labels_N, batch_size, seed, generator, sampling).tolist()
-            shown: Counter[int] = Counter()
-            images: list[Shown] = []
-            for number in numbers:
-                images.append((epoch, number, shown[number]))
+        Raises:
+            RunError: an image that cannot be read; the processes ended, which is the machine's fault: it lacks shared
+                memory, or memory.
+        """
+        shown: Counter[int] = Counter()
+        batches: list[list[Shown]] = []
+        for index_B, places in zip(indices, taken, strict=True):
+            batch = []
+            for number in index_B.tolist():
+                batch.append((how.epoch, number, shown[number]))
                 shown[number] += 1
-            whole = [images[at : at + batch_size] for at in range(0, len(images), batch_size)]
-            parts = [self.part.of(len(batch)) for batch in whole]
-            key = (type(transform).__name__, seed)
-            loader, order = self.loaders.get(key) or self.loader(transform, seed)
-            if loader.num_workers:
-                self.loaders[key] = loader, order
-            order.batches = [[batch[at] for at in taken] for batch, (taken, _) in zip(whole, parts, strict=True)]
-            for batch, of, (_, own) in zip(read(loader), whole, parts, strict=True):
-                if isinstance(batch, RunError):
-                    raise batch
-                yield batch if self.part.world == 1 else (*batch, own, len(of))
+            batches.append([batch[place] for place in places])
+        key = (how.views, how.seed)
+        loader = self.loaders.get(key) or self.loader(*key)
+        if loader.num_workers:
+            self.loaders[key] = loader
+        assert isinstance(loader.batch_sampler, list)
+        loader.batch_sampler[:] = batches
+        try:
+            for made in loader:
+                if isinstance(made, RunError):
+                    raise made
+                yield made
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            *_, last = str(error).strip().splitlines()  # the others are a traceback
+            raise RunError(f"the processes that decode images cannot go on: {last}") from error
 
-        return Batches(make, -(-fed(len(self), batch_size, seed) // batch_size))
-
-    def loader(self, transform: Any, seed: int | None) -> tuple[DataLoader[Any], Order]:
-        """What decodes the images that an order lists; the order is still empty."""
-        order = Order()
-        loader: DataLoader[Any] = DataLoader(
-            DecodedImages(self.files, transform, seed, mode_of(self.data), self.states),
-            batch_sampler=order,
+    def loader(self, views: bool, seed: int | None) -> DataLoader[Any]:
+        """What decodes the images of the batches that are listed in it; there are none yet."""
+        transform = ManyViews(self.data) if views else image_transform(self.data, training=seed is not None)
+        return DataLoader(
+            DecodedImages(self.files, transform, seed),
+            batch_sampler=[],
             num_workers=self.data.workers,
             persistent_workers=self.data.workers > 0,
             # A trial's process is spawned, and so would these be, each importing torch for seconds. They need no GPU.
@@ -213,35 +256,37 @@ class FolderFeed:
             generator=torch.Generator().manual_seed(0),  # so that the global one is left alone; images have their own
             collate_fn=collate,
         )
-        return loader, order
 
 
-def read(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches.
+class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int] | RunError]):
+    """Files as tensors. The augmentation of an image is seeded by (seed, epoch, number), and where the epoch has shown
+    it before, by how often; so it does not depend on how many processes decode.
 
-    Raises:
-        RunError: its processes ended, which is the machine's fault: it lacks shared memory, or memory.
+    A file that cannot be decoded is given as the error instead of raised: an exception that leaves a process of the
+    DataLoader comes back as text, with a traceback in it.
     """
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        *_, last = str(error).strip().splitlines()  # the others are a traceback
-        raise RunError(f"the processes that decode images cannot go on: {last}") from error
+
+    def __init__(self, files: Files, transform: Callable[[Any], Tensor], seed: int | None) -> None:
+        self.files = files
+        self.transform = transform
+        self.seed = seed
+
+    def __getitem__(self, which: Shown) -> tuple[Tensor, int] | RunError:
+        epoch, number, shown = which
+        try:
+            image = self.files.picture(number)
+        except RunError as error:
+            return error
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(
+                mixed(self.seed or 0, epoch, number, *([shown] if shown else []))
+            )  # not the GPUs'
+            return self.transform(image), int(self.files.labels[number])
 
 
-class Order(torch.utils.data.Sampler[list[Shown]]):
-    """The images of the batches that are to be fed next, in order."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Shown]] = []
-
-    def __iter__(self) -> Iterator[list[Shown]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+def collate(items: list[Any]) -> Any:
+    """Images and labels as a batch; or the first error among them."""
+    return next((item for item in items if isinstance(item, RunError)), None) or default_collate(items)
 
 
 def order_of(labels_N: Tensor, batch_size: int, seed: int | None, generator: torch.Generator, sampling: str) -> Tensor:
@@ -282,61 +327,3 @@ def fed(count: int, batch_size: int, seed: int | None) -> int:
     """How many of a split's images are fed: all, but that training leaves out a last batch of a single image, in which
     batch norm has no variance to divide by (and which it refuses where H = W = 1)."""
     return count - 1 if seed is not None and count % batch_size == 1 < count else count
-
-
-class Batches:
-    """An iterable with a length, which is all that Lightning asks of a loader."""
-
-    def __init__(self, make: Callable[[], Iterator[Any]], length: int) -> None:
-        self.make = make
-        self.length = length
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.make()
-
-    def __len__(self) -> int:
-        return self.length
-
-
-class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int] | RunError]):
-    """Files as tensors. The augmentation of an image is seeded by (seed, epoch, number), and where the epoch has shown
-    it before, by how often; so it does not depend on how many processes decode.
-
-    A file that cannot be decoded is given as the error instead of raised: an exception that leaves a process of the
-    DataLoader comes back as text, with a traceback in it.
-    """
-
-    def __init__(
-        self,
-        files: list[tuple[str, int]],
-        transform: Callable[[Any], Tensor],
-        seed: int | None,
-        mode: str = "RGB",
-        states: bytes = b"",
-    ) -> None:
-        self.files = files
-        self.transform = transform
-        self.seed = seed
-        self.mode = mode  # PIL's word for the colours
-        self.states = states  # of all files, one after the other: a list of a million would take ten times the memory
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, which: Shown) -> tuple[Tensor, int] | RunError:
-        epoch, number, shown = which
-        path, label = self.files[number]
-        try:
-            image = opened(path, self.mode, self.states[number * STATE.size : (number + 1) * STATE.size])
-        except RunError as error:
-            return error
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(
-                mixed(self.seed or 0, epoch, number, *([shown] if shown else []))
-            )  # not the GPUs'
-            return self.transform(image), label
-
-
-def collate(items: list[Any]) -> Any:
-    """Images and labels as a batch; or the first error among them."""
-    return next((item for item in items if isinstance(item, RunError)), None) or default_collate(items)

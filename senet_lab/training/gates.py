@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from senet_lab.config import RunError, first_line
+from senet_lab.config import RunError, UserError, first_line
 from senet_lab.models.se import SEBlock
 from senet_lab.models.stages import stage_of
-from senet_lab.training.classes import ALL
+from senet_lab.training.data import ALL, DataFacts
 
 Array = np.ndarray[Any, Any]
 
+PAPER = ("goldfish", "plane", "pug", "cliff")  # classes; the first two are those of figure 7
 HIGH, LOW = 0.95, 0.05  # a gate beyond these is saturated: its channel is as good as always on, or off
 
 
@@ -301,3 +303,37 @@ def measure(
         }
     )
     return Measured(gates[first + [name for name in gates if name not in first]], facts)
+
+
+def choose(words: Sequence[str] | None, names: Sequence[str], facts: DataFacts, counts_K: Array) -> list[int]:
+    """Labels of the classes to show.
+
+    Args:
+        words: names, the data set's own names (folders), or labels; None takes the paper's four if they are all there,
+            else four spread evenly over the classes that have test images.
+        names: of the classes (`data.names_of`).
+        facts: of the data set.
+        counts_K: test images of each class.
+
+    Raises:
+        UserError: for a class that does not exist or has no test images.
+    """
+    if words is None:
+        if set(PAPER) <= set(names) and all(counts_K[names.index(name)] for name in PAPER):
+            return [names.index(name) for name in PAPER]
+        present = np.flatnonzero(counts_K)
+        places = np.linspace(0, len(present) - 1, min(4, len(present))).round().astype(int)
+        return [int(label) for label in present[np.unique(places)]]
+    known = {str(label): label for label in range(len(names))}
+    known |= {name: label for called in (facts.classes, names) for label, name in enumerate(called)}
+    for word in words:
+        if word not in known:
+            near = get_close_matches(word, known, n=1)
+            guess = f" (did you mean {near[0]}?)" if near else ""
+            some = ", ".join(names[:10]) + (f", … ({len(names)} in all)" if len(names) > 10 else "")
+            raise UserError(
+                f"--classes: there is no class '{word}'{guess}; there are {some}, or by label 0 to {len(names) - 1}"
+            )
+        if not counts_K[known[word]]:
+            raise UserError(f"--classes: there are no test images of class '{word}'")
+    return list(dict.fromkeys(known[word] for word in words))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,28 +24,23 @@ from torchvision.transforms import v2
 
 from senet_lab.config import Data
 from senet_lab.training.augment import Parts
-from senet_lab.training.decoding import mode_of, opened
-from senet_lab.training.feeds import FolderFeed, TensorFeed
+from senet_lab.training.feeds import Feed, FolderFeed, TensorFeed
+from senet_lab.training.folder import folder
+from senet_lab.training.images import Files, counts
 from senet_lab.training.transforms import centre, channels_of, views_of
-
-Files = Sequence[tuple[str, int]]
 
 SPARE = 2  # short side of what is kept for random resized crops, in sides of the network's input
 LOOKED_AT = 64  # files whose sizes are read to tell how much memory all of them take
+SIZES: dict[str, int] = {}  # data set → bytes
+DECODED: dict[str, list[Feed]] = {}  # the last tree: a worker's next trial is mostly of the same
 
 
-DECODED: dict[str, list[TensorFeed | FolderFeed]] = {}  # the last tree: a worker's next trial is mostly of the same
-
-
-def feeds(
-    splits: Sequence[Files], states: Sequence[list[bytes]], data: Data, device: str, identity: str
-) -> list[TensorFeed | FolderFeed]:
+def feeds(splits: Sequence[Files], data: Data, device: str, identity: str) -> list[Feed]:
     """The training, validation and test images, decoded; where the test wants several views of an image, it reads its
     files, which it does but once.
 
     Args:
-        splits: their files and labels.
-        states: of the files (`contents.state`).
+        splits: their files.
         data: how they are read.
         device: where they are to lie.
         identity: of the images.
@@ -52,32 +48,26 @@ def feeds(
     Raises:
         RunError: an image that cannot be read, or that has changed, by name.
     """
-    train, validation, test = zip(splits, states, strict=True)
+    train, validation, test = splits
     key = f"{identity} {device} {data}"
     if key not in DECODED:
         DECODED.clear()
         DECODED[key] = [
-            held(*train, data, True, device),
-            held(*validation, data, False, device),
-            FolderFeed(list(test[0]), data, device == "cuda", test[1])
-            if views_of(data)
-            else held(*test, data, False, device),
+            held(train, data, True, device),
+            held(validation, data, False, device),
+            FolderFeed(test, data, device == "cuda") if views_of(data) else held(test, data, False, device),
         ]
     return DECODED[key]
 
 
-def held(files: Files, states: Sequence[bytes], data: Data, training: bool, device: str) -> TensorFeed:
-    """A split, decoded.
-
-    Raises:
-        RunError: an image that cannot be read, by name.
-    """
-    labels_N = torch.tensor([label for _, label in files])
-    if not cropped(data, training):
-        none = torch.empty(0, data.size, data.size, channels_of(data), dtype=torch.uint8)
-        images_NHWC = torch.stack(decoded(files, states, data, training)) if files else none
-        return TensorFeed(images_NHWC.permute(0, 3, 1, 2).contiguous(), labels_N, data, device)
-    return TensorFeed(Parts(decoded(files, states, data, training), data.size, device), labels_N, data, device)
+def held(files: Files, data: Data, training: bool, device: str) -> TensorFeed:
+    """A split, decoded."""
+    labels_N, images = torch.from_numpy(files.labels), decoded(files, data, training)
+    if cropped(data, training):
+        return TensorFeed(Parts(images, data.size, device), labels_N, data, device)
+    none = torch.empty(0, data.size, data.size, channels_of(data), dtype=torch.uint8)
+    images_NHWC = torch.stack(images) if images else none
+    return TensorFeed(images_NHWC.permute(0, 3, 1, 2).contiguous(), labels_N, data, device)
 
 
 def cropped(data: Data, training: bool) -> bool:
@@ -85,18 +75,18 @@ def cropped(data: Data, training: bool) -> bool:
     return training and data.augment == "imagenet"
 
 
-def decoded(files: Files, states: Sequence[bytes], data: Data, training: bool) -> list[Tensor]:
+def decoded(files: Files, data: Data, training: bool) -> list[Tensor]:
     """Each image as bytes (H, W, C). Threads suffice: decoding and resizing leave Python alone."""
 
-    def read(path: str, state: bytes) -> Tensor:
-        image = opened(path, mode_of(data), state)
+    def read(place: int) -> Tensor:
+        image = files.picture(place)
         for change in steps:
             image = change(image)
         return torch.from_numpy(np.array(image)).view(image.height, image.width, -1)
 
     steps: list[Any] = [lambda image: shrunk(image, data)] if cropped(data, training) else centre(data)
     with ThreadPoolExecutor(max(1, data.workers)) as threads:
-        return list(threads.map(read, [path for path, _ in files], states))
+        return list(threads.map(read, range(len(files))))
 
 
 def shrunk(image: Image.Image, data: Data) -> Image.Image:
@@ -107,20 +97,22 @@ def shrunk(image: Image.Image, data: Data) -> Image.Image:
     return smaller
 
 
-def size_of(files: Files, data: Data, counts: tuple[int, int, int]) -> int:
-    """Bytes that so many training, validation and test images take in memory; for random resized crops an estimate from
-    some of the files, which are not decoded for it."""
-    train, validation, test = counts
-    each = data.size**2
-    kept = each
-    if cropped(data, training=True):
-        areas = []
-        for path, _ in files[:: -(-len(files) // LOOKED_AT)]:
-            try:
-                with Image.open(path) as file:
-                    scale = min(1, SPARE * data.size / min(file.size))
-                    areas.append(file.width * file.height * scale**2)
-            except OSError:
-                continue  # training says which it is
-        kept = round(sum(areas) / len(areas)) if areas else each
-    return channels_of(data) * (train * kept + (validation + test) * each)
+def size_in_memory(data: Data) -> int:
+    """Bytes that the images of a tree take in memory, about; for random resized crops an estimate from some of the
+    files, which are not decoded for it. Every row and seed asks: the answer is kept."""
+    if repr(data) not in SIZES:
+        train, test, _ = folder(data)
+        trained, *others = counts(data, len(train), len(test))
+        each = data.size**2
+        kept = size_of_whole(train.paths, SPARE * data.size) or each if cropped(data, training=True) else each
+        SIZES[repr(data)] = channels_of(data) * (trained * kept + sum(others) * each)
+    return SIZES[repr(data)]
+
+
+def size_of_whole(paths: list[str], side: int) -> int:
+    """Pixels of an image on average, where larger ones are shrunk to a short side; 0 where none can be read."""
+    areas = []
+    for path in paths[:: -(-len(paths) // LOOKED_AT)]:
+        with suppress(OSError), Image.open(path) as file:  # training says which cannot be read
+            areas.append(file.width * file.height * min(1, side / min(file.size)) ** 2)
+    return round(sum(areas) / len(areas)) if areas else 0

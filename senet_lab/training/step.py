@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.config import Data, Training, UserError
-from senet_lab.training import data as images
+from senet_lab.training.memory import size_in_memory
 
 ROOM = 8 * 2**30  # bytes of a tree of images that a GPU is given unasked, for each worker; the same on every machine
 GRAPHS = "graphs"
@@ -90,16 +90,6 @@ def feed_of(word: str, data: Data, auto: Step) -> str:
     if word != "auto":
         return word
     return "memory" if auto.feed == "memory" and size_in_memory(data) <= ROOM else "files"
-
-
-SIZES: dict[str, int] = {}  # data set → bytes; every row and seed asks
-
-
-def size_in_memory(data: Data) -> int:
-    """Bytes that the images take in memory, about."""
-    if repr(data) not in SIZES:
-        SIZES[repr(data)] = images.size_in_memory(data)
-    return SIZES[repr(data)]
 
 
 def precision_of(word: str, device: str) -> str:

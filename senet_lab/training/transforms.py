@@ -1,6 +1,6 @@
 """From an image to the numbers that a network sees (paper, sections 5.1 and 5.4).
 
-Shapes: B batch, V views of an image, C colour channels, H W pixels.
+Shapes: V views of an image, C colour channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -15,14 +15,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from senet_lab.config import Data
-
-# Per-channel mean and standard deviation of the training images, in units of the full range.
-STATISTICS = {
-    "digits": ((0.3075,), (0.3770,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "folder": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's
-}
+from senet_lab.training.augment import cutout
+from senet_lab.training.sources import SOURCES
 
 
 class Normalised:
@@ -47,31 +41,10 @@ class Normalised:
         return ((x_CHW * (1 / 255) if self.shares else x_CHW) - self.mean) / self.std
 
 
-def squares(B: int, H: int, W: int, side: int, generator: torch.Generator) -> Tensor:
-    """Top and left of a square in each image, whose centre is anywhere in it: (B, 2)."""
-    return torch.cat([torch.randint(length, (B, 1), generator=generator) - side // 2 for length in (H, W)], 1)
-
-
-def blank(x_BCHW: Tensor, corners_B2: Tensor, side: int) -> Tensor:
-    """The images with 0 in a square each, `side` pixels wide; part of it may lie outside."""
-    H, W = x_BCHW.shape[2:]
-    top_B1, left_B1, device = corners_B2[:, :1], corners_B2[:, 1:], x_BCHW.device
-    y_H, x_W = torch.arange(H, device=device), torch.arange(W, device=device)
-    rows_BH = (top_B1 <= y_H) & (y_H < top_B1 + side)
-    columns_BW = (left_B1 <= x_W) & (x_W < left_B1 + side)
-    return x_BCHW.masked_fill(rows_BH[:, None, :, None] & columns_BW[:, None, None, :], 0.0)
-
-
-def cut_out(x_BCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Blank a square in every normalised image, `side` pixels wide; its centre is anywhere, so that part of it may lie
-    outside (DeVries and Taylor 2017, arXiv 1708.04552). Blank is 0, the mean of the training images."""
-    B, _, H, W = x_BCHW.shape
-    return blank(x_BCHW, squares(B, H, W, side, generator).to(x_BCHW.device), side)
-
-
-def cut_out_of_one(x_CHW: Tensor, side: int) -> Tensor:
-    """`cut_out` for a single image, from the global generator as torchvision's transforms do."""
-    return cut_out(x_CHW[None], side, torch.default_generator)[0]
+def cut_out(x_CHW: Tensor, side: int) -> Tensor:
+    """One normalised image with a square blanked (`augment.cutout`), from the global generator as torchvision's
+    transforms do."""
+    return cutout(side)(x_CHW[None], torch.default_generator)[0]
 
 
 PAPER_RESIZE = {224: 256, 299: 352}  # crop → short side, in pixels (section 5.1)
@@ -95,7 +68,7 @@ def image_transform(data: Data, training: bool) -> Any:
     """
     steps = [] if training and data.augment == "imagenet" else centre(data)
     random = FILE_AUGMENTS[data.augment](data.size) if training else []
-    cut = [partial(cut_out_of_one, side=data.cutout)] if training and data.cutout else []
+    cut = [partial(cut_out, side=data.cutout)] if training and data.cutout else []
     return v2.Compose([*steps, *random, pixels(data), *cut])
 
 
@@ -131,7 +104,7 @@ def short_side(data: Data) -> int:
 
 def statistics_of(data: Data) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of each colour channel, in units of the full range."""
-    return (data.mean, data.std) if data.mean else STATISTICS[data.name]
+    return (data.mean, data.std) if data.mean else SOURCES[data.name].statistics
 
 
 def channels_of(data: Data) -> int:
@@ -143,7 +116,7 @@ def in_files(data: Data) -> Data:
     """How a file is read that holds an image of the data set, so that a network sees the same numbers as in memory."""
     if data.name == "folder":
         return data
-    mean, std = STATISTICS[data.name]
+    mean, std = SOURCES[data.name].statistics
     return replace(data, name="folder", resize=data.size, mean=list(mean), std=list(std))
 
 
@@ -156,4 +129,6 @@ def pixels(data: Data) -> Any:
     """From a PIL image to a normalised tensor; where the statistics are named, to the last bit as in memory."""
     if data.mean:
         return v2.Compose([v2.PILToTensor(), Normalised(data.mean, data.std)])
-    return v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*STATISTICS["folder"])])
+    return v2.Compose(
+        [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*SOURCES["folder"].statistics)]
+    )

@@ -28,13 +28,12 @@ from senet_lab.models import identity
 from senet_lab.training import checkpoints, ranks
 from senet_lab.training import data as images
 from senet_lab.training.average import Average
-from senet_lab.training.feeds import FolderFeed, TensorFeed, mixed
+from senet_lab.training.feeds import mixed
 from senet_lab.training.lit import SENet
 from senet_lab.training.ranks import ALONE, Rank, Report
 from senet_lab.training.spec import Spec
 from senet_lab.training.step import Step, prepare
 
-SMALL, MANY = 64, 2**25  # pixels of a side, and of a batch
 QUIET = ("pytorch_lightning", "torch", "multiprocessing", "PIL")  # their warnings are of what is done on purpose here
 VERSIONS = ("torch", "torchvision", "pytorch-lightning", "numpy", "optuna", "wandb")
 
@@ -54,18 +53,10 @@ class Feeding(pl.LightningDataModule):
         return self.splits.train.batches(self.batch_size, self.seed, self.trainer.current_epoch, self.sampling)
 
     def val_dataloader(self) -> Any:
-        return self.splits.validation.batches(self.evaluated(self.splits.validation))
+        return self.splits.validation.batches(self.splits.validation.evaluated(self.batch_size))
 
     def test_dataloader(self) -> Any:
-        return self.splits.test.test_batches(self.evaluated(self.splits.test))
-
-    def evaluated(self, feed: TensorFeed | FolderFeed) -> int:
-        """Larger batches where images are small, or a GPU has them and they are not too many; otherwise no more of them
-        in memory at once than training has."""
-        if isinstance(feed, FolderFeed):
-            return self.batch_size
-        side, larger = feed.images_NCHW.shape[-1], 4 * self.batch_size
-        return larger if side <= SMALL or (feed.device == "cuda" and larger * side**2 <= MANY) else self.batch_size
+        return self.splits.test.test_batches(self.splits.test.evaluated(self.batch_size))
 
 
 class Epochs(pl.Callback):

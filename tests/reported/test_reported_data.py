@@ -23,10 +23,10 @@ from senet_lab.studies import outcome, plan, search
 from senet_lab.studies.clock import Expectation
 from senet_lab.studies.mirror import Mirror
 from senet_lab.studies.store import Store
-from senet_lab.training import contents, feeds, trees, trial
+from senet_lab.training import contents, feeds, folder, trial
 from senet_lab.training.data import facts, load
-from senet_lab.training.decoding import opened
 from senet_lab.training.feeds import FolderFeed
+from senet_lab.training.images import Files, Known
 
 
 @pytest.fixture(autouse=True)
@@ -76,14 +76,14 @@ def test_other_images_of_the_same_names_and_sizes(tree: Data, monkeypatch: pytes
 def test_images_that_change_in_the_middle_of_a_study(tree: Data, feed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: a trial is recorded for images that were replaced after it was planned."""
     if feed == "memory":
-        found = trees.identity_of
+        found = folder.known
 
-        def late(*words: object) -> trees.Identity:
-            known = found(*words)  # type: ignore[arg-type]
+        def late(data: Data) -> Known:
+            known = found(data)
             replaced(Path(tree.root) / "train" / "b" / "3.png")
             return known
 
-        monkeypatch.setattr("senet_lab.training.data.identity_of", late)
+        monkeypatch.setattr(folder, "known", late)
         with pytest.raises(RunError, match=r"b/3\.png has changed since the study began"):
             load(dataclasses.replace(tree, validation=0), "memory")
         return
@@ -187,8 +187,8 @@ def test_a_share_of_the_only_tree(tree: Data) -> None:
     with pytest.raises(UserError, match=r"no folder .*val .*data\.test_share=0\.2"):
         facts(tree)
     shared = dataclasses.replace(tree, test_share=0.2)
-    found = trees.folder(shared)
-    assert sorted(label for _, label in found.test) == [0, 0, 1, 2]
+    _, tested, _ = folder.folder(shared)
+    assert sorted(label for _, label in tested) == [0, 0, 1, 2]
     known, splits = facts(shared), load(shared)
     assert (known.train, known.validation, known.test) == (12, 4, 4)
     fed = [{path for path, _ in part.files} for part in (splits.train, splits.validation, splits.test)]  # type: ignore[union-attr]
@@ -197,6 +197,11 @@ def test_a_share_of_the_only_tree(tree: Data) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- levels
+
+
+def opened(path: Path, mode: str) -> Image.Image:
+    image: Image.Image = Files([str(path)], np.zeros(1, int), mode).picture(0)
+    return image
 
 
 def made_image(path: Path, levels: np.ndarray) -> Path:
@@ -209,13 +214,13 @@ def test_sixteen_bits_are_scaled(tmp_path: Path, suffix: str) -> None:
     """Kind: every level above 255 became white."""
     eight = np.arange(256, dtype=np.uint8).reshape(16, 16)
     path = made_image(tmp_path / f"x.{suffix}", eight.astype(np.uint16) * 257)
-    assert np.array_equal(np.asarray(opened(str(path), "L")), eight)
-    assert np.array_equal(np.asarray(opened(str(path), "RGB")), np.stack([eight] * 3, 2))
+    assert np.array_equal(np.asarray(opened(path, "L")), eight)
+    assert np.array_equal(np.asarray(opened(path, "RGB")), np.stack([eight] * 3, 2))
 
 
 def test_levels_that_need_not_be_multiples(tmp_path: Path) -> None:
     path = made_image(tmp_path / "x.png", np.array([[0, 128, 129, 385, 386, 65535]], np.uint16))
-    assert np.asarray(opened(str(path), "L")).tolist() == [[0, 0, 1, 1, 2, 255]]
+    assert np.asarray(opened(path, "L")).tolist() == [[0, 0, 1, 1, 2, 255]]
 
 
 @pytest.mark.parametrize(("dtype", "mode"), [(np.float32, "F"), (np.int32, "I")])
@@ -223,7 +228,7 @@ def test_levels_of_no_known_range_are_refused(tmp_path: Path, dtype: type, mode:
     """Kind: numbers whose black and white are not known, clipped in silence."""
     path = made_image(tmp_path / "x.tif", np.ones((4, 4), dtype))
     with pytest.raises(RunError, match=rf"x\.tif cannot be read: its mode is {mode}:"):
-        opened(str(path), "RGB")
+        opened(path, "RGB")
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA", "RGB", "YCbCr"])
@@ -232,7 +237,7 @@ def test_eight_bits_are_as_they_were(tmp_path: Path, mode: str) -> None:
     picture(2, mode=mode).save(path)
     with Image.open(path) as image:
         for wanted in ("L", "RGB"):
-            assert np.array_equal(np.asarray(opened(str(path), wanted)), np.asarray(image.convert(wanted)))
+            assert np.array_equal(np.asarray(opened(path, wanted)), np.asarray(image.convert(wanted)))
 
 
 def test_an_empty_file_is_named_before_training(tree: Data) -> None:
@@ -332,9 +337,9 @@ def test_every_split_keeps_its_processes(tree: Data, workers: int) -> None:
     feed = load(dataclasses.replace(tree, workers=workers)).validation
     assert isinstance(feed, FolderFeed)
     first = [x for x, _ in feed.batches(2)]
-    processes = [loader for loader, _ in feed.loaders.values()]
+    processes = list(feed.loaders.values())
     assert all(torch.equal(x, y) for x, (y, _) in zip(first, feed.batches(2), strict=True))
-    assert [loader for loader, _ in feed.loaders.values()] == processes
+    assert list(feed.loaders.values()) == processes
     assert len(processes) == workers
     feed.close()
 

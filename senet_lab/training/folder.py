@@ -1,4 +1,4 @@
-"""A tree of images, one folder a class: which files are its images, and what tells it from another tree.
+"""A data set as a tree of images, one folder a class: which files are its images, and what tells it from another one.
 
 Names that begin with a dot are no data (`.ipynb_checkpoints`, macOS's `._x.png`). Links are followed; one that leads
 nowhere, or back up to a folder that it lies in, is an error.
@@ -8,46 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from senet_lab.config import Data, UserError
 from senet_lab.training import contents
+from senet_lab.training.images import Files, Known, balanced, mode_of
 
-Labels = np.ndarray[Any, np.dtype[np.int64]]  # (N,) integers
-Files = list[tuple[str, int]]  # image file, label; strings, because a million paths would take a gigabyte
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 IDENTITIES = ("contents", "names")
-
-
-class Tree(NamedTuple):
-    """Training files, test files and class names, in torchvision's order."""
-
-    train: Files
-    test: Files
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What tells the images of a tree from others.
-
-    Attributes:
-        identity: by which trials know them.
-        earlier: the same by names and sizes alone, as trials of earlier versions know them; empty where that is what
-            `identity` is.
-        states: of the files, training ones first (`contents.state`).
-        shared: how many of the test images are training images, too.
-    """
-
-    identity: str
-    earlier: str
-    states: list[bytes]
-    shared: int
 
 
 def root_of(data: Data) -> Path:
@@ -55,8 +29,8 @@ def root_of(data: Data) -> Path:
     return Path(data.root).expanduser()
 
 
-def folder(data: Data) -> Tree:
-    """The images of `data.root`.
+def folder(data: Data) -> tuple[Files, Files, tuple[str, ...]]:
+    """Training images, test images and names of classes below `data.root`, in torchvision's order.
 
     Raises:
         UserError: a tree that is missing, has no images, or overlaps with the other one.
@@ -71,24 +45,21 @@ def folder(data: Data) -> Tree:
     try:
         names = [classes_of(tree) for tree in trees]
         classes = tuple(names[0])
-        found = [
-            [(path, label) for label, name in enumerate(classes) for path in images_below(tree / name)]
-            for tree in trees
-        ]
+        found = [files_of(data, [images_below(tree / name) for name in classes]) for tree in trees]
     except OSError as error:
         raise unreadable(data, error) from error
     for tree, files in zip(trees, found, strict=True):
-        if not files:
+        if not len(files):
             raise UserError(f"{tree} holds no images (looked for one folder a class, with {'/'.join(IMAGE_SUFFIXES)})")
     unknown = sorted(set(names[-1]) - set(classes))
     if unknown:
         raise UserError(f"{trees[-1]} has a class that {train} lacks: {unknown[0]}")
     if data.test_share:
         found = taken_apart(found[0], data.test_share)
-    without = sorted(set(range(len(classes))) - {label for _, label in found[0]})
+    without = sorted(set(range(len(classes))) - set(found[0].labels.tolist()))
     if without:
         raise UserError(f"{train / classes[without[0]]} holds no images: a class that cannot be learnt")
-    return Tree(found[0], found[1], classes)
+    return found[0], found[1], classes
 
 
 def check_there(data: Data, key: str) -> None:
@@ -113,26 +84,18 @@ def check_apart(data: Data) -> None:
             raise UserError(f"{words}: {places[inner]} lies in {places[outer]}; {hint}")
 
 
+def files_of(data: Data, paths: list[list[str]]) -> Files:
+    """The files of a tree, from those of each class."""
+    labels_N = np.repeat(np.arange(len(paths)), [len(of_class) for of_class in paths])
+    return Files(list(chain.from_iterable(paths)), labels_N, mode_of(data))
+
+
 def taken_apart(files: Files, share: float) -> list[Files]:
     """A tree's images as training and test images: a fixed share of every class is for the test."""
-    tested = set(balanced(labels_of(files), round(share * len(files))).tolist())
-    if not tested:
+    tested = balanced(files.labels, round(share * len(files)))
+    if not len(tested):
         raise UserError(f"data.test_share={share:g} of {len(files)} images leaves none to test on")
-    parts: list[Files] = [[], []]
-    for number, file in enumerate(files):
-        parts[number in tested].append(file)
-    return parts
-
-
-def balanced(labels_N: Labels, count: int) -> Labels:
-    """Ascending indices of `count` images, every class present in proportion; always the same ones, and those of a
-    smaller count are among those of a larger one."""
-    shuffled = np.random.RandomState(0).permutation(len(labels_N))  # RandomState's stream is frozen for good
-    share = np.empty(len(labels_N))  # how far into its own class an image comes, from 0 to 1
-    for label in np.unique(labels_N):
-        members = shuffled[labels_N[shuffled] == label]
-        share[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.sort(shuffled[np.argsort(share[shuffled], kind="stable")][:count])
+    return [files.take(np.setdiff1d(np.arange(len(files)), tested)), files.take(tested)]
 
 
 def classes_of(tree: Path) -> list[str]:
@@ -181,10 +144,6 @@ def seen(entries: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
         yield entry
 
 
-def labels_of(files: Files) -> Labels:
-    return np.array([label for _, label in files], dtype=np.int64)
-
-
 def unreadable(data: Data, error: OSError) -> UserError:
     return UserError(f"{data.name}: {error.filename} cannot be read: {error.strerror or error}")
 
@@ -193,56 +152,59 @@ def unreadable(data: Data, error: OSError) -> UserError:
 # Which images they are
 
 
-def identity_of(data: Data, tree: Tree) -> Identity:
-    """What tells the images from others, as `data.identity` has it.
+def known(data: Data) -> Known:
+    """What is known of the images of `data.root`, and what tells them from others, as `data.identity` has it.
 
     Both ways depend on the names of the files below their tree, which decide the order in which they are fed, and on
     which of them train and test; neither depends on where the data set lies. `contents` depends on every byte besides;
     `names`, on the sizes and the names of the trees below the root.
 
     Raises:
-        UserError: a file that is empty or cannot be read; test images that are training images, all of them.
+        UserError: as for `folder`; a file that is empty or cannot be read; test images that are training images, all
+            of them.
     """
-    paths = [path for path, _ in (*tree.train, *tree.test)]
-    parts = ["train"] * len(tree.train) + ["test"] * len(tree.test)
+    train, test, classes = folder(data)
+    paths = [*train.paths, *test.paths]
     try:
         stats = [os.stat(path) for path in paths]  # noqa: PTH116
         empty = next((path for path, stat in zip(paths, stats, strict=True) if not stat.st_size), None)
         if empty:
             raise UserError(f"the image {empty} is empty (0 bytes)")
         states = [contents.state(stat) for stat in stats]
-        root = below(root_of(data))
-        sized = (f"{root(path)}\0{stat.st_size}\n" for path, stat in zip(paths, stats, strict=True))
-        earlier = f"folder {digest_of(sized)}"
+        sized = zip(names_below(root_of(data), paths), stats, strict=True)
+        by_names = "folder " + digest_of(f"{name}\0{stat.st_size}\n" for name, stat in sized)
         if data.identity == "names":
             marks: list[Any] = [(stat.st_dev, stat.st_ino) for stat in stats]
-            identity, earlier = earlier, ""
+            identity, earlier = by_names, ""
         else:
             marks = contents.digests(root_of(data) / data.train, paths, states)
-            name = {part: below(root_of(data) / getattr(data, part)) for part in ("train", "test")}
-            if data.test_share:
-                name["test"] = name["train"]
-            lines = (
-                f"{part}\0{name[part](path)}\0{mark.hex()}\n"
-                for part, path, mark in zip(parts, paths, marks, strict=True)
-            )
-            identity = f"folder contents {digest_of(lines)}"
+            identity, earlier = by_contents(data, train, test, marks), by_names
     except OSError as error:
         raise unreadable(data, error) from error
-    trained = set(marks[: len(tree.train)])
-    shared = sum(mark in trained for mark in marks[len(tree.train) :])
-    if shared == len(tree.test):
+    trained = set(marks[: len(train)])
+    shared = sum(mark in trained for mark in marks[len(train) :])
+    if shared == len(test):
         raise UserError(f"data.root={data.root}: each of the {shared:,} test images is a training image, too")
-    return Identity(identity, earlier, states, shared)
+    train = replace(train, states=b"".join(states[: len(train)]))
+    test = replace(test, states=b"".join(states[len(train) :]))
+    return Known(identity, classes, (train.labels, test.labels), lambda: (train, test), earlier, shared)
 
 
-def below(place: Path) -> Any:
-    """Takes a path to its name below a folder, the same on every system."""
+def by_contents(data: Data, train: Files, test: Files, marks: list[bytes]) -> str:
+    """The identity that depends on every byte."""
+    trees = ("train", data.train, train), ("test", data.train if data.test_share else data.test, test)
+    named = [(part, name) for part, tree, files in trees for name in names_below(root_of(data) / tree, files.paths)]
+    lines = (f"{part}\0{name}\0{mark.hex()}\n" for (part, name), mark in zip(named, marks, strict=True))
+    return "folder contents " + digest_of(lines)
+
+
+def names_below(place: Path, paths: Iterable[str]) -> list[str]:
+    """The names of files below a folder, the same on every system."""
     prefix = os.path.join(place, "")  # noqa: PTH118
-    return lambda path: path.removeprefix(prefix).replace(os.sep, "/")
+    return [path.removeprefix(prefix).replace(os.sep, "/") for path in paths]
 
 
-def digest_of(lines: Iterator[str]) -> str:
+def digest_of(lines: Iterable[str]) -> str:
     """Sixteen hexadecimal digits of a text. Names need not be UTF-8."""
     digest = hashlib.sha256()
     for line in lines:

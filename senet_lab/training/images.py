@@ -1,0 +1,153 @@
+"""The images of a data set, as they lie in memory or in files, and how a file becomes 8 bits a channel.
+
+Shapes: N images, C colour channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from senet_lab.config import Data, RunError
+from senet_lab.training.contents import STATE, state
+
+Labels = np.ndarray[Any, np.dtype[np.int64]]  # (N,) integers
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of a TIFF, and a value of the second
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Images of one size that lie in memory, and their labels."""
+
+    images: np.ndarray[Any, np.dtype[np.uint8]]  # (N, C, H, W)
+    labels: Labels
+
+    def take(self, index: Labels) -> Pixels:
+        """Those at some places."""
+        return Pixels(self.images[index], self.labels[index])
+
+    def picture(self, place: int) -> Any:
+        """One of them as a PIL image."""
+        from PIL import Image
+
+        pixels_HWC = self.images[place].transpose(1, 2, 0)
+        return Image.fromarray(np.ascontiguousarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC))
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Images that lie in files, and their labels. One that is no longer in its state when it is read is an error."""
+
+    paths: list[str]  # strings, because a million `Path`s would take a gigabyte
+    labels: Labels
+    mode: str = "RGB"  # PIL's word for the colours that a network sees, `L` or `RGB`
+    states: bytes = b""  # `contents.state` of each, joined: a list would take ten times the memory; empty asks nothing
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return zip(self.paths, self.labels.tolist(), strict=True)
+
+    def take(self, index: Labels) -> Files:
+        """Those at some places."""
+        paths = [self.paths[place] for place in index]
+        return Files(paths, self.labels[index], self.mode, b"".join(map(self.state, index.tolist())))
+
+    def state(self, place: int) -> bytes:
+        return self.states[place * STATE.size : (place + 1) * STATE.size]
+
+    def picture(self, place: int) -> Any:
+        """One of them as a PIL image of 8 bits.
+
+        Raises:
+            RunError: in one line that names the file, if it cannot be decoded, holds numbers of no known range, or has
+                changed.
+        """
+        from PIL import Image
+
+        path, known = self.paths[place], self.state(place)
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123
+                if known and state(os.fstat(file.fileno())) != known:
+                    raise RunError(f"the image {path} has changed since the study began; start it again")
+                with Image.open(file) as image:
+                    return in_eight_bits(image).convert(self.mode)
+        except (MemoryError, RunError):
+            raise
+        except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error …: no common class
+            raise RunError(f"the image {path} cannot be read: {error}") from error
+
+
+def mode_of(data: Data) -> str:
+    """PIL's word for the colours that a network is shown of the images of a tree."""
+    return "L" if len(data.mean) == 1 else "RGB"
+
+
+def in_eight_bits(image: Any) -> Any:
+    """A PIL image of 8 bits a channel, which PIL brings to the wanted colours. Those of 16 bits it would clip: they are
+    scaled, so that a level of 8 bits that was stored in 16 (times 257) is that level again.
+
+    Raises:
+        ValueError: for numbers whose range is not known: whole ones of 32 bits, and floating-point ones.
+    """
+    from PIL import Image
+
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
+        return image
+    bits = image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0] if image.format == "TIFF" else 16
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")) or bits > 16:
+        raise ValueError(f"its mode is {image.mode}: the range of its numbers is not known; convert it to 8 or 16 bits")
+    levels = np.asarray(image).astype(np.uint32) * 255
+    full = 2**bits - 1
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        levels = 255 * full - levels  # as PIL does with 8 bits
+    return Image.fromarray(((levels + full // 2) // full).astype(np.uint8))
+
+
+class Known(NamedTuple):
+    """What a source knows of its images before they are read."""
+
+    identity: str  # what they are: official checksums, or a digest of contents or of names and sizes
+    classes: tuple[str, ...]  # their names, in the order of their labels
+    labels: tuple[Labels, Labels]  # of training and test images; of CIFAR as many of each class, in some order
+    read: Callable[[], tuple[Any, Any]]  # gives the training and the test images, `Pixels` or `Files`
+    earlier: str = ""  # what trials of earlier versions know them by, where that is not `identity`
+    shared: int = 0  # how many of the test images are training images, too
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# How they are split
+
+
+def counts(data: Data, train: int, test: int) -> tuple[int, int, int]:
+    """How many images train, validate and test, of the `train` and `test` that there are. A subset is validated on as
+    large a share as the whole: a small study is not to spend its time on validation."""
+    held_out = round(data.validation * train)
+    rest = train - held_out
+    trained = min(rest, data.subset or rest)
+    validated = min(held_out, max(1, round(held_out * trained / max(1, rest))))
+    return trained, validated, min(test, data.test_subset or test)
+
+
+def parts(data: Data, train_labels: Labels, test_labels: Labels) -> tuple[Labels, Labels, Labels]:
+    """Indices of the training, validation and test images."""
+    train, validation, test = counts(data, len(train_labels), len(test_labels))
+    held_out = balanced(train_labels, round(data.validation * len(train_labels)))
+    rest = np.setdiff1d(np.arange(len(train_labels)), held_out)
+    return rest[balanced(train_labels[rest], train)], balanced(train_labels, validation), balanced(test_labels, test)
+
+
+def balanced(labels_N: Labels, count: int) -> Labels:
+    """Ascending indices of `count` images, every class present in proportion; always the same ones, and those of a
+    smaller count are among those of a larger one."""
+    shuffled = np.random.RandomState(0).permutation(len(labels_N))  # RandomState's stream is frozen for good
+    share = np.empty(len(labels_N))  # how far into its own class an image comes, from 0 to 1
+    for label in np.unique(labels_N):
+        members = shuffled[labels_N[shuffled] == label]
+        share[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(shuffled[np.argsort(share[shuffled], kind="stable")][:count])
