@@ -36,7 +36,7 @@ from benchmarks import (
 from benchmarks.postgres import BINARIES
 from senet_lab import models, outputs
 from senet_lab.config import RunError
-from senet_lab.reports import sequential
+from senet_lab.reports.sequential import WORDS, Looks
 from senet_lab.reports.statistics import holm
 from senet_lab.studies.store import Store
 
@@ -162,7 +162,7 @@ def test_verdicts(tmp_path: Path) -> None:
 
 
 def test_recorded_trainings_are_settled_with_fewer_of_them() -> None:
-    """By `follow` itself: 40 trainings found three rows worse than their baseline."""
+    """By `Looks.follow` itself: 40 trainings found three rows worse than their baseline."""
     _, (line, *_) = verdicts.replayed(30, short=True)
     assert line["verdicts"] == "worse worse worse"
     assert line["same"] >= 29
@@ -173,10 +173,11 @@ def test_recorded_trainings_are_settled_with_fewer_of_them() -> None:
 def test_many_rows_at_once_stop_where_each_does_by_itself(margin: float | None) -> None:
     rng = np.random.default_rng(4)
     d_KS = np.rint(2 * rng.standard_normal((60, 12))) / 2 + rng.choice([-2, 0, 0.5, 2], (60, 1))
-    stops = verdicts.followed(d_KS, 0.05, 3, 12, margin, step=0.5)
-    alone = [sequential.follow(d, 0.05, 3, 12, margin, step=0.5) for d in d_KS]
+    looks = Looks(0.05, 3, 12, margin, step=0.5)
+    stops = verdicts.followed(d_KS, looks)
+    alone = [looks.follow(d) for d in d_KS]
     assert [(stop.n, stop.word) for stop in alone if stop] == [
-        (n, verdicts.WORDS[word]) for n, word in zip(stops.seeds, stops.word, strict=True)
+        (n, WORDS[word]) for n, word in zip(stops.seeds, stops.word, strict=True)
     ]
     assert len({stop.word for stop in alone if stop}) >= 3
 
@@ -193,7 +194,7 @@ def test_rival_tests_are_those_of_scipy() -> None:
         assert ((p_dunnett <= 0.05) == shown)[sure].all()
     one = errors_TRS[:, :2]
     for test in (verdicts.two_way, verdicts.moderated):  # with one row, all of these are the paired t-test
-        assert (test(one) == verdicts.paired(one)).all()
+        assert (test(one) == verdicts.unrounded(one)).all()
 
 
 def test_variances_are_shrunk_towards_their_common_one() -> None:

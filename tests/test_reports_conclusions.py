@@ -17,10 +17,10 @@ from test_reports_tables import on_terminal, plain_cells
 from senet_lab import __main__ as commands
 from senet_lab import outputs
 from senet_lab.outputs import Outputs, digest
-from senet_lab.reports import sequential, sources, tables
+from senet_lab.reports import sources, tables
 from senet_lab.reports import statistics as st
-from senet_lab.reports.aim import Aim
 from senet_lab.reports.conclusions import judge, needed, settled
+from senet_lab.reports.sequential import Looks
 
 ROOT = Path(__file__).parents[1]
 KINDS = {  # verdict → its kind
@@ -109,18 +109,18 @@ def test_over_seeds_and_images_by_hand() -> None:
 
 def test_an_equivalent_row_is_within_the_margin_and_that_goes_before_better() -> None:
     d = {seed: -0.2 + shift for seed, shift in enumerate((0.01, -0.01, 0.02, -0.02, 0.0))}
-    found = st.compare(d, dict.fromkeys(d, 0.0), 10_000)
+    found = st.compare(d, dict.fromkeys(d, 0.0), None)
     assert found is not None
     within = 0.2 + stats.t.isf(0.05 / 2, 4) * np.std(list(d.values()), ddof=1) / math.sqrt(5)
     for margin, word in (
         (within + 1e-6, f"equivalent within ±{within + 1e-6:g}"),
         (within - 1e-6, "better on these images"),
     ):
-        (verdict,) = judge([found], 2, Aim(margin=margin))
+        (verdict,) = judge([found], 2, margin)
         assert verdict is not None
         assert verdict.word == word
         assert verdict.within == pytest.approx(within)
-    (verdict,) = judge([found], 2, Aim(margin=0.3))
+    (verdict,) = judge([found], 2, 0.3)
     assert verdict is not None
     assert verdict.word == "equivalent within ±0.3"
 
@@ -157,7 +157,7 @@ def test_what_settles_an_open_row_is_the_cheaper_of_both_ways() -> None:
     assert far < shown < near
     assert needed(found, 0.025, 0.15) == (shown, None)
     assert needed(found, 0.025, 1.0) == (far, None)
-    verdicts = [judge([found], 2, Aim(margin=margin))[0] for margin in (None, 0.15)]
+    verdicts = [judge([found], 2, margin)[0] for margin in (None, 0.15)]
     assert {verdict.word for verdict in verdicts if verdict} == {f"open: about {shown} more seeds"}
 
 
@@ -338,7 +338,8 @@ def test_rows_end_where_their_looks_end() -> None:
     ends = []
     for row in ("low", "same", "high"):
         d = errors[row] - errors["base"]
-        stop = sequential.follow(d, 0.05 / 3, 3, 12, 1.5, 100 / 2000)
+        looks = Looks(0.05 / 3, 3, 12, 1.5, 100 / 2000)
+        stop = looks.follow(d)
         assert stop is not None
         ends.append(stop.n)
         d = d[: stop.n]
@@ -346,7 +347,8 @@ def test_rows_end_where_their_looks_end() -> None:
         assert (cells[row]["n"], cells[row]["pairs"]) == (str(stop.n), str(stop.n))
         assert float(cells[row]["error_percent"]) == pytest.approx(errors[row][: stop.n].mean(), abs=1e-4)
         ours = [float(cells[row][name]) for name in ("delta", "delta_low", "delta_high", "within")]
-        bounds = d.mean() - stop.bound * error, d.mean() + stop.bound * error, abs(d.mean()) + stop.inner * error
+        outer, inner = (bound * error for bound in looks.bounds(stop.n))
+        bounds = d.mean() - outer, d.mean() + outer, abs(d.mean()) + inner
         assert ours == pytest.approx([d.mean(), *bounds], abs=1e-4)
         assert cells[row]["verdict_kind"].split()[0] == stop.word
         assert not any(cells[row][name] for name in ("p_uncorrected", "p_holm", "p_crossed_holm", "could_show"))
@@ -363,9 +365,10 @@ def test_the_interval_over_images_is_taken_once_at_the_level_of_the_stop() -> No
     made = tables.summarise(trials, found).rows[1]
     assert made.delta is not None
     assert made.delta.crossed is not None
-    stop = sequential.follow(made.delta.differences, 0.05, 3, 12, None, 0.1)
+    looks = Looks(0.05, 3, 12, None, 0.1)
+    stop = looks.follow(made.delta.differences)
     assert stop is not None
-    level = 2 * stats.t.sf(stop.bound, stop.n - 1)
+    level = 2 * stats.t.sf(looks.bounds(stop.n)[0], stop.n - 1)
     half = made.delta.crossed.half_width(1 - level)
     assert made.delta.half_crossed == pytest.approx(half)
     assert made.verdict is not None
@@ -392,14 +395,14 @@ def test_a_part_of_a_settling_study_is_open_and_says_how_far_it_is() -> None:
 
 def test_the_interval_of_an_open_row_holds_zero() -> None:
     rng = np.random.default_rng(7)
-    aim = Aim(least=3, most=8, margin=0.5)
+    looks = Looks(0.05 / 2, 3, 8, 0.5)
     kinds = set()
     for shift in np.linspace(-1, 1, 60):
         d = rng.normal(shift, 0.5, 8)
         for n in range(3, 9):
             found = st.compare(dict(enumerate(d[:n])), dict.fromkeys(range(n), 0.0), None)
             assert found is not None
-            found, verdict = settled(found, 2, aim)
+            found, verdict = settled(found, looks)
             assert found.low is not None
             assert found.high is not None
             assert verdict.within is not None

@@ -41,22 +41,23 @@ def on_terminal(table: Table, width: int) -> str:
 
 
 def test_a_table_by_hand() -> None:
-    """Differences 1, 2, 3 of one row: Δ 2, t = 2√3, p = 1 − √(12/14) = 0.0742, over one comparison."""
-    trials = errors({"base": [2.0, 2.0, 5.0], "other": [3.0, 4.0, 8.0]})
+    """Differences 1, 2, 3 of one row: Δ 2; a variance of 1 and of the 0.1² / 6 of rounding to one of 1,000 images, so
+    that t = 2√(3 / 1.001667) and p = 1 − √(12 / (12 + 2 × 1.001667)); over one comparison."""
+    trials = errors({"base": [2.0, 2.0, 5.0], "other": [3.0, 4.0, 8.0]}, test_images=1000)
     trials["test_top5_error"] = [0.0, 0.0, 0.0, 0.5, 1.0, 1.5]
     table = tables.summarise(trials)
     cells = plain_cells(table)["other"]
     assert (cells["n"], cells["error_percent"], cells["error_sd"]) == ("3", "5.0000", "2.6458")
     assert (cells["top5_error_percent"], cells["top5_error_half_width"]) == ("1.00", "1.2421")  # 4.30 × 0.5 / √3
-    assert (cells["delta"], cells["delta_sd"], cells["pairs"]) == ("2.0000", "1.0000", "3")
-    assert (cells["delta_low"], cells["delta_high"]) == ("-0.4841", "4.4841")
-    assert (cells["p_uncorrected"], cells["p_holm"]) == ("0.07418", "0.07418")
+    assert (cells["delta"], cells["delta_sd"], cells["pairs"]) == ("2.0000", "1.0008", "3")
+    assert (cells["delta_low"], cells["delta_high"]) == ("-0.4862", "4.4862")
+    assert (cells["p_uncorrected"], cells["p_holm"]) == ("0.07429", "0.07429")
     assert (cells["verdict"], cells["baseline"]) == ("open: about 5 more seeds", "base")
-    assert cells["within"] == "3.6859"  # 2 + 2.92 / √3
+    assert cells["within"] == "3.6873"  # 2 + 2.92 √(1.001667 / 3)
     assert plain_cells(table)["base"]["verdict"] == "baseline"
     text = tables.markdown(table)
     assert "| 5.00 ± 6.57 (3) |" in text
-    assert "| +2.00 [−0.48, +4.48] | 0.074 | ±3.69 | ○ open: about 5 more seeds |" in text
+    assert "| +2.00 [−0.49, +4.49] | 0.074 | ±3.69 | ○ open: about 5 more seeds |" in text
 
 
 def test_better_and_worse_are_corrected_for_the_rows() -> None:

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from senet_lab.compose import compose
 from senet_lab.config import UserError
-from senet_lab.reports import sequential
+from senet_lab.reports.sequential import Looks
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
 from senet_lab.studies import settling, upkeep
@@ -97,7 +97,7 @@ def test_each_row_stops_where_the_sequential_test_stops(store: Store) -> None:
         stops = {}
         for label in ("ReLU", "tanh", "softmax"):
             differences = np.subtract(errors[label], errors["sigmoid"])
-            stop = sequential.follow(differences, 0.05 / 3, 3, 9, margin=2.0, step=5.0)
+            stop = Looks(0.05 / 3, 3, 9, 2.0, 5.0).follow(differences)
             assert stop is not None
             stops[label] = stop.n
         stops["sigmoid"] = max(stops.values())
@@ -124,7 +124,7 @@ def test_verdicts_are_told_once_as_they_come_in(store: Store) -> None:
     expected = set()
     for label in ("ReLU", "tanh", "softmax"):
         errors = [[record(each, seed)["metrics"]["test_error"] for seed in range(9)] for each in (label, "sigmoid")]
-        stop = sequential.follow(np.subtract(*errors), 0.05 / 3, 3, 9, margin=2.0, step=5.0)
+        stop = Looks(0.05 / 3, 3, 9, 2.0, 5.0).follow(np.subtract(*errors))
         assert stop is not None
         expected.add(f"{label}: {stop.word}, after {stop.n} seeds")
     assert set(told) == expected
@@ -166,7 +166,7 @@ def test_a_row_that_failed_has_no_more_seeds(store: Store) -> None:
     guessing = placed(store, "margin=0.01", "failures=chance")
     pairs = [[record(label, seed) for label in ("tanh", "sigmoid")] for seed in range(9)]
     errors = [[90.0 if each["state"] == FAILED else each["metrics"]["test_error"] for each in pair] for pair in pairs]
-    stop = sequential.follow([mine - theirs for mine, theirs in errors], 0.05 / 3, 3, 9, margin=0.01, step=5.0)
+    stop = Looks(0.05 / 3, 3, 9, 0.01, 5.0).follow([mine - theirs for mine, theirs in errors])
     assert stop is not None
     assert len(seeds_of(settled(guessing, record))["tanh"]) == stop.n
 

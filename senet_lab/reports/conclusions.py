@@ -20,21 +20,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from senet_lab.reports import sequential
-from senet_lab.reports.aim import Aim
+from senet_lab.reports.sequential import Looks
 from senet_lab.reports.statistics import (
     ALPHA,
     POWER,
     SEEDS_LIMIT,
     Comparison,
     detectable_effect,
+    half_width,
     holm,
     seeds_to_equate,
     seeds_to_show,
+    standard_deviation,
 )
 
 IMAGES_LIMIT = 1_000_000  # "above"
-DEFAULT = Aim()
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,16 @@ class Verdict:
     could_show: float | None = None
 
 
-def judge(comparisons: Sequence[Comparison | None], tests: int = 0, aim: Aim = DEFAULT) -> list[Verdict | None]:
+def judge(
+    comparisons: Sequence[Comparison | None], tests: int = 0, margin: float | None = None
+) -> list[Verdict | None]:
     """Verdicts over the rows of one study with a fixed number of seeds; None for a row that has no test (no pairs, a
     single one, or failures).
 
     Args:
         comparisons: each network once.
         tests: how many the whole study has, where that is more.
-        aim: of the study.
+        margin: smallest difference that matters; None has no equivalence.
     """
     corrected = [
         holm([np.nan if c is None or (p := getattr(c, name)) is None else p for c in comparisons], tests)
@@ -84,80 +86,66 @@ def judge(comparisons: Sequence[Comparison | None], tests: int = 0, aim: Aim = D
     ]
     level = ALPHA / max(1, tests, int(np.sum(~np.isnan(corrected[0]))))
     return [
-        None if c is None or c.sd is None else _judged(c, [None if np.isnan(p) else float(p) for p in each], level, aim)
+        None if c is None or c.sd is None else _judged(c, [float(p) for p in each], level, margin)
         for c, *each in zip(comparisons, *corrected, strict=True)
     ]
 
 
-def _judged(c: Comparison, corrected: Sequence[float | None], level: float, aim: Aim) -> Verdict:
-    p, p_crossed, p_flips = corrected
+def _judged(c: Comparison, corrected: Sequence[float], level: float, margin: float | None) -> Verdict:
+    p, p_crossed, p_flips = (None if math.isnan(p) else p for p in corrected)
     assert c.sd is not None
     assert p is not None
-    within = _within(c, float(stats.t.isf(level, c.n - 1)))
+    within = abs(c.delta) + float(half_width(c.sd, c.n, 2 * level))
     kind = "open"
-    if aim.margin is not None and within < aim.margin:
+    if margin is not None and within < margin:
         kind = "equivalent"
     elif p <= ALPHA:
         kind = _difference(c, p_crossed is not None and p_crossed <= ALPHA)
-    return replace(
-        _verdict(c, kind, within, level, aim),
-        p=p,
-        p_crossed=p_crossed,
-        p_flips=p_flips,
-        could_show=detectable_effect(c.n, level) * c.sd,
-    )
+    could_show = detectable_effect(c.n, level) * c.sd
+    found = _verdict(c, kind, within, level, margin)
+    return replace(found, p=p, p_crossed=p_crossed, p_flips=p_flips, could_show=could_show)
 
 
-def settled(c: Comparison, tests: int, aim: Aim, step: float = 0.0) -> tuple[Comparison, Verdict]:
+def settled(c: Comparison, looks: Looks) -> tuple[Comparison, Verdict]:
     """The verdict on a row that has as many seeds as it needed, and the comparison with its repeated interval: such
     intervals hold for all rows at all looks together, at 95% or more, and that of an open row never excludes 0. The
     interval over seeds and images is taken once, at the stop, at the level that was left to it.
 
     Args:
         c: of a row that is tested, over its first seeds without a gap, no more of them than it needed.
-        tests: of the study; each may have 0.05 / tests over all its looks.
-        aim: of the study.
-        step: what one test image weighs, as in `sequential.follow`.
+        looks: at its seeds.
     """
-    level = ALPHA / max(1, tests)
-    stop = sequential.follow(c.differences, level, aim.least, aim.most, aim.margin, step)
-    c = replace(c, low=None, high=None, p=None, p_flips=None, p_crossed=None, half_crossed=None)
-    if c.sd is None or c.n < aim.least:
-        return c, Verdict("open", _so_far(c, aim), None, None)
-    outer, inner = (sequential.boundaries(level, aim.least, aim.most, sides)[c.n - aim.least] for sides in (2, 1))
-    half = outer * c.sd / math.sqrt(c.n)
-    c = replace(c, low=c.delta - half, high=c.delta + half)
-    within = _within(c, inner)
+    sd = None if c.n == 1 else float(standard_deviation(c.differences, looks.step))
+    c = replace(c, sd=sd, low=None, high=None, p=None, p_flips=None, p_crossed=None, half_crossed=None)
+    so_far = Verdict("open", f"open: {c.n} of at most {looks.most} seeds", None, None)
+    if sd is None or c.n < looks.least:
+        return c, so_far
+    half, inner = (bound * sd / math.sqrt(c.n) for bound in looks.bounds(c.n))
+    c, within = replace(c, low=c.delta - half, high=c.delta + half), abs(c.delta) + inner
+    stop = looks.follow(c.differences)
     if stop is None:
-        floor = None if c.crossed is None else c.crossed.floor(1 - level)
-        return c, Verdict("open", _so_far(c, aim), within, floor)
+        return c, replace(so_far, within=within, floor=_floor(c, looks.level))
     assert stop.n == c.n
-    c = replace(c, half_crossed=None if c.crossed is None else c.crossed.half_width(1 - stop.level))
+    c = replace(c, half_crossed=None if c.crossed is None else c.crossed.half_width(1 - looks.left(c.n)))
     kind = stop.word
     if kind in ("better", "worse"):
         kind = _difference(c, c.half_crossed is not None and abs(c.delta) > c.half_crossed)
-    return c, _verdict(c, kind, within, level, aim)
-
-
-def _within(c: Comparison, bound: float) -> float:
-    assert c.sd is not None
-    return abs(c.delta) + bound * c.sd / math.sqrt(c.n)
+    return c, _verdict(c, kind, within, looks.level, looks.margin)
 
 
 def _difference(c: Comparison, over_images: bool) -> str:
     return ("better" if c.delta < 0 else "worse") + ("" if over_images else " here")
 
 
-def _so_far(c: Comparison, aim: Aim) -> str:
-    return f"open: {c.n} of at most {aim.most} seeds"
+def _floor(c: Comparison, level: float) -> float | None:
+    return None if c.crossed is None else c.crossed.floor(1 - level)
 
 
-def _verdict(c: Comparison, kind: str, within: float, level: float, aim: Aim) -> Verdict:
+def _verdict(c: Comparison, kind: str, within: float, level: float, margin: float | None) -> Verdict:
     """A verdict of this kind with its word, and with what would settle it if it is open."""
-    floor = None if c.crossed is None else c.crossed.floor(1 - level)
-    seeds, images = needed(c, level, aim.margin) if kind == "open" else (None, None)
+    seeds, images = needed(c, level, margin) if kind == "open" else (None, None)
     if kind == "equivalent":
-        word = f"equivalent within ±{aim.margin:g}"
+        word = f"equivalent within ±{margin:g}"
     elif seeds is not None:
         word = f"open: {f'{SEEDS_LIMIT} or more' if seeds == SEEDS_LIMIT else f'about {seeds} more'} seeds"
     elif images is not None:
@@ -165,7 +153,7 @@ def _verdict(c: Comparison, kind: str, within: float, level: float, aim: Aim) ->
         word = f"open: more test images needed ({many})"
     else:
         word = kind.replace("here", "on these images")
-    return Verdict(kind, word, within, floor, seeds, images)
+    return Verdict(kind, word, within, _floor(c, level), seeds, images)
 
 
 def needed(c: Comparison, level: float, margin: float | None) -> tuple[int | None, int | None]:

@@ -176,12 +176,13 @@ def _tests(table: Table, judged: Sequence[Row]) -> str:
     """How a fixed number of seeds is tested."""
     count = f"{table.tests} rows" if table.tests > 1 else "one row"
     crossed = any(row.verdict and row.verdict.p_crossed is not None for row in judged)
+    rounding = " (with the variance of rounding to whole images)" * (table.aim.metric == "error")
     more = "; better or worse, that a test over seeds and images, corrected likewise, says so, too" * crossed
     return (
-        f"p: two-sided paired t-test over the seeds, corrected by Holm's method for {count}. Better or worse on these "
-        f"images means p ≤ 0.05{more}. “Could show” is the true difference that this n shows with 80% power at the "
-        f"strictest level of the correction (0.05 / {table.tests}), on average over what its seeds may tell of their "
-        "spread."
+        f"p: two-sided paired t-test over the seeds{rounding}, corrected by Holm's method for {count}. Better or "
+        f"worse on these images means p ≤ 0.05{more}. “Could show” is the true difference that this n shows with 80% "
+        f"power at the strictest level of the correction (0.05 / {table.tests}), on average over what its "
+        "seeds may tell of their spread."
     )
 
 

@@ -19,21 +19,23 @@ Nothing here depends on the variance, and a stop for another reason than the bou
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
-from senet_lab.reports.statistics import standard_deviation
+from senet_lab.reports.aim import Aim
+from senet_lab.reports.statistics import ALPHA, standard_deviation, step_percent
 
 Array = NDArray[np.float64]
 
 CELLS = 400  # of the quadrature: boundaries are right to 0.1%
 HOPELESS = 0.1  # chance of a verdict below which no more seeds are spent on a row
+WORDS = ("open", "better", "worse", "equivalent")
 
 
 @lru_cache(maxsize=64)
@@ -114,75 +116,91 @@ def r_of(t: float, n: int) -> float:
     return t / math.sqrt(n - 1 + t * t)
 
 
-@dataclass(frozen=True)
-class Stop:
+class Stop(NamedTuple):
     """Where the looks at one row's differences from its baseline end.
 
     Attributes:
         n: seeds that were looked at.
-        word: "better", "worse", "equivalent" or "open".
-        bound: what |t| had to exceed at this look, for a difference.
-        inner: what t had to exceed at this look on either side of the margin, for equivalence.
-        level: of a two-sided t-test of n seeds with that bound: what was left to this look, far below that of all.
+        word: of WORDS.
     """
 
     n: int
     word: str
-    bound: float
-    inner: float
-    level: float
 
 
-def follow(
-    differences: ArrayLike, alpha: float, least: int, most: int, margin: float | None = None, step: float = 0.0
-) -> Stop | None:
-    """Look at differences seed by seed, in their order, until a verdict is in.
+@dataclass(frozen=True)
+class Looks:
+    """Looks at the differences of a row from its baseline, seed by seed in their order, until a verdict is in.
 
     A row is *better* or *worse* when |t| exceeds its boundary, and *equivalent* when both one-sided tests against the
     margin exceed theirs, which have as much to spend again; equivalent where both hold, because the difference is then
     known to be too small to matter. It stays *open* at the last look, and where the seeds that are left have less than
     HOPELESS of a chance to settle it, by what the seeds so far tell. That stop only lowers the false alarms.
 
-    Args:
-        differences: row − baseline, in the order of the seeds.
-        alpha: false alarms that this row may have over all its looks.
+    Attributes:
+        level: false alarms that the row may have over all its looks.
         least, most: seeds at the first look and at the last one.
         margin: smallest difference that matters; None has no equivalence.
-        step: what one test image weighs (`statistics`), the floor of the variance.
-
-    Returns:
-        The first stop, or None where a further seed is needed.
+        step: what one test image weighs (`statistics`), the floor of the variance; 0 for losses.
     """
-    d = np.asarray(differences, dtype=float)
-    outer, inner = boundaries(alpha, least, most), boundaries(alpha, least, most, sides=1)
-    for n in range(least, min(len(d), most) + 1):
-        mean, spread = float(d[:n].mean()), float(standard_deviation(d[:n], step))
-        error, at = spread / math.sqrt(n), n - least
-        stop = functools.partial(
-            Stop, n, bound=outer[at], inner=inner[at], level=2 * float(stats.t.sf(outer[at], n - 1))
-        )
-        if margin is not None and margin - abs(mean) > inner[at] * error:
-            return stop(word="equivalent")
-        if abs(mean) > outer[at] * error:
-            return stop(word="better" if mean < 0 else "worse")
-        if n == most or chance(mean, spread, n, most, outer[-1], inner[-1], margin) < HOPELESS:
-            return stop(word="open")
-    return None
+
+    level: float
+    least: int
+    most: int
+    margin: float | None = None
+    step: float = 0.0
+
+    def bounds(self, n: int) -> tuple[float, float]:
+        """What |t| of n seeds must exceed for a difference, and t on either side of the margin for equivalence."""
+        outer, inner = (boundaries(self.level, self.least, self.most, sides)[n - self.least] for sides in (2, 1))
+        return outer, inner
+
+    def left(self, n: int) -> float:
+        """Level of a two-sided t-test of n seeds with the bound of this look, far below that of all looks."""
+        return 2 * float(stats.t.sf(self.bounds(n)[0], n - 1))
+
+    def look(self, differences: ArrayLike) -> tuple[NDArray[np.int_], NDArray[np.bool_]]:
+        """What the look at the last of these seeds tells, which run over the last axis: the place in WORDS, and whether
+        the looks end here."""
+        d = np.asarray(differences, dtype=float)
+        n, mean, spread = d.shape[-1], d.mean(axis=-1), standard_deviation(d, self.step)
+        error, (outer, inner) = spread / math.sqrt(n), self.bounds(n)
+        room = -1.0 if self.margin is None else self.margin - np.abs(mean)
+        found = [room > inner * error, mean < -outer * error, mean > outer * error]
+        word = np.select(found, [WORDS.index(each) for each in ("equivalent", "better", "worse")], WORDS.index("open"))
+        return word, (word > 0) | (n == self.most) | (self.chance(n, mean, spread) < HOPELESS)
+
+    def chance(self, n: int, mean: ArrayLike, spread: ArrayLike) -> Array:
+        """Probability that the last look settles a row of which n seeds are known: the mean of all seeds, seen from n
+        of them, is Student's around theirs, with the variance spread² (1/n − 1/most)."""
+        mean, spread = np.asarray(mean, dtype=float), np.asarray(spread, dtype=float)
+        error, ahead = spread / math.sqrt(self.most), spread * math.sqrt(1 / n - 1 / self.most)
+        outer, inner = self.bounds(self.most)
+
+        def below(value: Array) -> Array:
+            return np.asarray(special.stdtr(n - 1, (value - mean) / ahead))
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shown = 1 - below(outer * error) + below(-outer * error)
+            room = np.maximum(0.0, (self.margin or 0.0) - inner * error)
+            settles = shown + below(room) - below(-room)
+        return np.asarray(np.where(spread == 0, 1.0, settles))  # without a spread, any look settles it
+
+    def follow(self, differences: ArrayLike) -> Stop | None:
+        """The first stop, or None where a further seed is needed."""
+        d = np.asarray(differences, dtype=float)
+        for n in range(self.least, min(len(d), self.most) + 1):
+            word, ends = self.look(d[:n])
+            if ends:
+                return Stop(n, WORDS[int(word)])
+        return None
 
 
-def chance(
-    mean: ArrayLike, spread: ArrayLike, n: int, most: int, outer: float, inner: float, margin: float | None = None
-) -> Array:
-    """Probability that the last look settles a row of which n seeds are known: the mean of all seeds, seen from n of
-    them, is Student's around theirs, with the variance spread² (1/n − 1/most). Also of many rows at once."""
-    mean, spread = np.asarray(mean, dtype=float), np.asarray(spread, dtype=float)
-    error, ahead = spread / math.sqrt(most), spread * math.sqrt(1 / n - 1 / most)
+def planned(aim: Aim, tests: int, test_images: int | None) -> Looks:
+    """The looks at each row of a study that settles: α is split over its tests.
 
-    def below(value: Array) -> Array:
-        return np.asarray(special.stdtr(n - 1, (value - mean) / ahead))
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shown = 1 - below(outer * error) + below(-outer * error)
-        room = np.maximum(0.0, (margin or 0.0) - inner * error)
-        settles = shown + below(room) - below(-room)
-    return np.asarray(np.where(spread == 0, 1.0, settles))  # without a spread, any look settles it
+    Args:
+        test_images: behind each error; None where nothing was trained.
+    """
+    step = step_percent(test_images) if test_images and aim.metric == "error" else 0.0
+    return Looks(ALPHA / max(1, tests), aim.least, aim.most, aim.margin, step)

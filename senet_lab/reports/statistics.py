@@ -12,9 +12,16 @@ values on that grid can have is that of n − 1 equal values and one a step away
 step² / n. No sample is taken to be more precise than that one: the variance is at least step² / n, the standard error
 of the mean at least step / n. By construction this changes only samples whose values are all equal.
 
-Where this holds, by simulation of errors counted on 360 images: with three seeds or more and about 1% of error or more,
-intervals cover 94.5 to 98% and at most 5% of the tables have a false alarm; with two seeds, or fewer errors than that,
-both err on the safe side, except that the interval of one row's mean covers 92% where that is below one image.
+The variance of rounding. Where errors deviate by one or two images, few values of t are possible, and the paired t-test
+of a fixed number of seeds would have up to 6.2% of false alarms instead of 5%. What is known to a whole image is
+uncertain by a variance of step² / 12, a difference of two such counts by step² / 6. Added to the variance of the
+differences, this brings false alarms and false equivalences to 5%, and changes next to nothing where they deviate by
+more than a few images. A correction for continuity, of half a step in the sum of the seeds, does not do so for five
+seeds. Looks after each further seed (`sequential`) keep 5% without either.
+
+`python -m benchmarks.verdicts` tells by simulation how often all of this holds. With two seeds, or fewer errors than
+about 1%, intervals and tests err on the safe side, except that the interval of one row's mean covers 92% where that is
+about one image.
 """
 
 from __future__ import annotations
@@ -66,7 +73,8 @@ class Comparison:
     Attributes:
         n: pairs.
         delta: mean difference; negative is better than the baseline.
-        sd: standard deviation of the differences, floored; None for n = 1 and after failures, like all that follows.
+        sd: standard deviation of the differences (`deviation_of_differences`; in a study that settles
+            `standard_deviation`); None for n = 1 and after failures, like all that follows.
         low, high: 95% t interval of the mean difference over seeds; in a study that settles, the repeated one.
         p: two-sided paired t-test, not corrected; None in a study that settles.
         p_flips: two-sided exact sign-flip permutation test, not corrected; None also outside n = 8 to 20.
@@ -105,19 +113,24 @@ def standard_deviation(values: ArrayLike, step: float = 0.0) -> Any:
     return np.maximum(x.std(axis=-1, ddof=1), step / math.sqrt(x.shape[-1]))
 
 
-def half_width(values: ArrayLike, step: float = 0.0, confidence: float = 1 - ALPHA) -> Any:
-    """Half of the t interval of the mean over the last axis; n ≥ 2."""
-    n = np.shape(values)[-1]
-    return stats.t.ppf((1 + confidence) / 2, n - 1) * standard_deviation(values, step) / math.sqrt(n)
+def deviation_of_differences(differences: ArrayLike, step: float = 0.0) -> Any:
+    """As `standard_deviation`, with the variance of rounding (see the module's text)."""
+    d = np.asarray(differences, dtype=float)
+    return np.sqrt(np.maximum(d.var(axis=-1, ddof=1) + step**2 / 6, step**2 / d.shape[-1]))
+
+
+def half_width(deviation: ArrayLike, n: int, level: float = ALPHA) -> Any:
+    """Half of the t interval of the mean of n ≥ 2 values with this standard deviation."""
+    return stats.t.isf(level / 2, n - 1) * np.asarray(deviation) / math.sqrt(n)
 
 
 def paired_t_test(differences: ArrayLike, step: float = 0.0) -> Any:
     """Two-sided p that the mean difference over the last axis is 0; n ≥ 2."""
     d = np.asarray(differences, dtype=float)
     n = d.shape[-1]
-    mean, error = np.abs(d.mean(axis=-1)), standard_deviation(d, step) / math.sqrt(n)
+    mean, error = np.abs(d.mean(axis=-1)), deviation_of_differences(d, step) / math.sqrt(n)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(mean == 0, 0.0, mean / error)  # equal differences without a floor: certain, unless they are all 0
+        t = np.where(mean == 0, 0.0, mean / error)  # equal differences of losses: certain, unless they are all 0
     return 2 * stats.t.sf(t, n - 1)
 
 
@@ -239,8 +252,8 @@ def sample(
     if n == 1:
         return Sample(1, mean, None, None)
     found = _crossed(outcomes, step)
-    half = None if found is None else found.half_width()
-    return Sample(n, mean, float(standard_deviation(values, step)), float(half_width(values, step)), half)
+    sd = float(standard_deviation(values, step))
+    return Sample(n, mean, sd, float(half_width(sd, n)), None if found is None else found.half_width())
 
 
 def compare(
@@ -266,14 +279,15 @@ def compare(
     differences = tuple(d.tolist())
     if n == 1 or not tested:
         return Comparison(n, delta, None, None, None, None, None, floored=False, differences=differences)
-    half = float(half_width(d, step))
+    sd = float(deviation_of_differences(d, step))
+    half = float(half_width(sd, n))
     ours, theirs = outcomes
     known = [seed for seed in shared if seed in ours and seed in theirs]
     found = _crossed([np.subtract(ours[seed], theirs[seed]) for seed in known] if known == shared else (), step)
     return Comparison(
         n=n,
         delta=delta,
-        sd=float(standard_deviation(d, step)),
+        sd=sd,
         low=delta - half,
         high=delta + half,
         p=float(paired_t_test(d, step)),

@@ -13,12 +13,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from senet_lab.outputs import Outputs
-from senet_lab.reports import aim, conclusions, paper, sequential, statistics
+from senet_lab.reports import aim, conclusions, paper, statistics
 from senet_lab.reports.aim import Aim
 from senet_lab.reports.conclusions import Verdict
 from senet_lab.reports.notes import notes, warnings
 from senet_lab.reports.outcomes import checked, outcomes
 from senet_lab.reports.rows import Failure, Row, Table
+from senet_lab.reports.sequential import Looks, planned
 from senet_lab.reports.trials import SETTING, canonical, guessing, present
 
 FACTS = ("data", "backbone", "recipe", "epochs", "device", "torch")  # named under the table
@@ -92,6 +93,11 @@ class Study:
         """Images in which the metric is counted; None for a loss, which is not."""
         return self.images if self.aim.metric == "error" else None
 
+    @property
+    def looks(self) -> Looks:
+        """At each row, where seeds are added until a verdict is in."""
+        return planned(self.aim, self.tests, self.images)
+
     def values(self, group: pd.DataFrame, metric: str) -> dict[int, float]:
         """seed → error in percent, or loss in nats; of a failed trial the guess where it counts as that. No losses
         where one is not known."""
@@ -141,7 +147,7 @@ def _up_to_stops(study: Study, groups: Groups) -> Groups:
     for label in study.comparisons:
         group, baseline = groups[label], _baseline(label, groups[label])
         found = None if untested[label] else study.compare(group, groups[baseline], tested=True)
-        stop = None if found is None else _stop(study, found)
+        stop = None if found is None else study.looks.follow(found.differences)
         ends[label] = int(group["seed"].max()) if stop is None else study.aim.first + stop.n - 1
         ends[baseline] = max(ends[label], ends.get(baseline, 0))
     for label, group in groups.items():  # the baseline's own network, and what nothing is compared with
@@ -243,22 +249,12 @@ def _verdicts(
         for label in study.comparisons:
             found = deltas[label]
             if found is not None and not untested[label]:
-                deltas[label], verdicts[label] = conclusions.settled(found, study.tests, study.aim, _step(study))
+                deltas[label], verdicts[label] = conclusions.settled(found, study.looks)
         return deltas, verdicts
     once = {comparison: label for label, comparison in reversed(study.comparisons.items())}
-    judged = conclusions.judge([deltas[label] for label in once.values()], study.tests, study.aim)
+    judged = conclusions.judge([deltas[label] for label in once.values()], study.tests, study.aim.margin)
     by_comparison = dict(zip(once, judged, strict=True))
     return deltas, {label: by_comparison[comparison] for label, comparison in study.comparisons.items()}
-
-
-def _stop(study: Study, found: statistics.Comparison) -> sequential.Stop | None:
-    """Where the looks at a row's differences end."""
-    aim, level = study.aim, statistics.ALPHA / max(1, study.tests)
-    return sequential.follow(found.differences, level, aim.least, aim.most, aim.margin, _step(study))
-
-
-def _step(study: Study) -> float:
-    return 0.0 if study.counted is None else statistics.step_percent(study.counted)
 
 
 def _printed_row(label: str, name: str, printed: paper.PaperTable | None) -> paper.PaperRow | None:

@@ -254,18 +254,15 @@ def stop_of(plan: Plan, pairs: Sequence[Sequence[float | None]]) -> tuple[int, s
     if failed is not None:  # the row is not tested, however many seeds follow
         return (max(failed, plan.aim.least), "failed") if len(pairs) >= plan.aim.least else None
     differences = tuple(mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None)
-    return followed(differences, plan.aim, max(1, plan.study_tests or 0), plan.facts.test)
+    return followed(differences, plan.aim, plan.study_tests or 0, plan.facts.test)
 
 
 @lru_cache(maxsize=4096)  # each row is asked about whenever a worker is free
 def followed(differences: tuple[float, ...], aim: Aim, tests: int, test_images: int) -> tuple[int, str] | None:
-    """Where `sequential.follow` stops, of a row of a study with so many tests."""
-    from senet_lab.reports import sequential  # scipy comes with them
-    from senet_lab.reports.statistics import ALPHA, step_percent
+    """Where the looks at a row of a study with so many tests stop."""
+    from senet_lab.reports.sequential import planned  # scipy comes with it
 
-    step = step_percent(test_images) if aim.metric == "error" else 0.0
-    stop = sequential.follow(differences, ALPHA / tests, aim.least, aim.most, aim.margin, step)
-    return None if stop is None else (stop.n, stop.word)
+    return planned(aim, tests, test_images).follow(differences)
 
 
 def show(plans: Sequence[Plan], expectation: Expectation, workers: int, console: Console) -> None:
