@@ -22,7 +22,6 @@ from senet_lab.studies.designs import Design, Listed, folder_of
 from senet_lab.studies.executors import ready
 from senet_lab.studies.pool import Ready
 from senet_lab.studies.progress import Progress
-from senet_lab.studies.search import Search
 from senet_lab.studies.sinks import Sinks
 from senet_lab.studies.store import DONE, Record, Store
 from senet_lab.training import data as images
@@ -44,7 +43,7 @@ def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
     """
     config = studies[0].config
     console = Console(markup=False, highlight=False, emoji=False)  # labels and paths are shown as they are
-    design: Design = Search(studies[0]) if config.search else listed(studies)
+    design = design_of(studies)
     missing = absence(config)
     if not config.plan:
         if missing:
@@ -70,6 +69,15 @@ def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
             said = settling.advice(words, design.plans, design.folders, made, store, executor.room)
             console.print(said, soft_wrap=True) if said else None
     return 0
+
+
+def design_of(studies: Sequence[Composed]) -> Design:
+    """How the trials of these studies come about; a UserError for whatever is wrong with one of them."""
+    if studies[0].config.search:
+        from senet_lab.studies.search import Search  # Lightning and Optuna come with it
+
+        return Search(studies[0])
+    return listed(studies)
 
 
 def listed(studies: Sequence[Composed]) -> Listed:
