@@ -105,7 +105,7 @@ def read(trials: pd.DataFrame) -> Tabulated:
         for level in levels[stage]
         for words in itertools.product(*(levels[word] for word in WORDS))
     }
-    space = Space(levels, {}, parts)
+    space = Space(levels, {(): {}}, parts)
     missing = [design for design in space.designs() if design not in values]
     if missing:
         raise ValueError(

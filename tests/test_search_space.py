@@ -14,7 +14,7 @@ from senet_lab.compose import compose
 from senet_lab.config import UserError
 from senet_lab.studies import pricing
 from senet_lab.studies.pricing import Priced
-from senet_lab.studies.space import OFF, label
+from senet_lab.studies.space import OFF, WORDS, label
 from senet_lab.training import data as images
 
 # In stages 2 and 3 of a ResNet-8 (16 and 32 channels) 32 and 64 leave one hidden unit, or less than one.
@@ -24,6 +24,7 @@ SPACES: list[dict[str, Any]] = [
     {"se.reduction": [4, 32, 64], "se.squeeze": ["avg", "none"], "se.excitation": ["sigmoid", "relu"]},
     {"se.position": ["standard", "post", "identity"]},
     {"se.reduction": {2: ["off"], 3: ["off", 128, 256]}, "se.position": ["pre", "post"]},
+    {"se.reduction": ["off", 4], "recipe.lr": [0.05, 0.1], "data.size": [8, 16]},
 ]
 
 
@@ -41,7 +42,8 @@ def test_designs_are_the_different_networks_each_once(space: dict[str, Any]) -> 
     designs = list(made.space.designs())
     assert len(designs) == len(set(designs)) == made.space.distinct()
     rows = {design: made.row(design) for design in designs}
-    assert len({row.network for row in rows.values()}) == len(designs), "no two of them build the same network"
+    if "recipe.lr" not in space:
+        assert len({row.network for row in rows.values()}) == len(designs), "no two of them build the same network"
     assert len({row.label for row in rows.values()}) == len(designs)
     facts = made.facts
     assert len({row.spec(facts, 0, "cpu").trial_id for row in rows.values()}) == len(designs)
@@ -55,12 +57,15 @@ def test_designs_are_the_different_networks_each_once(space: dict[str, Any]) -> 
             net = models.create("resnet8", None, 10, in_channels=1, seed=0)
         ratios = {int(key[-1]): level for key, level in params.items() if key.startswith("se.reduction.")}
         ratios = {stage: level for stage, level in ratios.items() if level != OFF}
-        words = {key[3:]: level for key, level in params.items() if not key.startswith("se.reduction")}
+        words = {key[3:]: params[key] for key in WORDS}
         models.add_se(net, {"reduction": ratios, **words})
-        assert models.fingerprint(net, (1, 8, 8)) == rows[design].network
+        size = int(params.get("data.size", 8))
+        assert models.fingerprint(net, (1, size, size)) == rows[design].network
+        said = rows[design].config
+        assert (said.recipe.lr, said.data.size) == (params.get("recipe.lr", said.recipe.lr), size)
 
 
-@pytest.mark.parametrize("space", SPACES[:3], ids=str)
+@pytest.mark.parametrize("space", [*SPACES[:3], SPACES[-1]], ids=str)
 def test_costs_are_those_of_the_networks(space: dict[str, Any]) -> None:
     made = priced(space)
     designs = list(made.space.designs())
@@ -69,7 +74,7 @@ def test_costs_are_those_of_the_networks(space: dict[str, Any]) -> None:
         with torch.device("meta"):
             net = models.create("resnet8", row.se, 10, in_channels=1, seed=0)
         assert dataclasses.replace(row.cost, operations={}, stages={}) == dataclasses.replace(
-            models.cost(net, (1, 8, 8)), operations={}, stages={}
+            models.cost(net, (1, row.config.data.size, row.config.data.size)), operations={}, stages={}
         )
         assert made.space.cost(design) == {"params": row.cost.params, "macs": row.cost.macs}
     for metric in ("params", "macs"):
@@ -101,7 +106,9 @@ def test_what_the_space_leaves_out_stays_as_the_words_say() -> None:
         ({"se.position": ["side"]}, "'side' is not one of standard"),
         ({"se.excitation": ["swish"]}, "'swish' is not one of sigmoid"),
         ({"se.stages": [[2]]}, "there is no factor 'se.stages'; there are se.reduction, se.squeeze"),
-        ({"recipe.lr": [0.1]}, "there is no factor 'recipe.lr'"),
+        ({"data.subset": [10]}, "there is no factor 'data.subset'; there are se.reduction.* recipe.lr"),
+        ({"recipe.lr": [-1]}, "search.space: recipe.lr=-1"),
+        ({"stride": ["none"]}, "search.space: stride"),
     ],
 )
 def test_a_space_that_cannot_be_is_said(space: dict[str, Any], words: str) -> None:

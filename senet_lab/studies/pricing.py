@@ -1,7 +1,8 @@
 """What the designs of a space cost: a network is built for each level, and the stages are added up (paper, section 4).
 
 SE in one stage costs the same whatever the other stages have, so that one network with a level in every stage prices it
-for all of them. Nothing is trained and no weights are allocated.
+for all of them. Where other factors than SE's change the network, that is done for each of their levels. Nothing is
+trained and no weights are allocated.
 """
 
 from __future__ import annotations
@@ -9,23 +10,46 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from senet_lab import models
-from senet_lab.config import SE, Config, UserError
+from senet_lab.config import RESULT, SE, Config, UserError, flat, walk
 from senet_lab.labels import Composed
 from senet_lab.models.cost import Cost
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
 from senet_lab.studies.space import OFF, WORDS, Design, Level, Part, Space, label, read_levels, stage_key
-from senet_lab.studies.variants import Variant
+from senet_lab.studies.variants import Variant, changed
 from senet_lab.studies.worth import costs_of
 from senet_lab.training.data import DataFacts
 
 NO_SE = "no SE"  # label of the plain network
 PAPER = SE()  # r = 16, average pool, sigmoid, standard, all stages: the design that others are measured by
+
+
+# Factors of a search beside SE's: what else determines a training, but for the images, which designs share.
+OTHERS = ("recipe.", "data.augment", "data.cutout", "data.size", "stride", "backbone", "training.")
+Key = tuple[int, Design, Level]  # of a part: stage, words of SE, reduction
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A plain network, and how it is trained: what the gates of a design are put into.
+
+    Attributes:
+        config: without SE.
+        net: the network, on the meta device.
+        row: of it.
+        parts: (stage, words of SE, reduction) → cost of the stage, and its hidden widths.
+    """
+
+    config: Config
+    net: nn.Module
+    row: Row
+    parts: dict[Key, tuple[Cost, tuple[int, ...]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,34 +60,28 @@ class Priced:
         space: the designs.
         composed: the search; `se` of its configuration is what the designs vary.
         facts: of its data set.
-        net: the plain network, on the meta device.
-        plain_row: as a row.
-        parts: (stage, words, level) → cost of the stage.
+        plain: as the configuration has it, without SE.
+        bases: levels of the factors that are none of SE's → what they make of it.
         rows: of the designs that were asked for so far.
     """
 
     space: Space
     composed: Composed
     facts: DataFacts
-    net: nn.Module
-    plain_row: Row
-    parts: Mapping[tuple[int, Design, Level], Cost]
+    plain: Base
+    bases: dict[Design, Base]
     rows: dict[Design, Row] = dataclasses.field(default_factory=dict)
 
     @property
     def config(self) -> Config:
         return self.composed.config
 
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        return (self.facts.channels, self.config.data.size, self.config.data.size)
-
     def se(self, design: Design) -> SE | None:
-        """The design as the lab writes it; None for the plain network."""
+        """The design's gates as the lab writes them; None for the plain network."""
         if self.space.is_plain(design):
             return None
         params = self.space.params(design)
-        ratios = {stage: params[stage_key(stage)] for stage in models.stages_of(self.net)}
+        ratios = {int(stage.rpartition(".")[2]): params[stage] for stage in self.space.stages}
         assert self.config.se is not None
         return dataclasses.replace(
             self.config.se,
@@ -75,7 +93,8 @@ class Priced:
     def row(self, design: Design) -> Row:
         """The design, ready to be trained with any seed."""
         if design not in self.rows:
-            self.rows[design] = row(self, label(self.space, design), self.se(design))
+            base = self.bases[self.space.setting(design)]
+            self.rows[design] = row(base, label(self.space, design), self.se(design), self.facts)
         return self.rows[design]
 
 
@@ -89,64 +108,92 @@ def price(composed: Composed, facts: DataFacts) -> Priced:
     assert config.search is not None
     if config.se is None:
         raise UserError("se=null: a search varies se; SE is switched off by the level off of search.space.se.reduction")
-    size = (facts.channels, config.data.size, config.data.size)
     bare = dataclasses.replace(config, se=None, study=None, search=None)
-    variant = Variant(NO_SE, NO_SE, "", False, bare, composed.data, composed.recipe)
-    plain_row = study_rows.row(variant, None, facts, in_paper=False)
-    net = study_rows.plain(config, facts)
+    plain = base(composed, bare, facts)
     try:
-        stages = models.stages_of(net)
+        stages = models.stages_of(plain.net)
         ratios = config.se.by_stage(stages)
     except ValueError as error:
         raise UserError(str(error)) from error
     fixed: dict[str, Level] = {stage_key(stage): ratios.get(stage, OFF) for stage in stages}
     fixed |= {word: getattr(config.se, word.removeprefix("se.")) for word in WORDS}
-    levels = read_levels(config.search.space, stages, fixed)
-    parts: dict[tuple[int, Design, Level], Cost] = {}
-    hidden: dict[tuple[int, Design, Level], tuple[int, ...]] = {}
-    space = Space(levels, costs_of(plain_row.cost), {})
-    for words in space.words():
-        for level in dict.fromkeys(level for stage in stages for level in levels[stage_key(stage)] if level != OFF):
-            design = dict(zip((word.removeprefix("se.") for word in WORDS), words, strict=True))
+    deciding = [key for key, declared, _ in walk(bare) if declared.decides == RESULT]
+    others = [key for key in deciding if key.startswith(OTHERS) and key != "recipe.name"]
+    levels = read_levels(config.search.space, stages, fixed, others)
+    space = Space(levels, {}, {})
+    bases: dict[Design, Base] = {}
+    costs: dict[Design, dict[str, float]] = {}
+    parts: dict[tuple[str, Design, Level], Part] = {}
+    for setting in space.settings():
+        words = dict(zip(space.others, setting, strict=True))
+        made = plain if not words else base(composed, changed(bare, words, "search.space"), facts)
+        if models.stages_of(made.net) != stages:
+            raise UserError(f"search.space: {words} has other stages than {config.backbone}")
+        same = next((each for each in bases.values() if same_network(each.config, made.config)), None)
+        made.parts.update(same.parts if same else gated(made, config.se, levels, stages, facts))
+        bases[setting], costs[setting] = made, costs_of(made.row.cost)
+        without = {stage: costs_of(cost) for stage, cost in made.row.cost.stages.items()}
+        for (stage, gates, level), (cost, hidden) in made.parts.items():
+            added = {name: value - without[stage][name] for name, value in costs_of(cost).items()}
+            parts[stage_key(stage), gates + setting, level] = Part(hidden, added)
+    return Priced(dataclasses.replace(space, plain=costs, parts=parts), composed, facts, plain, bases)
+
+
+def base(composed: Composed, config: Config, facts: DataFacts) -> Base:
+    """The plain network of a configuration; nothing is known of its parts yet."""
+    variant = Variant(NO_SE, NO_SE, "", False, config, composed.data, composed.recipe)
+    made = study_rows.row(variant, None, facts, in_paper=False)
+    return Base(config, study_rows.plain(config, facts), made, {})
+
+
+def same_network(one: Config, other: Config) -> bool:
+    """Whether two configurations build the same plain network for images of the same size."""
+    return all(flat(one)[key] == flat(other)[key] for key in ("backbone", "stride", "data.size"))
+
+
+def gated(
+    plain: Base, se: SE, levels: Mapping[str, Design], stages: Sequence[int], facts: DataFacts
+) -> dict[Key, tuple[Cost, tuple[int, ...]]]:
+    """What each stage costs with each reduction and with all words of SE, and its hidden widths; a network a level."""
+    found: dict[Key, tuple[Cost, tuple[int, ...]]] = {}
+    reductions = dict.fromkeys(level for stage in stages for level in levels[stage_key(stage)] if level != OFF)
+    for words in itertools.product(*(levels[word] for word in WORDS)):
+        design = dict(zip((word.removeprefix("se.") for word in WORDS), words, strict=True))
+        for level in reductions:
             try:
-                built = copy.deepcopy(net)
-                gates = dataclasses.replace(config.se, reduction=level, stages="all", **design)  # type: ignore[arg-type]
-                models.with_se(built, config.backbone, gates)
-                cost, widths = models.cost(built, size), models.hidden_widths(built)
+                built = copy.deepcopy(plain.net)
+                gates = dataclasses.replace(se, reduction=level, stages="all", **design)  # type: ignore[arg-type]
+                models.with_se(built, plain.config.backbone, gates)
+                cost, widths = models.cost(built, input_size(plain.config, facts)), models.hidden_widths(built)
             except ValueError as error:
                 raise UserError(f"search.space: {error}") from error
-            for stage in stages:
-                parts[stage, words, level] = cost.stages[stage]
-                hidden[stage, words, level] = widths[stage]
-    plain = {stage: costs_of(cost) for stage, cost in plain_row.cost.stages.items()}
-    added = {
-        (stage_key(stage), words, level): Part(
-            hidden[stage, words, level],
-            {name: value - plain[stage][name] for name, value in costs_of(cost).items()},
-        )
-        for (stage, words, level), cost in parts.items()
-    }
-    return Priced(dataclasses.replace(space, parts=added), composed, facts, net, plain_row, parts)
+            found |= {(stage, words, level): (cost.stages[stage], widths[stage]) for stage in stages}
+    return found
 
 
-def row(priced: Priced, name: str, se: SE | None) -> Row:
+def input_size(config: Config, facts: DataFacts) -> tuple[int, int, int]:
+    return (facts.channels, config.data.size, config.data.size)
+
+
+def row(base: Base, name: str, se: SE | None, facts: DataFacts) -> Row:
     """A row of any design, in the space or not, with its cost added up from its stages where they are known."""
-    config = dataclasses.replace(priced.config, se=se, study=None)
     if se is None:
-        return dataclasses.replace(priced.plain_row, label=name, baseline=name)
+        return dataclasses.replace(base.row, label=name, baseline=name)
+    config = dataclasses.replace(base.config, se=se)
     try:
-        net = copy.deepcopy(priced.net)
+        net = copy.deepcopy(base.net)
         ratios = se.by_stage(models.stages_of(net))
         models.with_se(net, config.backbone, se)
         words = tuple(getattr(se, word.removeprefix("se.")) for word in WORDS)
-        known = all((stage, words, ratio) in priced.parts for stage, ratio in ratios.items())
-        stages = {stage: priced.parts[stage, words, ratio] for stage, ratio in ratios.items()} if known else {}
-        cost = add_up(priced.plain_row.cost, stages) if known else models.cost(net, priced.input_size)
+        known = all((stage, words, ratio) in base.parts for stage, ratio in ratios.items())
+        stages = {stage: base.parts[stage, words, ratio][0] for stage, ratio in ratios.items()} if known else {}
+        size = input_size(config, facts)
+        cost = add_up(base.row.cost, stages) if known else models.cost(net, size)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
-    widths, network = models.hidden_widths(net), models.fingerprint(net, priced.input_size)
+    widths, network = models.hidden_widths(net), models.fingerprint(net, size)
     return dataclasses.replace(
-        priced.plain_row,
+        base.row,
         label=name,
         baseline=name,
         config=config,
@@ -180,7 +227,7 @@ def well_known(priced: Priced) -> tuple[dict[str, str], list[Row], list[Design]]
     built: dict[str, Row] = {}
     for name, se in named.items():
         with contextlib.suppress(UserError):  # the network has no place for it
-            built[name] = row(priced, name, se)
+            built[name] = row(priced.plain, name, se, priced.facts)
     references = [each for name, each in built.items() if inside[name] is None]
     return (
         {name: each.network for name, each in built.items()},
@@ -193,9 +240,13 @@ def find(priced: Priced, se: SE | None) -> Design | None:
     """The design of the space that builds this network, by its levels; None if it is not in the space."""
     space, params = priced.space, {}
     ratios = {} if se is None else dict.fromkeys(space.stages, se.reduction)
+    now = flat(priced.plain.config)
     for key, levels in space.levels.items():
-        level: Level = ratios.get(key, OFF) if key in space.stages else getattr(se or priced.config.se, key[3:])
-        if key not in space.stages and se is None:
+        if key in space.others:
+            level: Level = now[key]
+        else:
+            level = ratios.get(key, OFF) if key in space.stages else getattr(se or priced.config.se, key[3:])
+        if key in WORDS and se is None:
             level = levels[0]
         if level not in levels:
             return None

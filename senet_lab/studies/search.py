@@ -102,7 +102,7 @@ class Search:
             sampler, trials = ENUMERATE, space.distinct()
         self.known, self.references, known = pricing.well_known(self.priced)
         costs = [name for name in asked.objectives if name in COSTS]
-        cheapest = space.extreme(next((name for name in costs if name in space.plain), "params"))
+        cheapest = space.extreme(next((name for name in costs if name in space.metrics), "params"))
         first, objectives = [cheapest, *known], len(asked.objectives)
         self.asker = Asker(space, sampler, asked.seed, objectives, trials, trials, first, self.worth.excess)
         self.halving = Halving(
@@ -136,7 +136,7 @@ class Search:
         return [Plan(self.config, self.priced.facts, rows, self.device, cells, recorded, [])]
 
     def specs(self) -> list[Spec]:
-        return [self.trainings(self.priced.plain_row)[0].spec]  # all are trained alike
+        return [self.trainings(self.priced.plain.row)[0].spec]  # all are trained alike
 
     def forecast(self, workers: int) -> Expectation:
         """Every training is taken to last as long as one of the dearest design."""
@@ -288,14 +288,17 @@ class Search:
     def epochs_trained(self) -> int:
         """Epochs that the designs' trainings have come to, whoever trained them."""
         cells = [cell for cells in self.cells.values() for cell in cells]
-        whole, at = self.config.recipe.epochs, self.reached
-        return sum(whole if cell.trial_id in self.records else len(at.get(cell.trial_id, [])) for cell in cells)
+        whole = sum(cell.spec.recipe.epochs for cell in cells if cell.trial_id in self.records)
+        return whole + sum(
+            len(self.reached.get(cell.trial_id, [])) for cell in cells if cell.trial_id not in self.records
+        )
 
     # ---------------------------------------------------------------------------------------------------------- outputs
 
     def finish(self) -> None:
         """Count what was spent, and number the designs as they were asked for."""
-        self.spent = f"{self.epochs_trained()}/{len(self.asker.asked) * self.seeds * self.config.recipe.epochs}"
+        whole = sum(cell.spec.recipe.epochs for design in self.asker.asked for cell in self.cells[design])
+        self.spent = f"{self.epochs_trained()}/{whole}"
         self.numbers = {self.rows[design].label: (n, design) for n, design in enumerate(self.asker.asked, start=1)}
 
     def columns(self, cell: Cell) -> dict[str, Any]:
@@ -303,7 +306,7 @@ class Search:
         number, design = self.numbers.get(cell.row.label, ("", None))
         params: dict[str, Level] = {} if design is None else self.priced.space.params(design)
         stopwatch = self.worth.stopwatch
-        latency = "" if stopwatch is None else stopwatch.milliseconds(cell.row.network, cell.row.se)
+        latency = "" if stopwatch is None else stopwatch.milliseconds(cell.row)
         facts = self.priced.facts
         return {
             "study": self.asked.name,

@@ -59,7 +59,7 @@ def show(search: Search, forecast: Expectation, workers: int, console: Console) 
 def extremes(search: Search) -> dict[str, Design]:
     """The cheapest and the dearest design, by parameters or by whatever cost the search looks at."""
     space = search.priced.space
-    wanted = [name for name in (*search.asked.objectives, *search.worth.limits, "params") if name in space.plain]
+    wanted = [name for name in (*search.asked.objectives, *search.worth.limits, "params") if name in space.metrics]
     return {
         "cheapest": space.extreme(wanted[0]),
         "dearest": space.extreme(wanted[0], dearest=True),
@@ -100,7 +100,7 @@ def check_budget(search: Search) -> None:
     if space.size <= LISTED and search.worth.stopwatch is None:
         if any(search.asker.feasible(design) for design in space.designs()):
             return
-    elif all(search.asker.feasible(space.extreme(metric)) for metric in search.worth.limits if metric in space.plain):
+    elif all(search.asker.feasible(space.extreme(metric)) for metric in search.worth.limits if metric in space.metrics):
         if "latency" not in search.worth.limits:
             return
         if any(search.asker.feasible(design) for design in quickest(search)):
@@ -120,7 +120,7 @@ def check_budget(search: Search) -> None:
 def quickest(search: Search) -> list[Design]:
     """The designs that cost least by each count, the plain one if it is there: to time them all would take too long."""
     space = search.priced.space
-    return list(dict.fromkeys(space.extreme(metric) for metric in space.plain))
+    return list(dict.fromkeys(space.extreme(metric) for metric in space.metrics))
 
 
 def identity(search: Search) -> dict[str, Any]:

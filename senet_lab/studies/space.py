@@ -1,9 +1,10 @@
 """The space of a search: which designs there are, which of them are one and the same, and what each costs.
 
-A design is a tuple of levels, one for each parameter of the space (`se.reduction.2`, …, `se.squeeze`, …). Points that
-build the same network are one design: without SE in any stage the other factors say nothing, and two reductions that
-leave the same hidden widths are one. Costs add up over the stages, so that the cheapest design of a space of millions
-is found without building more than a network for each level. Knows no torch: a search is replayed from its tables, too.
+A design is a tuple of levels, one for each parameter of the space: the reductions of SE stage by stage
+(`se.reduction.2`, …), its words (`se.squeeze`, …), and whatever else is varied (`recipe.lr`, …). Points that train the
+same network alike are one design: without SE in any stage its words say nothing, and two reductions that leave the same
+hidden widths are one. Costs add up over the stages, so that the cheapest design of a space of millions is found without
+building more than a network for each level. Knows no torch: a search is replayed from its tables, too.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from dataclasses import dataclass
 
 from senet_lab.config import UserError, reduction_number
 
-Level = int | str
+Level = int | float | str | bool
 Design = tuple[Level, ...]
 
 OFF = "off"  # a stage without SE
 REDUCTION = "se.reduction"
 WORDS = ("se.squeeze", "se.excitation", "se.position")
-FACTORS = (REDUCTION, *WORDS)
+SE_FACTORS = (REDUCTION, *WORDS)
 
 
 def stage_key(stage: int) -> str:
@@ -29,22 +30,29 @@ def stage_key(stage: int) -> str:
     return f"{REDUCTION}.{stage}"
 
 
-def read_levels(space: Mapping[str, object], stages: Sequence[int], fixed: Mapping[str, Level]) -> dict[str, Design]:
-    """The levels of each parameter, as a search's YAML has them: first the reductions, stage by stage, then the words.
+def read_levels(
+    space: Mapping[str, object], stages: Sequence[int], fixed: Mapping[str, Level], others: Sequence[str] = ()
+) -> dict[str, Design]:
+    """The levels of each parameter, as a search's YAML has them: first the reductions, stage by stage, then the words,
+    then other factors.
 
     Args:
         space: factor → its levels, as in `Search.space`.
         stages: the stages that the network has.
-        fixed: parameter → the one level of whatever `space` leaves out.
+        fixed: parameter of SE → the one level of whatever `space` leaves out.
+        others: factors that may be varied beside those of SE.
 
     Raises:
         UserError: for an empty space, an unknown factor or stage, a level that is none, or one that is there twice.
     """
     if not space:
-        raise UserError(f"the space is empty: search.space has no factor; there are {', '.join(FACTORS)}")
+        raise UserError(
+            f"the space is empty: search.space has no factor; there are {', '.join((*SE_FACTORS, *others))}"
+        )
     for factor in space:
-        if factor not in FACTORS:
-            raise UserError(f"search.space: there is no factor '{factor}'; there are {', '.join(FACTORS)}")
+        if factor not in (*SE_FACTORS, *others):
+            known = ", ".join((*SE_FACTORS, *others))
+            raise UserError(f"search.space: there is no factor '{factor}'; there are {known}")
     found: dict[str, Design] = {}
     given = space.get(REDUCTION)
     by_stage = given if isinstance(given, Mapping) else dict.fromkeys(stages, given)
@@ -62,7 +70,7 @@ def read_levels(space: Mapping[str, object], stages: Sequence[int], fixed: Mappi
         found[word] = levels_of(word, space[word]) if word in space else (fixed[word],)
     if all(set(found[stage_key(stage)]) == {OFF} for stage in stages):
         raise UserError(f"the space is empty: search.space.{REDUCTION} switches SE off in every stage")
-    return found
+    return found | {factor: levels_of(factor, space[factor]) for factor in space if factor not in SE_FACTORS}
 
 
 def levels_of(key: str, given: object) -> Design:
@@ -78,8 +86,12 @@ def levels_of(key: str, given: object) -> Design:
                 levels.append(OFF if off else reduction_number(level))
             except ValueError:
                 raise UserError(f"{where}: {level!r} is neither off nor a whole number of at least 1") from None
-        else:
+        elif key in WORDS:
             levels.append(str(level))
+        elif isinstance(level, (int, float, str)):
+            levels.append(level)
+        else:
+            raise UserError(f"{where}: {level!r} is neither a number nor a word")
     twice = next((level for level in levels if levels.count(level) > 1), None)
     if twice is not None:
         raise UserError(f"{where}: {twice} is there twice")
@@ -103,19 +115,30 @@ class Space:
     """Every design of a search.
 
     Attributes:
-        levels: parameter → its levels; the reductions of the stages first, then squeeze, excitation and position.
-        plain: the plain network's cost by metric.
+        levels: parameter → its levels; the reductions of the stages first, then squeeze, excitation and position, then
+            other factors.
+        plain: levels of the other factors → the plain network's cost by metric.
         parts: (stage key, words, level) → what it adds, for every level but `off`. `words` are the levels of squeeze,
-            excitation and position.
+            excitation, position and the other factors.
     """
 
     levels: Mapping[str, Design]
-    plain: Mapping[str, float]
+    plain: Mapping[Design, Mapping[str, float]]
     parts: Mapping[tuple[str, Design, Level], Part]
+
+    @property
+    def metrics(self) -> list[str]:
+        """What a design costs, by name."""
+        return list(next(iter(self.plain.values())))
 
     @property
     def stages(self) -> list[str]:
         return [key for key in self.levels if key.startswith(REDUCTION)]
+
+    @property
+    def others(self) -> list[str]:
+        """The factors that are none of SE's."""
+        return [key for key in self.levels if key not in WORDS and not key.startswith(REDUCTION)]
 
     @property
     def varied(self) -> dict[str, Design]:
@@ -130,8 +153,16 @@ class Space:
     # -------------------------------------------------------------------------------------------------------- designs
 
     def words(self) -> Iterator[Design]:
-        """Every combination of squeeze, excitation and position."""
-        yield from itertools.product(*(self.levels[word] for word in WORDS))
+        """Every combination of squeeze, excitation, position and the other factors."""
+        yield from itertools.product(*(self.levels[word] for word in (*WORDS, *self.others)))
+
+    def settings(self) -> Iterator[Design]:
+        """Every combination of the other factors."""
+        yield from itertools.product(*(self.levels[key] for key in self.others))
+
+    def setting(self, design: Design) -> Design:
+        """A design's levels of the other factors."""
+        return design[len(self.levels) - len(self.others) :]
 
     def distinct_levels(self, stage: str, words: Design) -> Design:
         """The levels of a stage that build different networks, each the first of its kind."""
@@ -143,14 +174,14 @@ class Space:
     def design(self, params: Mapping[str, Level]) -> Design:
         """The one form of all points that build the same network as `params` do; missing parameters have one level."""
         point = {key: params.get(key, levels[0]) for key, levels in self.levels.items()}
-        words = tuple(point[word] for word in WORDS)
+        words = tuple(point[word] for word in (*WORDS, *self.others))
         for stage in self.stages:
             if point[stage] != OFF:
                 width = self.parts[stage, words, point[stage]].hidden
                 same = (each for each in self.levels[stage] if each != OFF)
                 point[stage] = next(each for each in same if self.parts[stage, words, each].hidden == width)
         if all(point[stage] == OFF for stage in self.stages):
-            return (*(OFF for _ in self.stages), *(self.levels[word][0] for word in WORDS))
+            point |= {word: self.levels[word][0] for word in WORDS}
         return tuple(point.values())
 
     def params(self, design: Design) -> dict[str, Level]:
@@ -163,12 +194,14 @@ class Space:
         """How many different networks there are, without listing them."""
         switched_off = all(OFF in self.levels[stage] for stage in self.stages)
         each = (math.prod(len(self.distinct_levels(stage, words)) for stage in self.stages) for words in self.words())
-        return sum(number - switched_off for number in each) + switched_off
+        return sum(number - switched_off for number in each) + switched_off * len(self.plain)
 
     def designs(self) -> Iterator[Design]:
-        """Every different network once, always in the same order: the plain one first, if it is among them."""
+        """Every different design once, always in the same order: those of plain networks first, if they are among
+        them."""
         if all(OFF in self.levels[stage] for stage in self.stages):
-            yield self.design(dict.fromkeys(self.stages, OFF))
+            for setting in self.settings():
+                yield self.design({**dict.fromkeys(self.stages, OFF), **dict(zip(self.others, setting, strict=True))})
         for words in self.words():
             for reductions in itertools.product(*(self.distinct_levels(stage, words) for stage in self.stages)):
                 if any(level != OFF for level in reductions):
@@ -179,7 +212,7 @@ class Space:
     def cost(self, design: Design) -> dict[str, float]:
         """Cost of a design by metric."""
         words = design[len(self.stages) :]
-        total = dict(self.plain)
+        total = dict(self.plain[self.setting(design)])
         for stage, level in zip(self.stages, design, strict=False):
             if level != OFF:
                 for metric, value in self.parts[stage, words, level].cost.items():
@@ -204,13 +237,14 @@ class Space:
 
 def label(space: Space, design: Design) -> str:
     """A design in a few words, of what varies: `r 4/16/off, max, tanh`."""
-    if space.is_plain(design):
-        return "no SE"
     params = space.params(design)
+    others = [f"{key.rpartition('.')[2]} {params[key]}" for key in space.others if key in space.varied]
+    if space.is_plain(design):
+        return ", ".join(["no SE", *others])
     reductions = [str(params[stage]) for stage in space.stages]
     same = len(set(reductions)) == 1
     words = [str(params[word]) for word in WORDS if word in space.varied]
-    return ", ".join([f"r {reductions[0] if same else '/'.join(reductions)}", *words])
+    return ", ".join([f"r {reductions[0] if same else '/'.join(reductions)}", *words, *others])
 
 
 def amount(value: float) -> str:

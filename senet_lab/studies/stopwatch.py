@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 
 from senet_lab import models
-from senet_lab.config import SE
-from senet_lab.studies.pricing import Priced
+from senet_lab.studies.pricing import Priced, input_size
+from senet_lab.studies.rows import Row
 from senet_lab.studies.store import Store
 from senet_lab.training.trial import processor
 
@@ -35,48 +35,43 @@ class Stopwatch:
         name = torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {threads} threads"
         self.known: dict[str, tuple[float, float]] = {}
         self.where = f"on {name}"
-        self.plain = self.measured(priced.plain_row.network, None)[0]
+        self.plain = self.measured(priced.plain.row)[0]
 
-    def milliseconds(self, network: str, se: SE | None) -> float:
-        """Of one image: what the plain network was noted to take, times as much longer as this one takes.
+    def milliseconds(self, row: Row) -> float:
+        """Of one image: what the plain network was noted to take, times as much longer as this row's takes."""
+        return self.plain * (1.0 if row.network == self.priced.plain.row.network else self.measured(row)[1])
 
-        Args:
-            network: fingerprint of the network.
-            se: its design.
-        """
-        return self.plain * (1.0 if se is None else self.measured(network, se)[1])
+    def measured(self, row: Row) -> tuple[float, float]:
+        if row.network not in self.known:
+            self.known[row.network] = self.look_up(row)
+        return self.known[row.network]
 
-    def measured(self, network: str, se: SE | None) -> tuple[float, float]:
-        if network not in self.known:
-            self.known[network] = self.look_up(network, se)
-        return self.known[network]
-
-    def look_up(self, network: str, se: SE | None) -> tuple[float, float]:
+    def look_up(self, row: Row) -> tuple[float, float]:
         """What is noted, or else measured now."""
-        name = f"latency {network} {self.where}"
+        name = f"latency {row.network} {self.where}"
         noted = self.store.note(name)
         if noted is None:
-            noted = list(self.measure(se))
+            noted = list(self.measure(row))
             if self.note:
                 noted = self.store.note_once(name, noted)
         return noted[0], noted[1]
 
-    def measure(self, se: SE | None) -> tuple[float, float]:
-        priced, config = self.priced, self.priced.config
+    def measure(self, row: Row) -> tuple[float, float]:
+        facts, config = self.priced.facts, self.priced.config
         nets = [
             models.create(
-                config.backbone,
-                design,
-                len(priced.facts.classes),
-                in_channels=priced.facts.channels,
-                stride=config.stride,
+                each.config.backbone,
+                each.se,
+                len(facts.classes),
+                in_channels=facts.channels,
+                stride=each.config.stride,
                 seed=0,
             )
-            for design in (se, None)
+            for each in (row, self.priced.plain.row)
         ]
         threads = torch.get_num_threads()
         torch.set_num_threads(config.executor.threads)
         try:
-            return models.latency(nets[0], nets[1], priced.input_size, self.device)
+            return models.latency(nets[0], nets[1], input_size(config, facts), self.device)
         finally:
             torch.set_num_threads(threads)

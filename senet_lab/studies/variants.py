@@ -7,8 +7,9 @@ that changes more is an error that shows the difference.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -161,3 +162,18 @@ def check_own(base: Config, variant: Variant, factor: str) -> None:
             raise UserError(
                 f"row '{variant.label}': {key} is the same for all rows of a study; a row can override {', '.join(OWN)}"
             )
+
+
+def changed(config: Config, values: Mapping[str, Any], where: str) -> Config:
+    """A configuration with other values, by key; a UserError that begins with `where` for one that its key refuses."""
+    made = OmegaConf.structured(copy.deepcopy(config))
+    try:
+        for key, value in values.items():
+            check_key(key)
+            OmegaConf.update(made, key, value, merge=False)
+        found = OmegaConf.to_object(made)
+        assert isinstance(found, Config)
+        check_values(found)
+    except (OmegaConfBaseException, UserError) as error:
+        raise UserError(f"{where}: {plainly(error)}") from error
+    return found

@@ -117,14 +117,13 @@ class Worth:
         self.priced = priced
         self.stopwatch = stopwatch
         latency = {} if stopwatch is None else {"latency": stopwatch.plain}
-        self.limits = limits(budget, {**priced.space.plain, **latency})
+        self.limits = limits(budget, {**costs_of(priced.plain.row.cost), **latency})
 
     def cost(self, design: Design) -> dict[str, float]:
         """What a design costs, by metric; the latency only where it matters."""
         cost = self.priced.space.cost(design)
         if self.stopwatch is not None:
-            row = self.priced.row(design)
-            cost["latency"] = self.stopwatch.milliseconds(row.network, row.se)
+            cost["latency"] = self.stopwatch.milliseconds(self.priced.row(design))
         return cost
 
     def excess(self, design: Design) -> dict[str, float]:
