@@ -310,7 +310,7 @@ class Search:
         facts = self.priced.facts
         return {
             "study": self.asked.name,
-            "baseline": "no SE" if any(row.se is None for row in self.rows.values()) else "",
+            "baseline": pricing.NO_SE if any(row.label == pricing.NO_SE for row in self.rows.values()) else "",
             "objectives": " ".join(self.asked.objectives),
             "part": "search" if cell.seed < self.seeds else "confirmation",
             "sampler": self.asked.sampler if self.asker.listed is None else ENUMERATE,
