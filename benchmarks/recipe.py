@@ -193,7 +193,6 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
                 executor.pool(workers),
                 progress,
                 Path(config.results) / "checkpoints",
-                on_epoch=lambda cell, entry: None,
                 on_end=lambda cell, record: None,
             )
     found = {}

@@ -116,4 +116,9 @@ def typed(value: Any) -> str:
 def plain_name(text: str) -> str:
     """Text as the name of a folder; a long one is cut, and still another one for another text."""
     name = re.sub(r"[^\w.=+-]+", "_", text)
-    return name if len(name) <= 100 else f"{name[:91]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name if len(name) <= 100 else f"{name[:91]}~{short_hash(text)}"
+
+
+def short_hash(text: str) -> str:
+    """Eight hexadecimal digits that stand for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -102,6 +102,14 @@ class Lab:
 
     def workers(self) -> list[int]:
         """Ids of the worker processes."""
+        return [pid for pid in self.spawned() if priority_of(pid) == 0]
+
+    def exporters(self) -> list[int]:
+        """Ids of the processes that export: these let others go first."""
+        return [pid for pid in self.spawned() if priority_of(pid) > 0]
+
+    def spawned(self) -> list[int]:
+        """Ids of the processes that were started by a driver."""
         return [pid for pid in self.left() if "spawn_main" in text_of(Path(f"/proc/{pid}/cmdline"))]
 
     def training(self) -> bool:
@@ -122,6 +130,14 @@ class Lab:
     def trials(self) -> list[dict[str, str]]:
         with (self.table / "trials.csv").open(newline="") as file:
             return list(csv.DictReader(file))
+
+
+def priority_of(pid: int) -> int:
+    """How far a process stands back for others; -1 if it is gone."""
+    try:
+        return os.getpriority(os.PRIO_PROCESS, pid)
+    except ProcessLookupError:
+        return -1
 
 
 def text_of(path: Path) -> str:

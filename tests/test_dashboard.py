@@ -23,7 +23,7 @@ from senet_lab.config import SE
 from senet_lab.reports.dashboards import Shown, group_key
 from senet_lab.reports.tables import read_trials
 from senet_lab.studies.dashboard import SAVE
-from senet_lab.studies.run_content import design
+from senet_lab.studies.export_facts import design
 
 SECONDS = 480  # more than any command here takes, on a machine that is busy
 FILES = ("dashboard.json", "report.json")

@@ -26,7 +26,7 @@ from benchmarks.postgres import BINARIES, Postgres
 from senet_lab.config import RunError, UserError
 from senet_lab.studies import store as store_module
 from senet_lab.studies import upkeep
-from senet_lab.studies.mirror import opened
+from senet_lab.studies.export_optuna import opened
 from senet_lab.studies.store import DONE, FAILED, Store
 
 pytestmark = pytest.mark.skipif(not BINARIES, reason="there is no PostgreSQL here")

@@ -19,8 +19,7 @@ from wandb_runs import END_SECONDS, WANDB, finish, first_line, inspect, services
 from wandb_server import Server
 
 from senet_lab.config import UserError
-from senet_lab.studies.run_content import LONGEST, short
-from senet_lab.studies.tracking import Tracker, mode_of
+from senet_lab.studies.export_wandb import LONGEST, mode_of, short
 
 ROOT = Path(__file__).parents[1]
 LONG = "a row whose label holds “quotes”, 100 %, a/slash, \\ and #?:" + 12 * " and more"
@@ -83,9 +82,6 @@ class Place:
         (path,) = self.folder.glob(f"results/local/*/*/{name}/trials.csv")
         with path.open() as lines:
             return list(csv.DictReader(lines))
-
-
-EPOCHS = 200  # of a training that is killed in the middle
 
 
 def study_command(name: str, *words: str) -> list[str]:
@@ -240,43 +236,76 @@ def test_sync_uploads_everything_once(
         assert json.loads(server.artifacts["table.table.json"])["columns"][0] == "row"  # W&B reads tables here
 
 
-WRITE = """
-import os, signal, sys
+# Two trials that are recorded, and what is known of them.
+RECORDED = """
+import os, signal, sys, time
 from pathlib import Path
+from senet_lab.config import Config, RunError, UserError
+from senet_lab.studies.export_facts import Exported, Run
+from senet_lab.studies.store import Store
 from wandb_runs import services
-from senet_lab.config import RunError, UserError
-from senet_lab.studies import silence, tracking
 
-def curve(run):
-    for epoch in range(max(1, run.step), 6):
-        run.log({"epoch": epoch}, step=epoch)
-        if epoch == 3 and "kill" in sys.argv:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if epoch == 3 and "freeze" in sys.argv:
-            os.kill(int(services(os.getpid())[0]), signal.SIGSTOP)
-    return int("fail" in sys.argv)
+mode, figure, *flags = sys.argv[1:]
+store = Store("sqlite:///results/local/lab.db")
+store.forget(["one", "two"])
+record = {"config": {}, "epochs": [{"epoch": epoch} for epoch in range(1, 6)], "seconds": 1.0, "resumed": False}
+record |= {"metrics": {"test_error": 1.0, "val_error": 1.0}, "reason": "its own", "host": "here"}
+for trial_id in ("one", "two"):
+    if store.claim(trial_id):
+        store.finish(trial_id, "failed" if "fail" in flags else "done", record)
+Path("table.csv").write_text("row,a,b\\nNone,1,\\nx,,2\\n")
+runs = tuple(Run(trial_id, "row", 0, {}, 1, 1) for trial_id in ("one", "two"))
+facts = Exported("study", "study", (), {}, {}, False, runs, ())
+"""
+# Their export in this process, where it can be disturbed.
+WRITE = f"""{RECORDED}
+from senet_lab.studies import export_wandb
 
-tracking.INIT_SECONDS = tracking.FINISH_SECONDS = 2
-if "freeze" in sys.argv:
-    tracking.RUN_SECONDS = silence.LEAVE_SECONDS = 5
-try:
-    tracker = tracking.Tracker(sys.argv[1], Path("results/local/wandb"), "study")
+fill = export_wandb.fill
+
+def disturbed(made, run, record):
+    fill(made, run, {{**record, "epochs": record["epochs"][:3]}} if flags else record)
+    if "kill" in flags:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "freeze" in flags:
+        os.kill(int(services(os.getpid())[0]), signal.SIGSTOP)
+    fill(made, run, record)
+
+export_wandb.fill = disturbed
+if "freeze" in flags:
+    export_wandb.RUN_SECONDS = 5
+folder = Path("results/local/wandb")
+code = 0
+with export_wandb.client(folder):
     print(os.getpid(), flush=True)
-    if "wait" in sys.argv:
-        input()
-    with tracker:
-        if "stop" in sys.argv:
-            tracker.live["one"] = tracker.go_live("one", None)
-            curve(tracker.live["one"][0])
-            sys.exit("stopped")
-        for run_id in ("one", "two"):
-            if run_id not in tracker.there:
-                tracker.later(run_id, lambda run_id=run_id: tracker.write(run_id, curve))
-    print(sorted(tracker.missed))
-    Path("table.csv").write_text("row,a,b\\nNone,1,\\nx,,2\\n")
-    tracker.table(Path("table.csv"), Path(sys.argv[2]))
+    export = export_wandb.WandbExport(facts, store, mode == "online", folder)
+    try:
+        export.write(lambda left: None)
+        export.conclude(Path("table.csv"), Path(figure))
+    except Exception as error:
+        print(f"{{type(error).__name__}}: {{error}}", file=sys.stderr)
+        code = 1
+    print(len(export.todo()), export.written, flush=True)
+    for service in services(os.getpid()) if code else ():
+        os.kill(int(service), signal.SIGKILL)
+os._exit(code)  # W&B's own exit handler might wait for good
+"""
+# The same as a study does it, by the exporting process.
+EXPORT = f"""{RECORDED}
+from senet_lab.studies import exporting
+
+exporting.EVERY_SECONDS = 1
+try:
+    exporter = exporting.Exporter(Config(tracking=mode, storage=store.url), [facts], ["wandb"])
+    print(exporter.process.pid, flush=True)
+    word = input()
+    if word == "leave":
+        exporter.leave()
+    else:
+        done = exporter.finish([(Path("table.csv"), Path(figure))])["wandb"]
+        print(done.written, done.left, done.reason)
 except (RunError, UserError) as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+    sys.exit(f"{{type(error).__name__}}: {{error}}")
 """
 
 
@@ -296,26 +325,24 @@ def test_killed_in_the_middle_of_writing(fresh: Place) -> None:
 
 @pytest.mark.parametrize("mode", [pytest.param("offline", marks=pytest.mark.slow), "online"])
 def test_a_service_that_stops_answering(fresh: Place, server: Server, mode: str) -> None:
-    """It holds up nothing for good: neither the runs, nor the end. The next time all is written."""
+    """It holds up nothing for good, and the next time all is written."""
     frozen = fresh.script(WRITE, mode, FIGURE, "freeze", **server.environment)
-    assert frozen.returncode == 1, frozen
-    assert frozen.stderr.startswith(f"RunError: tracking={mode}: "), frozen
-    assert "could not be written (" in frozen.stderr
-    assert len(frozen.stderr.splitlines()) == 1, frozen
-    assert services(int(frozen.stdout.split()[0])) == []
-    assert fresh.script(WRITE, mode, FIGURE, **server.environment).returncode == 0
+    assert (frozen.returncode, frozen.stderr) == (1, "TimeoutError: W&B did not answer for 5 seconds\n"), frozen
+    assert frozen.stdout.splitlines()[-1] == "2 0"
+    done = fresh.script(WRITE, mode, FIGURE, **server.environment)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 3"), done
     if mode == "offline":
         assert {"one", "two"} <= fresh.runs().keys()
     else:
         assert [server.runs[run_id].exit_code for run_id in ("one", "two")] == [0, 0]
 
 
-def test_two_drivers_write_a_run_once(fresh: Place) -> None:
+def test_two_exporters_write_a_run_once(fresh: Place) -> None:
     """Both have waited for the same trial, and see its record at the same time."""
     command = [sys.executable, "-c", WRITE, "offline", FIGURE]
-    drivers = [fresh.start(command) for _ in range(2)]
-    for driver in drivers:
-        finish(driver)
+    exporters = [fresh.start(command) for _ in range(2)]
+    for exporter in exporters:
+        finish(exporter)
     found = sorted(path.name.split("-", 3)[3] for path in fresh.folder.glob("results/local/wandb/offline-run-*"))
     assert [run_id for run_id in found if not run_id.startswith("study-")] == ["one", "two"]
 
@@ -337,23 +364,16 @@ def test_a_trial_that_is_retried(fresh: Place, server: Server, mode: str) -> Non
         assert [line["epoch"] for line in server.runs["one"].history] == [1, 2, 3, 4, 5]
 
 
-def test_a_full_disk_is_said_at_the_end(fresh: Place) -> None:
+def test_a_full_disk_is_no_half_a_run(fresh: Place) -> None:
     """The limit on a file's size stands for it: the client itself would leave half a run, and not say so."""
-    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({2**20}, {2**20}))\n{WRITE}"
+    limited = WRITE.replace(
+        "code = 0", f"code = 0\nimport resource; resource.setrlimit(resource.RLIMIT_FSIZE, 2 * [{2**20}])"
+    )
     done = fresh.script(limited, "offline", FIGURE)
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1] == "['one', 'two']"
-    assert done.stderr.startswith("RunError: tracking=offline: 3 of the study's W&B runs could not be written (")
-    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout.splitlines()[-1] == "2 0"
+    assert done.stderr == "OSError: [Errno 27] File too large\n"
     assert fresh.runs() == {}
-
-
-def test_off_writes_nothing(tmp_path: Path) -> None:
-    with Tracker("off", tmp_path / "wandb", "study") as tracker:
-        tracker.epoch(None, {"epoch": 1})  # type: ignore[arg-type]
-        tracker.trial(None, {})  # type: ignore[arg-type]
-    tracker.table(tmp_path / "table.csv", tmp_path / "figure.png")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -376,10 +396,10 @@ def test_the_mode_is_what_is_said_of_it(
     assert mode_of(word) == mode
 
 
-def test_a_mode_that_is_none_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mode_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "of")
     with pytest.raises(UserError, match=r"^WANDB_MODE=of: there is no such mode; there are online, run, "):
-        Tracker("offline", tmp_path / "wandb", "study")
+        mode_of("offline")
 
 
 @pytest.mark.slow
@@ -402,36 +422,26 @@ def test_long_texts_stay_apart() -> None:
 # Online
 
 
-@pytest.mark.slow  # long trainings, so that W&B's start, however slow, falls into them
-def test_live_curves_and_a_study_that_is_killed(fresh: Place, server: Server) -> None:
-    """Several trials at a time, epoch by epoch; after kill -9 the same runs go on, and no epoch is there twice."""
-    fast = {**server.environment, "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}
-    command = study_command("other", f"recipe.epochs={EPOCHS}", "data.subset=700", "tracking=online")
-    live: list[list[str]] = [[]]
-
-    def two_are_live() -> bool:
-        live[0] = [run_id for run_id, run in server.runs.items() if len(run.lines) >= 2 and run.exit_code is None]
-        return len(live[0]) == 2
-
-    driver = fresh.start(command, **fast)
+@pytest.mark.slow
+def test_online_runs_of_a_study_that_is_killed(fresh: Place, server: Server) -> None:
+    """Runs appear while the study trains; after kill -9 nothing is there twice, and no epoch."""
+    words = ("seeds=8", "recipe.epochs=40", "data.subset=700", "tracking=online")
+    driver = fresh.start(study_command("other", *words), **server.environment)
     try:
-        assert until(lambda: two_are_live() or driver.poll() is not None, END_SECONDS)
+        assert until(lambda: any(run.exit_code == 0 for run in server.runs.values()), END_SECONDS)
         assert driver.poll() is None
     finally:
         driver.kill()
         finish(driver)
-    assert until(lambda: not services(driver.pid), 10)
-    assert all(len(run.lines) < EPOCHS for run in server.runs.values())
-
-    done = fresh.run(command, **fast)
-    assert done.returncode == 0, done.stderr
-    assert "wandb" not in (done.stdout + done.stderr).lower()
+    done = fresh.run(study_command("other", *words), **server.environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "wandb" not in done.stdout.lower()
     trials = fresh.trials("other")
-    assert set(live[0]) <= {trial["trial_id"] for trial in trials}
+    assert len(trials) == 16
     for trial in trials:
         run = server.runs[trial["trial_id"]]
-        assert [line["epoch"] for line in run.history] == list(range(1, EPOCHS + 1))
-        assert [line["_step"] for line in run.history] == list(range(1, EPOCHS + 1))
+        assert [line["epoch"] for line in run.history] == list(range(1, 41))
+        assert [line["_step"] for line in run.history] == list(range(1, 41))
         assert run.summary["final/test_error"] == pytest.approx(float(trial["test_error"]))
         assert run.exit_code == 0
     (table,) = (run for run_id, run in server.runs.items() if run_id.startswith("study-"))
@@ -439,11 +449,47 @@ def test_live_curves_and_a_study_that_is_killed(fresh: Place, server: Server) ->
     assert len(server.runs) == len(trials) + 1
 
 
-def test_a_study_that_is_interrupted_leaves_no_run_open(fresh: Place, server: Server) -> None:
-    done = fresh.script(WRITE, "online", FIGURE, "stop", **server.environment)
-    assert done.stderr == "stopped\n"
+def test_what_is_interrupted_leaves_no_run_open(fresh: Place, server: Server) -> None:
+    """The run that is being written is finished; the others are left to the next time."""
+    driver = fresh.start([sys.executable, "-c", EXPORT, "online", FIGURE], **server.environment)
+    exporter = int(first_line(driver))
+    assert until(lambda: "one" in server.runs, 60)
+    finish(driver, "leave\n")
+    assert driver.returncode == 0
+    assert not Path(f"/proc/{exporter}").exists()
+    assert [run.exit_code for run in server.runs.values()] == [0] * len(server.runs)
     assert len(server.runs["one"].history) == 5
-    assert server.runs["one"].exit_code == 1
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_an_exporter_that_is_killed_is_replaced(fresh: Place, server: Server, mode: str) -> None:
+    """Whatever it was writing is there at the end, once."""
+    driver = fresh.start([sys.executable, "-c", EXPORT, mode, FIGURE], **server.environment)
+    exporter = int(first_line(driver))
+    assert until(lambda: bool(services(exporter)), 60)
+    os.kill(exporter, signal.SIGKILL)
+    output, errors = finish(driver, "finish\n")
+    assert (driver.returncode, errors) == (0, "")
+    assert output.split()[1] == "0"
+    assert until(lambda: not services(exporter), 10)
+    if mode == "offline":
+        runs = sorted(path.name.split("-", 3)[3] for path in fresh.folder.glob("results/local/wandb/offline-run-*"))
+        assert [run_id for run_id in runs if not run_id.startswith("study-")] == ["one", "two"]
+        assert len(runs) == 3
+    else:
+        assert len(server.runs) == 3
+        for run_id in ("one", "two"):
+            assert [line["epoch"] for line in server.runs[run_id].history] == [1, 2, 3, 4, 5]
+            assert server.runs[run_id].exit_code == 0
+
+
+def test_an_exporter_ends_with_its_driver(fresh: Place) -> None:
+    driver = fresh.start([sys.executable, "-c", EXPORT, "offline", FIGURE])
+    exporter = int(first_line(driver))
+    assert until(lambda: bool(services(exporter)), 60)
+    driver.kill()
+    assert until(lambda: not Path(f"/proc/{exporter}").exists() and not services(exporter), 10)
+    finish(driver)
 
 
 @pytest.mark.slow
@@ -460,7 +506,7 @@ def test_online_that_cannot_be(fresh: Place, key: str) -> None:
     """A key that is none, and a server that does not answer: one line, within seconds."""
     begun = time.monotonic()
     short_of_time = {"WANDB_API_KEY": key, "WANDB_BASE_URL": NOWHERE, "WANDB_HTTP_TIMEOUT": "2"}
-    done = fresh.script(WRITE, "online", FIGURE, **USERS, **short_of_time)
+    done = fresh.script(EXPORT, "online", FIGURE, **USERS, **short_of_time)
     assert time.monotonic() - begun < 60  # the client alone would take 100
     assert done.returncode == 1
     assert done.stderr.startswith("RunError: tracking=online: ")
@@ -469,18 +515,19 @@ def test_online_that_cannot_be(fresh: Place, key: str) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_goes_away(fresh: Place, server: Server) -> None:
-    """Training goes on; what is missing is said at the end, and uploaded the next time."""
-    driver = fresh.start([sys.executable, "-c", WRITE, "online", FIGURE, "wait"], **server.environment)
+    """What is missing is said at the end, and uploaded the next time."""
+    driver = fresh.start([sys.executable, "-c", EXPORT, "online", FIGURE], **server.environment)
     first_line(driver)
     server.down = True
-    _, errors = finish(driver, "\n")
-    assert driver.returncode == 1
-    assert errors.startswith("RunError: tracking=online: 3 of the study's W&B runs could not be written (")
-    assert len(errors.splitlines()) == 1
+    output, errors = finish(driver, "finish\n")
+    assert (driver.returncode, errors) == (0, "")
+    left = int(output.split()[1])
+    assert 1 <= left <= 3, output
     server.down = False
     for _ in range(2):
         server.requests.clear()
-        assert fresh.script(WRITE, "online", FIGURE, **server.environment).returncode == 0
+        done = fresh.script(WRITE, "online", FIGURE, **server.environment)
+        assert (done.returncode, done.stderr) == (0, "")
         for run_id in ("one", "two"):
             assert [line["epoch"] for line in server.runs[run_id].history] == [1, 2, 3, 4, 5]
     assert "UpsertBucket" not in server.requests  # all was there

@@ -10,7 +10,7 @@ import argparse
 import importlib.util
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from senet_lab.outputs import Outputs
 from senet_lab.reports import dashboards, tables
 from senet_lab.reports.dashboards import Shown, Spec
 from senet_lab.reports.trials import canonical
-from senet_lab.studies import run_content, tracking
+from senet_lab.studies import export_wandb
+from senet_lab.training.processes import apart
 
 FILES = {"dashboard.json": dashboards.workspace, "report.json": dashboards.report}
 SECONDS = 20  # patience with each answer of a server
+SAVING_SECONDS = 180  # and with all of them
 
 # A view's id by its name; the project is null where there is none.
 FIND = """
@@ -69,23 +71,19 @@ def make(arguments: argparse.Namespace) -> None:
         check_installed()
         shown, folder = from_store(composed, words)
     folder = arguments.to or folder
-    entity, project = tracking.place()
+    entity, project = export_wandb.place()
     views = {name: build(shown, entity, project) for name, build in FILES.items()}
     replace_all(folder, {name: dashboards.as_json(view) for name, view in views.items()})
     print(f"written: {folder}/ ({', '.join(views)})")
-    otherwise = f"{folder}/ holds what would be saved"
-    if tracking.mode_of("online") == "off":
+    if export_wandb.mode_of("online") == "off":
         print("not saved: WANDB_MODE=disabled switches W&B off")
         return
-    if not tracking.log_in("dashboard", otherwise):
-        print(f"not saved: there is no W&B key; {tracking.HOW_TO_LOG_IN}, and the same command saves it")
-        return
-    try:
-        for view in views.values():
-            print(f"saved: {save(view)}")
-    except Exception as error:  # whatever the client makes of a network that is gone
-        reason = first_line(error).rstrip(".")
-        raise RunError(f"dashboard: it could not be saved ({reason}); {otherwise}") from error
+    otherwise = f"{folder}/ holds what would be saved"
+    addresses = apart("W&B", SAVING_SECONDS, save_all, list(views.values()), otherwise)
+    if not addresses:
+        print(f"not saved: there is no W&B key; {export_wandb.HOW_TO_LOG_IN}, and the same command saves it")
+    for address in addresses:
+        print(f"saved: {address}")
 
 
 def check_installed() -> None:
@@ -146,7 +144,7 @@ def shown_of(trials: Any, known: dict[str, Outputs], runs: tuple[str, ...], fact
     return Shown(
         frame,
         tuple(dict.fromkeys(runs)),
-        run_content.table_run_id(folder, table),
+        export_wandb.table_run_id(folder, table),
         dashboards.group_key(factor, frame),
         known,
     )
@@ -154,6 +152,22 @@ def shown_of(trials: Any, known: dict[str, Outputs], runs: tuple[str, ...], fact
 
 # --------------------------------------------------------------------------------------------------------------------
 # Saving
+
+
+def save_all(views: Sequence[Spec], otherwise: str) -> list[str]:
+    """Save views; their addresses, none without a key. W&B's client may wait for good: to be called in a process that
+    can be ended.
+
+    Raises:
+        RunError: the server cannot be reached or refuses.
+    """
+    if not export_wandb.log_in("dashboard", otherwise):
+        return []
+    try:
+        return [save(view) for view in views]
+    except Exception as error:  # whatever the client makes of a network that is gone
+        reason = first_line(error).rstrip(".")
+        raise RunError(f"dashboard: it could not be saved ({reason}); {otherwise}") from error
 
 
 def save(view: Spec) -> str:

@@ -38,7 +38,6 @@ def train(
     workers: Pool,
     progress: Progress,
     checkpoints: Path,
-    on_epoch: Heard,
     on_end: Heard,
     more: Callable[[], list[Cell]] | None = None,
     until: Callable[[Cell], int | None] = lambda cell: None,
@@ -53,7 +52,6 @@ def train(
         workers: who trains.
         progress: what the user sees.
         checkpoints: folder of the checkpoints of trials that have not ended.
-        on_epoch: called with each epoch's metrics of a trial that trains here.
         on_end: called with every record, once it is in the store; also with those of another driver, which may have
             been killed before it could do more with them.
         more: asked for further cells while a worker is free, in a search; where it has none although nothing is
@@ -173,7 +171,6 @@ def train(
         elif event.kind == "epoch":
             elapsed = event.value.pop(ELAPSED)
             progress.epoch(cell, event.value, elapsed)
-            on_epoch(cell, event.value)
         elif event.kind == "stopped":
             del running[event.trial_id]
             on_stop(cell, event.value)

@@ -275,12 +275,6 @@ class Search:
             return None
         return self.worth.values(design, [record["metrics"] for record in records])
 
-    def so_far(self) -> tuple[dict[Design, list[float] | None], dict[Design, list[str]]]:
-        """Objectives and trial ids of the designs that have ended, in the order in which they were asked for."""
-        ids = {design: [cell.trial_id for cell in self.cells[design]] for design in self.asker.asked}
-        ended = {design: names for design, names in ids.items() if all(name in self.records for name in names)}
-        return {design: self.values(design) for design in ended}, ended
-
     def complete(self, design: Design) -> bool:
         """Whether every training of a design has ended, rather than stopped at a rung."""
         return all(cell.trial_id in self.records for cell in self.cells[design])

@@ -22,12 +22,11 @@ from rich.console import Console
 
 from senet_lab.config import UserError, without_passwords
 from senet_lab.counting import duration
-from senet_lab.labels import Composed
+from senet_lab.labels import Composed, short_hash
 from senet_lab.reports.aim import Aim
 from senet_lab.reports.aim import of as aim_of
 from senet_lab.reports.trials import read_cells
 from senet_lab.studies.clock import Expectation
-from senet_lab.studies.mirror import short_hash
 from senet_lab.studies.plan import Cell, Plan, look_up, make, say
 from senet_lab.studies.store import FAILED, Record, Store, notes
 

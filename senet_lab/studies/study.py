@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +20,9 @@ from senet_lab.reports import aside
 from senet_lab.studies import driver, outcome, plan, settling
 from senet_lab.studies.designs import Design, Listed, folder_of
 from senet_lab.studies.executors import ready
+from senet_lab.studies.exporting import exporting
 from senet_lab.studies.pool import Ready
 from senet_lab.studies.progress import Progress
-from senet_lab.studies.sinks import Sinks
 from senet_lab.studies.store import DONE, Record, Store
 from senet_lab.training import data as images
 
@@ -62,9 +62,8 @@ def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
             return 0
         design.begin()
         plan.check_room(design.specs(), executor.sharing(workers * config.training.devices))
-        made = train(
-            studies, design, store, Progress(plan.together(design.plans), forecast, workers, console), executor
-        )
+        progress = Progress(plan.together(design.plans), forecast, workers, console)
+        made = train(studies, design, store, progress, executor, words)
         if isinstance(design, Listed) and words:
             said = settling.advice(words, design.plans, design.folders, made, store, executor.room)
             console.print(said, soft_wrap=True) if said else None
@@ -86,20 +85,29 @@ def listed(studies: Sequence[Composed]) -> Listed:
 
 
 def train(
-    studies: Sequence[Composed], design: Design, store: Store, progress: Progress, executor: Ready
+    studies: Sequence[Composed],
+    design: Design,
+    store: Store,
+    progress: Progress,
+    executor: Ready,
+    words: Sequence[str],
 ) -> list[Table]:
     """Train what is not recorded, and write what came of it; the tables."""
     config = studies[0].config
     results = Path(config.results)
 
     def ended(cell: plan.Cell, record: Record) -> None:
-        news = design.ended(cell, record)
-        sinks.trial(cell, record)
-        for text in news:
+        for text in design.ended(cell, record):
             progress.say(text)
 
-    with Sinks(studies, design, store) as sinks:
-        sinks.push(lambda kind, error, trace: leave_parts(studies, design) if error else None)
+    def more() -> list[plan.Cell]:
+        cells = design.more(progress)
+        exporter.grow()
+        return cells
+
+    with ExitStack() as stack:
+        stack.push(lambda kind, error, trace: leave_parts(studies, design) if error else None)
+        exporter = stack.enter_context(exporting(studies, design))
         with progress:
             driver.train(
                 plan.together(design.plans),
@@ -107,19 +115,16 @@ def train(
                 executor.pool(progress.workers),
                 progress,
                 results / "checkpoints",
-                sinks.epoch,
                 ended,
-                lambda: design.more(progress),
+                more,
                 design.until,
                 lambda cell, value: design.stopped(cell, value["epochs"]),
                 design.records,
             )
-        sinks.update(patience=30)
         design.finish()
-    made = [
-        write(study, each, design, store, progress.console) for study, each in zip(studies, design.plans, strict=True)
-    ]
-    sinks.tables()
+        pairs = zip(studies, design.plans, strict=True)
+        made = [write(study, each, design, store, progress.console) for study, each in pairs]
+        exporter.conclude(words, progress.console)
     plan.show_alarms(design.plans, progress.console)
     if config.training.keep == "last":
         say_weights(plan.together(design.plans), design.records, results / "checkpoints", store, progress.console)

@@ -5,10 +5,12 @@ that whoever calls the lab may do so from a script without a guard, from standar
 from __future__ import annotations
 
 import multiprocessing as mp
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -60,6 +62,45 @@ def without_main() -> Iterator[None]:
             yield
         finally:
             sys.modules["__main__"] = main
+
+
+def end(process: SpawnProcess, seconds: float) -> None:
+    """Wait for the end of a process so long, then kill it with its children; where there is no /proc, without them."""
+    process.join(seconds)
+    for children in Path("/proc").glob(f"{process.pid}/task/*/children"):
+        with suppress(OSError):
+            for pid in map(int, children.read_text().split()):
+                os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+
+
+def apart(name: str, seconds: float, act: Callable[..., Any], *args: Any) -> Any:
+    """What `act(*args)` returns, or raises, in a process of its own.
+
+    Raises:
+        RunError: it takes longer than so many seconds, or the process ends before.
+    """
+    process, pipe = spawned(name, answer, act, *args)
+    try:
+        if not pipe.poll(seconds):
+            raise RunError(f"{name} did not answer for {seconds:g} seconds")
+        raised, found = pipe.recv()
+    except EOFError:
+        raise RunError(f"{name} has ended without an answer") from None
+    finally:
+        end(process, 0)
+    if raised:
+        raise found
+    return found
+
+
+def answer(pipe: Connection, act: Callable[..., Any], *args: Any) -> None:
+    """Of the process of `apart`."""
+    try:
+        pipe.send((False, act(*args)))
+    except Exception as error:
+        pipe.send((True, error))
 
 
 SOLE = threading.Lock()  # or the second of two threads would take the first one's empty module for the script

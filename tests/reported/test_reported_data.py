@@ -21,7 +21,8 @@ from senet_lab.config import Data, RunError, UserError
 from senet_lab.reports import curves
 from senet_lab.studies import outcome, plan, search
 from senet_lab.studies.clock import Expectation
-from senet_lab.studies.mirror import Mirror
+from senet_lab.studies.export_facts import of_plan
+from senet_lab.studies.export_optuna import OptunaExport
 from senet_lab.studies.store import Store
 from senet_lab.training import contents, feeds, folder, trial
 from senet_lab.training.data import facts, load
@@ -384,10 +385,10 @@ def test_all_of_the_training_images_are_trained_on(tmp_path: Path) -> None:
     read = curves.read_curves(tmp_path / "curves.csv")
     assert read["val_error"].isna().all()
     assert read["train_error"].notna().all()
-    mirror = Mirror(made, "x", store)
-    mirror.update(records, patience=5)
-    assert mirror.study is not None
-    assert [len(each.values) for each in mirror.study.trials] == [2]
+    export = OptunaExport(of_plan(made, "x"), store)
+    export.write(lambda left: None, patience=5)
+    assert export.study is not None
+    assert [len(each.values) for each in export.study.trials] == [2]
 
 
 def test_a_search_needs_validation_images(tmp_path: Path) -> None:

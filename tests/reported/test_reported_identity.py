@@ -24,7 +24,7 @@ from senet_lab.reports import aside, sources, tables
 from senet_lab.reports.trials import COLUMNS, csv_bytes, read_trials
 from senet_lab.studies import plan, study
 from senet_lab.studies.clock import Expectation
-from senet_lab.studies.mirror import Mirror
+from senet_lab.studies.export_facts import of_plan
 from senet_lab.studies.store import Store
 from senet_lab.training import trial
 from senet_lab.training.spec import Spec
@@ -388,12 +388,11 @@ def test_a_copied_study_whose_name_was_left_is_refused(
     assert compose([f"+{group}=mine"]).folder.endswith("/mine")
 
 
-def test_studies_that_train_other_things_are_other_studies_to_optuna(mine: Path, write: Write, tmp_path: Path) -> None:
+def test_studies_that_train_other_things_are_other_studies_to_optuna(mine: Path, write: Write) -> None:
     """Kind: as above; their trials stood in one Optuna study."""
-    store = Store(f"sqlite:///{tmp_path}/lab.db")
 
     def name(*words: str) -> str:
-        return Mirror(plan.make(compose([*ASKED, *words])), "s", store).name
+        return of_plan(plan.make(compose([*ASKED, *words])), "s").optuna
 
     before = name()
     assert name("seeds=3") == before, "more seeds are the same study"
