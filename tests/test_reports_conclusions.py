@@ -438,6 +438,18 @@ def test_a_failure_in_a_settling_study_is_no_verdict() -> None:
     assert cells["b"]["verdict_kind"].startswith("worse")
 
 
+def test_what_a_failure_is_is_not_said_anew_of_seeds_that_settled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials, found = drawn({"base": 0, "a": -0.5}, 6, 500, **SETTLE, failures="untested", classes=10)
+    tables.write(tmp_path, trials, packed={name: each.packed() for name, each in found.items()})
+    before, file = contents(tmp_path), str(tmp_path / "trials.csv")
+    assert commands.main(["table", file, "failures=chance"]) == 2
+    assert capsys.readouterr().err == f"error: failures=chance: {file} has seeds that settled by failures=untested\n"
+    assert commands.main(["table", file, "failures=untested"]) == 0
+    assert contents(tmp_path) == before
+
+
 def test_earlier_plans_on_these_rows_are_named() -> None:
     trials, found = drawn({"base": 0, "a": -0.5}, 6, 500, **SETTLE, earlier_plans="first of digits/x/ratio")
     text = tables.markdown(tables.summarise(trials, found))

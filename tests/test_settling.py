@@ -193,7 +193,7 @@ def test_a_plan_is_kept_and_its_words_go_on_with_it(store: Store) -> None:
     store.finish(seen.trial_id, DONE, {**FIELDS, "metrics": {"test_error": 1.0, "val_error": 1.0}})
     again = placed(store)
     assert (again.aim.first, again.aim) == (0, first.aim)
-    for changed in ("margin=3", "settle.max=10", "settle.min=4", "metric=loss"):
+    for changed in ("margin=3", "settle.max=10", "settle.min=4", "metric=loss", "failures=chance"):
         with pytest.raises(UserError, match=r"planned as a/b/excitation \(metric=error margin=2 .* settle.name=NAME"):
             placed(store, changed)
     second = placed(store, "margin=3", "settle.name=second")
@@ -203,9 +203,27 @@ def test_a_plan_is_kept_and_its_words_go_on_with_it(store: Store) -> None:
     assert late[0].aim == first.aim
 
 
+@pytest.mark.parametrize("failures", ["untested", "chance"])
+def test_what_a_failure_is_belongs_to_the_plan(store: Store, failures: str) -> None:
+    """Words of before are no other words: a plan that was noted without it goes on with either."""
+    (other,) = {"untested", "chance"} - {failures}
+    plan = placed(store, f"failures={failures}")
+    assert not settling.write_down([plan], [Path("a/b/excitation")], store)
+    assert placed(store, f"failures={failures}").aim == plan.aim
+    with pytest.raises(UserError, match=r"\(metric=error margin=2( failures=chance)? settle.min=3") as refused:
+        placed(store, f"failures={other}")
+    assert ("failures=chance" in str(refused.value)) == (failures == "chance")
+    old = settling.as_note(plan.aim, settling.identities(plan), Path("a/b/excitation"))
+    del old["failures"]
+    before = Store(store.url.replace("lab.db", "before.db"))
+    before.note_once(plan.aim.plan, old)
+    for words in (failures, other):
+        assert placed(before, f"failures={words}").aim.plan == plan.aim.plan
+
+
 def test_of_two_drivers_that_plan_at_once_one_is_told(store: Store) -> None:
     mine, theirs = placed(store), placed(store)
-    moved = settling.started(settling.replace(theirs, aim=settling.replace(theirs.aim, first=5)))
+    moved = replace(theirs, aim=replace(theirs.aim, first=5))
     assert not settling.write_down([mine], [Path("x")], store)
     assert settling.write_down([moved], [Path("x")], store)
 

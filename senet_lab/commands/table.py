@@ -39,11 +39,14 @@ def regenerate(source: Path, folder: Path, failures: str | None = None) -> None:
     failed trials are."""
     from rich.console import Console
 
-    from senet_lab.reports import fronts, tables
+    from senet_lab.reports import aim, fronts, tables
 
     try:
         trials, known = tables.read_study(source)
         if failures is not None:
+            planned = aim.of(trials)
+            if planned.settles and failures != planned.failures:
+                raise ValueError(f"failures={failures}: {source} has seeds that settled by failures={planned.failures}")
             trials["failures"] = failures
         if fronts.is_search(trials):
             fronts.write(folder, trials)

@@ -173,7 +173,7 @@ class Config:
     failures: str = key(
         "untested",
         "what a failed trial (a loss that is no number, a limit exceeded) is in a table or front. Changes no training; "
-        "`python -m senet_lab table … failures=chance` changes it afterwards",
+        "with a fixed number of seeds `python -m senet_lab table … failures=chance` changes it afterwards",
         choices=FAILURES,
         decides=RUN,
     )

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from senet_lab.reports.trials import present
 
+if TYPE_CHECKING:
+    from senet_lab.config import Config
+
 UNITS = {"error": "points", "loss": "nats"}
 DIGITS = {"error": 2, "loss": 4}  # behind the point, where people read them
+COLUMNS = {  # attribute → column of `trials.csv`
+    "metric": "metric",
+    "margin": "margin",
+    "failures": "failures",
+    "least": "settle_min",
+    "most": "settle_max",
+    "first": "first_seed",
+    "earlier": "earlier_plans",
+    "plan": "plan",
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +34,7 @@ class Aim:
     Attributes:
         metric: `error` (of the test images, percent) or `loss` (−log p of the right class, nats, their mean).
         margin: smallest difference that matters, in the metric's unit; None where nobody said.
+        failures: what a failed training is: `untested`, like its row, or `chance`, as wrong as guessing.
         least, most: seeds of a row at its first look and at its last (`seeds=settle`); 0 where their number is fixed.
         first: the first seed; those before it had been seen when the study was planned.
         earlier: names of earlier plans on these rows, in a line; empty if there are none.
@@ -29,6 +43,7 @@ class Aim:
 
     metric: str = "error"
     margin: float | None = None
+    failures: str = "untested"
     least: int = 0
     most: int = 0
     first: int = 0
@@ -50,25 +65,20 @@ class Aim:
         return 100 * (1 - 1 / classes) if self.metric == "error" else math.log(classes)
 
     def columns(self) -> dict[str, Any]:
-        """As the columns of `trials.csv`."""
-        own = (self.least, self.most, self.first, self.earlier, self.plan)
-        settling = own if self.settles else (None, None, None, "", "")
-        names = ("settle_min", "settle_max", "first_seed", "earlier_plans", "plan")
-        return {"metric": self.metric, "margin": self.margin, **dict(zip(names, settling, strict=True))}
+        """As the columns of `trials.csv`; those of seeds that settle are empty where their number is fixed."""
+        always = ("metric", "margin", "failures")
+        return {
+            column: getattr(self, name) if self.settles or name in always else None for name, column in COLUMNS.items()
+        }
 
 
 def of(trials: pd.DataFrame) -> Aim:
     """The aim of a study's trials; that of an earlier lab where they do not say."""
+    said = {name: value for name, column in COLUMNS.items() for value in present(trials.get(column, ()))[:1]}
+    return Aim(**said | {name: int(said[name]) for name in ("least", "most", "first") if name in said})
 
-    def one(name: str, otherwise: Any) -> Any:
-        return next(iter(present(trials.get(name, ()))), otherwise)
 
-    return Aim(
-        metric=one("metric", "error"),
-        margin=one("margin", None),
-        least=int(one("settle_min", 0)),
-        most=int(one("settle_max", 0)),
-        first=int(one("first_seed", 0)),
-        earlier=one("earlier_plans", ""),
-        plan=one("plan", ""),
-    )
+def asked(config: Config, settles: bool) -> Aim:
+    """The aim of a study by the words for it, whose seeds may settle."""
+    seeds = (config.settle.min, config.settle.max) if settles else (0, 0)
+    return Aim(config.metric, config.margin, config.failures, *seeds)

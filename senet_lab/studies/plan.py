@@ -14,7 +14,7 @@ from rich.table import Table
 from senet_lab.config import Config, UserError
 from senet_lab.counting import duration
 from senet_lab.labels import Composed
-from senet_lab.reports.aim import Aim
+from senet_lab.reports.aim import Aim, asked
 from senet_lab.studies import family
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
@@ -134,7 +134,7 @@ def make(composed: Composed) -> Plan:
     first = [Cell(row, 0, spec, spec.trial_id) for row, spec in specs]
     cells = [cell.with_seed(seed) for seed in range(seeds) for cell in first]
     whole = family.size(composed, rows, missing, facts, device) if config.study else (None, None)
-    aim = Aim(config.metric, config.margin, *(settles * (config.settle.min, config.settle.max)))
+    aim = asked(config, settles)
     return Plan(config, facts, rows, device, cells, {}, missing, study_rows=whole[0], study_tests=whole[1], aim=aim)
 
 

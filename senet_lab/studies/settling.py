@@ -1,9 +1,9 @@
 """`seeds=settle`: a study trains seeds until its verdicts are in, and no longer.
 
-A plan stands in the store before its first training: the rows, the metric, the margin, the fewest and the most seeds,
-and the first one, which is the first that nobody has seen. Which trainings a study needs next follows from the records
-alone: seeds are looked at in their order (`reports.sequential.follow`), whoever has trained them and whenever, so that
-workers, interruptions and other drivers change nothing.
+A plan stands in the store before its first training: the rows, the metric, the margin, what a failure is, the fewest
+and the most seeds, and the first one, which is the first that nobody has seen. Which trainings a study needs next
+follows from the records alone: seeds are looked at in their order (`reports.sequential.Looks`), whoever has trained
+them and whenever, so that workers, interruptions and other drivers change nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from rich.console import Console
 from senet_lab.config import UserError, without_passwords
 from senet_lab.counting import duration
 from senet_lab.labels import Composed, short_hash
-from senet_lab.reports.aim import Aim
+from senet_lab.reports.aim import Aim, asked
 from senet_lab.reports.aim import of as aim_of
 from senet_lab.reports.trials import read_cells
 from senet_lab.studies.clock import Expectation
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 NOTE = "settle"  # begins the names of plans in the store
 BLOCK = 50  # seeds that are looked up at once
-SAME = ("metric", "margin", "least", "most")  # of a plan that goes on
+SAME = ("metric", "margin", "failures", "least", "most")  # of a plan that goes on; one of before has no failures
 
 
 def placed(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list[Plan]:
-    """The plans with their first seeds: those that stand in the store as they were begun, all others from the first
-    seed that no record or table of their rows has.
+    """The plans with their first seeds, and the cells of their first looks: those that stand in the store as they were
+    begun, all others from the first seed that no record or table of their rows has.
 
     Args:
         plans: of studies, settling or not.
@@ -50,34 +50,35 @@ def placed(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list
         UserError: a study that was begun as another plan.
     """
     noted = {name: json.loads(text) for name, text in store.noted(notes.c.name.like(f"{NOTE} %")).items()}
-    found, fresh = list(plans), []
-    for number, plan in enumerate(plans):
-        if not plan.aim.settles:
-            continue
-        if note := noted.get(name_of(plan)):
-            check_same(plan, note)
-            found[number] = from_note(plan, note)
-        else:
-            fresh.append(number)
-    first = max((unseen(plans[number], folders[number], store) for number in fresh), default=0)
-    for number in fresh:
-        mine = set(identities(plans[number]).values())
-        earlier = [title(note) for note in noted.values() if mine & set(note["rows"].values())]
-        name = name_of(plans[number])
-        aim = replace(plans[number].aim, first=first, earlier="; ".join(sorted(earlier)), plan=name)
-        found[number] = started(replace(plans[number], aim=aim))
-    return found
+    pairs = zip(plans, folders, strict=True)
+    fresh = [pair for pair in pairs if pair[0].aim.settles and name_of(pair[0]) not in noted]
+    first = max((unseen(plan, folder, store) for plan, folder in fresh), default=0)
+    return [begun(plan, noted, first) if plan.aim.settles else plan for plan in plans]
+
+
+def begun(plan: Plan, noted: Mapping[str, dict[str, Any]], first: int) -> Plan:
+    """A plan with its cells: as it was noted, or from this first seed; a UserError if it was noted with other words."""
+    name, rows = name_of(plan), set(identities(plan).values())
+    earlier = "; ".join(sorted(title(each) for each in noted.values() if rows & set(each["rows"].values())))
+    if note := noted.get(name):
+        if any(key in note and note[key] != getattr(plan.aim, key) for key in SAME):
+            named = "another" if plan.config.settle.name else "NAME"
+            raise UserError(
+                f"seeds=settle: these rows were planned as {title(note)} before they were trained, and other words do "
+                f"not change that; settle.name={named} plans anew, from a seed that nobody has seen"
+            )
+        first, earlier = note["first"], note["earlier"]
+    aim = replace(plan.aim, first=first, earlier=earlier, plan=name)
+    seeds = range(aim.first, aim.first + aim.least)
+    return replace(plan, aim=aim, cells=[each.with_seed(seed) for seed in seeds for each in likes(plan).values()])
 
 
 def write_down(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> bool:
     """Note the plans that are not noted yet, before the first training; whether another driver has just noted one with
     another first seed."""
-    late = False
-    for plan, folder in zip(plans, folders, strict=True):
-        if plan.aim.settles:
-            note = as_note(plan.aim, identities(plan), folder)
-            late |= store.note_once(plan.aim.plan, note)["first"] != plan.aim.first
-    return late
+    settles = [(plan, folder) for plan, folder in zip(plans, folders, strict=True) if plan.aim.settles]
+    noted = [store.note_once(plan.aim.plan, as_note(plan.aim, identities(plan), folder)) for plan, folder in settles]
+    return any(note["first"] != plan.aim.first for note, (plan, _) in zip(noted, settles, strict=True))
 
 
 def as_note(aim: Aim, rows: dict[str, str], folder: Path) -> dict[str, Any]:
@@ -104,34 +105,13 @@ def identities(plan: Plan) -> dict[str, str]:
     return {label: each.with_seed(0).trial_id for label, each in likes(plan).items()}
 
 
-def check_same(plan: Plan, note: dict[str, Any]) -> None:
-    """A UserError unless the plan is the one that was noted."""
-    if any(getattr(plan.aim, key) != note[key] for key in SAME):
-        name = plan.config.settle.name
-        raise UserError(
-            f"seeds=settle: these rows were planned as {title(note)} before they were trained, and other words do not "
-            f"change that; settle.name={'another' if name else 'NAME'} plans anew, from a seed that nobody has seen"
-        )
-
-
 def title(note: dict[str, Any]) -> str:
     """What a plan is called in a line."""
     margin = "" if note["margin"] is None else f" margin={note['margin']:g}"
+    failures = " failures=chance" * (note.get("failures") == "chance")
     seeds = f"settle.min={note['least']} settle.max={note['most']}, seeds from {note['first']}"
-    name = note["plan"].split(" ", 2)[2:]
-    named = f"{name[0]} of " if name else ""
-    return f"{named}{note['study']} (metric={note['metric']}{margin} {seeds})"
-
-
-def from_note(plan: Plan, note: dict[str, Any]) -> Plan:
-    aim = replace(plan.aim, first=note["first"], earlier=note["earlier"], plan=name_of(plan))
-    return started(replace(plan, aim=aim))
-
-
-def started(plan: Plan) -> Plan:
-    """The plan with the cells of its first look."""
-    seeds, rows = range(plan.aim.first, plan.aim.first + plan.aim.least), likes(plan).values()
-    return replace(plan, cells=[each.with_seed(seed) for seed in seeds for each in rows])
+    named = "".join(f"{name} of " for name in note["plan"].split(" ", 2)[2:])
+    return f"{named}{note['study']} (metric={note['metric']}{margin}{failures} {seeds})"
 
 
 def likes(plan: Plan) -> dict[str, Cell]:
@@ -213,22 +193,22 @@ class Need(NamedTuple):
 def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, Need]:
     """Label → what its row needs: the seeds up to its stop, or up to its next look. A baseline needs as many as the row
     that needs most."""
-    aim = plan.aim
-    ids = {(each.row.label, each.seed): each.trial_id for each in plan.cells}
+    aim, classes = plan.aim, len(plan.facts.classes)
+    ended = {(each.row.label, each.seed): records.get(each.trial_id) for each in plan.cells}
+    first = {each.row.label: each.trial_id for each in plan.cells if each.seed == aim.first}
     found = {row.label: Need(aim.least, open=False) for row in plan.rows}
     for row in plan.rows:
-        names = (row.label, row.baseline)
-        if ids[row.label, aim.first] == ids[row.baseline, aim.first]:  # a baseline, or another name of it
+        if first[row.label] == first[row.baseline]:  # a baseline, or another name of it
             continue
-        pairs = []
+        pairs: list[tuple[float | None, float | None]] = []
         for seed in range(aim.first, aim.first + aim.most):
-            pair = [records.get(ids.get((label, seed), "")) for label in names]
-            if None in pair:
+            mine, theirs = ended.get((row.label, seed)), ended.get((row.baseline, seed))
+            if mine is None or theirs is None:
                 break
-            pairs.append([outcome(plan, record) for record in pair if record is not None])
-        stop = stop_of(plan, pairs)
+            pairs.append((outcome(mine, aim, classes), outcome(theirs, aim, classes)))
+        stop = stop_of(tuple(pairs), aim, plan.study_tests or 0, plan.facts.test)
         need = Need(stop[0], False) if stop else Need(min(aim.most, len(pairs) + 1 + ahead), True)
-        for label in names:
+        for label in (row.label, row.baseline):
             had = found[label]
             found[label] = had._replace(seeds=max(had.seeds, need.seeds), open=had.open or need.open)
         if stop:
@@ -236,31 +216,30 @@ def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, N
     return found
 
 
-def outcome(plan: Plan, record: Record) -> float | None:
+def outcome(record: Record, aim: Aim, classes: int) -> float | None:
     """What a training says of the metric; None for one that failed, unless it counts as guessing."""
     if record["state"] == FAILED:
-        return plan.aim.guessing(len(plan.facts.classes)) if plan.config.failures == "chance" else None
-    return float(record["metrics"][f"test_{plan.aim.metric}"])
+        return aim.guessing(classes) if aim.failures == "chance" else None
+    return float(record["metrics"][f"test_{aim.metric}"])
 
 
-def stop_of(plan: Plan, pairs: Sequence[Sequence[float | None]]) -> tuple[int, str] | None:
+@lru_cache(maxsize=4096)  # each row is asked about whenever a worker is free
+def stop_of(
+    pairs: tuple[tuple[float | None, float | None], ...], aim: Aim, tests: int, test_images: int
+) -> tuple[int, str] | None:
     """After how many seeds a row has its verdict over seeds, and which; None where it has none yet.
 
     Args:
         pairs: what the row and its baseline came to, seed by seed.
+        tests: of the study.
+        test_images: behind an error.
     """
-    failed = next((number for number, pair in enumerate(pairs, start=1) if None in pair), None)
-    if failed is not None:  # the row is not tested, however many seeds follow
-        return (max(failed, plan.aim.least), "failed") if len(pairs) >= plan.aim.least else None
-    differences = tuple(mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None)
-    return followed(differences, plan.aim, plan.study_tests or 0, plan.facts.test)
-
-
-@lru_cache(maxsize=4096)  # each row is asked about whenever a worker is free
-def followed(differences: tuple[float, ...], aim: Aim, tests: int, test_images: int) -> tuple[int, str] | None:
-    """Where the looks at a row of a study with so many tests stop."""
     from senet_lab.reports.sequential import planned  # scipy comes with it
 
+    failed = next((number for number, pair in enumerate(pairs, start=1) if None in pair), None)
+    if failed is not None:  # the row is not tested, however many seeds follow
+        return (max(failed, aim.least), "failed") if len(pairs) >= aim.least else None
+    differences = [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
     return planned(aim, tests, test_images).follow(differences)
 
 
@@ -317,7 +296,7 @@ def advice(
     config = plans[0].config
     if config.seeds == "settle" or not any(by_seeds(row) for table in tables for row in table.rows):
         return ""
-    aim = Aim(config.metric, config.margin, config.settle.min, config.settle.max)
+    aim = asked(config, settles=True)
     try:
         settles = placed([replace(plan, aim=aim, recorded={}) for plan in plans], folders, store)
     except UserError:  # these rows were planned otherwise before
@@ -331,8 +310,10 @@ def advice(
     times = [duration(Expectation(part, rough=False).total(max(1, room))) for part in parts]
     kept = [word for word in words if word.lstrip("+").split("=")[0] not in ("seeds", "plan", "retry")]
     command = without_passwords(shlex.join(["python", "-m", "senet_lab.run", *kept, "seeds=settle"]))
-    count = f"{len(parts[0])} to {len(parts[1])} more trainings, about {times[0]} to {times[1]}"
-    return f"open verdicts: {command} adds seeds until they are in, at most {aim.most} a row ({count})" * bool(parts[1])
+    return bool(parts[1]) * (
+        f"open verdicts: {command} adds seeds until they are in, at most {aim.most} a row "
+        f"({len(parts[0])} to {len(parts[1])} more trainings, about {times[0]} to {times[1]})"
+    )
 
 
 def by_seeds(row: Row) -> bool:
