@@ -174,7 +174,7 @@ def test_below_the_floor_more_test_images_are_needed() -> None:
     found = st.compare(values, dict.fromkeys(values, 0.0), 900, outcomes=(ours, nothing))
     assert found is not None
     assert found.crossed is not None
-    assert abs(found.delta) < found.crossed.floor(0.95)
+    assert abs(found.delta) < found.crossed.floor(0.05)
     seeds, images = needed(found, 0.05, None)
     assert seeds is None
     assert images is not None
@@ -369,7 +369,7 @@ def test_the_interval_over_images_is_taken_once_at_the_level_of_the_stop() -> No
     stop = looks.follow(made.delta.differences)
     assert stop is not None
     level = 2 * stats.t.sf(looks.bounds(stop.n)[0], stop.n - 1)
-    half = made.delta.crossed.half_width(1 - level)
+    half = made.delta.crossed.half_width(level)
     assert made.delta.half_crossed == pytest.approx(half)
     assert made.verdict is not None
     assert made.verdict.word == ("better" if abs(made.delta.delta) > half else "better on these images")

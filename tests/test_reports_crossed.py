@@ -67,7 +67,7 @@ def test_p_is_the_level_whose_interval_ends_at_0() -> None:
         effects = seed_sd * rng.standard_normal((n, 1)) + rng.standard_normal((1, 200)) + shift
         found = components(effects + rng.standard_normal((n, 200)))
         if found.p() > 1e-12:
-            assert found.half_width(1 - found.p()) == pytest.approx(abs(found.mean), rel=1e-6)
+            assert found.half_width(found.p()) == pytest.approx(abs(found.mean), rel=1e-6)
         assert 0 < found.p() <= 1
 
 

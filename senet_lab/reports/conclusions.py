@@ -126,7 +126,7 @@ def settled(c: Comparison, looks: Looks) -> tuple[Comparison, Verdict]:
     if stop is None:
         return c, replace(so_far, within=within, floor=_floor(c, looks.level))
     assert stop.n == c.n
-    c = replace(c, half_crossed=None if c.crossed is None else c.crossed.half_width(1 - looks.left(c.n)))
+    c = replace(c, half_crossed=None if c.crossed is None else c.crossed.half_width(looks.left(c.n)))
     kind = stop.word
     if kind in ("better", "worse"):
         kind = _difference(c, c.half_crossed is not None and abs(c.delta) > c.half_crossed)
@@ -138,7 +138,7 @@ def _difference(c: Comparison, over_images: bool) -> str:
 
 
 def _floor(c: Comparison, level: float) -> float | None:
-    return None if c.crossed is None else c.crossed.floor(1 - level)
+    return None if c.crossed is None else c.crossed.floor(level)
 
 
 def _verdict(c: Comparison, kind: str, within: float, level: float, margin: float | None) -> Verdict:
@@ -174,7 +174,7 @@ def needed(c: Comparison, level: float, margin: float | None) -> tuple[int | Non
     assert c.sd is not None
     effect = abs(c.delta) / c.sd if c.sd else (math.inf if c.delta else 0.0)
     ways: list[int | None] = []
-    if c.crossed is None or abs(c.delta) > c.crossed.floor(1 - level):
+    if c.crossed is None or abs(c.delta) > c.crossed.floor(level):
         ways.append(seeds_to_show(effect, level))
     if margin is not None and c.sd:
         ways.append(seeds_to_equate(effect, margin / c.sd, level))

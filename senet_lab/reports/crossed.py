@@ -68,11 +68,8 @@ class Components:
         rest = min(self.rest / (self.seeds * self.images), self.over_seeds)
         return {"seeds": self.over_seeds - rest, "images": self.over_images, "rest": rest}
 
-    def half_width(self, confidence: float = 0.95) -> float:
-        """Half of the interval of the mean over seeds and images."""
-        return self._half_width(1 - confidence)
-
-    def _half_width(self, level: float) -> float:
+    def half_width(self, level: float = 0.05) -> float:
+        """Half of the interval of the mean over seeds and images, which misses it at this level."""
         if self.variance == 0:
             return 0.0
         seeds, images = stats.t.isf(level / 2, self.seeds - 1), stats.norm.isf(level / 2)
@@ -89,16 +86,16 @@ class Components:
         least, most = (math.log(max(float(p), 1e-300)) for p in ends)
 
         def beyond(log_p: float) -> float:
-            return self._half_width(math.exp(log_p)) - abs(self.mean)
+            return self.half_width(math.exp(log_p)) - abs(self.mean)
 
         if beyond(most) >= 0:
             return math.exp(most)
         return math.exp(least if beyond(least) <= 0 else float(optimize.brentq(beyond, least, most)))
 
-    def floor(self, confidence: float = 0.95) -> float:
+    def floor(self, level: float = 0.05) -> float:
         """Half of the interval that any number of seeds would leave: the smallest difference that so many test images
         can show."""
-        return float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt(self.over_images)
+        return float(stats.norm.isf(level / 2)) * math.sqrt(self.over_images)
 
 
 def components(outcomes: ArrayLike, step: float = 0.0) -> Components:

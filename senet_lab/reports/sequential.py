@@ -202,5 +202,5 @@ def planned(aim: Aim, tests: int, test_images: int | None) -> Looks:
     Args:
         test_images: behind each error; None where nothing was trained.
     """
-    step = step_percent(test_images) if test_images and aim.metric == "error" else 0.0
+    step = step_percent(test_images if aim.metric == "error" else None)
     return Looks(ALPHA / max(1, tests), aim.least, aim.most, aim.margin, step)

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -61,8 +61,8 @@ class Sample:
 
     n: int
     mean: float
-    sd: float | None
-    half_width: float | None
+    sd: float | None = None
+    half_width: float | None = None
     half_crossed: float | None = None
 
 
@@ -71,7 +71,7 @@ class Comparison:
     """Differences row − baseline over the seeds that both have, in percentage points, or nats of a loss.
 
     Attributes:
-        n: pairs.
+        differences: in the order of the seeds.
         delta: mean difference; negative is better than the baseline.
         sd: standard deviation of the differences (`deviation_of_differences`; in a study that settles
             `standard_deviation`); None for n = 1 and after failures, like all that follows.
@@ -79,29 +79,34 @@ class Comparison:
         p: two-sided paired t-test, not corrected; None in a study that settles.
         p_flips: two-sided exact sign-flip permutation test, not corrected; None also outside n = 8 to 20.
         floored: whether all differences were equal, so that `sd` is the test set's resolution.
-        differences: in the order of the seeds.
         crossed: variance components of the differences over seeds and test images; None where nothing is known of each
             image.
         half_crossed: half of the interval of the mean difference over seeds and test images.
         p_crossed: two-sided test of the mean difference over seeds and test images, not corrected.
     """
 
-    n: int
-    delta: float
-    sd: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_flips: float | None
-    floored: bool
     differences: tuple[float, ...]
+    delta: float
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_flips: float | None = None
+    floored: bool = False
     crossed: Components | None = None
     half_crossed: float | None = None
     p_crossed: float | None = None
 
+    @property
+    def n(self) -> int:
+        """Pairs."""
+        return len(self.differences)
 
-def step_percent(test_images: int) -> float:
-    """What one test image weighs, in percentage points."""
+
+def step_percent(test_images: int | None) -> float:
+    """What one test image weighs, in percentage points; 0 for what is not counted in whole images, a loss."""
+    if test_images is None:
+        return 0.0
     if test_images < 1:
         raise ValueError(f"test_images: {test_images} is not a number of images")
     return 100.0 / test_images
@@ -248,9 +253,9 @@ def sample(
     """
     if not values:
         return None
-    n, mean, step = len(values), float(np.mean(values)), _step(test_images)
+    n, mean, step = len(values), float(np.mean(values)), step_percent(test_images)
     if n == 1:
-        return Sample(1, mean, None, None)
+        return Sample(1, mean)
     found = _crossed(outcomes, step)
     sd = float(standard_deviation(values, step))
     return Sample(n, mean, sd, float(half_width(sd, n)), None if found is None else found.half_width())
@@ -275,33 +280,27 @@ def compare(
     if not shared:
         return None
     d = np.array([row[seed] - baseline[seed] for seed in shared])
-    n, delta, step = len(shared), float(d.mean()), _step(test_images)
-    differences = tuple(d.tolist())
+    n, step = len(shared), step_percent(test_images)
+    plain = Comparison(tuple(d.tolist()), float(d.mean()))
     if n == 1 or not tested:
-        return Comparison(n, delta, None, None, None, None, None, floored=False, differences=differences)
+        return plain
     sd = float(deviation_of_differences(d, step))
     half = float(half_width(sd, n))
     ours, theirs = outcomes
     known = [seed for seed in shared if seed in ours and seed in theirs]
     found = _crossed([np.subtract(ours[seed], theirs[seed]) for seed in known] if known == shared else (), step)
-    return Comparison(
-        n=n,
-        delta=delta,
+    return replace(
+        plain,
         sd=sd,
-        low=delta - half,
-        high=delta + half,
+        low=plain.delta - half,
+        high=plain.delta + half,
         p=float(paired_t_test(d, step)),
         p_flips=sign_flip_test(d) if FLIPS_FROM <= n <= FLIPS_TO else None,
         floored=float(d.std(ddof=1)) < step / math.sqrt(n) * (1 - 1e-6),
-        differences=differences,
         crossed=found,
         half_crossed=None if found is None else found.half_width(),
         p_crossed=None if found is None else found.p(),
     )
-
-
-def _step(test_images: int | None) -> float:
-    return 0.0 if test_images is None else step_percent(test_images)
 
 
 def _crossed(outcomes: Sequence[ArrayLike | None], step: float) -> Components | None:
