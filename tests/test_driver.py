@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -411,6 +412,33 @@ def test_a_study_goes_on_when_there_is_room_again(finished: Lab, tmp_path: Path)
         check_complete(lab, finished)
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- export
+
+
+def test_the_command_exports_what_is_lacking(
+    copy: Lab, finished: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(copy.folder)
+    before = [(trial.params, trial.values, trial.user_attrs) for trial in optuna_trials(finished)]
+    storage = optuna.storages.RDBStorage("sqlite:///results/local/lab.db")
+    optuna.delete_study(study_name=optuna.get_all_study_names(storage)[0], storage=storage)
+    storage.engine.dispose()
+    folder = Path("results/local/wandb")
+    runs = sorted(path.name.split("-", 3)[3] for path in folder.glob("offline-run-*"))
+    shutil.rmtree(folder)
+    for written in ("", "0"):
+        assert commands(["export", "optuna", *WORDS]) == 0
+        assert commands(["export", "wandb", *WORDS]) == 0
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == f"written: {written or TRIALS} trials of the Optuna study; all others were there"
+        assert second == f"written: {written or TRIALS + 1} W&B runs; all others were there"
+        assert [(trial.params, trial.values, trial.user_attrs) for trial in optuna_trials(copy)] == before
+        assert sorted(path.name.split("-", 3)[3] for path in folder.glob("offline-run-*")) == runs
+    assert commands(["export", "wandb", *WORDS, "data.subset=60"]) == 2
+    assert one_line(capsys.readouterr().err, "error: ", "has no record of", "there is nothing to export")
+    assert commands(["export", "wandb", *WORDS, "tracking=off"]) == 2
 
 
 # --------------------------------------------------------------------------------------------------------------- other

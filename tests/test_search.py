@@ -20,6 +20,7 @@ import pytest
 from launching import SEARCH, TINY, Lab, ended, one_line, wait_for
 
 from senet_lab import outputs
+from senet_lab.__main__ import main as commands
 from senet_lab.run import main
 from senet_lab.studies.workers import Workers
 
@@ -134,6 +135,24 @@ def test_the_designs_are_an_optuna_study_too(whole: Searching, monkeypatch: pyte
     for trial, line in zip(trials, lines, strict=True):
         assert {key: str(level) for key, level in trial.params.items()} == {key: line[key] for key in trial.params}
         assert trial.values == [float(line["val_error"]), float(line["params"])]
+
+
+def test_the_command_exports_what_is_lacking(
+    whole: Searching, here: Searching, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The search is played again from its records, and nothing is trained."""
+    shutil.copytree(whole.folder / "results", here.folder / "results")
+    storage = "sqlite:///results/local/lab.db"
+    (name,) = optuna.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=name, storage=storage).get_trials()
+    optuna.delete_study(study_name=name, storage=storage)
+    for written in (len(trials), 0):
+        assert commands(["export", "optuna", *WORDS, "search.sampler=tpe"]) == 0
+        assert capsys.readouterr().out == f"written: {written} trials of the Optuna study; all others were there\n"
+        again = optuna.load_study(study_name=name, storage=storage).get_trials()
+        assert [(each.params, each.values, each.user_attrs) for each in again] == [
+            (each.params, each.values, each.user_attrs) for each in trials
+        ]
 
 
 # --------------------------------------------------------------------------------------------------------- interrupted

@@ -6,6 +6,8 @@ import base64
 import csv
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -238,7 +240,8 @@ def test_sync_uploads_everything_once(
 
 # Two trials that are recorded, and what is known of them.
 RECORDED = """
-import os, signal, sys, time
+import os, signal, sys
+from types import SimpleNamespace
 from pathlib import Path
 from senet_lab.config import Config, RunError, UserError
 from senet_lab.studies.export_facts import Exported, Run
@@ -296,7 +299,7 @@ from senet_lab.studies import exporting
 
 exporting.EVERY_SECONDS = 1
 try:
-    exporter = exporting.Exporter(Config(tracking=mode, storage=store.url), [facts], ["wandb"])
+    exporter = exporting.Exporter(Config(tracking=mode, storage=store.url), SimpleNamespace(studies=[facts]), ["wandb"])
     print(exporter.process.pid, flush=True)
     word = input()
     if word == "leave":
@@ -531,3 +534,25 @@ def test_a_server_that_goes_away(fresh: Place, server: Server) -> None:
         for run_id in ("one", "two"):
             assert [line["epoch"] for line in server.runs[run_id].history] == [1, 2, 3, 4, 5]
     assert "UpsertBucket" not in server.requests  # all was there
+
+
+@pytest.mark.slow
+def test_a_study_ends_with_its_table_whatever_the_server_does(fresh: Place, server: Server) -> None:
+    """What is missing is said, with the command that uploads it later."""
+    driver = fresh.start(study_command("tiny", "recipe.epochs=2", "tracking=online"), **server.environment)
+    assert until(lambda: "Viewer" in server.requests, 60)
+    server.down = True
+    output, errors = finish(driver)
+    assert (driver.returncode, errors) == (0, ""), output
+    trials = fresh.trials("tiny")
+    assert len(trials) == 3
+    (line,) = (line for line in output.splitlines() if line.startswith("not exported: "))
+    said, _, command = line.partition("; python -m ")
+    assert re.match(r"not exported: \d W&B runs \(.+\)$", said), line
+    server.down = False
+    words = shlex.split(command.removesuffix(" does it later"))
+    done = fresh.run([sys.executable, "-m", *words], **server.environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("W&B runs; all others were there\n")
+    assert {trial["trial_id"] for trial in trials} < server.runs.keys()
+    assert [run.exit_code for run in server.runs.values()] == [0] * 4

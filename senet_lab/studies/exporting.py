@@ -41,7 +41,7 @@ SILENT_SECONDS = 120.0  # at the end, without a word that something was written
 PARTING_SECONDS = 5.0  # to finish what has begun, when the user waits for the end
 NICE = 5  # trainings go first
 WAIT_SECONDS = 30.0  # at the end, for another exporter of the store
-TITLES = {"wandb": "of W&B's runs", "optuna": "of the Optuna study's trials"}
+TITLES = {"wandb": "W&B runs", "optuna": "trials of the Optuna study"}
 READY = "ready"
 Files = tuple[Path, Path]  # a study's table (a CSV) and figure
 
@@ -62,7 +62,7 @@ class Outcome:
 
     def told(self, side: str) -> str:
         """How many could not be written, and why."""
-        return f"{'some' if self.left is None else self.left} {TITLES[side]} ({self.reason})"
+        return f"{'what is lacking of the' if self.left is None else self.left} {TITLES[side]} ({self.reason})"
 
 
 class Export(Protocol):
@@ -208,6 +208,15 @@ def exporting(studies: Sequence[Composed], design: Design) -> Iterator[Exporter]
     except RunError:
         exporter.finish(patience=PARTING_SECONDS)
         raise
+    finally:
+        exporter.leave()
+
+
+def once(studies: Sequence[Composed], design: Design, side: str, whole: bool) -> Outcome:
+    """Export what is recorded of the studies to one side now; their tables and figures, too, where they are whole."""
+    exporter = Exporter(studies[0].config, Facts(studies, design), [side])
+    try:
+        return exporter.finish(exporter.facts.files() if whole else ())[side]
     finally:
         exporter.leave()
 
