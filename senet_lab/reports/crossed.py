@@ -77,20 +77,14 @@ class Components:
 
     def p(self) -> float:
         """Two-sided p that the mean over seeds and images is 0: the level whose interval ends there."""
-        if self.mean == 0:
-            return 1.0
-        if self.variance == 0:
-            return 0.0
-        ratio = abs(self.mean) / math.sqrt(self.variance)
-        ends = 2 * stats.norm.sf(ratio), 2 * stats.t.sf(ratio, self.seeds - 1)  # were all variance of one source
-        least, most = (math.log(max(float(p), 1e-300)) for p in ends)
+        if self.mean == 0 or self.variance == 0:
+            return float(self.mean == 0)
 
         def beyond(log_p: float) -> float:
             return self.half_width(math.exp(log_p)) - abs(self.mean)
 
-        if beyond(most) >= 0:
-            return math.exp(most)
-        return math.exp(least if beyond(least) <= 0 else float(optimize.brentq(beyond, least, most)))
+        least = math.log(1e-300)
+        return math.exp(least if beyond(least) <= 0 else float(optimize.brentq(beyond, least, 0.0)))
 
     def floor(self, level: float = 0.05) -> float:
         """Half of the interval that any number of seeds would leave: the smallest difference that so many test images

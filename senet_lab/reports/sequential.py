@@ -132,10 +132,9 @@ class Stop(NamedTuple):
 class Looks:
     """Looks at the differences of a row from its baseline, seed by seed in their order, until a verdict is in.
 
-    A row is *better* or *worse* when |t| exceeds its boundary, and *equivalent* when both one-sided tests against the
-    margin exceed theirs, which have as much to spend again; equivalent where both hold, because the difference is then
-    known to be too small to matter. It stays *open* at the last look, and where the seeds that are left have less than
-    HOPELESS of a chance to settle it, by what the seeds so far tell. That stop only lowers the false alarms.
+    A row is *better* or *worse* when |t| exceeds its boundary, and *equivalent*, which goes first, when both one-sided
+    tests against the margin exceed theirs, which have as much to spend again. It stays *open* at the last look, and
+    where the seeds that are left have less than HOPELESS of a chance to settle it, by what the seeds so far tell.
 
     Attributes:
         level: false alarms that the row may have over all its looks.

@@ -112,16 +112,16 @@ def step_percent(test_images: int | None) -> float:
     return 100.0 / test_images
 
 
-def standard_deviation(values: ArrayLike, step: float = 0.0) -> Any:
-    """Sample standard deviation (n − 1) over the last axis, at least step / √n (see the module's text); n ≥ 2."""
+def standard_deviation(values: ArrayLike, step: float = 0.0, rounding: float = 0.0) -> Any:
+    """Sample standard deviation (n − 1) over the last axis, of n ≥ 2 values, with this variance of `rounding` added, in
+    step²; at least step / √n (see the module's text)."""
     x = np.asarray(values, dtype=float)
-    return np.maximum(x.std(axis=-1, ddof=1), step / math.sqrt(x.shape[-1]))
+    return np.sqrt(np.maximum(x.var(axis=-1, ddof=1) + rounding * step**2, step**2 / x.shape[-1]))
 
 
 def deviation_of_differences(differences: ArrayLike, step: float = 0.0) -> Any:
-    """As `standard_deviation`, with the variance of rounding (see the module's text)."""
-    d = np.asarray(differences, dtype=float)
-    return np.sqrt(np.maximum(d.var(axis=-1, ddof=1) + step**2 / 6, step**2 / d.shape[-1]))
+    """Their standard deviation, with the variance that the rounding of two counts has."""
+    return standard_deviation(differences, step, rounding=1 / 6)
 
 
 def half_width(deviation: ArrayLike, n: int, level: float = ALPHA) -> Any:

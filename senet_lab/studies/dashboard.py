@@ -100,11 +100,12 @@ def check_installed() -> None:
 
 def from_store(composed: Composed, words: list[str]) -> tuple[Shown, Path]:
     """A study with those of its trials that are recorded, and its folder of results."""
-    from senet_lab.studies import outcome, settling  # torch comes with it
+    from senet_lab.studies import outcome, plan, settling  # torch comes with it
     from senet_lab.studies.store import Store
 
     store = Store(composed.config.storage, create=False)
-    study = settling.recorded(composed, store)
+    folder = Path(composed.config.results) / composed.folder
+    (study,) = settling.recorded([plan.make(composed)], [folder], store)
     if not study.recorded:
         raise UserError(
             f"{store.name} has no record of {composed.folder}: there is nothing to show; "
@@ -115,8 +116,7 @@ def from_store(composed: Composed, words: list[str]) -> tuple[Shown, Path]:
     trials = outcome.trials(there, study.recorded, packed)
     runs = tuple(cell.trial_id for cell in outcome.by_row(study))  # those that are still to come, too
     assert composed.config.study
-    shown = shown_of(trials, tables.unpacked(packed), runs, composed.config.study.factor, composed.folder)
-    return shown, Path(composed.config.results) / composed.folder
+    return shown_of(trials, tables.unpacked(packed), runs, composed.config.study.factor, composed.folder), folder
 
 
 def from_file(path: Path) -> tuple[Shown, Path]:

@@ -110,16 +110,12 @@ class Listed:
 
     def look_up(self, store: Store) -> None:
         self.store = store
-        found = self.recorded()
+        found = settling.recorded(self.plans, self.folders, store)
         if self.config.retry and not self.config.plan:
             ended = plan.together(found).recorded
             store.forget(trial_id for trial_id, record in ended.items() if record["state"] == FAILED)
-            found = self.recorded()
+            found = settling.recorded(self.plans, self.folders, store)
         self.take_over(found)
-
-    def recorded(self) -> list[Plan]:
-        """The plans with their first seeds, and all that the store has of them."""
-        return [settling.look_at(each, self.store) for each in settling.placed(self.plans, self.folders, self.store)]
 
     def specs(self) -> list[Spec]:
         return [cell.spec for cell in plan.together(self.plans).todo]

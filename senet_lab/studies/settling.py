@@ -22,12 +22,12 @@ from rich.console import Console
 
 from senet_lab.config import UserError, without_passwords
 from senet_lab.counting import duration
-from senet_lab.labels import Composed, short_hash
+from senet_lab.labels import short_hash
 from senet_lab.reports.aim import Aim, asked
 from senet_lab.reports.aim import of as aim_of
 from senet_lab.reports.trials import read_cells
 from senet_lab.studies.clock import Expectation
-from senet_lab.studies.plan import Cell, Plan, look_up, make, say
+from senet_lab.studies.plan import Cell, Plan, look_up, say
 from senet_lab.studies.store import FAILED, Record, Store, notes
 
 if TYPE_CHECKING:
@@ -147,17 +147,16 @@ def look_at(plan: Plan, store: Store) -> Plan:
     """`plan.look_up`; of a settling plan, with all cells that the records so far ask for."""
     if not plan.aim.settles:
         return look_up(plan, store)
-    recorded = store.read(plan.trials)
-    while more := further(plan, recorded):
+    records = store.read(plan.trials)
+    while more := further(plan, records):
         plan = replace(plan, cells=[*plan.cells, *more])
-        recorded |= store.read(each.trial_id for each in more)
+        records |= store.read(each.trial_id for each in more)
     return look_up(plan, store)
 
 
-def recorded(composed: Composed, store: Store) -> Plan:
-    """A study as far as it is in the store."""
-    (plan,) = placed([make(composed)], [Path(composed.config.results) / composed.folder], store)
-    return look_at(plan, store)
+def recorded(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list[Plan]:
+    """The plans as `placed`, and as far as they are in the store."""
+    return [look_at(plan, store) for plan in placed(plans, folders, store)]
 
 
 def further(plan: Plan, records: dict[str, Record], ahead: int = 0) -> list[Cell]:
@@ -298,7 +297,7 @@ def advice(
         return ""
     aim = asked(config, settles=True)
     try:
-        settles = placed([replace(plan, aim=aim, recorded={}) for plan in plans], folders, store)
+        settles = recorded([replace(plan, aim=aim, recorded={}) for plan in plans], folders, store)
     except UserError:  # these rows were planned otherwise before
         return ""
     taken: dict[str, list[float]] = {}
@@ -306,7 +305,7 @@ def advice(
         records = store.read(plan.trials)
         for each in plan.cells:
             taken.setdefault(each.row.label, []).append(records[each.trial_id].get("seconds") or 0.0)
-    parts = span([look_at(plan, store) for plan in settles], lambda each: statistics.median(taken[each.row.label]))
+    parts = span(settles, lambda each: statistics.median(taken[each.row.label]))
     times = [duration(Expectation(part, rough=False).total(max(1, room))) for part in parts]
     kept = [word for word in words if word.lstrip("+").split("=")[0] not in ("seeds", "plan", "retry")]
     command = without_passwords(shlex.join(["python", "-m", "senet_lab.run", *kept, "seeds=settle"]))
