@@ -25,7 +25,8 @@ from senet_lab.config import SE, Data, Recipe
 from senet_lab.training.augment import Parts
 from senet_lab.training.feeds import TensorFeed
 from senet_lab.training.lit import SENet
-from senet_lab.training.step import Step, prepare
+from senet_lab.training.spec import Step
+from senet_lab.training.step import prepare
 
 CIFAR = Data(name="cifar10", size=32, augment="cifar", cutout=16)
 TREE = Data(name="folder", size=32, augment="imagenet")

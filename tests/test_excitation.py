@@ -25,7 +25,7 @@ from senet_lab.config import SE, Data, Recipe, RunError, UserError
 from senet_lab.models.se import EXCITATIONS, SQUEEZES, SEBlock
 from senet_lab.reports import excitation, gate_figures
 from senet_lab.studies.store import DONE, FAILED, Store
-from senet_lab.training import checkpoints, gates, sources, trial
+from senet_lab.training import checkpoints, gate_stats, sources, trial
 from senet_lab.training import data as images
 from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Spec
@@ -86,7 +86,7 @@ def directly(net: nn.Module, x_NCHW: Tensor, monkeypatch: pytest.MonkeyPatch) ->
 def test_gates_agree_with_a_second_implementation(squeeze: str, excite: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = network(SE(reduction=4, squeeze=squeeze, excitation=excite))
     x_NCHW, y_N = pictures()
-    measured = gates.measure(net, in_batches(x_NCHW, y_N, 7), NAMES, [2, 0], images_a_class=8)
+    measured = gate_stats.measure(net, in_batches(x_NCHW, y_N, 7), NAMES, [2, 0], images_a_class=8)
     expected = directly(net, x_NCHW, monkeypatch)
     frame = measured.gates
     assert list(measured.blocks["block"]) == ["SE_2_1", "SE_3_1", "SE_4_1"]
@@ -98,7 +98,7 @@ def test_gates_agree_with_a_second_implementation(squeeze: str, excite: str, mon
             assert list(rows["channel"]) == list(range(gates_NC.shape[1]))
             np.testing.assert_allclose(rows["mean"], chosen.mean(0), rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(rows["sd"], chosen.std(0, ddof=1), rtol=1e-3, atol=1e-6)
-        rows = frame[(frame["block"] == name) & (frame["class"] == gates.ALL)]
+        rows = frame[(frame["block"] == name) & (frame["class"] == gate_stats.ALL)]
         assert set(rows["images"]) == {60}
         np.testing.assert_allclose(rows["mean"], gates_NC.mean(0), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(rows["sd"], gates_NC.std(0, ddof=1), rtol=1e-3, atol=1e-6)
@@ -112,7 +112,7 @@ def test_gates_of_zero_weights_are_one_half() -> None:
     for part in net.modules():
         if isinstance(part, SEBlock):
             nn.init.zeros_(part.fc2.weight)
-    measured = gates.measure(net, in_batches(*pictures(), 16), NAMES, [0, 1])
+    measured = gate_stats.measure(net, in_batches(*pictures(), 16), NAMES, [0, 1])
     assert set(measured.gates["mean"]) == {0.5}
     assert set(measured.gates["sd"]) == {0.0}
     summary = excitation.summarise(measured.gates, measured.blocks)
@@ -125,7 +125,9 @@ def test_gates_of_zero_weights_are_one_half() -> None:
 
 def test_batches_make_no_difference() -> None:
     net, (x_NCHW, y_N) = network(), pictures()
-    one, other = (gates.measure(net, in_batches(x_NCHW, y_N, size), NAMES, [1], images_a_class=5) for size in (60, 11))
+    one, other = (
+        gate_stats.measure(net, in_batches(x_NCHW, y_N, size), NAMES, [1], images_a_class=5) for size in (60, 11)
+    )
     numbers = one.gates.select_dtypes("number").astype(float)
     np.testing.assert_allclose(numbers, other.gates.select_dtypes("number").astype(float), rtol=1e-3, atol=1e-6)
 
@@ -142,18 +144,18 @@ def test_the_network_is_left_as_it_was() -> None:
         raise RunError("an image cannot be read")
 
     with pytest.raises(RunError, match="cannot be read"):
-        gates.measure(net, breaking(), NAMES, [0])
+        gate_stats.measure(net, breaking(), NAMES, [0])
     state = torch.get_rng_state()
-    gates.measure(net, [(x_NCHW, y_N)], NAMES, [0], every=True)
+    gate_stats.measure(net, [(x_NCHW, y_N)], NAMES, [0], every=True)
     assert torch.equal(state, torch.get_rng_state())
     assert [part.training for part in net.modules()] == modes
     assert not any(part._forward_pre_hooks or part._forward_hooks for part in net.modules())
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
-    with gates.evaluating(net):
+    with gate_stats.evaluating(net):
         unwatched = net(x_NCHW)  # norm and gate in one pass
         with torch.enable_grad():
             before = net(x_NCHW)
-        with gates.watched(gates.blocks_of(net)) as latest:
+        with gate_stats.watched(gate_stats.blocks_of(net)) as latest:
             assert torch.equal(net(x_NCHW), before)
         torch.testing.assert_close(unwatched, before)
         assert torch.equal(net(x_NCHW), unwatched)
@@ -166,7 +168,7 @@ def test_saved_parameters_are_those_that_cost_counts(backbone: str, se: SE) -> N
     with torch.device("meta"):
         net = models.create(backbone, se, 10)
     cost = models.cost(net, (3, 32, 32))
-    every, last = gates.blocks_of(net, every=True), gates.blocks_of(net)
+    every, last = gate_stats.blocks_of(net, every=True), gate_stats.blocks_of(net)
     assert {shown.stage: shown.stage_params for shown in last} == {
         stage: part.se_params for stage, part in cost.stages.items() if part.se_params
     }
@@ -181,7 +183,7 @@ def test_saved_parameters_are_those_that_cost_counts(backbone: str, se: SE) -> N
 def test_the_paper_network_has_the_paper_blocks() -> None:
     with torch.device("meta"):
         net = models.create("resnet50", SE(), 1000)
-    assert [(shown.name, shown.stage_params) for shown in gates.blocks_of(net)] == [
+    assert [(shown.name, shown.stage_params) for shown in gate_stats.blocks_of(net)] == [
         (f"SE_{stage}_{blocks}", 2 * blocks * width**2 // 16)
         for stage, blocks, width in ((2, 3, 256), (3, 4, 512), (4, 6, 1024), (5, 3, 2048))
     ]
@@ -189,7 +191,7 @@ def test_the_paper_network_has_the_paper_blocks() -> None:
 
 def test_blocks_outside_stages_are_shown_by_their_paths() -> None:
     net = nn.Sequential(SEBlock(1, 1), nn.Conv2d(1, 4, 1), SEBlock(4, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    measured = gates.measure(net, [pictures()], NAMES, [0])
+    measured = gate_stats.measure(net, [pictures()], NAMES, [0])
     assert list(measured.blocks["block"]) == ["0", "2"]
     assert list(measured.blocks["stage_se_params"]) == [2, 16]
     assert measured.gates["stage"].isna().all()
@@ -200,7 +202,7 @@ def test_gates_that_are_no_numbers_are_refused() -> None:
     with torch.no_grad():
         net.get_submodule("layer2").get_parameter("0.conv1.weight").fill_(torch.nan)
     with pytest.raises(RunError, match="SE_3_1"):
-        gates.measure(net, [pictures()], NAMES, [0])
+        gate_stats.measure(net, [pictures()], NAMES, [0])
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -209,11 +211,11 @@ def test_gates_that_are_no_numbers_are_refused() -> None:
 
 def test_components_by_hand() -> None:
     # Classes {0, 2} and {4, 6}: within 2, mean square between 2·(4 + 4) = 16, so between (16 - 2)/2 = 7.
-    within, between = gates.components(np.array([2, 2]), np.array([[1.0], [5.0]]), np.array([[2.0], [2.0]]))
+    within, between = gate_stats.components(np.array([2, 2]), np.array([[1.0], [5.0]]), np.array([[2.0], [2.0]]))
     assert (within[0], between[0]) == (2.0, 7.0)
-    within, between = gates.components(np.array([1, 1]), np.array([[1.0], [5.0]]), np.zeros((2, 1)))
+    within, between = gate_stats.components(np.array([1, 1]), np.array([[1.0], [5.0]]), np.zeros((2, 1)))
     assert np.isnan(within[0])
-    within, between = gates.components(np.array([3]), np.array([[1.0]]), np.array([[2.0]]))
+    within, between = gate_stats.components(np.array([3]), np.array([[1.0]]), np.array([[2.0]]))
     assert within[0] == 1.0
     assert np.isnan(between[0])
 
@@ -221,7 +223,7 @@ def test_components_by_hand() -> None:
 def test_components_agree_with_the_analysis_of_variance() -> None:
     random = np.random.default_rng(0)
     groups = [random.normal(k, 1 + k, (n, 5)) for k, n in enumerate((4, 9, 30))]
-    tally = gates.Tally(4, 5)  # the fourth class has no images
+    tally = gate_stats.Tally(4, 5)  # the fourth class has no images
     tally.add(torch.tensor(np.concatenate(groups)), torch.tensor([0] * 4 + [1] * 9 + [2] * 30))
     frame = tally.together()
     typical = (43 - (16 + 81 + 900) / 43) / 2
@@ -236,7 +238,7 @@ def test_specificity_is_the_ratio_of_the_true_variances(effect: float) -> None:
     random = np.random.default_rng(1)
     classes, each, channels = 40, 5, 400
     gates_KNC = random.normal(0, effect, (classes, 1, channels)) + random.normal(0, 1, (classes, each, channels))
-    tally = gates.Tally(classes, channels)
+    tally = gate_stats.Tally(classes, channels)
     tally.add(torch.tensor(gates_KNC.reshape(-1, channels)), torch.arange(classes).repeat_interleave(each))
     frame = tally.together().assign(block="SE_2_1", stage=2)
     (found,) = excitation.summarise(frame, facts(["SE_2_1"]))["specificity"]
@@ -244,7 +246,7 @@ def test_specificity_is_the_ratio_of_the_true_variances(effect: float) -> None:
 
 
 def test_saturated_gates_are_counted_on_both_sides() -> None:
-    tally = gates.Tally(2, 3)
+    tally = gate_stats.Tally(2, 3)
     gates_BC = [[0.96, 0.95, 0.04], [0.9501, 0.05, 0.5], [1.0, 0.0, 0.0499], [0.5, 0.5, -1.0]]
     tally.add(torch.tensor(gates_BC, dtype=torch.float64), torch.tensor([0, 0, 1, 1]))
     frame = tally.together()
@@ -392,19 +394,19 @@ def test_classes_by_name_or_label() -> None:
     names = images.names_of(Data(name="folder"), folders)
     assert names == ["tench", "English springer", "parachute", "zebra"]
     counts = np.array([5, 5, 5, 0])
-    assert gates.choose(["parachute", "n01440764", "1", "2"], names, folders, counts) == [2, 0, 1]
-    assert gates.choose(None, names, folders, counts) == [0, 1, 2]
+    assert gate_stats.choose(["parachute", "n01440764", "1", "2"], names, folders, counts) == [2, 0, 1]
+    assert gate_stats.choose(None, names, folders, counts) == [0, 1, 2]
     with pytest.raises(
         UserError, match=r"no class 'tensh' \(did you mean tench\?\); there are tench, English springer"
     ):
-        gates.choose(["tensh"], names, folders, counts)
+        gate_stats.choose(["tensh"], names, folders, counts)
     with pytest.raises(UserError, match="no test images of class 'zebra'"):
-        gates.choose(["zebra"], names, folders, counts)
+        gate_stats.choose(["zebra"], names, folders, counts)
     digits = known(tuple("0123456789"))
-    assert gates.choose(None, list(digits.classes), digits, np.ones(10)) == [0, 3, 6, 9]
+    assert gate_stats.choose(None, list(digits.classes), digits, np.ones(10)) == [0, 3, 6, 9]
     many = known(tuple(f"class{i}" for i in range(1000)))
     with pytest.raises(UserError) as error:
-        gates.choose(["cat"], list(many.classes), many, np.ones(1000))
+        gate_stats.choose(["cat"], list(many.classes), many, np.ones(1000))
     assert len(str(error.value)) < 240
     assert "1000 in all" in str(error.value)
 
@@ -413,14 +415,14 @@ def test_the_paper_classes_where_they_are() -> None:
     wordnet = sorted(sources.WORDNET)
     folders = known(tuple(wordnet))
     names = images.names_of(Data(name="folder"), folders)
-    chosen = gates.choose(None, names, folders, np.ones(len(names)))
-    assert [names[label] for label in chosen] == list(gates.PAPER)
+    chosen = gate_stats.choose(None, names, folders, np.ones(len(names)))
+    assert [names[label] for label in chosen] == list(gate_stats.PAPER)
     assert [wordnet[label] for label in chosen] == ["n01443537", "n03954731", "n02110958", "n09246464"]
 
 
 def test_a_class_may_be_called_like_all_of_them() -> None:
-    assert gates.ALL == excitation.ALL
-    assert gates.ALL not in images.names_of(Data(name="folder"), known((gates.ALL, "b")))
+    assert gate_stats.ALL == excitation.ALL
+    assert gate_stats.ALL not in images.names_of(Data(name="folder"), known((gate_stats.ALL, "b")))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -447,7 +449,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     identity = images.facts(DIGITS).identity
     recipe = Recipe(epochs=1, batch_size=64, lr=0.05)
     design = SE(reduction={2: 4, 3: 4, 4: 4})
-    spec = Spec("resnet8", "", "paper", design, {}, DIGITS, identity, 10, 1, recipe, seed=0)
+    spec = Spec(
+        backbone="resnet8",
+        network="",
+        se=design,
+        hidden={},
+        data=DIGITS,
+        identity=identity,
+        classes=10,
+        channels=1,
+        recipe=recipe,
+        seed=0,
+    )
     other = dataclasses.replace(spec, seed=1)
     failed = dataclasses.replace(spec, seed=2)
     made = Lab(results, spec.trial_id, other.trial_id, failed.trial_id)
@@ -500,7 +513,7 @@ def test_the_command_writes_the_numbers_of_its_network(
     }
     module = checkpoints.load(lab.checkpoint)
     test = images.load(DIGITS).test
-    measured = gates.measure(module.net, test.batches(64), list("0123456789"), [1, 3], images_a_class=20)
+    measured = gate_stats.measure(module.net, test.batches(64), list("0123456789"), [1, 3], images_a_class=20)
     read = excitation.read(tmp_path / "out" / "gates.csv")
     assert list(read["class"].unique()) == ["1", "3", excitation.ALL]
     pd.testing.assert_frame_equal(read, measured.gates, check_dtype=False, rtol=1e-4, atol=1e-9)

@@ -13,7 +13,7 @@ from senet_lab.counting import counting
 from senet_lab.reports import excitation, gate_figures
 from senet_lab.studies.plan import device_of
 from senet_lab.studies.trained import composed, data_of, network_of, weights_of
-from senet_lab.training import checkpoints, gates
+from senet_lab.training import checkpoints, gate_stats
 from senet_lab.training import data as images
 from senet_lab.training.folder import root_of
 
@@ -36,14 +36,14 @@ def draw(arguments: argparse.Namespace) -> None:
     test = images.load(data).test
     names = images.names_of(data, facts)
     counts = np.bincount(test.labels_N, minlength=len(names))
-    figure = gates.choose(wanted or None, names, facts, counts)
+    figure = gate_stats.choose(wanted or None, names, facts, counts)
     console = Console()
     place = root_of(data).resolve().name if data.name == "folder" else data.name
     title = f"{module.hparams['backbone']}, {place}"
     console.print(f"{title}: gates on {len(test):,} test images", markup=False, highlight=False)
     if record and record["config"]["identity"] not in (facts.identity, facts.earlier):
         console.print("these are not the images that the trial was trained with: names, sizes or contents differ")
-    measured = gates.measure(
+    measured = gate_stats.measure(
         module.net.to(device),
         test.batches(64),
         names,

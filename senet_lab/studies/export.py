@@ -26,7 +26,7 @@ from torch import Tensor
 from senet_lab.config import RunError, UserError, first_line
 from senet_lab.files import whole
 from senet_lab.studies.trained import Trained, composed, trained
-from senet_lab.training.gates import evaluating
+from senet_lab.training.gate_stats import evaluating
 from senet_lab.training.transforms import channels_of, short_side, statistics_of
 
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")

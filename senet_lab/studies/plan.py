@@ -317,7 +317,7 @@ def carried_out(spec: Spec) -> str:
         found.append(spec.precision)
     if spec.layout != STEP["layout"]:
         found.append(spec.layout)
-    if spec.fused_optimiser:
+    if spec.fused:
         found.append("fused optimiser")
     if spec.compile != STEP["compile"]:
         found.append(f"compiled: {spec.compile}")

@@ -24,7 +24,7 @@ from senet_lab.studies.plan import device_of
 from senet_lab.studies.trained import Trained, composed, is_word, trained
 from senet_lab.training.feeds import FolderFeed
 from senet_lab.training.folder import IMAGE_SUFFIXES, images_below
-from senet_lab.training.gates import evaluating
+from senet_lab.training.gate_stats import evaluating
 from senet_lab.training.images import Files, mode_of
 
 BATCH = 32

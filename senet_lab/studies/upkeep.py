@@ -34,7 +34,7 @@ from senet_lab.studies import settling
 from senet_lab.studies.owners import is_dead
 from senet_lab.studies.store import DONE, FAILED, RUNNING, STALE_SECONDS, Record, Store, parse, records
 from senet_lab.training.faults import is_no_result
-from senet_lab.training.spec import FIELDS, GONE, Spec
+from senet_lab.training.spec import GONE, Spec
 
 RECORD = "record"  # column of an export that holds the whole record as JSON
 OUTPUTS = "outputs"  # and of one that holds its outputs in base64; exports of earlier versions lack it
@@ -144,8 +144,7 @@ def spec_of(config: dict[str, Any]) -> Spec:
     those that are gone (`GONE`) are left out."""
     parts = {"se": SE, "data": Data, "recipe": Recipe}
     built = {name: kind(**config[name]) for name, kind in parts.items() if config[name] is not None}
-    known = {name: value for name, value in {**config, **built}.items() if name not in GONE}
-    return Spec(**{FIELDS.get(name, name): value for name, value in known.items()})
+    return Spec(**{name: value for name, value in {**config, **built}.items() if name not in GONE})
 
 
 # ---------------------------------------------------------------------------------------------------------------- copy

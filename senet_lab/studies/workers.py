@@ -14,21 +14,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import Queue
-from typing import Any
 
 from senet_lab.config import Config, UserError
 from senet_lab.studies import limits
 from senet_lab.studies.limits import Limits
-from senet_lab.studies.pool import BEGUN, Event, Kind, Outcome, Ready, attempt
+from senet_lab.studies.pool import BEGUN, Event, Outcome, Ready, attempt
 from senet_lab.training import faults
-from senet_lab.training.processes import spawned
+from senet_lab.training.processes import received, say, spawned
 from senet_lab.training.spec import Spec
 
-Task = tuple[Spec, Path, int | None]  # a training, its checkpoint, and the epoch to stop after
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -165,35 +163,17 @@ class Worker:
 def work(pipe: Connection, threads: int, slot: int) -> None:
     """The worker process: train what comes over the pipe until it closes."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    tasks: Queue[Task] = Queue()
-    threading.Thread(target=listen, args=(pipe, tasks), daemon=True).start()
-
-    def send(kind: Kind, value: dict[str, Any]) -> None:
-        try:
-            pipe.send((kind, value))
-        except OSError:
-            os._exit(0)  # the driver has gone
-
+    tasks = received(pipe)
     try:
         import torch
 
         from senet_lab.training import trial  # noqa: F401  # before the first training comes
     except Exception as error:  # a library that is not whole
-        send("halt", {"reason": f"its worker could not start: {faults.told(error)}"})
+        say(pipe, "halt", {"reason": f"its worker could not start: {faults.told(error)}"})
         return
     torch.set_num_threads(threads)
-    while True:
-        spec, checkpoint, until = tasks.get()
-        send(*attempt(spec, checkpoint, until, lambda epoch: send("epoch", epoch), slot))
-
-
-def listen(pipe: Connection, tasks: Queue[Task]) -> None:
-    """Pass tasks on; end the process, training or not, when the driver has gone."""
-    try:
-        while True:
-            tasks.put(pipe.recv())
-    except (EOFError, OSError):
-        os._exit(0)
+    for spec, checkpoint, until in tasks:
+        say(pipe, *attempt(spec, checkpoint, until, partial(say, pipe, "epoch"), slot))
 
 
 # -------------------------------------------------------------------------------------------------------------- signals

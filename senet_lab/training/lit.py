@@ -12,7 +12,7 @@ from torch import Tensor
 
 from senet_lab import models
 from senet_lab.config import SE, Recipe
-from senet_lab.training import ranks
+from senet_lab.training import distributed
 from senet_lab.training.faults import DivergedError, of_network
 from senet_lab.training.step import PLAIN, compiled, laid_out
 
@@ -137,7 +137,7 @@ class SENet(pl.LightningModule):
         """Loss, top-1 and top-5 error (percent) of a split since the last call, over all processes; its sums begin
         anew."""
         nothing = torch.zeros(4, dtype=torch.double, device=self.device)  # where all images were for other processes
-        images, loss, error, top5 = ranks.total(self.sums.pop(split, nothing)).tolist()
+        images, loss, error, top5 = distributed.total(self.sums.pop(split, nothing)).tolist()
         return {
             f"{split}_loss": loss / images,
             f"{split}_error": 100 * error / images,
@@ -178,8 +178,8 @@ class SENet(pl.LightningModule):
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
-            fused=self.step.fused_optimiser,
-            foreach=not self.step.fused_optimiser,  # sooner than weight by weight, with the same bits
+            fused=self.step.fused,
+            foreach=not self.step.fused,  # sooner than weight by weight, with the same bits
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(recipe, step, steps))

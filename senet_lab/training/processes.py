@@ -1,5 +1,6 @@
-"""Starts the processes that train. They import what they are given by its module, and nothing else of the caller's, so
-that whoever calls the lab may do so from a script without a guard, from standard input or from a notebook.
+"""Starts the processes that train, and speaks with them. They import what they are given by its module, and nothing
+else of the caller's, so that whoever calls the lab may do so from a script without a guard, from standard input or from
+a notebook. They are gone when the process that has started them is gone, however it ended: their pipe closes then.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from queue import Queue
 from types import ModuleType
 from typing import Any
 
@@ -49,6 +51,31 @@ def begin(path: list[str], serve: Callable[..., None], *args: Any) -> None:
     the one that it is in."""
     sys.path[:] = path
     serve(*args)
+
+
+def received(pipe: Connection, at_end: Callable[[], object] = lambda: None) -> Iterator[Any]:
+    """What comes over the pipe of a started process, in its order, without an end: when whoever started the process has
+    gone, it ends at once, whatever it does, after `at_end`."""
+    inbox: Queue[Any] = Queue()
+
+    def listen() -> None:
+        try:
+            while True:
+                inbox.put(pipe.recv())
+        finally:
+            at_end()
+            os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    return iter(inbox.get, None)
+
+
+def say(pipe: Connection, kind: str, value: Any) -> None:
+    """Send a message to whoever started this process; if that has gone, so is this."""
+    try:
+        pipe.send((kind, value))
+    except OSError:
+        os._exit(0)
 
 
 @contextmanager

@@ -18,30 +18,42 @@ from senet_lab.config import SE, Data, Recipe
 # Fields that change no result, and so are no part of a trial's name.
 IDLE_DATA = {"root", "train", "test", "identity", "download", "workers"}  # `Spec.identity` tells the images
 IDLE_RECIPE = {"name"}
-# How a training is carried out → the way that is left out of its name.
-STEP = {
-    "feed": "files",
-    "layout": "contiguous",
-    "fused": False,
-    "compile": "off",
-    "devices": 1,
-    "sync_batchnorm": False,
-}
-PLAINLY = {"stride": "paper", "device": "cpu", "precision": "32-true", "threads": 1, "code": "", **STEP}
-# What is called otherwise in names and records, which are for good, than the field is today.
-FIELDS = {"fused": "fused_optimiser"}
 # Fields that records of earlier versions have, too → the way that was left out of their names.
 GONE = {"fused_blocks": False}
 
 
-@dataclass(frozen=True)
-class Spec:
-    """One training, completely.
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """How the training steps of a trial are carried out; the defaults are the plain way.
+
+    Attributes:
+        feed: whether a tree of images is read from its `files`, or lies in `memory`.
+        layout: of the tensors, `contiguous` or `channels_last`.
+        fused: whether the optimiser is one kernel.
+        compile: `off`, `blocks` (each block is compiled, those alike once; a network without blocks is compiled whole),
+            `whole`, or `graphs` (whole, and its kernels are launched as CUDA graphs).
+        devices: how many devices each take a part of every batch.
+        sync_batchnorm: whether the statistics of batch norms are of the whole batch, not of each device's part.
+    """
+
+    feed: str = "files"
+    layout: str = "contiguous"
+    fused: bool = False
+    compile: str = "off"
+    devices: int = 1
+    sync_batchnorm: bool = False
+
+
+STEP = dataclasses.asdict(Step())  # field → the plain way
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(Step):
+    """One training, completely. What has a default is left out of its name where it is that.
 
     Attributes:
         backbone: name of the plain network.
         network: structural fingerprint of the network that is built.
-        stride: the ImageNet ResNets' stride, `paper` or `torchvision`.
         se: the SE design with its reductions by stage; None is the plain network.
         hidden: hidden widths of its gates by stage, as this network realises the reductions.
         data: the data set.
@@ -50,19 +62,17 @@ class Spec:
         channels: colour channels of the images.
         recipe: how it is trained.
         seed: of the initial weights and of the order of the images.
+        stride: the ImageNet ResNets' stride, `paper` or `torchvision`.
         device: `cpu` or `cuda`; the kinds do not agree to the last digit.
         precision: Lightning's word for it.
         threads: CPU threads, which divide sums otherwise and so change last digits; on a GPU always 1, because there
             they decode images only.
         code: what tells the code of the network and its gates from other code of the same names (`identity.code`);
             empty where it is what the lab has released under them.
-        feed, layout, fused_optimiser, compile, devices, sync_batchnorm: how its steps are carried out
-            (`step.Step`).
     """
 
     backbone: str
     network: str
-    stride: str
     se: SE | None
     hidden: dict[int, tuple[int, ...]]
     data: Data
@@ -71,16 +81,16 @@ class Spec:
     channels: int
     recipe: Recipe
     seed: int
+    stride: str = "paper"
     device: str = "cpu"
     precision: str = "32-true"
-    feed: str = "files"
-    layout: str = "contiguous"
-    fused_optimiser: bool = False
-    compile: str = "off"
-    devices: int = 1
-    sync_batchnorm: bool = False
     threads: int = 1
     code: str = ""
+
+    @property
+    def step(self) -> Step:
+        """How its steps are carried out."""
+        return Step(**{name: getattr(self, name) for name in STEP})
 
     def determinants(self) -> dict[str, Any]:
         """Everything that the trial's name depends on; fields at their default are left out, so that a field that is
@@ -95,11 +105,11 @@ class Spec:
         }
         if ":" in self.backbone:  # the user's own code may change under the same name; its structure tells
             found["network"] = self.network
-        for name, default in PLAINLY.items():
-            value = getattr(self, FIELDS.get(name, name))
-            if value != default:
-                found[name] = value
-        return found
+        return found | {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.default not in (dataclasses.MISSING, getattr(self, field.name))
+        }
 
     def gates(self) -> dict[str, Any] | None:
         """The SE design as it is built: hidden widths instead of reductions, so that two reductions which a narrow
@@ -124,8 +134,7 @@ class Spec:
 
     def config(self) -> dict[str, Any]:
         """The whole of it as plain values, for the record."""
-        names = {field: name for name, field in FIELDS.items()}
-        return {names.get(field, field): value for field, value in dataclasses.asdict(self).items()}
+        return dataclasses.asdict(self)
 
 
 def differences(value: Any, *, drop: Collection[str] = (), keep: Collection[str] = ()) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +22,15 @@ from torch import Tensor, nn
 
 from senet_lab.config import Data, Training, UserError
 from senet_lab.training.memory import size_in_memory
+from senet_lab.training.spec import Step
 
 ROOM = 8 * 2**30  # bytes of a tree of images that a GPU is given unasked, for each worker; the same on every machine
 GRAPHS = "graphs"
 VARIANTS = 256  # of a block that may be compiled: every width, with every design
 
 
-@dataclass(frozen=True)
-class Step:
-    """How the training steps of a trial are carried out; the defaults are the plain way.
-
-    Attributes:
-        feed: whether a tree of images is read from its `files`, or lies in `memory`.
-        layout: of the tensors, `contiguous` or `channels_last`.
-        fused_optimiser: whether the optimiser is one kernel.
-        compile: `off`, `blocks` (each block is compiled, those alike once; a network without blocks is compiled whole),
-            `whole`, or `graphs` (whole, and its kernels are launched as CUDA graphs).
-        devices: how many devices each take a part of every batch.
-        sync_batchnorm: whether the statistics of batch norms are of the whole batch, not of each device's part.
-    """
-
-    feed: str = "files"
-    layout: str = "contiguous"
-    fused_optimiser: bool = False
-    compile: str = "off"
-    devices: int = 1
-    sync_batchnorm: bool = False
-
-
 PLAIN = Step()
-FAST = {"cpu": PLAIN, "cuda": Step(feed="memory", layout="channels_last", fused_optimiser=True)}
+FAST = {"cpu": PLAIN, "cuda": Step(feed="memory", layout="channels_last", fused=True)}
 
 
 def chosen(training: Training, data: Data, device: str) -> Step:
@@ -73,7 +51,7 @@ def chosen(training: Training, data: Data, device: str) -> Step:
     return Step(
         feed=feed_of(training.feed, data, auto),
         layout=auto.layout if training.layout == "auto" else training.layout,
-        fused_optimiser=auto.fused_optimiser if training.optimiser == "auto" else training.optimiser == "fused",
+        fused=auto.fused if training.optimiser == "auto" else training.optimiser == "fused",
         compile=auto.compile if training.compile == "auto" else training.compile,
         devices=training.devices,
         sync_batchnorm=training.sync_batchnorm,

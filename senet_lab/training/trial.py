@@ -5,7 +5,6 @@ A trial that is cut off goes on from its last epoch when it is run again, and en
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import platform
 import resource
@@ -25,14 +24,14 @@ from senet_lab import models, outputs
 from senet_lab.config import RunError, UserError, first_line
 from senet_lab.files import whole
 from senet_lab.models import identity
-from senet_lab.training import checkpoints, ranks
+from senet_lab.training import checkpoints, distributed
 from senet_lab.training import data as images
-from senet_lab.training.average import Average
+from senet_lab.training.distributed import ALONE, Rank, Report
+from senet_lab.training.ema import Average
 from senet_lab.training.feeds import mixed
 from senet_lab.training.lit import SENet
-from senet_lab.training.ranks import ALONE, Rank, Report
 from senet_lab.training.spec import Spec
-from senet_lab.training.step import Step, prepare
+from senet_lab.training.step import prepare
 
 QUIET = ("pytorch_lightning", "torch", "multiprocessing", "PIL")  # their warnings are of what is done on purpose here
 VERSIONS = ("torch", "torchvision", "pytorch-lightning", "numpy", "optuna", "wandb")
@@ -168,7 +167,7 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None, 
     if spec.devices == 1:
         records = [task(ALONE, report)]
     else:
-        records = ranks.together(task, ranks.gpus_of(slot, spec.devices, spec.device), spec.devices, report)
+        records = distributed.together(task, distributed.gpus_of(slot, spec.devices, spec.device), spec.devices, report)
     record = records[0]
     if "metrics" in record:
         record["outputs"] = outputs.joined([each["outputs"] for each in records]).packed()
@@ -197,7 +196,7 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
         )
         splits = splits_of(spec)
         module.images = checkpoints.describe(spec.data, splits)
-        module.step = Step(**{field.name: getattr(spec, field.name) for field in dataclasses.fields(Step)})
+        module.step = spec.step
         module.full = len(rank.part.of(spec.recipe.batch_size)[0])
         prepare(module.net, module.step, spec.network)
         for feed in (splits.train, splits.validation, splits.test):
@@ -206,7 +205,7 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
         averaging = [Average(spec.recipe.ema)] if spec.recipe.ema else []
         trainer = pl.Trainer(
             max_epochs=spec.recipe.epochs,
-            **ranks.trainer_words(rank, spec.device, spec.sync_batchnorm),
+            **distributed.trainer_words(rank, spec.device, spec.sync_batchnorm),
             precision=spec.precision,  # type: ignore[arg-type]
             deterministic="warn",
             benchmark=False,
@@ -220,7 +219,7 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
             use_distributed_sampler=False,
             callbacks=[*averaging, Epochs(spec.seed, checkpoint, report, until, rank)],
         )
-        resumed = ranks.agreed(rank.number == 0 and readable(checkpoint, module, report), rank)
+        resumed = distributed.agreed(rank.number == 0 and readable(checkpoint, module, report), rank)
         try:
             trainer.fit(module, datamodule=feeding, ckpt_path=checkpoint if resumed else None, weights_only=True)
             if until is not None and until < spec.recipe.epochs:

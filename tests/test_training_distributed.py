@@ -22,7 +22,7 @@ from senet_lab.compose import compose
 from senet_lab.config import SE, Data, Recipe, Training, UserError
 from senet_lab.run import main
 from senet_lab.studies import pool
-from senet_lab.training import ranks, trial
+from senet_lab.training import distributed, trial
 from senet_lab.training.data import load
 from senet_lab.training.faults import DivergedError
 from senet_lab.training.feeds import FolderFeed, Part, TensorFeed
@@ -36,7 +36,7 @@ TWO = dataclasses.replace(SPEC, devices=2)
 def dismissed() -> Iterator[None]:
     """The processes that stay for the next training are gone when these tests are."""
     yield
-    ranks.dismiss()
+    distributed.dismiss()
 
 
 def gone(pids: list[int]) -> bool:
@@ -201,7 +201,7 @@ def killing(pids: list[int]) -> Callable[[dict[str, Any]], None]:
 
     def report(entry: dict[str, Any]) -> None:
         if entry["epoch"] == 2 and not pids:
-            pids.extend(member.process.pid or 0 for member in ranks.CREW)
+            pids.extend(member.process.pid or 0 for member in distributed.CREW)
             os.kill(pids[1], signal.SIGKILL)
 
     return report
@@ -209,16 +209,16 @@ def killing(pids: list[int]) -> Callable[[dict[str, Any]], None]:
 
 def test_a_process_that_is_killed_ends_all(tmp_path: Path) -> None:
     pids: list[int] = []
-    with pytest.raises(ranks.LostError, match=r"^its process 2 of 2 ended with exit code -9 \(Killed\)$"):
+    with pytest.raises(distributed.LostError, match=r"^its process 2 of 2 ended with exit code -9 \(Killed\)$"):
         trial.run(TWO, tmp_path / "a.ckpt", killing(pids))
     assert gone(pids)
-    assert ranks.CREW == []
+    assert distributed.CREW == []
     assert len(torch.load(tmp_path / "a.ckpt", weights_only=True)["history"]) in (2, 3)
 
 
 @pytest.mark.slow
 def test_a_training_goes_on_of_which_a_process_was_killed(whole: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ranks.LostError):
+    with pytest.raises(distributed.LostError):
         trial.run(TWO, tmp_path / "a.ckpt", killing([]))
     record = trial.run(TWO, tmp_path / "a.ckpt", silent)
     assert outcome(record) == outcome(whole)
@@ -238,7 +238,7 @@ def test_what_one_process_meets_is_the_trial_s_end(tmp_path: Path, backbone: str
     begun = time.monotonic()
     found = pool.attempt(dataclasses.replace(spec, devices=2), tmp_path / "a.ckpt", None, silent)
     assert found == (kind, {"reason": reason})
-    assert ranks.CREW == []
+    assert distributed.CREW == []
     assert time.monotonic() - begun < 120, "no process waits for another for ever"
 
 
@@ -292,10 +292,10 @@ def test_what_cannot_be(training: Training, device: str, said: str) -> None:
 
 def test_gpus_by_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert [ranks.gpus_of(slot, 4, "cuda") for slot in range(3)] == [(0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 2, 3)]
-    assert ranks.gpus_of(1, 4, "cpu") == ()
+    assert [distributed.gpus_of(slot, 4, "cuda") for slot in range(3)] == [(0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 2, 3)]
+    assert distributed.gpus_of(1, 4, "cpu") == ()
     with pytest.raises(trial.RunError, match=r"^training\.devices=9: PyTorch finds 8 GPUs here$"):
-        ranks.gpus_of(0, 9, "cuda")
+        distributed.gpus_of(0, 9, "cuda")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

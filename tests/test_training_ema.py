@@ -15,9 +15,9 @@ from torch import Tensor
 
 from senet_lab.config import SE, Recipe
 from senet_lab.training import trial
-from senet_lab.training.average import Average
 from senet_lab.training.checkpoints import load
 from senet_lab.training.data import load as load_data
+from senet_lab.training.ema import Average
 from senet_lab.training.lit import SENet
 
 AVERAGED = dataclasses.replace(SPEC, recipe=dataclasses.replace(RECIPE, ema=0.9))

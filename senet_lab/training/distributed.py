@@ -2,8 +2,7 @@
 
 Whoever asks for such a training does not train: it starts the processes, its ranks, listens to them, and ends them all
 as soon as one of them fails, so that none waits for another for ever, whatever the devices speak with each other. The
-ranks stay for the next training, as warm as a worker is, and are gone when the process that has started them is gone,
-however it ended: their pipe closes then.
+ranks stay for the next training, as warm as a worker is.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from senet_lab.config import RunError
 from senet_lab.training.faults import LostError, exit_of
 from senet_lab.training.feeds import Part
-from senet_lab.training.processes import spawned
+from senet_lab.training.processes import received, say, spawned
 from senet_lab.training.quiet import unheard, without_advice
 
 GRACE_SECONDS = 0.5  # in which the ranks whose fault it was are heard, too: another one may have failed by theirs
@@ -116,43 +115,38 @@ def together(task: Task, gpus: tuple[int, ...], world: int, report: Report) -> l
 
 
 def heard(report: Report) -> list[dict[str, Any]]:
-    """Pass on what the ranks say until all have ended; what each has ended with."""
+    """Pass on what the ranks say until all have ended; what each has ended with. Once one has failed, the others are
+    heard a little longer, for whose fault it was: that a rank was killed, which makes the others fail, or else what was
+    raised first."""
+    members = {member.pipe: member for member in CREW}  # that may say more
     ended: dict[Member, dict[str, Any]] = {}
-    while len(ended) < len(CREW):
-        busy = {member.pipe: member for member in CREW if member not in ended}
-        for pipe in wait(list(busy)):
+    failures: list[tuple[float, Exception]] = []
+    until: float | None = None
+    while members and (until is None or time.monotonic() < until):
+        for pipe in wait(list(members), until and until - time.monotonic()):
             assert isinstance(pipe, Connection)
             try:
                 kind, value = pipe.recv()
             except (EOFError, OSError):
-                kind, value = "failed", None
-            if kind == "failed":
-                raise cause([value] if value else [])
+                kind, value = "lost", None
             if kind == "said":
                 report(value)
-            else:
-                ended[busy[pipe]] = value
-    return [ended[member] for member in CREW]
-
-
-def cause(failures: list[tuple[float, Exception]]) -> Exception:
-    """Why a training failed, of which one failure at least was heard: that a rank was killed, which makes the others
-    fail, or else what was raised first."""
-    open_pipes, until = [member.pipe for member in CREW], time.monotonic() + GRACE_SECONDS
-    while open_pipes and (left := until - time.monotonic()) > 0:
-        for pipe in wait(open_pipes, left):
-            assert isinstance(pipe, Connection)
-            try:
-                kind, value = pipe.recv()
-            except (EOFError, OSError):
-                open_pipes.remove(pipe)
                 continue
-            failures += [value] if kind == "failed" else []
+            if kind == "failed":
+                failures.append(value)  # it waits for its end, and may be killed yet
+            else:
+                member = members.pop(pipe)
+            if kind == "ended":
+                ended[member] = value
+            else:
+                until = until or time.monotonic() + GRACE_SECONDS
     for number, member in enumerate(CREW, 1):
-        if member.pipe not in open_pipes:
+        if member.pipe not in members and member not in ended:
             member.process.join()
-            return LostError(f"its process {number} of {len(CREW)} {exit_of(member.process.exitcode)}")
-    return min(failures, key=lambda failure: failure[0])[1]
+            raise LostError(f"its process {number} of {len(CREW)} {exit_of(member.process.exitcode)}")
+    if failures:
+        raise min(failures, key=lambda failure: failure[0])[1]
+    return [ended[member] for member in CREW]
 
 
 @atexit.register  # before multiprocessing's own, which would wait for them
@@ -170,43 +164,27 @@ def dismiss() -> None:
 def serve(pipe: Connection, threads: int) -> None:
     """The process of a rank: do what comes over the pipe until it closes. Once it has failed it waits for its end,
     which comes with the failure's being heard."""
-    tasks: Queue[tuple[Task, Rank]] = Queue()
-    threading.Thread(target=listen, args=(pipe, tasks), daemon=True).start()
+    folders: list[Path] = []  # where the ranks meet; nobody else deletes it if whoever started them was killed
+
+    def clear() -> None:
+        for folder in folders[-1:]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    tasks = received(pipe, clear)
     without_advice()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning takes as many as there are cores
     torch.set_num_threads(threads)
     if LOOPBACK in {name for _, name in socket.if_nameindex()}:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # it would ask for this machine's name otherwise
-
-    def say(kind: str, value: Any) -> None:
-        try:
-            pipe.send((kind, value))
-        except OSError:
-            os._exit(0)  # whoever started it has gone
-
-    while True:
-        task, rank = tasks.get()
+    for task, rank in tasks:
+        folders.append(rank.meeting.parent)
         try:
             with joined(rank):
-                value = task(rank, lambda said: say("said", said))
+                value = task(rank, partial(say, pipe, "said"))
         except BaseException as error:
-            say("failed", (time.monotonic(), sendable(error)))
+            say(pipe, "failed", (time.monotonic(), sendable(error)))
             threading.Event().wait()
-        say("ended", value)
-
-
-def listen(pipe: Connection, tasks: Queue[tuple[Task, Rank]]) -> None:
-    """Pass tasks on; end the process, training or not, when whoever started it has gone."""
-    folder = None
-    try:
-        while True:
-            task, rank = pipe.recv()
-            folder = rank.meeting.parent
-            tasks.put((task, rank))
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)  # nobody else does if that was killed
-        os._exit(0)
+        say(pipe, "ended", value)
 
 
 def sendable(error: BaseException) -> Exception:
