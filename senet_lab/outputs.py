@@ -22,15 +22,10 @@ FILE = "outputs.npz"
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of one trial.
+    """Of one trial, for each of N test images."""
 
-    Attributes:
-        right: (N,) whether the first guess was right.
-        loss: (N,) −log of the probability of the right class, float16: at most 65,504.
-    """
-
-    right: NDArray[np.bool_]
-    loss: NDArray[np.float16]
+    right: NDArray[np.bool_]  # whether the first guess was right
+    loss: NDArray[np.float16]  # −log of the probability of the right class: at most 65,504
 
     def packed(self) -> bytes:
         """As it is kept: a bit an image, then two bytes an image."""

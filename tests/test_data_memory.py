@@ -288,7 +288,7 @@ def test_no_number_comes_back_from_the_device(tree: Data, augment: str, cut: int
     assert [tuple(x.shape) for x, _ in batches] == [(len(y), 3, 16, 16) for _, y in batches]
 
 
-@pytest.mark.parametrize("change", [*{id(c): c for cs in AUGMENTS.values() for c in cs}.values(), cutout(3)])
+@pytest.mark.parametrize("change", [*{id(c): c for each in AUGMENTS.values() for c in each.batch}.values(), cutout(3)])
 def test_both_halves_of_a_change_are_it(change: Change) -> None:
     x = torch.rand(6, 3, 16, 16)
     numbers = change.draw(6, 16, 16, torch.Generator().manual_seed(0))

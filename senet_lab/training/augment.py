@@ -12,23 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import v2
 
 
 @dataclass(frozen=True)
 class Change:
-    """One augmentation.
+    """One change of a batch of images."""
 
-    Attributes:
-        draw: (B, H, W, generator) → the numbers (B, n), on the CPU.
-        apply: images (B, C, H, W) and their numbers, on one device → the images, changed.
-    """
-
-    draw: Callable[[int, int, int, torch.Generator], Tensor]
-    apply: Callable[[Tensor, Tensor], Tensor]
+    draw: Callable[[int, int, int, torch.Generator], Tensor]  # (B, H, W, generator) → the numbers (B, n), on the CPU
+    apply: Callable[[Tensor, Tensor], Tensor]  # (B, C, H, W) and their numbers, on one device → the images, changed
 
     def __call__(self, x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
         """Both halves at once."""
@@ -64,11 +61,25 @@ def shifted(x_BCHW: Tensor, corners_B2: Tensor) -> Tensor:
 flip = Change(coins, mirrored)
 crop = Change(corners, shifted)  # pads an eighth of the width: 4 pixels of 32, as in the paper's section 5.1
 
-# Name → what is done, in order, to a batch of images of one size.
-AUGMENTS: dict[str, tuple[Change, ...]] = {
-    "none": (),
-    "crop": (crop,),
-    "cifar": (flip, crop),
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training does to its images, in order."""
+
+    batch: tuple[Change, ...]  # to a batch of images of the network's size, in memory
+    file: Callable[[int], list[Any]]  # to an image from a file; from its size in pixels
+    whole: bool = False  # whether it takes a part of the whole image (in a batch, of `Parts`): of a tree only
+
+
+AUGMENTS = {
+    "none": Augmentation((), lambda size: []),
+    "crop": Augmentation((crop,), lambda size: [v2.RandomCrop(size, padding=size // 8)]),
+    "cifar": Augmentation(
+        (flip, crop), lambda size: [v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=size // 8)]
+    ),
+    "imagenet": Augmentation(
+        (), lambda size: [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()], whole=True
+    ),
 }
 
 

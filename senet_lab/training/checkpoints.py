@@ -26,15 +26,10 @@ READING = ("size", "resize", "crops", "scales", "mean", "std")  # fields of Data
 
 @dataclass(frozen=True)
 class Description:
-    """What a network is shown, and what it answers.
+    """What a network is shown, and what it answers."""
 
-    Attributes:
-        reading: how the file of an image is brought to its input: a `folder` of which nothing but `READING` matters.
-        classes: what its classes are called, in the order of their labels; None where it is not known.
-    """
-
-    reading: Data
-    classes: tuple[str, ...] | None
+    reading: Data  # how the file of an image is brought to its input: a `folder` of which only `READING` matters
+    classes: tuple[str, ...] | None  # what they are called, in the order of their labels; None where it is not known
 
 
 def describe(data: Data, known: images.DataFacts | images.Splits) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from senet_lab.training.feeds import Feed, FolderFeed, TensorFeed
 from senet_lab.training.folder import IDENTITIES
 from senet_lab.training.images import Files, Labels, Pixels, counts, parts
 from senet_lab.training.sources import SOURCES
-from senet_lab.training.transforms import FILE_AUGMENTS, channels_of
+from senet_lab.training.transforms import channels_of
 
 SAMPLED = 64  # files of a tree, to be timed
 SHOWN = 5  # names of classes in one line
@@ -32,29 +32,18 @@ ALL = "all classes"  # in place of a class's name: the images of all of them
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known of a data set before an image is read.
+    """What is known of a data set before an image is read."""
 
-    Attributes:
-        identity: what the images are: official checksums, or a digest of contents or of names and sizes.
-        classes: names of the classes, in the order of their labels.
-        channels: colour channels.
-        train: number of training images, after the validation split and the subset.
-        validation: number of validation images.
-        test: number of test images.
-        earlier: what trials of earlier versions know the images by, where that is not `identity`; empty if nothing.
-        remarks: what a user should know of the images before training; a line each.
-        samples: some training and some test images, from anywhere in a tree, to time how long they take to be read;
-            none where they lie in memory.
-    """
-
-    identity: str
-    classes: tuple[str, ...]
-    channels: int
-    train: int
-    validation: int
-    test: int
-    earlier: str = ""
-    remarks: tuple[str, ...] = ()
+    identity: str  # what the images are: official checksums, or a digest of contents or of names and sizes
+    classes: tuple[str, ...]  # their names, in the order of their labels
+    channels: int  # colour channels
+    train: int  # number of training images, after the validation split and the subset
+    validation: int  # number of validation images
+    test: int  # number of test images
+    earlier: str = ""  # what trials of earlier versions know the images by, where that is not `identity`
+    remarks: tuple[str, ...] = ()  # what a user should know of the images before training; a line each
+    # Some training and some test images, from anywhere in a tree, to time how long they take to be read; none where
+    # they lie in memory.
     samples: tuple[Files, ...] = field(default=(), compare=False)
 
 
@@ -158,7 +147,7 @@ def check(data: Data) -> None:
     if data.name not in SOURCES:
         raise UserError(f"data.name: there is no data set '{data.name}'; there are {', '.join(SOURCES)}")
     own, size = data.name == "folder", SOURCES[data.name].size
-    augments = FILE_AUGMENTS if own else AUGMENTS
+    augments = [name for name, augment in AUGMENTS.items() if own or not augment.whole]
     if data.augment not in augments:
         raise UserError(f"data.augment: {data.name} has no augmentation '{data.augment}'; it has {', '.join(augments)}")
     if size and data.size != size:

@@ -41,25 +41,12 @@ Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Rank:
-    """One of the processes that train a network together; a process alone is the first of one.
+class Rank(Part):
+    """One of the processes that train a network together; a process alone is the first of one, and the first is the one
+    that reports and writes."""
 
-    Attributes:
-        number: 0 is the one that reports and writes.
-        world: how many there are.
-        gpus: index of each rank's GPU; empty on a CPU.
-        meeting: file by which they find each other, in a folder of its own.
-    """
-
-    number: int = 0
-    world: int = 1
-    gpus: tuple[int, ...] = ()
-    meeting: Path | None = None
-
-    @property
-    def part(self) -> Part:
-        """What it takes of every batch."""
-        return Part(self.number, self.world)
+    gpus: tuple[int, ...] = ()  # index of each rank's GPU; empty on a CPU
+    meeting: Path | None = None  # file by which they find each other, in a folder of its own
 
 
 ALONE = Rank()

@@ -147,7 +147,7 @@ class TensorFeed(Feed):
         self.images_NCHW = torch.empty(none) if isinstance(images, Parts) else images.to(device)
         self.device = device
         self.normalised = in_memory(data, device)
-        self.changes = AUGMENTS.get(data.augment, ())  # of `imagenet`, evaluation has none and training its parts
+        self.changes = AUGMENTS[data.augment].batch
         self.cutout = cutout(data.cutout) if data.cutout else None
 
     def evaluated(self, batch_size: int) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,21 +37,13 @@ HIGH, LOW = 0.95, 0.05  # a gate beyond these is saturated: its channel is as go
 
 @dataclass(frozen=True)
 class Shown:
-    """One SE block whose gates are measured.
+    """One SE block whose gates are measured."""
 
-    Attributes:
-        name: as the paper has it, SE_stage_block; the path of a block that is in no stage.
-        path: of the module.
-        stage: in the paper's numbering; None outside the stages.
-        block: the module.
-        stage_params: weights of all SE blocks of its stage; of this one if it is in none.
-    """
-
-    name: str
-    path: str
-    stage: int | None
+    name: str  # as the paper has it, SE_stage_block; the path of a block that is in no stage
+    path: str  # of the module
+    stage: int | None  # in the paper's numbering; None outside the stages
     block: SEBlock
-    stage_params: int
+    stage_params: int  # weights of all SE blocks of its stage; of this one if it is in none
 
 
 def blocks_of(net: nn.Module, every: bool = False) -> list[Shown]:
@@ -75,16 +68,11 @@ def watched(blocks: Iterable[Shown]) -> Iterator[dict[str, Tensor]]:
     """Inside, the latest gates of each block by its name, B × C; the network is as it was afterwards."""
     latest: dict[str, Tensor] = {}
 
-    def watch(shown: Shown) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def before(block: nn.Module, given: tuple[Tensor, ...]) -> None:
-            latest[shown.name] = shown.block.gate(given[0]).mean((2, 3))
+    def watch(shown: Shown, block: nn.Module, given: tuple[Tensor, ...]) -> None:
+        latest[shown.name] = shown.block.gate(given[0]).mean((2, 3))
 
-        return before
-
-    hooks = []
+    hooks = [shown.block.register_forward_pre_hook(partial(watch, shown)) for shown in blocks]
     try:
-        for shown in blocks:
-            hooks.append(shown.block.register_forward_pre_hook(watch(shown)))
         yield latest
     finally:
         for hook in hooks:
@@ -110,9 +98,7 @@ class Tally:
 
     def __init__(self, classes: int, channels: int) -> None:
         self.images_K = torch.zeros(classes, dtype=torch.float64)
-        self.sums_KC, self.squares_KC, self.high_KC, self.low_KC = torch.zeros(
-            4, classes, channels, dtype=torch.float64
-        )
+        self.sums_4KC = torch.zeros(4, classes, channels, dtype=torch.float64)  # gates, their squares, high, low ones
         self.first_C: Tensor | None = None
 
     def add(self, gates_BC: Tensor, labels_B: Tensor) -> None:
@@ -123,27 +109,13 @@ class Tally:
         if self.first_C is None:
             self.first_C = gates_BC[0].clone()
         shifted_BC = gates_BC - self.first_C
+        values_4BC = torch.stack([shifted_BC, shifted_BC**2, (gates_BC > HIGH).double(), (gates_BC < LOW).double()])
         self.images_K.index_add_(0, labels_B, torch.ones(len(labels_B), dtype=torch.float64))
-        for sums_KC, values_BC in (
-            (self.sums_KC, shifted_BC),
-            (self.squares_KC, shifted_BC**2),
-            (self.high_KC, (gates_BC > HIGH).double()),
-            (self.low_KC, (gates_BC < LOW).double()),
-        ):
-            sums_KC.index_add_(0, labels_B, values_BC)
+        self.sums_4KC.index_add_(1, labels_B, values_4BC)
 
     def frame(self, names: Sequence[str]) -> pd.DataFrame:
         """One line a class and channel: mean, standard deviation over images, and the shares that are saturated."""
-        means_KC, squares_KC = self.moments()
-        images_K1 = self.images_K.numpy()[:, None]
-        return self.lines(
-            names,
-            mean=means_KC,
-            sd=np.sqrt(divided(squares_KC, images_K1 - 1)),
-            images=np.broadcast_to(images_K1, means_KC.shape),
-            high=divided(self.high_KC.numpy(), images_K1),
-            low=divided(self.low_KC.numpy(), images_K1),
-        )
+        return lines(names, self.images_K.numpy(), *self.moments(), *self.sums_4KC.numpy()[2:])
 
     def together(self) -> pd.DataFrame:
         """One line a channel, over the images of all classes; and the two variances that they come from."""
@@ -151,34 +123,36 @@ class Tally:
         images_K = self.images_K.numpy()[present]
         means_KC, squares_KC = (moment[present] for moment in self.moments())
         within_C, between_C = components(images_K, means_KC, squares_KC)
-        total = images_K.sum()
-        mean_C = images_K @ means_KC / total
-        squares_C = squares_KC.sum(0) + images_K @ (means_KC - mean_C) ** 2
-        values = {
-            "mean": mean_C,
-            "sd": np.sqrt(divided(squares_C, np.full_like(mean_C, total - 1))),
-            "images": np.full_like(mean_C, total),
-            "high": self.high_KC.numpy().sum(0) / total,
-            "low": self.low_KC.numpy().sum(0) / total,
-            "within": within_C,
-            "between": between_C,
-        }
-        return self.lines([ALL], **{name: value[None] for name, value in values.items()})
+        total_1 = images_K.sum(keepdims=True)
+        mean_1C = (images_K @ means_KC / total_1)[None]
+        squares_1C = (squares_KC.sum(0) + images_K @ (means_KC - mean_1C) ** 2)[None]
+        saturated = self.sums_4KC.numpy()[2:].sum(1, keepdims=True)
+        return lines([ALL], total_1, mean_1C, squares_1C, *saturated).assign(within=within_C, between=between_C)
 
     def moments(self) -> tuple[Array, Array]:
         """Means, and sums of squared deviations from them, K × C."""
         assert self.first_C is not None, "nothing was tallied"
-        sums_KC, images_K1 = self.sums_KC.numpy(), self.images_K.numpy()[:, None]
-        offsets_KC = divided(sums_KC, images_K1)
-        squares_KC = np.maximum(self.squares_KC.numpy() - offsets_KC * sums_KC, 0)  # rounding may go below
-        return self.first_C.numpy() + offsets_KC, squares_KC
+        sums_KC, squares_KC = self.sums_4KC.numpy()[:2]
+        offsets_KC = divided(sums_KC, self.images_K.numpy()[:, None])
+        deviations_KC = np.maximum(squares_KC - offsets_KC * sums_KC, 0)  # rounding may go below
+        return self.first_C.numpy() + offsets_KC, deviations_KC
 
-    def lines(self, names: Sequence[str], **values_KC: Array) -> pd.DataFrame:
-        classes, channels = next(iter(values_KC.values())).shape
-        frame = pd.DataFrame(
-            {"channel": np.tile(np.arange(channels), classes), "class": np.repeat(np.array(names, object), channels)}
-        )
-        return frame.assign(**{name: value.ravel() for name, value in values_KC.items()})
+
+def lines(
+    names: Sequence[str], images_K: Array, means_KC: Array, squares_KC: Array, high_KC: Array, low_KC: Array
+) -> pd.DataFrame:
+    """One line a class and channel, from sums over the images of each class."""
+    classes, channels = means_KC.shape
+    images_KC = np.broadcast_to(images_K[:, None], means_KC.shape)
+    values_KC = {
+        "mean": means_KC,
+        "sd": np.sqrt(divided(squares_KC, images_KC - 1)),
+        "images": images_KC,
+        "high": divided(high_KC, images_KC),
+        "low": divided(low_KC, images_KC),
+    }
+    of = {"channel": np.tile(np.arange(channels), classes), "class": np.repeat(np.array(names, object), channels)}
+    return pd.DataFrame(of | {name: value.ravel() for name, value in values_KC.items()})
 
 
 def divided(above: Array, below: Array) -> Array:
@@ -257,8 +231,7 @@ def measure(
     """
     blocks = blocks_of(net, every)
     device = next(net.parameters()).device
-    listed = {shown.name: Tally(len(figure), shown.block.channels) for shown in blocks}
-    tallies = {shown.name: Tally(len(names), shown.block.channels) for shown in blocks}
+    listed, tallies = ([Tally(len(some), shown.block.channels) for shown in blocks] for some in (figure, names))
     missing = dict.fromkeys(figure, images_a_class)
     done = 0
     with evaluating(net), watched(blocks) as latest:
@@ -274,21 +247,21 @@ def measure(
                 missing[label] -= len(taken)
                 rows.append(taken)
                 places.append(torch.full_like(taken, place))
-            for shown in blocks:
+            for shown, few, every_one in zip(blocks, listed, tallies, strict=True):
                 if shown.name not in latest:
                     raise RunError(f"{shown.name} ({shown.path}) has no part in what the network computes")
                 gates_BC = latest[shown.name]
                 if not gates_BC.isfinite().all():
                     raise RunError(f"the gates of {shown.name} are not all numbers: the training must have diverged")
-                tallies[shown.name].add(gates_BC, y_B)
-                listed[shown.name].add(gates_BC[torch.cat(rows)], torch.cat(places))
+                every_one.add(gates_BC, y_B)
+                few.add(gates_BC[torch.cat(rows)], torch.cat(places))
             done += len(y_B)
             report(done)
-    chosen = [names[label] for label in figure]
-    frames = []
-    for shown in blocks:
-        both = [listed[shown.name].frame(chosen), tallies[shown.name].together()]
-        frames.append(pd.concat(both, ignore_index=True).assign(block=shown.name, stage=shown.stage))
+    frames = [
+        frame.assign(block=shown.name, stage=shown.stage)
+        for shown, few, every_one in zip(blocks, listed, tallies, strict=True)
+        for frame in (few.frame([names[label] for label in figure]), every_one.together())
+    ]
     gates = pd.concat(frames, ignore_index=True).astype({"images": int, "stage": "Int64"})
     first = ["block", "stage", "channel", "class", "mean", "sd", "images"]
     facts = pd.DataFrame(

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from senet_lab.config import Data
-from senet_lab.training.augment import Parts
+from senet_lab.training.augment import AUGMENTS, Parts
 from senet_lab.training.feeds import Feed, FolderFeed, TensorFeed
 from senet_lab.training.folder import folder
 from senet_lab.training.images import Files, counts
@@ -72,7 +72,7 @@ def held(files: Files, data: Data, training: bool, device: str) -> TensorFeed:
 
 def cropped(data: Data, training: bool) -> bool:
     """Whether random parts of the images are wanted, so that they must be kept whole."""
-    return training and data.augment == "imagenet"
+    return training and AUGMENTS[data.augment].whole
 
 
 def decoded(files: Files, data: Data, training: bool) -> list[Tensor]:

@@ -24,24 +24,16 @@ GONE = {"fused_blocks": False}
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """How the training steps of a trial are carried out; the defaults are the plain way.
+    """How the training steps of a trial are carried out; the defaults are the plain way."""
 
-    Attributes:
-        feed: whether a tree of images is read from its `files`, or lies in `memory`.
-        layout: of the tensors, `contiguous` or `channels_last`.
-        fused: whether the optimiser is one kernel.
-        compile: `off`, `blocks` (each block is compiled, those alike once; a network without blocks is compiled whole),
-            `whole`, or `graphs` (whole, and its kernels are launched as CUDA graphs).
-        devices: how many devices each take a part of every batch.
-        sync_batchnorm: whether the statistics of batch norms are of the whole batch, not of each device's part.
-    """
-
-    feed: str = "files"
-    layout: str = "contiguous"
-    fused: bool = False
+    feed: str = "files"  # whether a tree of images is read from its `files`, or lies in `memory`
+    layout: str = "contiguous"  # of the tensors, or `channels_last`
+    fused: bool = False  # whether the optimiser is one kernel
+    # `off`, `blocks` (each block is compiled, those alike once; a network without blocks is compiled whole), `whole`,
+    # or `graphs` (whole, and its kernels are launched as CUDA graphs).
     compile: str = "off"
-    devices: int = 1
-    sync_batchnorm: bool = False
+    devices: int = 1  # how many each take a part of every batch
+    sync_batchnorm: bool = False  # whether the statistics of batch norms are of the whole batch, not of a device's part
 
 
 STEP = dataclasses.asdict(Step())  # field → the plain way
@@ -49,42 +41,26 @@ STEP = dataclasses.asdict(Step())  # field → the plain way
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(Step):
-    """One training, completely. What has a default is left out of its name where it is that.
+    """One training, completely. What has a default is left out of its name where it is that."""
 
-    Attributes:
-        backbone: name of the plain network.
-        network: structural fingerprint of the network that is built.
-        se: the SE design with its reductions by stage; None is the plain network.
-        hidden: hidden widths of its gates by stage, as this network realises the reductions.
-        data: the data set.
-        identity: what the images are (`DataFacts.identity`).
-        classes: number of classes.
-        channels: colour channels of the images.
-        recipe: how it is trained.
-        seed: of the initial weights and of the order of the images.
-        stride: the ImageNet ResNets' stride, `paper` or `torchvision`.
-        device: `cpu` or `cuda`; the kinds do not agree to the last digit.
-        precision: Lightning's word for it.
-        threads: CPU threads, which divide sums otherwise and so change last digits; on a GPU always 1, because there
-            they decode images only.
-        code: what tells the code of the network and its gates from other code of the same names (`identity.code`);
-            empty where it is what the lab has released under them.
-    """
-
-    backbone: str
-    network: str
-    se: SE | None
-    hidden: dict[int, tuple[int, ...]]
+    backbone: str  # name of the plain network
+    network: str  # structural fingerprint of the network that is built
+    se: SE | None  # the SE design with its reductions by stage; None is the plain network
+    hidden: dict[int, tuple[int, ...]]  # hidden widths of its gates by stage, as this network realises the reductions
     data: Data
-    identity: str
-    classes: int
-    channels: int
+    identity: str  # what the images are (`DataFacts.identity`)
+    classes: int  # how many
+    channels: int  # colour channels of the images
     recipe: Recipe
-    seed: int
-    stride: str = "paper"
-    device: str = "cpu"
-    precision: str = "32-true"
+    seed: int  # of the initial weights and of the order of the images
+    stride: str = "paper"  # the ImageNet ResNets' stride, or `torchvision`
+    device: str = "cpu"  # or `cuda`; the kinds do not agree to the last digit
+    precision: str = "32-true"  # Lightning's word for it
+    # CPU threads, which divide sums otherwise and so change last digits; on a GPU always 1, because there they decode
+    # images only.
     threads: int = 1
+    # What tells the code of the network and its gates from other code of the same names (`identity.code`); empty where
+    # it is what the lab has released under them.
     code: str = ""
 
     @property

@@ -5,7 +5,7 @@ Shapes: V views of an image, C colour channels, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from senet_lab.config import Data
-from senet_lab.training.augment import cutout
+from senet_lab.training.augment import AUGMENTS, cutout
 from senet_lab.training.sources import SOURCES
 
 
@@ -49,15 +49,6 @@ def cut_out(x_CHW: Tensor, side: int) -> Tensor:
 
 PAPER_RESIZE = {224: 256, 299: 352}  # crop → short side, in pixels (section 5.1)
 
-# Name → what training does to an image that lies in a file, in order; from its size in pixels. All but the random
-# resized crop begin with what testing does, and are then those of images in memory (`augment.AUGMENTS`).
-FILE_AUGMENTS: dict[str, Callable[[int], list[Any]]] = {
-    "none": lambda size: [],
-    "crop": lambda size: [v2.RandomCrop(size, padding=size // 8)],
-    "cifar": lambda size: [v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=size // 8)],
-    "imagenet": lambda size: [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()],
-}
-
 
 def image_transform(data: Data, training: bool) -> Any:
     """From a PIL image to a normalised (C, H, W) tensor: the paper's section 5.1.
@@ -66,8 +57,9 @@ def image_transform(data: Data, training: bool) -> Any:
     `data.augment` says; testing resizes the short side to `data.resize` (224 from 256, 299 from 352) and takes the
     centre. Cutout is last, in training only.
     """
-    steps = [] if training and data.augment == "imagenet" else centre(data)
-    random = FILE_AUGMENTS[data.augment](data.size) if training else []
+    augment = AUGMENTS[data.augment]
+    steps = [] if training and augment.whole else centre(data)
+    random = augment.file(data.size) if training else []
     cut = [partial(cut_out, side=data.cutout)] if training and data.cutout else []
     return v2.Compose([*steps, *random, pixels(data), *cut])
 

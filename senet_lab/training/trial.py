@@ -197,10 +197,10 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
         splits = splits_of(spec)
         module.images = checkpoints.describe(spec.data, splits)
         module.step = spec.step
-        module.full = len(rank.part.of(spec.recipe.batch_size)[0])
+        module.full = len(rank.of(spec.recipe.batch_size)[0])
         prepare(module.net, module.step, spec.network)
         for feed in (splits.train, splits.validation, splits.test):
-            feed.part = rank.part
+            feed.part = rank
         feeding = Feeding(splits, spec.recipe.batch_size, spec.seed, spec.recipe.sampling)
         averaging = [Average(spec.recipe.ema)] if spec.recipe.ema else []
         trainer = pl.Trainer(
