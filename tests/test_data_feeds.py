@@ -27,8 +27,9 @@ from torchvision.transforms import v2
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.training.augment import AUGMENTS, crop, cutout, flip
 from senet_lab.training.data import load
-from senet_lab.training.feeds import DecodedImages, FolderFeed, TensorFeed, mixed
+from senet_lab.training.feeds import DecodedImages, FolderFeed, TensorFeed
 from senet_lab.training.images import Files
+from senet_lab.training.sampling import mixed
 from senet_lab.training.sources import SOURCES
 from senet_lab.training.transforms import ManyViews, image_transform
 

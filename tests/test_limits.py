@@ -24,7 +24,7 @@ from senet_lab.studies import workers as workers_of
 from senet_lab.studies.limits import Limits
 from senet_lab.training import faults, step
 from senet_lab.training.data import facts
-from senet_lab.training.feeds import mixed
+from senet_lab.training.sampling import mixed
 
 # A network of the user's own: the lab's, with a classifier that does in its first step what the file of its seed says.
 NETS = """
@@ -296,7 +296,7 @@ def test_room_on_a_gpu_is_needed_for_all_that_share_it(monkeypatch: pytest.Monke
     composed = compose([])
     ((row,), _) = rows.build(composed, facts(composed.config.data))
     spec = replace(row.spec(facts(composed.config.data), 0, "cpu"), feed="memory", device="cuda")
-    monkeypatch.setattr(step, "size_in_memory", lambda data: 2**30)
+    monkeypatch.setattr(plan, "size_in_memory", lambda data: 2**30)
     monkeypatch.setattr(step, "room", lambda device: 3.0 * 2**30)
     plan.check_room([spec], workers_of.sharing("cuda", 6, gpus=2))
     with pytest.raises(UserError, match=r"take 4\.00 GiB for 4 workers on a GPU, and 3\.00 GiB are free; fewer"):

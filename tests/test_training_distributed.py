@@ -25,8 +25,9 @@ from senet_lab.studies import pool
 from senet_lab.training import distributed, trial
 from senet_lab.training.data import load
 from senet_lab.training.faults import DivergedError
-from senet_lab.training.feeds import FolderFeed, Part, TensorFeed
+from senet_lab.training.feeds import FolderFeed, TensorFeed
 from senet_lab.training.lit import SENet
+from senet_lab.training.sampling import Part
 from senet_lab.training.step import chosen
 
 TWO = dataclasses.replace(SPEC, devices=2)

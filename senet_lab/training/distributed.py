@@ -30,9 +30,9 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from senet_lab.config import RunError
 from senet_lab.training.faults import LostError, exit_of
-from senet_lab.training.feeds import Part
 from senet_lab.training.processes import received, say, spawned
 from senet_lab.training.quiet import unheard, without_advice
+from senet_lab.training.sampling import Part
 
 GRACE_SECONDS = 0.5  # in which the ranks whose fault it was are heard, too: another one may have failed by theirs
 LOOPBACK = "lo"
@@ -193,6 +193,7 @@ def joined(rank: Rank) -> Iterator[None]:
     if rank.gpus:
         backend, gpu = "nccl", torch.device("cuda", rank.gpus[rank.number])
         torch.cuda.set_device(gpu)
+    os.environ |= {"LOCAL_RANK": str(rank.number), "NODE_RANK": "0"}  # by which Lightning knows that all are there
     url = f"file://{rank.meeting}"  # no port that anyone else might have, or could reach
     with unheard(1):  # gloo says that it has connected
         dist.init_process_group(backend, init_method=url, rank=rank.number, world_size=rank.world, device_id=gpu)
@@ -200,37 +201,11 @@ def joined(rank: Rank) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def agreed(value: bool, rank: Rank) -> bool:
-    """The first rank's value, in every rank."""
-    box = [value]
-    if rank.world > 1:
-        dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
 def total(sums: torch.Tensor) -> torch.Tensor:
     """The sum over all ranks, if this process is one of several."""
     if dist.is_initialized():
         dist.all_reduce(sums)
     return sums
-
-
-class Surroundings(LightningEnvironment):
-    """Tells Lightning which rank this process is, and that all of them are there."""
-
-    def __init__(self, rank: Rank) -> None:
-        super().__init__()
-        self.rank = rank
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        return True
-
-    def local_rank(self) -> int:
-        return self.rank.number
-
-    def node_rank(self) -> int:
-        return 0
 
 
 def trainer_words(rank: Rank, device: str, sync_batchnorm: bool = False) -> dict[str, Any]:
@@ -241,7 +216,7 @@ def trainer_words(rank: Rank, device: str, sync_batchnorm: bool = False) -> dict
     return {
         "accelerator": accelerator,
         "devices": list(rank.gpus) or rank.world,
-        "strategy": DDPStrategy(cluster_environment=Surroundings(rank)),
+        "strategy": DDPStrategy(cluster_environment=LightningEnvironment()),
         "sync_batchnorm": sync_batchnorm,
     }
 

@@ -28,8 +28,8 @@ from senet_lab.training import checkpoints, distributed
 from senet_lab.training import data as images
 from senet_lab.training.distributed import ALONE, Rank, Report
 from senet_lab.training.ema import Average
-from senet_lab.training.feeds import mixed
 from senet_lab.training.lit import SENet
+from senet_lab.training.sampling import mixed
 from senet_lab.training.spec import Spec
 from senet_lab.training.step import prepare
 
@@ -219,7 +219,7 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
             use_distributed_sampler=False,
             callbacks=[*averaging, Epochs(spec.seed, checkpoint, report, until, rank)],
         )
-        resumed = distributed.agreed(rank.number == 0 and readable(checkpoint, module, report), rank)
+        resumed = trainer.strategy.broadcast(rank.number == 0 and readable(checkpoint, module, report))
         try:
             trainer.fit(module, datamodule=feeding, ckpt_path=checkpoint if resumed else None, weights_only=True)
             if until is not None and until < spec.recipe.epochs:
