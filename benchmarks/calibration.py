@@ -24,7 +24,7 @@ from scipy import optimize
 from benchmarks import measuring
 from benchmarks.measuring import Line
 from senet_lab.compose import compose
-from senet_lab.reports import front
+from senet_lab.reports import pareto
 from senet_lab.reports.statistics import (
     ALPHA,
     POWER,
@@ -77,7 +77,7 @@ def around_means(errors: Array, costs: Array, draws: int) -> Array:
     return np.asarray(means + noise / spread)
 
 
-WAYS = {"bootstrap": bootstrap, "multivariate t": around_means, "ours": front.possible}
+WAYS = {"bootstrap": bootstrap, "multivariate t": around_means, "ours": pareto.possible}
 
 
 def told_chances(heading: str, n: int, designs: int, studies: int, draws: int) -> list[Line]:

@@ -18,10 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
 
 from senet_lab import files
-from senet_lab.reports.front import median_interval
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "benchmarks"
@@ -91,6 +93,37 @@ def once(task: Callable[[], object], device: str) -> float:
     last.record()
     torch.cuda.synchronize()
     return first.elapsed_time(last) / 1e3
+
+
+def median_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Median, and its interval by order statistics: exact whatever the distribution, censored values included.
+
+    Args:
+        values: (n,). With fewer than six the interval is from the least to the greatest, and covers less.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    n = len(ordered)
+    outside = stats.binom.cdf(np.arange(n // 2), n, 0.5)  # of the median being below the value at each place
+    place = max(int((outside <= (1 - confidence) / 2).sum()) - 1, 0)
+    return float(np.median(ordered)), float(ordered[place]), float(ordered[n - 1 - place])
+
+
+def reliability(errors: ArrayLike) -> float:
+    """Share of the variance of the designs' means that is not chance: what a second table of the same designs, with as
+    many other seeds, would correlate with this one.
+
+    The designs share their seeds, so that what a seed does to all of them alike is no part of it: 1 − MS(design × seed)
+    / MS(design), the intraclass correlation of a mean of n of Shrout and Fleiss (1979), their ICC(3, k).
+
+    Args:
+        errors: (designs, seeds), at least two of each.
+    """
+    values = np.asarray(errors, dtype=float)
+    designs, seeds = values.shape
+    residual = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0, keepdims=True) + values.mean()
+    between = seeds * ((values.mean(axis=1) - values.mean()) ** 2).sum() / (designs - 1)
+    within = (residual**2).sum() / ((designs - 1) * (seeds - 1))
+    return float(1 - within / between) if between > 0 else 0.0
 
 
 def ratio(taken: Sequence[float], over: Sequence[float]) -> tuple[float, float, float]:

@@ -22,8 +22,9 @@ import numpy as np
 import pandas as pd
 
 from senet_lab.reports import tables
+from senet_lab.reports.cells import csv_bytes
 from senet_lab.reports.curves import METRICS
-from senet_lab.reports.trials import COLUMNS, csv_bytes
+from senet_lab.reports.trials import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = Path("/usr/bin/chromium")

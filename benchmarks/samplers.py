@@ -26,12 +26,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from benchmarks import measuring
 from senet_lab import files
 from senet_lab.config import Search
 from senet_lab.objectives import OBJECTIVES
-from senet_lab.reports import front
+from senet_lab.reports import pareto
 from senet_lab.reports.drawing import drawn
-from senet_lab.reports.front_summary import is_search
+from senet_lab.reports.front import is_search
 from senet_lab.reports.trials import read_trials
 from senet_lab.studies.halving import Halving
 from senet_lab.studies.proposals import Asker
@@ -65,12 +66,12 @@ class Tabulated:
 
     @property
     def reference(self) -> Array:
-        return front.corner(list(self.values.values()))
+        return pareto.corner(list(self.values.values()))
 
     @property
     def whole(self) -> float:
         """Hypervolume of the table's own front."""
-        return front.hypervolume(list(self.values.values()), self.reference)
+        return pareto.hypervolume(list(self.values.values()), self.reference)
 
 
 def read(trials: pd.DataFrame) -> Tabulated:
@@ -181,7 +182,7 @@ def halving_text(table: Tabulated, curves: pd.DataFrame, played: pd.DataFrame, g
         with_.append(epochs)
         without.append(plain)
         ratios.append(epochs / plain if np.isfinite(plain) else np.nan)
-    middle, low, high = front.median_interval([ratio for ratio in ratios if not np.isnan(ratio)])
+    middle, low, high = measuring.median_interval([ratio for ratio in ratios if not np.isnan(ratio)])
     return (
         f"\n## Successive halving, rungs at {', '.join(map(str, given.rungs))} of {table.epochs} epochs, "
         f"{given.keep:.2g} of the designs go on\n\n"
@@ -193,7 +194,7 @@ def halving_text(table: Tabulated, curves: pd.DataFrame, played: pd.DataFrame, g
 
 def shares(table: Tabulated, asked: Sequence[Design]) -> Array:
     """Share of the whole hypervolume after each design."""
-    return front.history([table.values[design] for design in asked], table.reference) / table.whole
+    return pareto.history([table.values[design] for design in asked], table.reference) / table.whole
 
 
 def needed(share: Array, target: float) -> float:
@@ -248,20 +249,20 @@ def table_text(table: Tabulated, played: pd.DataFrame, pending: int) -> str:
     for sampler in dict.fromkeys(played["sampler"]):
         own = share.loc[sampler]
         took = [needed(own.loc[seed].to_numpy(), share.loc[("random", seed), trials]) for seed in own.index]
-        middle, low, high = front.median_interval(took)
+        middle, low, high = measuring.median_interval(took)
         spent = played[played["sampler"] == sampler].groupby("seed")[["duplicates", "drawn"]].first().median()
         cells = [f"{own[place].median():.2%}" for place in places]
         cells += [f"{number(middle, trials)} [{number(low, trials)}, {number(high, trials)}]"]
         cells += [f"{spent['duplicates']:.0f}", f"{spent['drawn']:.0f}"]
         lines.append(f"| {sampler} | " + " | ".join(cells) + " |")
-    reliability = front.reliability(table.errors)
+    reliability = measuring.reliability(table.errors)
     means = table.errors.mean(axis=1)
-    better = front.reliability(table.errors[means <= np.median(means)])
+    better = measuring.reliability(table.errors[means <= np.median(means)])
     designs, repeats = table.errors.shape
     points = np.array(list(table.values.values()))
     lines += [
         "",
-        f"- {designs} designs, {', '.join(table.objectives)}; {front.on_front(points).sum()} of them are the "
+        f"- {designs} designs, {', '.join(table.objectives)}; {pareto.on_front(points).sum()} of them are the "
         f"table's front. Medians over {seeds} seeds of the sampler; in brackets the 95% interval of the median by "
         "order statistics, paired: each seed against random search with the same seed.",
         f"- {pending} designs are in training at a time. Designs trained twice: 0. *Asked twice*: proposals of a "

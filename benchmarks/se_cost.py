@@ -46,7 +46,6 @@ from senet_lab import models
 from senet_lab.config import SE
 from senet_lab.models.insert import POSITIONS
 from senet_lab.models.se import SQUEEZES
-from senet_lab.reports.front import median_interval
 
 PARTS = ("inference", "training", "cifar")
 GOALS = {"inference cpu": "at most 1.06, and timm's", "cifar cpu": "at most 1.08"}
@@ -245,7 +244,9 @@ def lines_of(case: Case, networks: Networks, taken: list[Taken], device: str) ->
                 "ms": spread([median(each[name]) for each in taken], 2, 1e3),
                 "without": plain,
                 "ms ": spread([median(each[plain]) for each in taken], 2, 1e3),
-                "ratio": within(ratios[0] if len(ratios) == 1 else median_interval([middle for middle, *_ in ratios])),
+                "ratio": within(
+                    ratios[0] if len(ratios) == 1 else measuring.median_interval([middle for middle, *_ in ratios])
+                ),
                 "goal": GOALS.get(f"{case.part} {device}", "") if name in (OURS, PAPER) else "",
             }
         )

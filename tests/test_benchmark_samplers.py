@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import samplers
-from senet_lab.reports import front
+from benchmarks import measuring, samplers
 from senet_lab.reports.trials import canonical, read_trials
 
 CONSTANT = {
@@ -64,7 +63,7 @@ def test_the_table_is_every_design_and_searches_end_with_its_front(tmp_path: Pat
     table = samplers.read(trials())
     assert table.space.distinct() == len(table.values) == 25
     assert table.errors.shape == (25, 2)
-    assert front.reliability(table.errors) > 0.9
+    assert measuring.reliability(table.errors) > 0.9
     played = samplers.compare(table, ["nsga2"], seeds=3, trials=25, pending=2)
     whole = played[played["designs"] == 25]["share"]
     assert whole.to_numpy() == pytest.approx(1), "all designs have the whole front"

@@ -509,7 +509,7 @@ def test_the_command_writes_the_numbers_of_its_network(
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("written"))
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"gates.csv", "blocks.csv"} | {
-        f"{name}.{suffix}" for name in gate_figures.FIGURES for suffix in ("svg", "png", "pdf")
+        f"{name}.{suffix}" for name in excitation.FIGURES for suffix in ("svg", "png", "pdf")
     }
     module = checkpoints.load(lab.checkpoint)
     test = images.load(DIGITS).test

@@ -37,7 +37,7 @@ COMPLEXITY = ("table2", "table3", "table10", "table13", "table15", "table16")
 
 
 def printed_number(table: str, row: str, unit: str) -> float | None:
-    line = paper.load().table(table).row(row)
+    line = paper.table(table).row(row)
     return line.gflops if unit == "GFLOPs" else line.params_m
 
 
@@ -46,7 +46,7 @@ def test_every_printed_number_is_reproduced_or_explained(table: str, row: str, u
     (number,) = [number for number in numbers(table, unit) if number.row == row]
     how = PRINTED[table][row]
     convention = how.macs if unit == "GFLOPs" else how.params
-    cost = cost_of(how.backbone, how.se, paper.load().table(table).row(row).size)
+    cost = cost_of(how.backbone, how.se, paper.table(table).row(row).size)
     assert number.recomputed == counted(cost, convention) / UNITS[unit]
     digits = (2 if table != "table3" else 3) if unit == "GFLOPs" else 1
     same = round(number.recomputed, digits) == printed_number(table, row, unit)
@@ -55,7 +55,7 @@ def test_every_printed_number_is_reproduced_or_explained(table: str, row: str, u
 
 
 def test_every_number_that_the_paper_prints_is_there() -> None:
-    rows = {(t.id, row) for t in paper.load().tables.values() for row, p in t.rows.items() if p.gflops or p.params_m}
+    rows = {(t.id, row) for t in paper.tables().values() for row, p in t.rows.items() if p.gflops or p.params_m}
     assert rows == {(table, row) for table, rows in PRINTED.items() for row in rows}
     assert tuple(PRINTED) == COMPLEXITY
     for table, row, unit in ROWS:
@@ -188,7 +188,7 @@ def test_the_pages_numbers_are_the_codes(name: str) -> None:
     for cell, cost in ((macs, plain), (se_macs, gated)):
         assert cell == f"{cost.macs / 1e9:.{3 if cost.macs > 1e9 else 4}f}"
     rows = [
-        paper.load().table(table).row(row)
+        paper.table(table).row(row)
         for table in ("table2", "table3")
         for row, how in PRINTED[table].items()
         if how.backbone == name

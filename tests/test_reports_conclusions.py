@@ -109,7 +109,7 @@ def test_over_seeds_and_images_by_hand() -> None:
 
 def test_an_equivalent_row_is_within_the_margin_and_that_goes_before_better() -> None:
     d = {seed: -0.2 + shift for seed, shift in enumerate((0.01, -0.01, 0.02, -0.02, 0.0))}
-    found = st.compare(d, dict.fromkeys(d, 0.0), None)
+    found = st.compare(d)
     assert found is not None
     within = 0.2 + stats.t.isf(0.05 / 2, 4) * np.std(list(d.values()), ddof=1) / math.sqrt(5)
     for margin, word in (
@@ -146,7 +146,7 @@ def test_seeds_to_equate_is_the_first_n_with_the_power() -> None:
 
 def test_what_settles_an_open_row_is_the_cheaper_of_both_ways() -> None:
     d = np.array([0.3, -0.1, 0.25, 0.0, 0.05])
-    found = st.compare(dict(enumerate(d)), dict.fromkeys(range(5), 0.0), 10_000)
+    found = st.compare(dict(enumerate(d)), st.step_percent(10_000))
     assert found is not None
     effect, sd = d.mean() / d.std(ddof=1), d.std(ddof=1)
     shown = st.seeds_to_show(effect, 0.025)
@@ -170,8 +170,7 @@ def test_below_the_floor_more_test_images_are_needed() -> None:
         for seed in range(4)
     }
     values = {seed: float(each.mean()) for seed, each in ours.items()}
-    nothing = {seed: np.zeros(900) for seed in ours}
-    found = st.compare(values, dict.fromkeys(values, 0.0), 900, outcomes=(ours, nothing))
+    found = st.compare(values, st.step_percent(900), outcomes=ours)
     assert found is not None
     assert found.crossed is not None
     assert abs(found.delta) < found.crossed.floor(0.05)
@@ -188,11 +187,11 @@ def test_below_the_floor_more_test_images_are_needed() -> None:
     for _ in range(20):  # also where the images' own part is estimated as none, because chance has made it so small
         ours = {seed: rng.choice([-100.0, 0, 100.0], 900, p=[0.01, 0.98, 0.01]) for seed in range(3)}
         values = {seed: float(each.mean()) for seed, each in ours.items()}
-        found = st.compare(values, dict.fromkeys(values, 0.0), 900, outcomes=(ours, nothing))
+        found = st.compare(values, st.step_percent(900), outcomes=ours)
         assert found is not None
         images = needed(found, 0.05, None)[1]
         assert images is None or images > 900
-    same = st.compare(dict.fromkeys(ours, 0.0), dict.fromkeys(ours, 0.0), 900, outcomes=(nothing, nothing))
+    same = st.compare(dict.fromkeys(ours, 0.0), st.step_percent(900), outcomes={seed: np.zeros(900) for seed in ours})
     (verdict,) = judge([same])
     assert verdict is not None
     assert verdict.word == "open: more test images needed (above 1,000,000)"
@@ -400,7 +399,7 @@ def test_the_interval_of_an_open_row_holds_zero() -> None:
     for shift in np.linspace(-1, 1, 60):
         d = rng.normal(shift, 0.5, 8)
         for n in range(3, 9):
-            found = st.compare(dict(enumerate(d[:n])), dict.fromkeys(range(n), 0.0), None)
+            found = st.compare(dict(enumerate(d[:n])))
             assert found is not None
             found, verdict = settled(found, looks)
             assert found.low is not None

@@ -22,7 +22,7 @@ from test_reports_roundtrip import RATIO, made_up
 from test_reports_tables import PAIRS, pairs, plain_cells
 
 from senet_lab.reports import drawing, figures, fragments, tables
-from senet_lab.reports.looks import LOOKS, kind
+from senet_lab.reports.looks import LOOKS
 from senet_lab.reports.sources import Study
 
 POSITION = {"standard": "SE", "pre": "SE-PRE", "post": "SE-POST", "identity": "SE-Identity"}
@@ -173,7 +173,7 @@ def test_a_verdict_looks_the_same_in_every_form() -> None:
     text, page = tables.markdown(made), fragments.table(study)
     found = set()
     for row in made.rows:
-        look, word = LOOKS[kind(row)], row.verdict.word if row.verdict else "baseline"
+        look, word = row.look, row.verdict.word if row.verdict else "baseline"
         found.add(look.meaning)
         assert f"| {look.mark} {word} |" in text
         assert plain_cells(made)[row.label]["verdict"] == word
@@ -189,10 +189,10 @@ def test_a_verdict_looks_the_same_in_every_form() -> None:
     )
 
 
-def test_files_carry_no_dates_and_are_what_they_say(tmp_path: Path) -> None:
-    paths = figures.draw(tables.summarise(made_up(RATIO, 1)), tmp_path)
-    svg, png, pdf = (path.read_bytes() for path in paths)
-    assert [path.name for path in paths] == ["figure.svg", "figure.png", "figure.pdf"]
+def test_files_carry_no_dates_and_are_what_they_say() -> None:
+    files = figures.render(tables.summarise(made_up(RATIO, 1)))
+    assert list(files) == ["figure.svg", "figure.png", "figure.pdf"]
+    svg, png, pdf = files.values()
     assert ET.fromstring(svg).tag.endswith("svg")
     assert b"<dc:date>" not in svg
     assert png.startswith(b"\x89PNG")

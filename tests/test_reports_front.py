@@ -9,7 +9,8 @@ import pytest
 from optuna._hypervolume import compute_hypervolume  # not public, and so only an oracle
 from scipy import stats
 
-from senet_lab.reports import front
+from benchmarks import measuring
+from senet_lab.reports import pareto
 
 
 def dominated(point: tuple[float, ...], others: list[tuple[float, ...]]) -> bool:
@@ -23,19 +24,19 @@ def test_the_front_and_its_hypervolume(objectives: int) -> None:
         points = draw.integers(0, 6, (14, objectives)) / 5
         reference = np.full(objectives, 1.0)  # points on the edge of the box add nothing
         listed = [tuple(point) for point in points.tolist()]
-        assert front.on_front(points).tolist() == [not dominated(point, listed) for point in listed]
-        assert front.hypervolume(points, reference) == pytest.approx(compute_hypervolume(points, reference))
+        assert pareto.on_front(points).tolist() == [not dominated(point, listed) for point in listed]
+        assert pareto.hypervolume(points, reference) == pytest.approx(compute_hypervolume(points, reference))
         grid = np.array(list(itertools.product((np.arange(5) + 0.5) / 5, repeat=objectives)))  # centres of its cells
         covered = (points[None] <= grid[:, None]).all(axis=2).any(axis=1).mean()
-        assert front.hypervolume(points, reference) == pytest.approx(covered)
-        assert front.history(points, reference)[-1] == pytest.approx(front.hypervolume(points, reference))
+        assert pareto.hypervolume(points, reference) == pytest.approx(covered)
+        assert pareto.history(points, reference)[-1] == pytest.approx(pareto.hypervolume(points, reference))
 
 
 def test_hypervolume_by_hand() -> None:
-    assert front.hypervolume([[1, 3], [2, 1]], [4, 4]) == 3 * 1 + 2 * 3 - 2 * 1
-    assert front.hypervolume([[5, 0]], [4, 4]) == 0
-    assert front.hypervolume(np.empty((0, 2)), [4, 4]) == 0
-    history = front.history([[3, 3], [1, 1], [2, 2]], [4, 4])
+    assert pareto.hypervolume([[1, 3], [2, 1]], [4, 4]) == 3 * 1 + 2 * 3 - 2 * 1
+    assert pareto.hypervolume([[5, 0]], [4, 4]) == 0
+    assert pareto.hypervolume(np.empty((0, 2)), [4, 4]) == 0
+    history = pareto.history([[3, 3], [1, 1], [2, 2]], [4, 4])
     assert history.tolist() == [1, 9, 9]
 
 
@@ -45,20 +46,20 @@ def test_reliability_is_the_correlation_with_a_second_table() -> None:
     truth = draw.normal(0, 1, 4000)
     tables = [truth[:, None] + draw.normal(0, 2, (4000, 3)) + draw.normal(0, 3, 3) for _ in range(2)]
     expected = 1 / (1 + 4 / 3)
-    assert front.reliability(tables[0]) == pytest.approx(expected, abs=0.04)
+    assert measuring.reliability(tables[0]) == pytest.approx(expected, abs=0.04)
     assert np.corrcoef(tables[0].mean(axis=1), tables[1].mean(axis=1))[0, 1] == pytest.approx(expected, abs=0.04)
-    assert front.reliability(np.tile([[1.0], [2.0]], 3)) == 1
+    assert measuring.reliability(np.tile([[1.0], [2.0]], 3)) == 1
 
 
 def test_the_interval_of_a_median_covers_it() -> None:
     draw = np.random.default_rng(1)
     covered = 0
     for _ in range(2000):
-        middle, low, high = front.median_interval(draw.exponential(size=20))
+        middle, low, high = measuring.median_interval(draw.exponential(size=20))
         assert low <= middle <= high
         covered += low <= np.log(2) <= high
     assert 0.95 <= covered / 2000 <= 0.97, "the sixth and the fifteenth of twenty: 95.9%"
-    assert front.median_interval([3, np.inf, 1, 2, np.inf, 4, 5])[0] == 4
+    assert measuring.median_interval([3, np.inf, 1, 2, np.inf, 4, 5])[0] == 4
 
 
 def test_chances_of_being_on_the_front() -> None:
@@ -66,21 +67,21 @@ def test_chances_of_being_on_the_front() -> None:
     draw = np.random.default_rng(2)
     cheap, dear = draw.normal(5, 1, (2, 6)) + draw.normal(0, 3, 6)  # a seed moves both
     expected = stats.ttest_rel(dear, cheap, alternative="less").pvalue
-    assert front.chances([cheap, dear], [[1.0], [2.0]], 40_000) == pytest.approx([1, 1 - expected], abs=0.01)
+    assert pareto.chances([cheap, dear], [[1.0], [2.0]], 40_000) == pytest.approx([1, 1 - expected], abs=0.01)
     errors = np.array([cheap, dear, cheap + 20, dear - 20])
-    chances = front.chances(errors, [[1.0], [2.0], [3.0], [4.0]])
+    chances = pareto.chances(errors, [[1.0], [2.0], [3.0], [4.0]])
     assert chances[0] == 1, "the cheapest one always"
     assert chances[2] == pytest.approx(0, abs=0.01)
     assert chances[3] == pytest.approx(1, abs=0.01)
-    best = front.chances(errors, np.empty((4, 0)))
+    best = pareto.chances(errors, np.empty((4, 0)))
     assert best.sum() == pytest.approx(1), "without costs one of them is the best"
-    assert front.chances(errors, np.ones((4, 1))) == pytest.approx(best, abs=0.01)
-    assert front.chances([[1.0, 2.0, 3.0]], [[1.0]]).tolist() == [1.0]
+    assert pareto.chances(errors, np.ones((4, 1))) == pytest.approx(best, abs=0.01)
+    assert pareto.chances([[1.0, 2.0, 3.0]], [[1.0]]).tolist() == [1.0]
 
 
 def test_chances_of_close_designs_are_those_of_their_number() -> None:
     """Where the seeds tell nothing of the designs, each is as likely to be the best: drawn towards one another."""
     chances = np.array(
-        [front.chances(np.random.default_rng(at).normal(size=(5, 5)), np.empty((5, 0))) for at in range(40)]
+        [pareto.chances(np.random.default_rng(at).normal(size=(5, 5)), np.empty((5, 0))) for at in range(40)]
     )
     assert chances.max(axis=1).mean() < 0.5

@@ -19,11 +19,11 @@ import pandas as pd
 import pytest
 from launching import ROOT, Lab, one_line
 from scipy import stats
-from test_reports_roundtrip import RATIO, made_up
+from test_reports_roundtrip import RATIO, made_up, searched
 
 from senet_lab.__main__ import main
-from senet_lab.reports import curves, excitation, gate_figures, page, sources, tables
-from senet_lab.reports.trials import csv_bytes
+from senet_lab.reports import curves, excitation, page, sources, tables
+from senet_lab.reports.cells import csv_bytes
 
 NASTY = """<script>window.ran = 1</script>"><img src=x onerror="window.ran = 2"> & '$x$' \\ </script><!--"""
 RESULTS = ROOT / "results"
@@ -138,7 +138,7 @@ def test_the_plots_numbers_are_those_of_the_trials(tmp_path: Path) -> None:
             assert row["at"]["delta"] == pytest.approx((mine - base).mean(), rel=1e-3, abs=1e-9)
     first = dict(study["rows"][0]["tip"])
     assert first["params"] == "77,000"
-    assert first["error"].startswith(f"{errors['r = 2'].mean():.2f} ± ")
+    assert first["error %"].startswith(f"{errors['r = 2'].mean():.2f} ± ")
     assert first["SE widths"] == "2:1 3:2 4:4"
 
 
@@ -171,23 +171,19 @@ def test_pairs_have_their_own_baselines(tmp_path: Path) -> None:
 
 
 def test_a_search_shows_its_front(tmp_path: Path) -> None:
-    """`front.csv` beside the trials says which designs are on the front; their validation errors are the trials'."""
-    trials = made_up({"none": "", "small": "", "large": ""}, baseline="none", paper_table="")
-    folder = put(tmp_path / "search", trials)
-    (folder / "front.csv").write_text("design,on_front,asked\nnone,0,1\nsmall,1,2\nlarge,1,3\n")
+    """Which designs are on the front, and their validation errors, are the trials'; nothing there is a baseline."""
+    trials = searched({("middle", 0): "NaN"})
+    put(tmp_path / "search", trials, learn=False)
     text = rendered(tmp_path)
     (study,) = data_of(text)["studies"]
-    assert study["front"] == [False, True, True]
+    assert study["front"] == [True, False, True]
     expected = trials.groupby("row", sort=False)["val_error"].mean()
     assert [row["at"]["val"] for row in study["rows"]] == pytest.approx(list(expected), rel=1e-3)
     assert "● 2 of 3 designs on the front" in text
-    assert [line[0] for line in Read(text).tables[1][1:]] == ["none", "● small", "● large"]
-    assert "■</span> baseline" in text
-    (folder / "trials.csv").write_bytes(csv_bytes(trials.assign(baseline="")))  # nothing to compare with
-    assert "baseline</td>" not in rendered(tmp_path)
-    (folder / "front.csv").write_text("design\nnone\n")
-    with pytest.raises(ValueError, match=r"front\.csv: column missing: on_front"):
-        rendered(tmp_path)
+    assert [line[0] for line in Read(text).tables[1][1:]] == ["● cheap", "middle", "● dear"]
+    assert "baseline</td>" not in text
+    (tmp_path / "search/trials.csv").write_bytes(csv_bytes(trials.assign(baseline="cheap")))
+    assert "■</span> baseline" in rendered(tmp_path)
 
 
 def test_long_curves_are_thinned_and_keep_their_ends() -> None:
@@ -307,14 +303,14 @@ def test_the_role_of_excitation(tmp_path: Path) -> None:
     excitation.write(folder, gates, blocks, "a network")
     read = Read(rendered(tmp_path / "results"))
     pictures = [attributes for tag, attributes in read.elements if tag == "img"]
-    for picture, name in zip(pictures, gate_figures.FIGURES, strict=True):
+    for picture, name in zip(pictures, excitation.FIGURES, strict=True):
         kind, _, content = str(picture["src"]).partition(",")
         assert kind == "data:image/svg+xml;base64"
         assert base64.b64decode(content) == (folder / f"{name}.svg").read_bytes()
         assert str(picture["alt"]).endswith("Reduction ratio: r = 4, seed 1 (digits, resnet8)")
     (place,) = [attributes["data-of"] for _, attributes in read.elements if "data-of" in attributes]
     assert json.loads(str(place)) == [[0, 1]]
-    assert read.tables[-1][1] == ["SE_2_1", "3", "0.3", "0.5", "25.0 %", "50.0 %", "50 (5.00 %)"]
+    assert read.tables[-1][1] == ["SE_2_1", "3", "0.3", "0.50", "25.0%", "50.0%", "50", "5.00%"]
 
 
 def test_the_page_asks_for_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from senet_lab import files
 from senet_lab.reports import tables
-from senet_lab.reports.trials import COLUMNS, canonical, clean_text, csv_bytes
+from senet_lab.reports.cells import clean_text, csv_bytes
+from senet_lab.reports.trials import COLUMNS, canonical
 
 RATIO = {"r = 2": "2", "r = 4": "4", "r = 8": "8", "r = 16": "16", "r = 32": "32", "no SE": "original"}
 PAPER_PARAMS = dict(zip(RATIO.values(), (45676584, 35616808, 30586920, 28071976, 26814504, 25557032), strict=True))
@@ -73,6 +74,24 @@ def made_up(
     for name, values in columns.items():
         frame[name] = values
     return frame
+
+
+def searched(failed: dict[tuple[str, int], str], confirmed: int = 5, **columns: Any) -> pd.DataFrame:
+    """A search of three designs, each better than the cheaper one, with one seed and so many fresh ones."""
+    lines = []
+    for place, label in enumerate(("cheap", "middle", "dear")):
+        for seed in range(1 + confirmed):
+            line = {"row": label, "seed": seed, "part": "search" if seed == 0 else "confirmation", "asked": place + 1}
+            error = 30.0 - 10 * place + seed % 3
+            bad = failed.get((label, seed), "")
+            line |= {"test_error": error, "val_error": error} if not bad else {"reason": bad}
+            lines.append(line | {"status": "failed" if bad else "done", "params": 100 * (place + 1), "macs": 5})
+    made = pd.DataFrame(lines).assign(study="s", title="S", baseline="", paper_table="", paper_row="", trial_id="")
+    fixed = dict.fromkeys(("test_top5_error", "val_loss", "paper_params", "paper_macs", "hidden", "network"), "")
+    fixed |= {"data": "digits", "backbone": "r", "recipe": "q", "epochs": 1, "device": "cpu", "torch": "2"}
+    fixed |= {"objectives": "val_error params", "sampler": "nsga2", "spent": "1/1", "reference": "", "classes": 10}
+    fixed |= {"channels": 1, "val_images": 100, "test_images": 100, "words": "", "reason": made.get("reason", "")}
+    return canonical(made.assign(**fixed, **columns))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

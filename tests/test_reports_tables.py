@@ -16,8 +16,8 @@ from rich.console import Console
 from test_reports_roundtrip import RATIO, made_up
 
 from senet_lab.reports import tables
-from senet_lab.reports.columns import COLUMNS, count, p_value, signed
-from senet_lab.reports.rows import Table
+from senet_lab.reports.columns import STUDY, count, p_value, signed
+from senet_lab.reports.table import Table
 
 AWKWARD = "a|b_c & 100% <i>$x$</i> [red] #1 ~^\\{}*"
 
@@ -58,6 +58,13 @@ def test_a_table_by_hand() -> None:
     text = tables.markdown(table)
     assert "| 5.00 ± 6.57 (3) |" in text
     assert "| +2.00 [−0.49, +4.49] | 0.074 | ±3.69 | ○ open: about 5 more seeds |" in text
+
+
+def test_pairs_are_the_seeds_that_both_have() -> None:
+    trials = errors({"base": [2.0, 2.5, 4.0, 0.0], "other": [3.0, 4.0, 6.0, 50.0]})
+    left = trials[(trials["row"] != "base") | (trials["seed"] != 3)]
+    cells = plain_cells(tables.summarise(left))["other"]
+    assert (cells["n"], cells["pairs"], cells["delta"]) == ("4", "3", "1.5000")
 
 
 def test_better_and_worse_are_corrected_for_the_rows() -> None:
@@ -260,7 +267,7 @@ def test_columns_without_a_number_are_left_out_except_in_the_csv() -> None:
     table = tables.summarise(made_up({"x": "", "y": ""}, baseline="x", paper_table="", paper_params=None))
     assert "paper" not in tables.markdown(table)
     header = tables.csv_text(table).splitlines()[0].split(",")
-    assert header == [column.name for column in COLUMNS if column.name]
+    assert header == [column.name for column in STUDY if column.name]
     assert len(set(header)) == len(header)
 
 

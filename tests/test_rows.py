@@ -204,7 +204,7 @@ def test_every_study_of_networks_composes_and_builds(name: str) -> None:
     assert study.title
     facts = FACTS[composed.config.data.name]
     rows, absent = build(composed, facts)
-    assert [row.label for row in rows] == list(paper.load().table(study.paper).rows) == list(study.rows)
+    assert [row.label for row in rows] == list(paper.table(study.paper).rows) == list(study.rows)
     assert absent == []
     assert len({(row.network, row.recipe, row.data) for row in rows}) == len(rows)
     for plain, se in zip(rows[::2], rows[1::2], strict=True):
@@ -216,12 +216,12 @@ def test_every_study_of_networks_composes_and_builds(name: str) -> None:
         assert (plain.data, plain.recipe) == (se.data, se.recipe)
         for row in (plain, se):
             assert row.config.backbone == plain.config.backbone
-            size = paper.load().table(study.paper).row(row.paper_row).size
+            size = paper.table(study.paper).row(row.paper_row).size
             assert row.config.data.size == size
             assert row.paper_cost is not None
             head = row.cost.params - row.paper_cost.params  # what other classes make of the classifier
             assert (head == 0) == (name != "networks_places")
-            printed = paper.load().table(study.paper).row(row.paper_row).gflops
+            printed = paper.table(study.paper).row(row.paper_row).gflops
             if printed and "Inception-ResNet" not in row.label:  # printed for a network that was never released
                 assert row.paper_cost.macs / 1e9 == pytest.approx(printed, abs=0.03)
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from test_search import Searching
 
 from senet_lab.compose import compose
-from senet_lab.reports import fronts
-from senet_lab.reports.front_forms import csv_text
+from senet_lab.reports.front import front
+from senet_lab.reports.render import csv_text
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
 from senet_lab.studies.clock import Expectation
@@ -104,10 +104,10 @@ def test_a_front_and_its_confirmation(here: Searching, capsys: pytest.CaptureFix
     numbers = ["val_error", "val_loss", "test_error", "test_top5_error"]
     left.loc[failed, numbers] = 0.0  # better than any other
     trials.loc[failed, numbers] = None
-    found = fronts.summarise(left)
-    assert csv_text(found) == csv_text(fronts.summarise(trials))
-    assert [each.label for each in found.best] == ["r off/off/8, max", "r off/off/2, avg"]
-    assert {each.label for each in found.found if each.confirmed} == again - {"no SE"}
+    found = front(left)
+    assert csv_text(found) == csv_text(front(trials))
+    assert [row.label for row in found.front] == ["r off/off/8, max", "r off/off/2, avg"]
+    assert {row.label for row in found.rows if row.design and row.design.confirmed} == again - {"no SE"}
 
 
 def test_a_rung_is_heard_of_by_the_mean_of_its_last_epoch(here: Searching) -> None:

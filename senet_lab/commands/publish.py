@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Copy finished tables: their trials.csv and what was measured once; everything else is made anew from them."""
     from senet_lab.reports import aside
-    from senet_lab.reports.trials import read_cells
+    from senet_lab.reports.cells import read_cells
 
     root: Path = arguments.results
     tables = [path for path in root.rglob("trials.csv") if not aside.is_partial(path)]

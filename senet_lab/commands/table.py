@@ -39,7 +39,7 @@ def regenerate(source: Path, folder: Path, failures: str | None = None) -> None:
     failed trials are."""
     from rich.console import Console
 
-    from senet_lab.reports import aim, fronts, tables
+    from senet_lab.reports import aim, tables
 
     try:
         trials, known = tables.read_study(source)
@@ -48,12 +48,8 @@ def regenerate(source: Path, folder: Path, failures: str | None = None) -> None:
             if planned.settles and failures != planned.failures:
                 raise ValueError(f"failures={failures}: {source} has seeds that settled by failures={planned.failures}")
             trials["failures"] = failures
-        if fronts.is_search(trials):
-            fronts.write(folder, trials)
-            fronts.show(tables.canonical(trials), Console())
-        else:
-            tables.write(folder, trials, known=known)
-            tables.show(tables.canonical(trials), Console(), known)
+        tables.write(folder, trials, known=known)
+        tables.show(trials, Console(), known)
     except ValueError as error:
         raise UserError(str(error)) from error
     print(f"written: {folder}/\n")

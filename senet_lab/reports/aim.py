@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from senet_lab.reports.trials import present
+from senet_lab.reports.cells import present
 
 if TYPE_CHECKING:
     from senet_lab.config import Config

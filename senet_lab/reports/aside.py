@@ -14,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from senet_lab import files
-from senet_lab.reports.trials import PARTIAL, canonical, csv_bytes, read_cells
+from senet_lab.reports.cells import csv_bytes, read_cells
+from senet_lab.reports.trials import PARTIAL, canonical
 
 
 def lost(folder: Path, trial_ids: Collection[str]) -> tuple[int, int]:

@@ -1,54 +1,27 @@
-"""The columns of a study's table, declared once for all its forms: adding a column is one line in `COLUMNS`."""
+"""The columns of a table, declared once for all its forms: another column is one entry of `STUDY` or of `FRONT`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from senet_lab.objectives import OBJECTIVES
 from senet_lab.reports.aim import DIGITS
-from senet_lab.reports.looks import LOOKS, kind
 from senet_lab.reports.paper import gflops_digits
-from senet_lab.reports.rows import Row, Table
 from senet_lab.reports.statistics import Sample
+from senet_lab.reports.table import Column, Row, Table
+from senet_lab.reports.trials import PARTIAL
 
 MINUS = "−"
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        name: its header in the CSV, with the unit; empty if the CSV does not have it.
-        head: its header in the other forms; empty if they do not have it.
-        value: the number or text in a row; None leaves the cell empty.
-        show: how a value reads; in the CSV this applies to fractions only.
-        words: whether it is text rather than numbers, aligned to the left.
-        drop: the terminal leaves out columns with the highest number first until the table fits; 0 stays always, and
-            None is never on the terminal.
-        wrap: the terminal and the LaTeX break longer words into lines of so many characters where they must.
-        page: whether the LaTeX has it, too, whose page is narrow.
-    """
-
-    name: str
-    head: str
-    value: Callable[[Row], Any]
-    show: Callable[[Any], str] = str
-    words: bool = False
-    drop: int | None = None
-    wrap: int | None = None
-    page: bool = True
+# --------------------------------------------------------------------------------------------------------------------
+# How values read
 
 
-def fixed(digits: int) -> Callable[[float], str]:
-    """Numbers with this many digits behind the point."""
-    return lambda value: f"{value:.{digits}f}"
-
-
-def scaled(unit: float, digits: int) -> Callable[[float], str]:
-    """Counts in units of `unit`."""
+def fixed(digits: int, unit: float = 1) -> Callable[[float], str]:
+    """Numbers, in units of `unit`, with this many digits behind the point."""
     return lambda value: f"{value / unit:.{digits}f}"
 
 
@@ -57,9 +30,9 @@ def printed_gflops(value: float) -> str:
     return f"{value:.{gflops_digits(value)}f}"
 
 
-def significant(value: float) -> str:
-    """A small number in four significant digits."""
-    return f"{value:.4g}"
+def significant(digits: int) -> Callable[[float], str]:
+    """Numbers in so many significant digits."""
+    return lambda value: f"{value:.{digits}g}"
 
 
 def p_value(p: float) -> str:
@@ -73,30 +46,56 @@ def signed(value: float, digits: int = 2) -> str:
     return text.replace("-", MINUS) if float(text) else text[1:]
 
 
-def rounded_up(value: float, digits: int) -> str:
-    """A bound, so that it still holds as it reads."""
-    return f"{math.ceil(value * 10**digits - 1e-6) / 10**digits:.{digits}f}"
-
-
-def count(value: int) -> str:
+def count(value: float) -> str:
     """Parameters or multiply-adds in k, M or G."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:.4g} {letter}"
-    return str(value)
+    return str(int(value))
+
+
+def mean_cell(sample: Sample, digits: int, n: bool = False) -> str:
+    """ "2.13 ± 0.40", over the seeds, and how many these are: " (3)"."""
+    half = "" if sample.half_width is None else f" ± {sample.half_width:.{digits}f}"
+    return f"{sample.mean:.{digits}f}{half}" + f" ({sample.n})" * n
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What a row's cells are made from
+
+
+def pick(*path: str) -> Callable[[Row], Any]:
+    """The value at a path of attributes and keys, None where one of them is."""
+
+    def value(row: Row) -> Any:
+        at: Any = row
+        for name in path:
+            at = at.get(name) if isinstance(at, dict) else None if at is None else getattr(at, name)
+        return at
+
+    return value
+
+
+def in_its_unit(*path: str) -> Callable[[Row], str | None]:
+    """The number at a path in the digits of the row's metric."""
+
+    def cell(row: Row) -> str | None:
+        number = pick(*path)(row)
+        return None if number is None else f"{number:.{DIGITS[row.metric]}f}"
+
+    return cell
 
 
 def error_cell(row: Row) -> str | None:
     """ "2.13 ± 0.40 (3)"; a row whose trials all failed says so."""
     if row.top1 is None:
         return "failed" if row.failures else None
-    return f"{mean_cell(row.top1, DIGITS['error'])} ({row.top1.n})"
+    return mean_cell(row.top1, DIGITS["error"], n=True)
 
 
-def mean_cell(sample: Sample, digits: int) -> str:
-    """ "2.13 ± 0.40", over the seeds."""
-    half = "" if sample.half_width is None else f" ± {sample.half_width:.{digits}f}"
-    return f"{sample.mean:.{digits}f}{half}"
+def failed_seeds(row: Row) -> str:
+    """ "seed 1, seed 3", the first few."""
+    return ", ".join(f"seed {failure.seed}" for failure in row.failures[:6])
 
 
 def loss_cell(row: Row) -> str | None:
@@ -106,9 +105,8 @@ def loss_cell(row: Row) -> str | None:
 
 def crossed_cell(row: Row) -> str | None:
     """ "± 0.85": the row's error, or its loss, over seeds and test images."""
-    sample = row.loss if row.metric == "loss" else row.top1
-    half = None if sample is None else sample.half_crossed
-    return None if half is None else f"± {half:.{DIGITS[row.metric]}f}"
+    half = in_its_unit("sample", "half_crossed")(row)
+    return half and f"± {half}"
 
 
 def delta_cell(row: Row) -> str | None:
@@ -125,19 +123,9 @@ def interval_cell(low: float, high: float, row: Row) -> str:
     return f"[{signed(low, DIGITS[row.metric])}, {signed(high, DIGITS[row.metric])}]"
 
 
-def delta_crossed(side: int) -> Callable[[Row], float | None]:
-    """The end of Δ's interval over seeds and test images on this side, −1 or 1."""
-
-    def value(row: Row) -> float | None:
-        half = None if row.delta is None else row.delta.half_crossed
-        return None if row.delta is None or half is None else row.delta.delta + side * half
-
-    return value
-
-
 def delta_crossed_cell(row: Row) -> str | None:
     """ "[−0.51, +1.07]", over seeds and test images."""
-    low, high = delta_crossed(-1)(row), delta_crossed(1)(row)
+    low, high = pick("delta", "low_crossed")(row), pick("delta", "high_crossed")(row)
     return None if low is None or high is None else interval_cell(low, high, row)
 
 
@@ -145,9 +133,8 @@ def share(source: str) -> Callable[[Row], float | None]:
     """The share of the variance of Δ that is from a source, `seeds`, `images` or `rest`."""
 
     def value(row: Row) -> float | None:
-        if row.delta is None or row.delta.crossed is None or not row.delta.crossed.variance:
-            return None
-        return row.delta.crossed.shares[source] / row.delta.crossed.variance
+        crossed = None if row.delta is None else row.delta.crossed
+        return None if crossed is None or not crossed.variance else crossed.shares[source] / crossed.variance
 
     return value
 
@@ -159,22 +146,12 @@ def shares_cell(row: Row) -> str | None:
 
 
 def within_cell(row: Row) -> str | None:
-    """ "±0.42"."""
-    within = None if row.verdict is None else row.verdict.within
-    return None if within is None else f"±{rounded_up(within, DIGITS[row.metric])}"
+    """ "±0.42", rounded up: a bound that still holds as it reads."""
+    within, unit = pick("verdict", "within")(row), 10 ** DIGITS[row.metric]
+    return None if within is None else f"±{math.ceil(within * unit - 1e-6) / unit:.{DIGITS[row.metric]}f}"
 
 
-def in_its_unit(path: str) -> Callable[[Row], str | None]:
-    """A number of the verdict in the digits of the metric."""
-
-    def value(row: Row) -> str | None:
-        number = pick("verdict", path)(row)
-        return None if number is None else f"{number:.{DIGITS[row.metric]}f}"
-
-    return value
-
-
-def verdict_cell(row: Row) -> str | None:
+def verdict_word(row: Row) -> str | None:
     """The verdict in words; the baseline, a row that is its trainings and one that is not tested say so."""
     if not row.baseline:
         return f"baseline, {row.untested}" if row.untested else "baseline"
@@ -185,106 +162,157 @@ def verdict_cell(row: Row) -> str | None:
     return None if row.verdict is None else row.verdict.word
 
 
-def pick(*path: str) -> Callable[[Row], Any]:
-    """The value at a path of attributes, None where one of them is."""
-
-    def value(row: Row) -> Any:
-        at: Any = row
-        for name in path:
-            at = None if at is None else getattr(at, name)
-        return at
-
-    return value
+def verdict_cell(row: Row) -> str | None:
+    """The verdict behind its symbol."""
+    word = verdict_word(row)
+    return word and f"{row.look.mark} {word}".lstrip()
 
 
-COLUMNS: tuple[Column, ...] = (
-    Column("row", "row", pick("label"), words=True, drop=0, wrap=18),
-    Column("paper_row", "", pick("printed", "name")),
-    Column("paper_top1_percent", "paper top-1 %", pick("printed", "top1"), fixed(2), drop=4),
-    Column("paper_top5_percent", "paper top-5 %", pick("printed", "top5"), fixed(2), drop=8),
-    Column("paper_delta_points", "", pick("printed_delta"), fixed(2)),
-    Column("paper_gflops", "paper GFLOPs", pick("printed", "gflops"), printed_gflops, drop=9),
-    Column("paper_params_million", "paper params M", pick("printed", "params_m"), fixed(1), drop=7),
-    Column("", "recomputed GFLOPs", pick("paper_macs"), scaled(1e9, 3), drop=11),
-    Column("recomputed_macs", "", pick("paper_macs")),
-    Column("", "recomputed params M", pick("paper_params"), scaled(1e6, 3), drop=10),
-    Column("recomputed_params", "", pick("paper_params")),
-    Column("params", "", pick("params")),
-    Column("", "our params", pick("params"), count, drop=5),
-    Column("macs", "", pick("macs")),
-    Column("", "our multiply-adds", pick("macs"), count, drop=12, page=False),
-    Column("hidden", "", pick("hidden")),
-    Column("", "our error %", error_cell, drop=0),
-    Column("n", "", pick("top1", "n")),
-    Column("error_percent", "", pick("top1", "mean"), fixed(4)),
-    Column("error_sd", "", pick("top1", "sd"), fixed(4)),
-    Column("error_half_width", "", pick("top1", "half_width"), fixed(4)),
-    Column("error_half_width_crossed", "", pick("top1", "half_crossed"), fixed(4)),
-    Column("loss", "", pick("loss", "mean"), fixed(6)),
-    Column("loss_sd", "", pick("loss", "sd"), fixed(6)),
-    Column("loss_half_width", "", pick("loss", "half_width"), fixed(6)),
-    Column("loss_half_width_crossed", "", pick("loss", "half_crossed"), fixed(6)),
-    Column("", "our loss", loss_cell, drop=2),
-    Column("", "± over seeds and images", crossed_cell, drop=8, page=False),
+STUDY: tuple[Column, ...] = (
+    Column("row", "row", pick("label"), cell=lambda r: r.label + " *" * r.starred, words=True, drop=0, wrap=18),
+    Column("paper_row", value=pick("printed", "name")),
+    Column("paper_top1_percent", "paper top-1 %", pick("printed", "top1"), fixed(2), drop=4, paper=True),
+    Column("paper_top5_percent", "paper top-5 %", pick("printed", "top5"), fixed(2), drop=8, paper=True),
+    Column("paper_delta_points", value=pick("printed_delta"), exact=fixed(2)),
+    Column("paper_gflops", "paper GFLOPs", pick("printed", "gflops"), printed_gflops, drop=9, paper=True),
+    Column("paper_params_million", "paper params M", pick("printed", "params_m"), fixed(1), drop=7, paper=True),
+    Column("recomputed_macs", "recomputed GFLOPs", pick("paper_macs"), show=fixed(3, 1e9), drop=11, paper=True),
+    Column("recomputed_params", "recomputed params M", pick("paper_params"), show=fixed(3, 1e6), drop=10, paper=True),
+    Column("params", "our params", pick("params"), show=count, drop=5, tip="params"),
+    Column("macs", "our multiply-adds", pick("macs"), show=count, drop=12, page=False, tip="multiply-adds"),
+    Column("hidden", value=pick("hidden"), tip="SE widths"),
+    Column("", "our error %", cell=error_cell, drop=0, tip="error %"),
+    Column("n", value=pick("top1", "n")),
+    Column("error_percent", value=pick("top1", "mean"), exact=fixed(4)),
+    Column("error_sd", value=pick("top1", "sd"), exact=fixed(4)),
+    Column("error_half_width", value=pick("top1", "half_width"), exact=fixed(4)),
+    Column("error_half_width_crossed", value=pick("top1", "half_crossed"), exact=fixed(4)),
+    Column("loss", "our loss", pick("loss", "mean"), fixed(6), cell=loss_cell, drop=2, tip="loss"),
+    Column("loss_sd", value=pick("loss", "sd"), exact=fixed(6)),
+    Column("loss_half_width", value=pick("loss", "half_width"), exact=fixed(6)),
+    Column("loss_half_width_crossed", value=pick("loss", "half_crossed"), exact=fixed(6)),
+    Column("", "± over seeds and images", cell=crossed_cell, drop=8, page=False),
     Column("top5_error_percent", "our top-5 %", pick("top5", "mean"), fixed(2), drop=13, page=False),
-    Column("top5_error_half_width", "", pick("top5", "half_width"), fixed(4)),
-    Column("failed", "", lambda row: len(row.failures)),
-    Column("baseline", "", lambda row: row.baseline or row.label),
-    Column("", "Δ [95%]", delta_cell, drop=1),
-    Column("pairs", "", pick("delta", "n")),
-    Column("metric", "", pick("metric")),
-    Column("delta", "", pick("delta", "delta"), fixed(4)),
-    Column("delta_sd", "", pick("delta", "sd"), fixed(4)),
-    Column("delta_low", "", pick("delta", "low"), fixed(4)),
-    Column("delta_high", "", pick("delta", "high"), fixed(4)),
-    Column("delta_low_crossed", "", delta_crossed(-1), fixed(4)),
-    Column("delta_high_crossed", "", delta_crossed(1), fixed(4)),
-    Column("", "Δ over seeds and images", delta_crossed_cell, drop=5),
-    Column("share_seeds", "", share("seeds"), fixed(4)),
-    Column("share_images", "", share("images"), fixed(4)),
-    Column("share_rest", "", share("rest"), fixed(4)),
-    Column("", "from seeds / images / rest %", shares_cell, drop=9, page=False),
-    Column("floor", "", pick("verdict", "floor"), fixed(4)),
-    Column("", "floor", in_its_unit("floor"), drop=7),
-    Column("p_uncorrected", "", pick("delta", "p"), significant),
-    Column("p_holm", "", pick("verdict", "p"), significant),
-    Column("", "p (Holm)", pick("verdict", "p"), p_value, drop=4),
-    Column("p_crossed_uncorrected", "", pick("delta", "p_crossed"), significant),
-    Column("p_crossed_holm", "", pick("verdict", "p_crossed"), significant),
-    Column("p_sign_flips_holm", "", pick("verdict", "p_flips"), significant),
-    Column("", "p (sign flips)", pick("verdict", "p_flips"), p_value, drop=14),
-    Column("within", "", pick("verdict", "within"), fixed(4)),
-    Column("", "within", within_cell, drop=3),
-    Column("verdict", "verdict", verdict_cell, words=True, drop=0, wrap=19),
-    Column("verdict_kind", "", pick("verdict", "kind")),
-    Column("more_seeds", "", pick("verdict", "more_seeds")),
-    Column("more_images", "", pick("verdict", "more_images")),
-    Column("could_show", "", pick("verdict", "could_show"), fixed(4)),
-    Column("", "could show", in_its_unit("could_show"), drop=6),
-    Column("same_network_as", "", pick("same_as")),
+    Column("top5_error_half_width", value=pick("top5", "half_width"), exact=fixed(4)),
+    Column("failed", value=lambda row: len(row.failures), cell=failed_seeds, tip="failed"),
+    Column("baseline", value=lambda row: row.baseline or row.label),
+    Column("", "Δ [95%]", cell=delta_cell, drop=1, tip="Δ"),
+    Column("pairs", value=pick("delta", "n")),
+    Column("metric", value=pick("metric")),
+    Column("delta", value=pick("delta", "delta"), exact=fixed(4)),
+    Column("delta_sd", value=pick("delta", "sd"), exact=fixed(4)),
+    Column("delta_low", value=pick("delta", "low"), exact=fixed(4)),
+    Column("delta_high", value=pick("delta", "high"), exact=fixed(4)),
+    Column("delta_low_crossed", value=pick("delta", "low_crossed"), exact=fixed(4)),
+    Column("delta_high_crossed", value=pick("delta", "high_crossed"), exact=fixed(4)),
+    Column("", "Δ over seeds and images", cell=delta_crossed_cell, drop=5, tip="over seeds and images"),
+    Column("share_seeds", value=share("seeds"), exact=fixed(4)),
+    Column("share_images", value=share("images"), exact=fixed(4)),
+    Column("share_rest", value=share("rest"), exact=fixed(4)),
+    Column("", "from seeds / images / rest %", cell=shares_cell, drop=9, page=False),
+    Column("floor", "floor", pick("verdict", "floor"), fixed(4), cell=in_its_unit("verdict", "floor"), drop=7),
+    Column("p_uncorrected", value=pick("delta", "p"), exact=significant(4)),
+    Column("p_holm", "p (Holm)", pick("verdict", "p"), significant(4), p_value, drop=4),
+    Column("p_crossed_uncorrected", value=pick("delta", "p_crossed"), exact=significant(4)),
+    Column("p_crossed_holm", value=pick("verdict", "p_crossed"), exact=significant(4)),
+    Column("p_sign_flips_holm", "p (sign flips)", pick("verdict", "p_flips"), significant(4), p_value, drop=14),
+    Column("within", "within", pick("verdict", "within"), fixed(4), cell=within_cell, drop=3),
+    Column("verdict", "verdict", verdict_word, cell=verdict_cell, words=True, drop=0, wrap=19, tip="verdict"),
+    Column("verdict_kind", value=pick("verdict", "kind")),
+    Column("more_seeds", value=pick("verdict", "more_seeds")),
+    Column("more_images", value=pick("verdict", "more_images")),
+    Column(
+        "could_show",
+        "could show",
+        pick("verdict", "could_show"),
+        fixed(4),
+        cell=in_its_unit("verdict", "could_show"),
+        drop=6,
+    ),
+    Column("same_network_as", value=pick("same_as"), tip="same network as"),
 )
 
 
-def cell(column: Column, row: Row) -> str:
-    """What a column shows in a row; empty without a value."""
-    value = column.value(row)
-    return "" if value is None or value == "" else column.show(value)
+def study_columns(table: Table) -> tuple[Column, ...]:
+    """The columns of a study's table; a grid's tell cells from effects, and those of one that was stopped say so."""
+    partial = PARTIAL.match(table.title)
+    part = partial[1] if partial else None
+    effect = [Column("effect", value=pick("effect"))] * bool(table.factors)
+    return (*STUDY, *effect, *[Column("partial", value=lambda row: part)] * bool(part))
 
 
-def plain(column: Column, row: Row) -> str:
-    """What the CSV holds: fractions as `show` has them, whole numbers and text as they are."""
-    value = column.value(row)
-    return "" if value is None else column.show(value) if isinstance(value, float) else str(value)
+# --------------------------------------------------------------------------------------------------------------------
+# A search's front: each design in the CSV, in the order in which they were asked for
 
 
-def shown(table: Table) -> list[Column]:
-    """The columns of the readable forms: those with a head and at least one cell that is not empty."""
-    return [column for column in COLUMNS if column.head and any(cell(column, row) for row in table.rows)]
+def named(row: Row) -> str:
+    """A design's label, and which one everyone knows it is."""
+    reference = row.design.reference if row.design else ""
+    return row.label if reference in ("", row.label) else f"{row.label} ({reference})"
 
 
-def text_cell(column: Column, row: Row, table: Table) -> str:
-    """`cell`, with its symbol before a verdict and a star behind the label of a row that the paper does not have."""
-    text = cell(column, row)
-    if column.name == "verdict" and text:
-        text = f"{LOOKS[kind(row)].mark} {text}".lstrip()
-    return f"{text} *" if column.name == "row" and table.printed is not None and row.printed is None else text
+def sample_cell(of: str, failed: str) -> Callable[[Row], str]:
+    """A design's sample as "2.13 ± 0.40 (3)", or how its trainings failed."""
+
+    def cell(row: Row) -> str:
+        sample, why = pick("design", of)(row), pick("design", failed)(row)
+        return why or ("failed" if sample is None else mean_cell(sample, DIGITS["error"], n=True))
+
+    return cell
+
+
+def fresh_cell(row: Row) -> str:
+    """The test error over fresh seeds, of designs that were confirmed by them."""
+    return sample_cell("confirmed", "failed_again")(row) if row.design and row.design.again else ""
+
+
+def mean(of: str) -> Callable[[Row], Any]:
+    """The mean of a design's sample."""
+    return pick("design", of, "mean")
+
+
+def seeds_of(of: str) -> Callable[[Row], int]:
+    """How many seeds a design's sample has."""
+    return lambda row: pick("design", of, "n")(row) or 0
+
+
+def front_columns(table: Table) -> tuple[Column, ...]:
+    """The columns of a search's front, by what it varies and asks for."""
+    exact, heads = significant(10), {each.column: each.heading for each in OBJECTIVES.values()}
+    designs = [row.design for row in table.rows if row.design is not None]
+    tested = fresh_cell if any(each.again for each in designs) else sample_cell("test_error", "failed")
+    return (
+        Column("", "", cell=lambda row: "●" * bool(row.design and row.design.on_front), drop=0),
+        Column("design", "design", pick("label"), cell=named, words=True, drop=0, wrap=22),
+        Column("on_front", value=lambda row: int(bool(row.design and row.design.on_front))),
+        Column("asked", value=pick("design", "asked")),
+        *(Column(name, value=pick("design", "levels", name)) for name in designs[0].levels),
+        Column("val_error", "val error %", mean("val_error"), exact, cell=sample_cell("val_error", "failed"), drop=0),
+        Column("val_error_sd", value=pick("design", "val_error", "sd"), exact=exact),
+        Column("", "val loss", pick("design", "values", "val_loss"), show=fixed(4), drop=0),
+        Column("test_error", "test error %", mean("test_error"), exact, cell=tested, drop=0),
+        Column("test_error_half_width", value=pick("design", "test_error", "half_width"), exact=exact),
+        Column("n", value=seeds_of("test_error")),
+        Column("confirmed_test_error", value=mean("confirmed"), exact=exact),
+        Column("confirmed_half_width", value=pick("design", "confirmed", "half_width"), exact=exact),
+        Column("confirmed_n", value=seeds_of("confirmed")),
+        Column("chance_on_front", "on front", pick("design", "chance"), exact, lambda chance: f"{chance:.0%}", drop=1),
+        *(Column(f"objective_{name}", value=pick("design", "values", name), exact=exact) for name in table.objectives),
+        *(
+            Column(name, heads[name], pick("design", "costs", name), exact, show, drop=drop)
+            for name, show, drop in (("params", count, 1), ("macs", count, 3), ("latency_ms", fixed(3), 1))
+            if name in designs[0].costs
+        ),
+    )
+
+
+def visible(table: Table) -> list[Column]:
+    """The columns that people read: those with a head and at least one cell that is not empty, the paper's in its
+    studies alone."""
+    return [
+        column
+        for column in table.columns
+        if column.head is not None
+        and (table.printed or not column.paper)
+        and any(column.text(row) for row in table.visible)
+    ]

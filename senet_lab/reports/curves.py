@@ -6,7 +6,6 @@ Like `trials.csv` it holds only what the seed determines. Six digits are more th
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from senet_lab.reports.trials import PARSERS, clean_text, read_cells
+from senet_lab.reports.cells import clean_text, naming, read_cells, require, typed
 
 METRICS = ("train_loss", "train_error", "val_loss", "val_error")  # errors: top-1, percent
 PER_EPOCH = ("epoch", *METRICS)
@@ -42,32 +41,18 @@ def read_curves(path: str | Path) -> pd.DataFrame:
         ValueError: in one line that names the file and what is wrong with it.
     """
     cells = read_cells(path)
-    try:
-        missing = [name for name in COLUMNS if name not in cells.columns]
-        if missing:
-            raise ValueError(f"column{'s' * (len(missing) > 1)} missing: {', '.join(missing)}")
-        frame = pd.DataFrame({name: _typed(name, list(cells[name])) for name in COLUMNS})
+    with naming(path):
+        require(COLUMNS, cells.columns)
+        texts = {name: [clean_text(cell) for cell in cells[name]] for name in COLUMNS}
+        for name, kind in COLUMNS.items():
+            # A study without validation images has no such curves; a gap in any other is damage.
+            if kind != "text" and "" in texts[name] and (name not in METRICS or any(texts[name])):
+                raise ValueError(f"line {texts[name].index('') + 2}: {name} is empty")
+        frame = pd.DataFrame({name: typed(name, kind, texts[name]) for name, kind in COLUMNS.items()})
         twice = frame.index[frame.duplicated(["row", "seed", "epoch"])]
         if len(twice):
             raise ValueError(f"line {int(twice[0]) + 2}: this epoch of its row and seed appears twice")
         return frame
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _typed(name: str, cells: list[Any]) -> pd.Series[Any]:
-    if COLUMNS[name] == "text":
-        return pd.Series([clean_text(cell) for cell in cells], dtype=object)
-    parse, _, expected = PARSERS[COLUMNS[name]]
-    if name in METRICS and not any(cells):  # a study without validation images has no such curves
-        return pd.Series([math.nan] * len(cells))
-    values = []
-    for line, cell in enumerate(cells, start=2):
-        try:
-            values.append(parse(cell))
-        except (ValueError, OverflowError):
-            raise ValueError(f"line {line}: {name} is '{cell}', not {expected}") from None
-    return pd.Series(values, dtype="int64" if COLUMNS[name] == "int" else "float64")
 
 
 def of_records(trials: pd.DataFrame, epochs: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from senet_lab.outputs import Outputs
-from senet_lab.reports.forms import heading, markdown
+from senet_lab.reports.render import markdown
 from senet_lab.reports.summary import summarise
 
 # What is plotted: key of a run's summary, or of its history → what its axis says.
@@ -235,7 +235,7 @@ def report(shown: Shown, entity: str, project: str) -> Spec:
         entity=entity,
         project=project,
         title=shown.title("Report of "),
-        description=heading(table),
+        description=table.heading,
         width="fluid",
         blocks=[
             wr.MarkdownBlock(text=rest.strip()),

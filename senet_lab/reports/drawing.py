@@ -55,3 +55,13 @@ def drawn(draw: Callable[[], Figure], stem: str) -> dict[str, bytes]:
             figure.savefig(content, format=form, **options)
             contents[f"{stem}.{form}"] = content.getvalue()
     return contents
+
+
+def short(text: str, longest: int) -> str:
+    """Text of at most so many characters."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def extent(few: float, many: float) -> str:
+    """ "3", or "3–5" where they differ."""
+    return f"{few}" if few == many else f"{few}–{many}"

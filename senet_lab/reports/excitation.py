@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,13 @@ from rich.table import Table
 from rich.text import Text
 
 from senet_lab import files
-from senet_lab.reports.gate_figures import ALL, BOUNDED, render
+
+ALL = "all classes"  # in place of a class's name: the images of all of them
+BOUNDED = ("sigmoid",)  # excitations whose gates lie between 0 and 1
+FIGURES = {
+    "gates_by_class": "Mean gate by class",
+    "gates_within_class": "Gates within a class, mean ± standard deviation",
+}
 
 
 def summarise(gates: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
@@ -127,6 +134,19 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
+# Head → what stands there of a block.
+COLUMNS: dict[str, Callable[[Any], str]] = {
+    "block": lambda block: str(block["block"]),
+    "channels": lambda block: f"{int(block['channels']):,}",
+    "mean gate": lambda block: f"{float(block['mean']):.3g}",
+    "between / within": lambda block: _number(block["specificity"]),
+    "gates > 0.95": lambda block: _percent(block["high"]),
+    "gates < 0.05": lambda block: _percent(block["low"]),
+    "SE of the stage": lambda block: f"{int(block['stage_se_params']):,}",
+    "of the network": lambda block: f"{float(block['saved_percent']):.2f}%",
+}
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Files and terminal
 
@@ -140,6 +160,8 @@ def write(folder: str | Path, gates: pd.DataFrame, blocks: pd.DataFrame, title: 
         blocks: see `summarise`.
         title: what network on what images.
     """
+    from senet_lab.reports.gate_figures import render  # with it comes matplotlib, which a page does not need
+
     text = gates.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     gates = read(io.StringIO(text))
     summary = summarise(gates, blocks)
@@ -165,23 +187,12 @@ def read(source: Any) -> pd.DataFrame:
 def terminal(summary: pd.DataFrame, console: Console) -> None:
     """The observations on the terminal: a table and its reading, no wider than 80 columns."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("\nblock")
-    for head in ("\nchannels", "mean\ngate", "between /\nwithin", "gates\n> 0.95", "gates\n< 0.05"):
-        table.add_column(head, justify="right")
-    table.add_column("SE of the\nstage", justify="right")
-    table.add_column("of the\nnetwork", justify="right")
+    for head in COLUMNS:
+        first, _, last = head.rpartition(" ")
+        table.add_column(f"{first}\n{last}", justify="left" if head == "block" else "right")
     for _, row in summary.iterrows():
-        name = str(row["block"])
-        table.add_row(
-            Text(name if len(name) <= 20 else "…" + name[-19:]),
-            f"{row['channels']:,}",
-            f"{row['mean']:.3g}",
-            _number(row["specificity"]),
-            _percent(row["high"]),
-            _percent(row["low"]),
-            f"{row['stage_se_params']:,}",
-            f"{row['saved_percent']:.2f}%",
-        )
+        name, *cells = (cell(row) for cell in COLUMNS.values())
+        table.add_row(Text(name if len(name) <= 20 else "…" + name[-19:]), *cells)
     console.print(table)
     for sentence in observations(summary):
         console.print(sentence, markup=False, highlight=False, soft_wrap=False)

@@ -14,7 +14,6 @@ import math
 import statistics as numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -22,12 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from senet_lab import files
 from senet_lab.reports import labels
 from senet_lab.reports.aim import DIGITS
-from senet_lab.reports.drawing import LABEL_SIZE, drawn
-from senet_lab.reports.looks import LOOKS, Look, kind
-from senet_lab.reports.rows import Row, Table
+from senet_lab.reports.drawing import LABEL_SIZE, drawn, extent, short
+from senet_lab.reports.looks import LOOKS, Look
+from senet_lab.reports.table import Row, Table
 
 LABELLED = 8  # rows drawn against parameters; more would crowd their labels
 LISTED = 60  # rows one below the other; beyond, they are left to the table
@@ -60,10 +58,10 @@ class Point:
     style: str
     reached: str
 
-
-def draw(table: Table, folder: str | Path) -> list[Path]:
-    """Write `figure.svg`, `.png` and `.pdf` into a folder, each whole or not at all."""
-    return files.replace_all(folder, render(table))
+    @property
+    def reach(self) -> float:
+        """Half of its wider interval; 0 without any."""
+        return max(self.half or 0, self.wide or 0)
 
 
 def render(table: Table) -> dict[str, bytes]:
@@ -72,6 +70,8 @@ def render(table: Table) -> dict[str, bytes]:
 
 
 def _figure(table: Table) -> Figure:
+    if table.factors:  # what is tested: the effects
+        table = replace(table, rows=tuple(row for row in table.rows if row.effect))
     compared = any(row.delta is not None for row in table.rows)
     ours = [_our_point(row, compared) for row in table.rows]
     theirs = [_paper_point(row, compared) for row in table.rows]
@@ -85,10 +85,10 @@ def _figure(table: Table) -> Figure:
     columns = max(1, min(len(handles), int(width / ENTRY)))
     height = 3.6 if against_params else 1.3 + 0.28 * max(3, len(rows))
     figure = Figure(figsize=(width, height + 0.18 * math.ceil(len(handles) / columns)), layout="constrained")
-    figure.suptitle(_short(table.title, 90), fontsize=10)
+    figure.suptitle(short(table.title, 90), fontsize=10)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     of = ", ".join(table.facts[name] for name in ("data", "backbone")) if not table.breaks else _several(table)
-    titles = [_short(f"here: {of}, {_seeds(table)}", 60)]
+    titles = [short(f"here: {of}, n = {extent(*table.seeds)}", 60)]
     titles += [f"paper: {table.printed.setting}"] * (panels - 1) if table.printed else []
     pending = []
     for panel, title, points in zip(axes, titles, (ours, theirs), strict=False):
@@ -112,18 +112,18 @@ def _figure(table: Table) -> Figure:
 
 def _our_point(row: Row, compared: bool) -> Point | None:
     """A row of ours; None where it has nothing to draw."""
-    sample, style = row.loss if row.metric == "loss" else row.top1, kind(row)
-    if sample is None:
+    sample, delta = row.sample, row.delta
+    if sample is None and not row.effect:
         return None
-    reached = f"{sample.mean:.{DIGITS[row.metric]}f}" + "%" * (row.metric == "error")
-    if not compared:
-        return Point(row.label, sample.mean, sample.half_width, sample.half_crossed, row.params, style, reached)
+    reached = "" if sample is None else f"{sample.mean:.{DIGITS[row.metric]}f}" + "%" * (row.metric == "error")
+    if sample is not None and not compared:
+        return Point(row.label, sample.mean, sample.half_width, sample.half_crossed, row.params, row.kind, reached)
     if not row.baseline:
-        return Point(row.label, 0.0, None, None, row.params, style, reached)
-    if row.delta is None:
+        return Point(row.label, 0.0, None, None, row.params, row.kind, reached)
+    if delta is None:
         return None
-    half = None if row.delta.high is None else row.delta.high - row.delta.delta
-    return Point(row.label, row.delta.delta, half, row.delta.half_crossed, row.params, style, reached)
+    half = None if delta.high is None else delta.high - delta.delta
+    return Point(row.label, delta.delta, half, delta.half_crossed, row.params, row.kind, reached)
 
 
 def _paper_point(row: Row, compared: bool) -> Point | None:
@@ -151,8 +151,8 @@ def _axis(table: Table, compared: bool, ours: bool) -> str:
     what, of = ("test loss", "nats") if loss else ("top-1 error", "points" if compared else "%")
     if not compared:
         return f"{what} ({of})"
-    named = {row.baseline for row in table.rows if row.baseline}
-    baseline = _short(named.pop(), 16) if len(named) == 1 else "the row's baseline"
+    named = table.compared_with
+    baseline = short(named[0], 16) if len(named) == 1 else "the row's baseline"
     return f"Δ to {baseline}: {what} ({of})"
 
 
@@ -180,14 +180,13 @@ def _scatter(axes: Axes, points: list[Point], title: str, margin: float | None) 
 def _label(figure: Figure, axes: Axes, points: list[Point], compared: bool) -> None:
     if not points:
         return
-    reach = [max(p.half or 0, p.wide or 0) for p in points]
     labels.place(
         figure,
         axes,
         [(p.params or 0, p.value) for p in points],
-        [(p.value - each, p.value + each) if each else None for p, each in zip(points, reach, strict=True)],
+        [(p.value - p.reach, p.value + p.reach) if p.reach else None for p in points],
         [0.0] if compared else [],
-        [_short(p.label, 24) + f" ({p.reached})" * (p.style == "baseline") for p in points],
+        [short(p.label, 24) + f" ({p.reached})" * (p.style == "baseline") for p in points],
         LABEL_SIZE,
     )
 
@@ -208,7 +207,9 @@ def _list(axes: Axes, table: Table, points: Sequence[Point | None], title: str, 
             axes.axhline(place + 0.5, color="0.8", linewidth=0.6)
     _limits(axes, [p for p in points if p is not None], table.aim.margin if ours else None, upright=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [_short(row.label, 24) for row in rows] if ours else [""] * len(rows))
+    axes.set_yticks(
+        range(len(rows)), [short(row.label, 40 if row.effect else 24) for row in rows] if ours else [""] * len(rows)
+    )
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
     axes.set_xlabel(title)
@@ -253,11 +254,10 @@ def _limits(axes: Axes, points: Sequence[Point], margin: float | None, upright: 
     to dots: it is cut."""
     if not points:
         return
-    reach = [max(p.half or 0, p.wide or 0) for p in points]
-    half = numbers.median([each for each in reach if each] or [0.0])
+    half = numbers.median([p.reach for p in points if p.reach] or [0.0])
     least, most = min(p.value for p in points), max(p.value for p in points)
-    low = max(min(p.value - each for p, each in zip(points, reach, strict=True)), least - 3 * half - (most - least))
-    high = min(max(p.value + each for p, each in zip(points, reach, strict=True)), most + 3 * half + (most - least))
+    low = max(min(p.value - p.reach for p in points), least - 3 * half - (most - least))
+    high = min(max(p.value + p.reach for p in points), most + 3 * half + (most - least))
     low, high = min(low, -(margin or -low)), max(high, margin or high)
     room = (0.14 if upright else 0.08) * (high - low) or 0.1  # upright, labels need a line below and above
     (axes.set_ylim if upright else axes.set_xlim)(low - room, high + room)
@@ -302,13 +302,3 @@ def _several(table: Table) -> str:
     """ "cifar10, 4 networks": the data set without what single comparisons have of their own, and how many networks."""
     data, networks = (table.facts[name].split(", ") for name in ("data", "backbone"))
     return f"{min(data, key=len)}, {networks[0] if len(networks) == 1 else f'{len(networks)} networks'}"
-
-
-def _seeds(table: Table) -> str:
-    counts = [len(row.seeds) for row in table.rows]
-    few, many = min(counts), max(counts)
-    return f"n = {few}" if few == many else f"n = {few}–{many}"
-
-
-def _short(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,176 +1,266 @@
-"""Statistics of fronts, as plain functions: points are rows of an array, every column is to be small.
+"""A search's front: its table of designs, with means over the seeds and what nothing else is better than.
 
-A point dominates another one if it is nowhere larger and somewhere smaller; the front is what nothing dominates. The
-hypervolume is what the points dominate of the box below a reference point (Zitzler and Thiele 1998): in one number, how
-good a set of compromises is. Optuna has one, but not in public.
+Designs are compared by the means over their seeds on the validation images; the test images, read once by each
+training, choose nothing.
 """
 
 from __future__ import annotations
 
 import math
+import shlex
+from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+import pandas as pd
+import yaml
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from senet_lab.objectives import COSTS, OBJECTIVES
+from senet_lab.reports import pareto
+from senet_lab.reports.cells import first
+from senet_lab.reports.columns import front_columns
+from senet_lab.reports.render import escape
+from senet_lab.reports.statistics import Sample, sample
+from senet_lab.reports.summary import summarise
+from senet_lab.reports.table import Design, Row, Table
+from senet_lab.reports.trials import canonical, guessing
 
-
-def on_front(points: ArrayLike) -> Mask:
-    """Which of the points nothing dominates. Equal points are on the front together.
-
-    Args:
-        points: (n, objectives).
-    """
-    values = np.asarray(points, dtype=float)
-    kept = np.ones(len(values), dtype=bool)
-    for at, point in enumerate(values):
-        others = (values <= point).all(axis=1) & (values < point).any(axis=1)
-        kept[at] = not others.any()
-    return kept
-
-
-def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
-    """Volume that the points dominate within the box below `reference`; points outside the box add nothing.
-
-    Two objectives in one sweep; each further one by slices (Zitzler 2001), which is quick for the few dozens of points
-    that a front has.
-
-    Args:
-        points: (n, objectives).
-        reference: (objectives,).
-    """
-    limit = np.asarray(reference, dtype=float)
-    values = np.asarray(points, dtype=float).reshape(-1, len(limit))
-    values = values[(values < limit).all(axis=1)]
-    return _volume(np.unique(values, axis=0), limit) if len(values) else 0.0
+RATIO = "se.reduction."  # and the stage: columns of a design's levels
+LEVELS = (RATIO, "se.squeeze", "se.excitation", "se.position")  # they begin so
+FACTS = ("data", "backbone", "recipe", "epochs", "device", "torch", "sampler", "spent", "classes", "channels", "words")
+TOLD_FROM = 5  # fresh seeds; of fewer, chances of being on the front are not told: they would be too far off
 
 
-def _volume(values: Array, limit: Array) -> float:
-    """`hypervolume` of distinct points inside the box."""
-    if len(limit) == 1:
-        return float(limit[0] - values.min())
-    values = values[np.argsort(values[:, -1], kind="stable")]
-    if len(limit) == 2:
-        lowest = np.minimum.accumulate(values[:, 0])
-        heights = np.diff(np.append(values[:, 1], limit[1]))
-        return float(((limit[0] - lowest) * heights).sum())
-    heights = np.diff(np.append(values[:, -1], limit[-1]))
-    total = 0.0
-    for count, height in enumerate(heights, start=1):
-        if height > 0:  # between two levels of the last objective, the points below dominate the same slice
-            slice_ = values[:count, :-1]
-            total += height * _volume(slice_[on_front(slice_)], limit[:-1])
-    return total
+@dataclass(frozen=True)
+class Confirmed:
+    """What fresh seeds said of a design: its test error, its chance of being on the front, and how often it failed."""
+
+    test_error: Sample | None = None
+    chance: float | None = None
+    failed: str = ""
 
 
-def history(points: ArrayLike, reference: ArrayLike) -> Array:
-    """Hypervolume after each of the points, in their order."""
-    values = np.asarray(points, dtype=float)
-    found = np.empty(len(values))
-    best = values[:0]
-    for at in range(len(values)):
-        best = np.vstack([best, values[at : at + 1]])
-        best = best[on_front(best)]
-        found[at] = hypervolume(best, reference)
-    return found
+def is_search(trials: pd.DataFrame) -> bool:
+    """Whether the trials are those of a search."""
+    return "objectives" in trials.columns
 
 
-def corner(points: ArrayLike, margin: float = 0.1) -> Array:
-    """A reference point for a set of points: the worst that their front has of each objective, and a tenth of the
-    front's range beyond, so that its ends count, too (Ishibuchi et al. 2018).
-
-    Beyond the worst of all points, whatever the front's cheapest point dominates would be nearly everything. Where the
-    front has no range in an objective, that of all points stands in.
-    """
-    values = np.asarray(points, dtype=float)
-    front = values[on_front(values)]
-    worst = front.max(axis=0)
-    spread = worst - front.min(axis=0)
-    whole = values.max(axis=0) - values.min(axis=0)
-    spread = np.where(spread > 0, spread, np.where(whole > 0, whole, np.maximum(np.abs(worst), 1.0)))
-    return np.asarray(worst + margin * spread)
-
-
-def reliability(errors: ArrayLike) -> float:
-    """Share of the variance of the designs' means that is not chance: what a second table of the same designs, with as
-    many other seeds, would correlate with this one.
-
-    The designs share their seeds, so that what a seed does to all of them alike is no part of it: 1 − MS(design × seed)
-    / MS(design), the intraclass correlation of a mean of n of Shrout and Fleiss (1979), their ICC(3, k).
+def front(trials: pd.DataFrame, table: Table | None = None) -> Table:
+    """The front of a search's trials: every design is in its rows and in its CSV, the front in the other forms.
 
     Args:
-        errors: (designs, seeds), at least two of each.
+        trials: one line a training.
+        table: of the same trials, where it is made already.
+
+    Raises:
+        ValueError: where they are not those of one search.
     """
-    values = np.asarray(errors, dtype=float)
-    designs, seeds = values.shape
-    residual = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0, keepdims=True) + values.mean()
-    between = seeds * ((values.mean(axis=1) - values.mean()) ** 2).sum() / (designs - 1)
-    within = (residual**2).sum() / ((designs - 1) * (seeds - 1))
-    return float(1 - within / between) if between > 0 else 0.0
+    trials = canonical(trials) if table is None else trials
+    for name in (*FACTS, "objectives", "asked", "reference", "part", "val_images"):
+        if name not in trials.columns:
+            raise ValueError(f"column missing: {name}; these are not the trials of a search")
+    objectives = tuple(str(trials["objectives"].iloc[0]).split())
+    unknown = [name for name in objectives if name not in OBJECTIVES]
+    if unknown or (trials["objectives"] != trials["objectives"].iloc[0]).any():
+        raise ValueError(f"objectives: {' '.join(unknown) or 'mixed'}; there are {', '.join(OBJECTIVES)}")
+    table = table or summarise(trials)
+    found = designs(trials, objectives)
+    rows = tuple(replace(row, design=found[row.label]) for row in table.rows if row.label in found)
+    facts = {name: str(trials[name].iloc[0]) for name in FACTS}
+    made = replace(table, rows=rows, objectives=objectives, facts=facts)
+    best = made.front
+    shown = [row for row in rows if found[row.label].reference or found[row.label].again]
+    others = sorted((row for row in shown if row not in best), key=lambda row: found[row.label].costs["params"])
+    counts = sorted(set(trials[trials["part"] == "search"].groupby("row").size()))
+    made = replace(
+        made,
+        heading=f"{table.title}: {', '.join(OBJECTIVES[name].heading for name in objectives)}",
+        columns=front_columns(made),
+        visible=(*best, *others),
+        warnings=(*halved(facts), *warnings(trials, rows, max(counts))),
+    )
+    return replace(made, notes=tuple(notes(made, "–".join(map(str, counts)))), recipe=tuple(recipe(made)))
 
 
-def chances(errors: ArrayLike, costs: ArrayLike, draws: int = 10_000) -> Array:
-    """How likely each design is to be on the front by its true error, which is known only as far as its seeds tell it.
+def designs(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Design]:
+    """Row → what the search knows of it."""
+    if "latency_ms" in trials.columns:
+        trials = trials.assign(latency_ms=pd.to_numeric(trials["latency_ms"], errors="coerce"))
+    counted = as_guessed(trials)
+    again, searched = (counted[counted["part"] == part] for part in ("confirmation", "search"))
+    confirmed = confirm(again, objectives)
+    found = {
+        str(label): design(group, objectives, confirmed.get(str(label), Confirmed()))
+        for label, group in searched.groupby("row", sort=False)
+    }
+    inside = [label for label, d in found.items() if not (d.failed or d.failed_again or d.asked is None)]
+    points = [[*found[label].values.values()] for label in inside]
+    best = {label for label, wins in zip(inside, pareto.on_front(points), strict=True) if wins}
+    return {label: replace(each, on_front=label in best) for label, each in found.items()}
 
-    True errors are drawn from what the seeds leave possible, and the share of the draws in which a design is on the
-    front is its chance. Around their means the errors follow the multivariate t distribution with n − 1 degrees of
-    freedom and the designs' shared covariance. But of designs that differ by no more than their seeds do, the best owes
-    its place to luck: so the means are drawn towards a line over the costs (their ranks), the more, the less of their
-    spread around it is more than chance. That share is uncertain itself, and is drawn from what the F distribution of
-    the two mean squares leaves possible. Without it (a plain bootstrap of the seeds, say) chances are told too sure:
-    `python -m benchmarks.calibration`.
+
+def design(group: pd.DataFrame, objectives: tuple[str, ...], confirmed: Confirmed) -> Design:
+    """One design, from its trials of the search and what confirmed it."""
+    done = group[group["status"] == "done"]
+    line, failed = group.iloc[0], failures(group)
+    asked = str(line["asked"])
+    costs = {name: float(line[name]) for name in ("params", "macs")}
+    if not pd.isna(line.get("latency_ms")):
+        costs["latency_ms"] = float(line["latency_ms"])
+    means = {name: float(done[OBJECTIVES[name].column].astype(float).mean()) for name in objectives if not failed}
+    return Design(
+        asked=int(asked) if asked else None,
+        reference=str(line["reference"]),
+        levels={str(name): str(line[name]) for name in group.columns if str(name).startswith(LEVELS)},
+        values=means,
+        failed=failed,
+        failed_again=confirmed.failed,
+        val_error=sample(list(done["val_error"]), int(line["val_images"])),
+        test_error=sample(list(done["test_error"]), int(line["test_images"])),
+        confirmed=confirmed.test_error,
+        chance=confirmed.chance,
+        costs=costs,
+    )
+
+
+def confirm(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Confirmed]:
+    """Test errors of the designs that were trained again, and their chances of being on the front.
 
     Args:
-        errors: (designs, seeds), at least two seeds; the designs share them.
-        costs: (designs, objectives other than the error); none make it the chance of being the best.
+        trials: with fresh seeds.
+        objectives: of the search; those that take a training are the test error here.
     """
-    values, fixed = np.asarray(errors, dtype=float), np.asarray(costs, dtype=float)
-    designs = len(values)
-    fixed = fixed.reshape(designs, -1)
-    means = possible(values, fixed, draws)
-    found = np.ones((draws, designs), dtype=bool)
-    for at in range(designs):
-        for other in range(designs):
-            if (fixed[other] <= fixed[at]).all():
-                cheaper = bool((fixed[other] < fixed[at]).any())
-                better = means[:, other] <= means[:, at] if cheaper else means[:, other] < means[:, at]
-                found[:, at] &= ~better
-    return np.asarray(found.mean(axis=0))
+    failed = {str(label): failures(group) for label, group in trials.groupby("row", sort=False)}
+    lost = {label: Confirmed(failed=text) for label, text in failed.items() if text}
+    done = trials[~trials["row"].isin(lost)]
+    errors = done.pivot(index="row", columns="seed", values="test_error").dropna()
+    if errors.empty:
+        return lost
+    costs = [OBJECTIVES[name].column for name in objectives if name in COSTS]
+    fixed = done.groupby("row")[costs].first().loc[errors.index] if costs else pd.DataFrame(index=errors.index)
+    values, images = errors.to_numpy(dtype=float), int(done["test_images"].iloc[0])
+    told: list[float | None] = [None] * len(values)
+    if values.shape[1] >= TOLD_FROM:
+        told = list(map(float, pareto.chances(values, fixed.to_numpy(dtype=float))))
+    lines = zip(errors.index, values, told, strict=True)
+    return lost | {str(label): Confirmed(sample(list(line), images), chance) for label, line, chance in lines}
 
 
-def possible(errors: Array, costs: Array, draws: int) -> Array:
-    """True errors that the designs may have, given those of their seeds: (draws, designs); see `chances`."""
-    rng = np.random.default_rng(0)
-    designs, seeds = errors.shape
-    means = errors.mean(axis=1)
-    apart = errors - means[:, None]
-    spread = np.sqrt(rng.chisquare(seeds - 1, (draws, 1)) / (seeds - 1))
-    noise = rng.normal(size=(draws, seeds)) @ apart.T / math.sqrt(seeds * (seeds - 1)) / spread
-    lines = np.column_stack([np.ones(designs), *(stats.rankdata(cost) for cost in costs.T)])
-    onto = lines @ np.linalg.pinv(lines)  # the projection onto them
-    free, within = designs - int(np.linalg.matrix_rank(lines)), (designs - 1) * (seeds - 1)
-    chance = float(((apart - apart.mean(axis=0)) ** 2).sum()) / within if within else 0.0
-    if free < 1 or chance == 0:
-        return np.asarray(means + noise)
-    around = means - onto @ means
-    ratio = seeds * float((around**2).sum()) / free / chance
-    # Of the ratios that are possible, those of a variance above 0: by the quantiles of F below the ratio that is seen.
-    quantile = rng.uniform(size=(draws, 1)) * stats.f.cdf(ratio, free, within)
-    share = np.clip(1 - stats.f.ppf(quantile, free, within) / ratio, 0, 1) if ratio > 0 else np.zeros((draws, 1))
-    of_noise = noise @ onto.T
-    return np.asarray(onto @ means + of_noise + share * around + np.sqrt(share) * (noise - of_noise))
+def as_guessed(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials, those that failed as if they had ended by guessing, if that is how failures count."""
+    guess = guessing(trials)
+    if guess is None:
+        return trials
+    loss = math.log(int(first(trials["classes"])))
+    failed = trials["status"] != "done"
+    filled = {"test_error": guess, "val_error": guess, "val_loss": loss, "status": "done"}
+    return trials.assign(**{name: trials[name].mask(failed, value) for name, value in filled.items()})
 
 
-def median_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Median, and its interval by order statistics: exact whatever the distribution, censored values included.
+def failures(trials: pd.DataFrame) -> str:
+    """ "failed in 1 of 5"; empty where none did."""
+    failed = int((trials["status"] != "done").sum())
+    return f"failed in {failed} of {len(trials)}" if failed else ""
 
-    Args:
-        values: (n,). With fewer than six the interval is from the least to the greatest, and covers less.
-    """
-    ordered = np.sort(np.asarray(values, dtype=float))
-    n = len(ordered)
-    outside = stats.binom.cdf(np.arange(n // 2), n, 0.5)  # of the median being below the value at each place
-    place = max(int((outside <= (1 - confidence) / 2).sum()) - 1, 0)
-    return float(np.median(ordered)), float(ordered[place]), float(ordered[n - 1 - place])
+
+# --------------------------------------------------------------------------------------------------------------------
+# What stands below it
+
+
+def halved(facts: dict[str, str]) -> list[str]:
+    """What successive halving has saved, where there was any."""
+    spent, _, whole = facts["spent"].partition("/")
+    if spent == whole:
+        return []
+    share = 1 - int(spent) / int(whole)
+    return [f"Successive halving trained {int(spent):,} of {int(whole):,} epochs, {share:.0%} less."]
+
+
+def warnings(trials: pd.DataFrame, rows: tuple[Row, ...], seeds: int) -> list[str]:
+    """What is particular about these trials."""
+    said = []
+    guess = guessing(trials)
+    failed = trials[(trials["status"] != "done") & ((trials["part"] == "search") | (guess is not None))]
+    if len(failed):
+        reasons = failed["reason"].value_counts()
+        how = "their designs are not on the front" if guess is None else f"they count as guessing, {guess:.4g}% error"
+        said.append(f"{len(failed)} training{'s' * (len(failed) > 1)} failed ({reasons.index[0]}); {how}.")
+    again = [f"{row.label} ({row.design.failed_again})" for row in rows if row.design and row.design.failed_again]
+    if again:
+        said.append(f"Not on the front, because trainings with fresh seeds failed: {'; '.join(again)}.")
+    fresh = [row.design.confirmed.n for row in rows if row.design and row.design.confirmed]
+    if fresh and max(fresh) < TOLD_FROM:
+        said.append(f"Chances of being on the front are told from {TOLD_FROM} fresh seeds; here are {max(fresh)}.")
+    if seeds < 3 and not fresh:
+        said.append(f"{seeds} seed{'s' * (seeds > 1)} a design: neighbours on the front may owe their place to chance.")
+    return said
+
+
+def notes(table: Table, seeds: str) -> list[str]:
+    """What the numbers rest on, and what they mean."""
+    f = table.facts
+    known = [row.design for row in table.rows if row.design]
+    number = sum(each.asked is not None for each in known)
+    said = [
+        f"{f['data']}, {f['backbone']}, recipe {f['recipe']}, {f['epochs']} epoch{'s' * (f['epochs'] != '1')}, "
+        f"{f['device']}, torch {f['torch']}; "
+        f"{number} designs, {seeds} seed{'s' * (seeds != '1')} each, sampler {f['sampler']}.",
+        f"On the front: no other design that was trained is as good in every one of {', '.join(table.objectives)} and "
+        "better in one, by the means over the seeds on the validation images.",
+        "Errors are means ± 95% t interval over the seeds (n). Validation errors of designs that were chosen by them "
+        "are better than they would be again; test errors chose nothing.",
+    ]
+    if len(table.visible) > len(table.front):
+        said.append("Without a mark: for comparison, not on the front.")
+    if any(each.confirmed for each in known):
+        said.append("Test errors are those of trainings with fresh seeds, that chose nothing.")
+    if any(each.chance is not None for each in known):
+        said.append(
+            "On front: the chance that the design's true test error, which its seeds tell only roughly, puts it on the "
+            "front of these designs (10,000 draws from the errors that the seeds leave possible)."
+        )
+    return said
+
+
+def recipe(table: Table) -> list[str]:
+    """Lines of Markdown: the most accurate design on the front, as a command and as a call."""
+    at = next(at for at, name in enumerate(table.objectives) if OBJECTIVES[name].trained)
+    best = min(table.front, key=lambda row: [*row.design.values.values()][at:] if row.design else [], default=None)
+    if best is None or best.design is None or not best.design.levels:
+        return []
+    facts, levels = table.facts, best.design.levels
+    ratios = {key.removeprefix(RATIO): level for key, level in levels.items() if key.startswith(RATIO)}
+    on = {stage: level for stage, level in ratios.items() if level != "off"}
+    words = [word for word in shlex.split(facts["words"]) if word.partition("=")[0] not in levels]
+    if on:
+        words.append(f"se.reduction={{{','.join(f'{stage}:{level}' for stage, level in on.items())}}}")
+        words += [f"{key}={level}" for key, level in levels.items() if not key.startswith(RATIO)]
+        said = dict(word.removeprefix("se.").split("=", 1) for word in words if word.startswith("se."))
+        said["reduction"] = f"{{{', '.join(f'{stage}: {level}' for stage, level in on.items())}}}"
+        se = f"lab.SE({', '.join(f'{key}={in_python(text)}' for key, text in said.items())})"
+    else:
+        words = [*(word for word in words if not word.startswith("se.")), "se=null"]
+        se = "None"
+    return [
+        "",
+        f"The best of them by {escape(table.objectives[at])}, {escape(best.label)}: to be trained, and as a network.",
+        "",
+        "```",
+        f"python -m senet_lab.run backbone={facts['backbone']} {shlex.join(words)}",
+        "```",
+        "",
+        "```python",
+        "import senet_lab as lab",
+        "",
+        "net = lab.models.create(",
+        f'    "{facts["backbone"]}",',
+        f"    se={se},",
+        f"    num_classes={facts['classes']},",
+        f"    in_channels={facts['channels']},",
+        ")",
+        "```",
+    ]
+
+
+def in_python(text: str) -> str:
+    """A word of the command line as Python writes it: true, sigmoid → True, "sigmoid"."""
+    meant = yaml.safe_load(text)
+    return f'"{meant}"' if isinstance(meant, str) else text if isinstance(meant, dict) else repr(meant)

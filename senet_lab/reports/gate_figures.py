@@ -17,12 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from senet_lab.reports.drawing import LABEL_SIZE, drawn
+from senet_lab.reports.drawing import LABEL_SIZE, drawn, extent, short
+from senet_lab.reports.excitation import ALL, BOUNDED, FIGURES
 
-ALL = "all classes"  # in place of a class's name: the images of all of them
 CHANNELS = 50  # drawn of each block
-FIGURES = ("gates_by_class", "gates_within_class")
-BOUNDED = ("sigmoid",)  # excitations whose gates lie between 0 and 1 and are drawn on that scale
 PANEL = (3.4, 2.2)  # inches
 
 
@@ -63,21 +61,12 @@ def by_class(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> Figure:
     def lines(axes: Axes, block: pd.DataFrame) -> None:
         for name, style in [(ALL, EVERY), *zip(classes, STYLES, strict=False)]:
             one = block[block["class"] == name]
-            axes.plot(
-                one["channel"],
-                one["mean"],
-                color=style.colour,
-                linestyle=style.dashes,
-                linewidth=style.width,
-                marker=style.marker,
-                markersize=2.2,
-                label=name,
-                zorder=2 if name == ALL else 3,
-            )
+            looks = _line(style) | {"marker": style.marker, "markersize": 2.2, "zorder": 2 if name == ALL else 3}
+            axes.plot(one["channel"], one["mean"], label=name, **looks)
 
-    counts = gates.groupby("class", sort=False)["images"].first()
-    images = f"{_range(counts[classes])} images a class, {counts[ALL]:,} in all"
-    return _panels(gates, summary, ("Mean gate by class", f"{title}: {images}"), "mean gate", lines)
+    every = int(gates[gates["class"] == ALL]["images"].iloc[0])
+    heading = (FIGURES["gates_by_class"], f"{title}: {_images(gates, classes)}, {every:,} in all")
+    return _panels(gates, summary, heading, "mean gate", lines)
 
 
 def within_class(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> Figure:
@@ -89,28 +78,21 @@ def within_class(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> Figu
         for name, (style, alpha, hatch) in zip(classes, looks, strict=False):
             one = block[block["class"] == name]
             low, high = one["mean"] - one["sd"].fillna(0), one["mean"] + one["sd"].fillna(0)
-            axes.fill_between(
-                one["channel"],
-                low,
-                high,
-                facecolor=to_rgba(style.colour, alpha),
-                edgecolor=to_rgba(style.colour, 0.4),
-                hatch=hatch,
-                linewidth=0.4,
-            )
-            axes.plot(
-                one["channel"],
-                one["mean"],
-                color=style.colour,
-                linestyle=style.dashes,
-                linewidth=style.width,
-                label=name,
-            )
+            face, edge = to_rgba(style.colour, alpha), to_rgba(style.colour, 0.4)
+            axes.fill_between(one["channel"], low, high, facecolor=face, edgecolor=edge, hatch=hatch, linewidth=0.4)
+            axes.plot(one["channel"], one["mean"], label=name, **_line(style))
 
-    counts = gates.groupby("class", sort=False)["images"].first()
-    images = f"{_range(counts[classes])} images a class"
-    heading = ("Gates within a class, mean ± standard deviation", f"{title}: {images}")
+    heading = (FIGURES["gates_within_class"], f"{title}: {_images(gates, classes)}")
     return _panels(gates, summary, heading, "gate", bands)
+
+
+def _line(style: Style) -> dict[str, Any]:
+    return {"color": style.colour, "linestyle": style.dashes, "linewidth": style.width}
+
+
+def _images(gates: pd.DataFrame, classes: list[str]) -> str:
+    counts = gates.groupby("class", sort=False)["images"].first()[classes]
+    return f"{extent(counts.min(), counts.max())} images a class"
 
 
 def classes_of(gates: pd.DataFrame) -> list[str]:
@@ -138,7 +120,7 @@ def _panels(
     figure = Figure(figsize=(width, PANEL[1] * rows + 0.9), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # type: ignore[union-attr,call-arg]
     room = int(13 * width)  # letters that fit into a line
-    figure.suptitle("\n".join(_short(line, room) for line in heading), fontsize=9.5)
+    figure.suptitle("\n".join(short(line, room) for line in heading), fontsize=9.5)
     grid = figure.subplots(rows, columns, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place >= len(summary):
@@ -149,7 +131,7 @@ def _panels(
         channels = drawn_channels(int(row["channels"]))
         draw(axes, block[block["channel"].isin(channels)])
         count = f"{len(channels)} of {row['channels']:,}" if len(channels) < row["channels"] else f"{row['channels']}"
-        axes.set_title(f"{_short(str(row['block']), 30)}: {count} channels")
+        axes.set_title(f"{short(str(row['block']), 30)}: {count} channels")
         axes.set_xlabel("channel")
         axes.set_ylabel(what)
         axes.margins(x=0.02)
@@ -161,7 +143,7 @@ def _panels(
     handles, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(
         handles,
-        [_short(name, 24) for name in names],
+        [short(name, 24) for name in names],
         loc="outside lower center",
         title="class",
         title_fontsize=LABEL_SIZE,
@@ -171,12 +153,3 @@ def _panels(
         handlelength=3,
     )
     return figure
-
-
-def _range(counts: pd.Series[int]) -> str:
-    few, many = counts.min(), counts.max()
-    return f"{few}" if few == many else f"{few}–{many}"
-
-
-def _short(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from senet_lab.reports.rows import Row
-
 
 @dataclass(frozen=True)
 class Look:
@@ -48,14 +46,3 @@ LOOKS = {
     "same network": Look("same network", "□", "s", "ink", False),
     "": Look("no verdict", "", "P", "soft", False),
 }
-
-
-def kind(row: Row) -> str:
-    """Which of `LOOKS` a row has."""
-    if not row.baseline:
-        return "baseline"
-    if row.same_as == row.baseline:
-        return "same network"
-    if row.untested:
-        return "failed"
-    return row.verdict.kind if row.verdict else ""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from senet_lab.reports import paper, statistics
+from senet_lab.reports import statistics
 from senet_lab.reports.paper import gflops_digits
-from senet_lab.reports.rows import Row, Table
+from senet_lab.reports.table import Row, Table
 
 FAILURES_SHOWN = 20  # in full; the others are counted
 
@@ -26,7 +26,10 @@ def facts(table: Table) -> str:
     f = table.facts
     version = f", torch {f['torch']}" if f["torch"] else ""
     device = f"; {f['device']}" if f["device"] else ""
-    settings = {baseline: rows[0].setting for baseline, rows in table.comparisons.items()}
+    settings = {
+        baseline: {name: ", ".join(dict.fromkeys(row.setting[name] for row in rows)) for name in rows[0].setting}
+        for baseline, rows in table.comparisons.items()
+    }
     first = next(iter(settings.values()))
     own = [name for name in first if len({each[name] for each in settings.values()}) > 1]
     parts = [setting(first, [name for name in first if name not in own], table.test_images)]
@@ -54,9 +57,9 @@ def setting(values: dict[str, str], names: Collection[str], test_images: int | N
 
 def seeds(table: Table) -> str:
     """How many seeds the rows have, and which."""
-    counts = [len(row.seeds) for row in table.rows]
-    every = sorted({seed for row in table.rows for seed in row.seeds})
-    number = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    few, many = table.seeds
+    every = sorted({seed for row in table.trained for seed in row.seeds})
+    number = f"{few}" if few == many else f"{few} to {many}"
     gapless = len(every) > 2 and every == list(range(every[0], every[-1] + 1))
     which = f"{every[0]} to {every[-1]}" if gapless else ", ".join(map(str, every[:12])) + (", …" * (len(every) > 12))
     return f"n = {number} seed{'s' * (number != '1')} a row" + (f" ({which})" if every else "")
@@ -65,9 +68,9 @@ def seeds(table: Table) -> str:
 def warnings(table: Table) -> list[str]:
     """What a reader must know about these trials in particular; empty if nothing is out of the ordinary."""
     out = []
-    if len(table.rows) < table.study_rows:
+    if len(table.trained) < table.study_rows:
         out.append(
-            f"{len(table.rows)} of {table.study_rows} rows of the study are here; p is corrected for all "
+            f"{len(table.trained)} of {table.study_rows} rows of the study are here; p is corrected for all "
             f"that it compares ({table.tests})."
         )
     failed = [(row.label, failure) for row in table.rows for failure in row.failures]
@@ -102,10 +105,10 @@ def warnings(table: Table) -> list[str]:
             out.append(f"{listed(labels)} are the same network here: between them there is nothing to compare.")
     single = [row.label for row in table.rows if row.top1 is not None and row.top1.n == 1]
     if single:
-        rows = "every row" if len(single) == len(table.rows) else listed(single)
+        rows = "every row" if len(single) == len(table.trained) else listed(single)
         out.append(f"n = 1 for {rows}: a single run has no interval and allows no verdict.")
-    absent = [row.label for row in table.rows if row.printed is None]
-    if table.printed is not None and absent:
+    absent = [row.label for row in table.rows if row.starred]
+    if absent:
         out.append(f"* Not in the paper: {listed(absent)}.")
     return out
 
@@ -166,6 +169,14 @@ def _difference(table: Table, compared: Sequence[Row]) -> str:
     baselines = listed(named) if len(named) == 1 else f"the row's own baseline ({listed(named)})"
     unit = {"points": "percentage points"}.get(table.aim.unit, table.aim.unit)
     interval = "repeated" if table.aim.settles else "t"
+    if table.factors:
+        levels = listed(dict.fromkeys(row.baseline for row in compared if row.effect == 1))
+        return (
+            f"Δ of a level: {table.aim.metric} minus that of the baseline's level ({levels}), both in means over the "
+            "levels of the other factors; of two levels (×): what both together have beyond the sum of what each has "
+            f"where the other factor is at the baseline's. In {unit}, paired by seed, with its 95% {interval} interval "
+            "over the seeds, with these test images."
+        )
     return (
         f"Δ: {table.aim.metric} minus that of {baselines} in {unit}, paired by seed, with its 95% {interval} interval "
         "over the seeds, with these test images."
@@ -253,17 +264,17 @@ def _crossed(table: Table, compared: Sequence[Row], judged: Sequence[Row]) -> li
 
 
 def _paper(table: Table) -> list[str]:
-    printed, out = table.printed, []
-    if printed is not None:
-        out.append(f"Paper: table {printed.number} of arXiv 1709.01507. {printed.note}".strip())
-        out.append(printed.about)
-        out += _originals(table)
+    printed = table.printed
+    if printed is None:
+        return []
+    out = [f"Paper: table {printed.number} of arXiv 1709.01507. {printed.note}".strip(), printed.about]
+    out += _originals(table)
     if any(row.paper_macs for row in table.rows) or any(row.printed and row.printed.gflops for row in table.rows):
-        out.append((printed or paper.load()).gflops)
+        out.append(printed.gflops)
     params = _differing(
         table.rows, lambda r: r.printed.params_m if r.printed else None, lambda r: r.paper_params, 1e6, lambda _: 1
     )
-    if params and printed is not None:
+    if params:
         out.append(f"Parameters recomputed and printed differ for {listed(params)}. {printed.params}")
     gflops = _differing(
         table.rows, lambda r: r.printed.gflops if r.printed else None, lambda r: r.paper_macs, 1e9, gflops_digits

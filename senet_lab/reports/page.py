@@ -25,10 +25,11 @@ from typing import Any
 import pandas as pd
 
 from senet_lab.reports import curves, fragments
-from senet_lab.reports.looks import LOOKS, kind
-from senet_lab.reports.rows import Row, Table
+from senet_lab.reports.cells import present
+from senet_lab.reports.columns import STUDY
+from senet_lab.reports.looks import LOOKS
 from senet_lab.reports.sources import Gates, Study
-from senet_lab.reports.trials import present
+from senet_lab.reports.table import Row, Table
 
 SCRIPTS = ("axes.js", "plots.js", "marks.js", "page.js", "tables.js")  # one after the other, in one scope
 FACETS = ("data", "backbone", "study")  # filters, in this order
@@ -94,7 +95,7 @@ def counted(studies: Sequence[Study]) -> str:
     """ "8 studies, 57 designs, 205 trainings"; what several studies share counts once."""
     trials = pd.concat([study.trials[["trial_id", "status"]] for study in studies]).drop_duplicates("trial_id")
     failed = int((trials["status"] == "failed").sum())
-    rows = sum(len(study.table.rows) for study in studies)
+    rows = sum(len(study.table.trained) for study in studies)
     words = [plural(len(studies), "study", "studies"), plural(rows, "row"), plural(len(trials), "training")]
     return ", ".join(words) + (f" ({failed:,} failed)" if failed else "")
 
@@ -163,7 +164,6 @@ def data(study: Study, name: str) -> dict[str, Any]:
     """A study as the scripts take it."""
     made = study.table
     validated = study.trials[study.trials["status"] == "done"].groupby("row")["val_error"].mean()
-    compared = {row.baseline for row in made.rows}
     return {
         "id": name,
         "facets": facets(study),
@@ -174,7 +174,7 @@ def data(study: Study, name: str) -> dict[str, Any]:
         "margin": made.aim.margin,
         "interval": "repeated 95%" if made.aim.settles else "95%",
         "front": None if study.front is None else [row.label in study.front for row in made.rows],
-        "rows": [row_data(row, row.label in compared, validated.get(row.label)) for row in made.rows],
+        "rows": [row_data(row, row.label in made.compared_with, validated.get(row.label)) for row in made.rows],
         "curves": {} if study.curves is None else curve_data(made, study.curves),
     }
 
@@ -202,8 +202,8 @@ def row_data(row: Row, compared: bool, validated: float | None) -> dict[str, Any
             "params": row.params,
             "macs": row.macs,
         },
-        "style": "baseline" if compared else kind(row) if row.baseline else "",
-        "tip": fragments.tip(row),
+        "style": "baseline" if compared else row.kind if row.baseline else "",
+        "tip": [(c.tip, text) for c in STUDY if c.tip and (text := c.exactly(row))],
     }
 
 

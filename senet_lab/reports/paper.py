@@ -75,32 +75,24 @@ class PaperTable:
         return self.rows[name]
 
 
-@dataclass(frozen=True)
-class Paper:
-    """All tables, by id, and what stands under one that is not the paper's: which operations are counted."""
-
-    gflops: str
-    tables: dict[str, PaperTable]
-
-    def table(self, name: str) -> PaperTable:
-        """The table with this id; a ValueError that lists the ids there are otherwise."""
-        if name not in self.tables:
-            raise ValueError(f"paper_table: '{name}' is not one of {', '.join(self.tables)}")
-        return self.tables[name]
-
-
 def gflops_digits(gflops: float) -> int:
     """Digits behind the point that the paper prints: hundredths of a G, and whole M for networks that have less."""
     return 2 if gflops >= 1 else 3
 
 
 @cache
-def load() -> Paper:
-    """The package's `paper.yaml`, read once."""
+def tables() -> dict[str, PaperTable]:
+    """All tables by id, from the package's `paper.yaml`, read once."""
     text = resources.files("senet_lab.reports").joinpath("paper.yaml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
-    tables = {name: _table(name, entry, document) for name, entry in document["tables"].items()}
-    return Paper(_gflops(document, ()), tables)
+    return {name: _table(name, entry, document) for name, entry in document["tables"].items()}
+
+
+def table(name: str) -> PaperTable:
+    """The table with this id; a ValueError that lists the ids there are otherwise."""
+    if name not in tables():
+        raise ValueError(f"paper_table: '{name}' is not one of {', '.join(tables())}")
+    return tables()[name]
 
 
 def _table(name: str, entry: dict[str, Any], document: dict[str, Any]) -> PaperTable:
@@ -122,7 +114,7 @@ def _table(name: str, entry: dict[str, Any], document: dict[str, Any]) -> PaperT
 
 def _gflops(document: dict[str, Any], rows: Collection[PaperRow]) -> str:
     """The text with the size of the image in it: the first row's, and the rows that have another."""
-    size = next((row.size for row in rows), PaperRow.size)
+    size = next(iter(rows)).size
     plain = [row for row in rows if not row.name.startswith("SE-")]  # the row with SE has the same
     others = [f"{row.name}: {row.size} × {row.size}" for row in plain if row.size != size]
     image = f"{size} × {size}" + (f" ({', '.join(others)})" if others else "")

@@ -9,10 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from senet_lab.reports.cells import naming
 from senet_lab.reports.curves import of_records, read_curves
-from senet_lab.reports.rows import Table
+from senet_lab.reports.front import front, is_search
 from senet_lab.reports.summary import summarise
-from senet_lab.reports.trials import clean_text, read_cells, read_study
+from senet_lab.reports.table import Table
+from senet_lab.reports.trials import read_study
 
 LOCAL = "local"  # the folder of runs that are not published, below `results`
 
@@ -27,7 +29,7 @@ class Study:
         table: its table.
         trials: in canonical form.
         curves: columns of `curves.COLUMNS`; None where nothing tells them.
-        front: the rows that a search chose, from its `front.csv`; None where the study is no search.
+        front: the rows that a search chose; None where the study is no search.
     """
 
     folder: Path
@@ -76,26 +78,12 @@ def studies(roots: Iterable[Path]) -> list[Study]:
 def study(path: Path, name: str) -> Study:
     """The study of a `trials.csv`."""
     trials, known = read_study(path)
-    try:
+    with naming(path):
         table = summarise(trials, known)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        chosen = frozenset(row.label for row in front(trials, table).front) if is_search(trials) else None
     beside = path.with_name("curves.csv")
     curves = read_curves(beside) if beside.is_file() else None
-    return Study(path.parent, name, table, trials, curves, front(path.with_name("front.csv")))
-
-
-def front(path: Path) -> frozenset[str] | None:
-    """The designs that a search's `front.csv` says are on the front; None where there is no such file."""
-    if not path.is_file():
-        return None
-    cells = read_cells(path)
-    missing = [name for name in ("design", "on_front") if name not in cells.columns]
-    if missing:
-        raise ValueError(f"{path}: column{'s' * (len(missing) > 1)} missing: {', '.join(missing)}")
-    return frozenset(
-        clean_text(design) for design, on in zip(cells["design"], cells["on_front"], strict=True) if on == "1"
-    )
+    return Study(path.parent, name, table, trials, curves, chosen)
 
 
 def without_curves(found: Iterable[Study]) -> list[str]:

@@ -30,6 +30,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ ALPHA = 0.05  # two-sided; for a whole table, after the correction
 POWER = 0.80
 FLIPS_FROM, FLIPS_TO = 8, 20  # n for which the permutation test is run; beyond, 2^n sums are too many to list
 SEEDS_LIMIT = 1000  # "this many or more"
+NOTHING: Mapping[int, ArrayLike] = MappingProxyType({})
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(128)  # on (-1, 1)
 
 
@@ -101,6 +103,16 @@ class Comparison:
     def n(self) -> int:
         """Pairs."""
         return len(self.differences)
+
+    @property
+    def low_crossed(self) -> float | None:
+        """The lower end of the interval over seeds and test images."""
+        return None if self.half_crossed is None else self.delta - self.half_crossed
+
+    @property
+    def high_crossed(self) -> float | None:
+        """The upper end of the interval over seeds and test images."""
+        return None if self.half_crossed is None else self.delta + self.half_crossed
 
 
 def step_percent(test_images: int | None) -> float:
@@ -262,33 +274,30 @@ def sample(
 
 
 def compare(
-    row: Mapping[int, float],
-    baseline: Mapping[int, float],
-    test_images: int | None,
+    differences: Mapping[int, float],
+    step: float = 0.0,
     tested: bool = True,
-    outcomes: tuple[Mapping[int, ArrayLike], Mapping[int, ArrayLike]] = ({}, {}),
+    outcomes: Mapping[int, ArrayLike] = NOTHING,
 ) -> Comparison | None:
-    """A row against its baseline, both as seed → error in percent, over the seeds that both have; None without any.
+    """Differences by seed, as what they tell of their mean; None without any.
 
     Args:
-        row, baseline: likewise seed → loss.
-        test_images: behind each error; None for losses, which are not counted in whole images.
+        differences: seed → row − baseline, in percentage points, or nats of a loss.
+        step: what one image weighs in the difference of two rows; 0 for losses, which are not counted in whole images.
         tested: what is not has a difference only: its seeds are those that a failure has left.
-        outcomes: of the row and of the baseline, seed → what it made of each test image, where that is known.
+        outcomes: seed → difference of what was made of each test image, where that is known.
     """
-    shared = sorted(row.keys() & baseline.keys())
-    if not shared:
+    seeds = sorted(differences)
+    if not seeds:
         return None
-    d = np.array([row[seed] - baseline[seed] for seed in shared])
-    n, step = len(shared), step_percent(test_images)
+    d = np.array([differences[seed] for seed in seeds])
+    n = len(seeds)
     plain = Comparison(tuple(d.tolist()), float(d.mean()))
     if n == 1 or not tested:
         return plain
     sd = float(deviation_of_differences(d, step))
     half = float(half_width(sd, n))
-    ours, theirs = outcomes
-    known = [seed for seed in shared if seed in ours and seed in theirs]
-    found = _crossed([np.subtract(ours[seed], theirs[seed]) for seed in known] if known == shared else (), step)
+    found = _crossed([outcomes.get(seed) for seed in seeds], step)
     return replace(
         plain,
         sd=sd,

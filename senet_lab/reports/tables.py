@@ -1,7 +1,7 @@
-"""A study's table: from `trials.csv` to Markdown, CSV, LaTeX, the terminal and the figure.
+"""A study's folder: from `trials.csv` to Markdown, CSV, LaTeX and the figures; and its table on the terminal.
 
-Everything is computed from the trials and from what they made of each test image, so that the table regenerates byte
-for byte from its `trials.csv` and `outputs.npz`.
+Everything is computed from the trials and from what they made of each test image, so that all of it regenerates byte
+for byte from its `trials.csv` and `outputs.npz`. A search has a front, `front.*`, where any other study has `table.*`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from rich.console import Console
 
 from senet_lab import files, outputs
 from senet_lab.outputs import Outputs
-from senet_lab.reports import figures
+from senet_lab.reports import figures, front_figures
+from senet_lab.reports.cells import csv_bytes
 from senet_lab.reports.curves import csv_bytes as curve_bytes
-from senet_lab.reports.forms import csv_text, latex, markdown, terminal
-from senet_lab.reports.rows import Table
+from senet_lab.reports.front import front, is_search
+from senet_lab.reports.render import csv_text, latex, markdown, terminal
 from senet_lab.reports.summary import NONE, summarise
-from senet_lab.reports.trials import canonical, csv_bytes, read_study, read_trials
+from senet_lab.reports.table import Table
+from senet_lab.reports.trials import canonical, read_study, read_trials
 
 __all__ = [
     "Table",
     "canonical",
     "csv_text",
     "latex",
+    "made",
     "markdown",
     "read_study",
     "read_trials",
@@ -37,9 +40,14 @@ __all__ = [
 ]
 
 
-def show(trials: pd.DataFrame, console: Console, found: Mapping[str, Outputs] = NONE) -> None:
-    """Print the table of trials in canonical form, and of their outputs by trial id."""
-    terminal(summarise(trials, found), console)
+def made(trials: pd.DataFrame, known: Mapping[str, Outputs] = NONE) -> Table:
+    """The table of trials, and of their outputs by trial id; of a search its front."""
+    return front(trials) if is_search(trials) else summarise(trials, known)
+
+
+def show(trials: pd.DataFrame, console: Console, known: Mapping[str, Outputs] = NONE) -> None:
+    """Print the table of trials."""
+    terminal(made(trials, known), console)
 
 
 def unpacked(packed: Mapping[str, bytes]) -> dict[str, Outputs]:
@@ -56,7 +64,7 @@ def write(
     known: Mapping[str, Outputs] = NONE,
 ) -> list[Path]:
     """Write `trials.csv`, `runs.csv`, `curves.csv`, `outputs.npz`, `table.md` `.csv` `.tex` and `figure.svg` `.png`
-    `.pdf`.
+    `.pdf`; of a search `front.*` in place of the last two, and the figures `front.*` and `search.*`.
 
     Args:
         folder: made if missing; its files of these names are replaced, all of them or (on an error) none.
@@ -75,17 +83,18 @@ def write(
         OSError: where the folder cannot be written.
     """
     frame = canonical(trials)
-    table = summarise(frame, unpacked(packed) if packed else known)
+    searched = is_search(frame)
+    table = made(frame, unpacked(packed) if packed else known)
     contents = {"trials.csv": csv_bytes(frame)}
     if runs is not None:
         contents["runs.csv"] = csv_bytes(runs)
     if curves is not None:
-        contents["curves.csv"] = curve_bytes(curves)
+        # A search's have all digits, as those that are published do.
+        contents["curves.csv"] = csv_bytes(curves) if searched else curve_bytes(curves)
     if packed:
         contents[outputs.FILE] = outputs.file_bytes(packed, table.test_images)
-    contents |= {
-        "table.md": markdown(table).encode("utf-8", "replace"),
-        "table.csv": csv_text(table).encode("utf-8", "replace"),
-        "table.tex": latex(table).encode("utf-8", "replace"),
-    }
-    return files.replace_all(folder, contents | figures.render(table))
+    name = "front" if searched else "table"
+    for form, text in (("md", markdown(table)), ("csv", csv_text(table)), ("tex", latex(table))):
+        contents[f"{name}.{form}"] = text.encode("utf-8", "replace")
+    drawn = front_figures.render(table) if searched else figures.render(table)
+    return files.replace_all(folder, contents | drawn)

@@ -9,151 +9,43 @@ from __future__ import annotations
 import re
 import unicodedata
 
+
+def pairs(text: str) -> dict[str, str]:
+    """A character and what stands for it, one after the other."""
+    words = text.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
 PLAIN = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": "\\textbackslash{}",
     "~": "\\textasciitilde{}",
     "^": "\\textasciicircum{}",
     "[": "{[}",  # at the start of a line it would be an argument of the \\\\ before it
     "*": "{*}",  # likewise
-    "–": "--",
-    "—": "---",
-    "‐": "-",
-    "‑": "-",
-    "…": "\\dots{}",
-    "“": "``",
-    "”": "''",
-    "„": ",,",
-    "‘": "`",
-    "’": "'",
-    "‚": ",",
-    "§": "\\S{}",
-    "¶": "\\P{}",
-    "©": "\\copyright{}",
-    "£": "\\pounds{}",
-    "ß": "\\ss{}",
-    "æ": "\\ae{}",
-    "Æ": "\\AE{}",
-    "œ": "\\oe{}",
-    "Œ": "\\OE{}",
-    "ø": "\\o{}",
-    "Ø": "\\O{}",
-    "ł": "\\l{}",
-    "Ł": "\\L{}",
-    "ı": "\\i{}",
-    "¡": "!`",
-    "¿": "?`",
-    "⁄": "/",
 }
-MATHS = dict(zip("<>|−'", "<>|-'", strict=True)) | {
-    "′": "'",
-    "±": "\\pm",
-    "∓": "\\mp",
-    "×": "\\times",
-    "✕": "\\times",
-    "✖": "\\times",
-    "✗": "\\times",
-    "✘": "\\times",
-    "÷": "\\div",
-    "·": "\\cdot",
-    "⋅": "\\cdot",
-    "∘": "\\circ",
-    "°": "^\\circ",
-    "•": "\\bullet",
-    "●": "\\bullet",
-    "○": "\\circ",
-    "★": "\\star",
-    "☆": "\\star",
-    "⊕": "\\oplus",
-    "⊖": "\\ominus",
-    "⊗": "\\otimes",
-    "⊙": "\\odot",
-    "≤": "\\le",
-    "≥": "\\ge",
-    "≪": "\\ll",
-    "≫": "\\gg",
-    "«": "\\ll",
-    "»": "\\gg",
-    "≠": "\\ne",
-    "≈": "\\approx",
-    "≡": "\\equiv",
-    "≃": "\\simeq",
-    "≅": "\\cong",
-    "∼": "\\sim",
-    "∝": "\\propto",
-    "∈": "\\in",
-    "∉": "\\notin",
-    "∋": "\\ni",
-    "⊂": "\\subset",
-    "⊃": "\\supset",
-    "⊆": "\\subseteq",
-    "⊇": "\\supseteq",
-    "∪": "\\cup",
-    "∩": "\\cap",
-    "∖": "\\setminus",
-    "∅": "\\emptyset",
-    "∧": "\\wedge",
-    "∨": "\\vee",
-    "¬": "\\neg",
-    "∀": "\\forall",
-    "∃": "\\exists",
-    "⊥": "\\perp",
-    "∥": "\\parallel",
-    "∞": "\\infty",
-    "∂": "\\partial",
-    "∇": "\\nabla",
-    "∑": "\\sum",
-    "∏": "\\prod",
-    "∫": "\\int",
-    "√": "\\surd",
-    "✓": "\\surd",
-    "✔": "\\surd",
-    "⟨": "\\langle",
-    "⟩": "\\rangle",
-    "←": "\\leftarrow",
-    "→": "\\rightarrow",
-    "↑": "\\uparrow",
-    "↓": "\\downarrow",
-    "↔": "\\leftrightarrow",
-    "↕": "\\updownarrow",
-    "↗": "\\nearrow",
-    "↘": "\\searrow",
-    "↖": "\\nwarrow",
-    "↙": "\\swarrow",
-    "↦": "\\mapsto",
-    "⇐": "\\Leftarrow",
-    "⇒": "\\Rightarrow",
-    "⇑": "\\Uparrow",
-    "⇓": "\\Downarrow",
-    "⇔": "\\Leftrightarrow",
-    "⟵": "\\longleftarrow",
-    "⟶": "\\longrightarrow",
-    "⟹": "\\Longrightarrow",
-    "➔": "\\rightarrow",
-    "➜": "\\rightarrow",
-    "µ": "\\mu",
-    "ς": "\\varsigma",
-    "ϕ": "\\phi",
-    "ϑ": "\\vartheta",
-    "ϵ": "\\epsilon",
-    "ε": "\\varepsilon",
-    "φ": "\\varphi",
-    "△": "\\triangle",
-    "▲": "\\triangle",
-    "▽": "\\bigtriangledown",
-    "▼": "\\bigtriangledown",
-    "◇": "\\diamond",
-    "◆": "\\diamond",
-    "ℓ": "\\ell",
-    "ℏ": "\\hbar",
-}
-del MATHS["'"]
+# A character, and the command or the characters that print it in text.
+LETTERS = pairs("… dots  § S  ¶ P  © copyright  £ pounds  ß ss  æ ae  Æ AE  œ oe  Œ OE  ø o  Ø O  ł l  Ł L  ı i")
+PLAIN |= {character: f"\\{name}{{}}" for character, name in LETTERS.items()}
+PLAIN |= pairs("– --  — ---  ‐ -  ‑ -  “ ``  ” ''  „ ,,  ‘ `  ’ '  ‚ ,  ¡ !`  ¿ ?`  ⁄ /")
+# A character, and the command that prints it in mathematics.
+NAMED = pairs("""
+    ± pm  ∓ mp  × times  ✕ times  ✖ times  ✗ times  ✘ times  ÷ div  · cdot  ⋅ cdot  ∘ circ  • bullet  ● bullet  ○ circ
+    ★ star  ☆ star  ⊕ oplus  ⊖ ominus  ⊗ otimes  ⊙ odot  ≤ le  ≥ ge  ≪ ll  ≫ gg  « ll  » gg  ≠ ne  ≈ approx  ≡ equiv
+    ≃ simeq  ≅ cong  ∼ sim  ∝ propto  ∈ in  ∉ notin  ∋ ni  ⊂ subset  ⊃ supset  ⊆ subseteq  ⊇ supseteq  ∪ cup  ∩ cap
+    ∖ setminus  ∅ emptyset  ∧ wedge  ∨ vee  ¬ neg  ∀ forall  ∃ exists  ⊥ perp  ∥ parallel  ∞ infty  ∂ partial  ∇ nabla
+    ∑ sum  ∏ prod  ∫ int  √ surd  ✓ surd  ✔ surd  ⟨ langle  ⟩ rangle  ← leftarrow  → rightarrow  ↑ uparrow  ↓ downarrow
+    ↔ leftrightarrow  ↕ updownarrow  ↗ nearrow  ↘ searrow  ↖ nwarrow  ↙ swarrow  ↦ mapsto  ⇐ Leftarrow  ⇒ Rightarrow
+    ⇑ Uparrow  ⇓ Downarrow  ⇔ Leftrightarrow  ⟵ longleftarrow  ⟶ longrightarrow  ⟹ Longrightarrow  ➔ rightarrow
+    ➜ rightarrow  △ triangle  ▲ triangle  ▽ bigtriangledown  ▼ bigtriangledown  ◇ diamond  ◆ diamond  ℓ ell  ℏ hbar
+    α alpha  β beta  γ gamma  δ delta  ζ zeta  η eta  θ theta  ι iota  κ kappa  λ lambda  µ mu  μ mu  ν nu  ξ xi  π pi
+    ρ rho  σ sigma  ς varsigma  τ tau  υ upsilon  φ varphi  ϕ phi  χ chi  ψ psi  ω omega  ϑ vartheta  ϵ epsilon
+    ε varepsilon  Γ Gamma  Δ Delta  Θ Theta  Λ Lambda  Ξ Xi  Π Pi  Σ Sigma  Υ Upsilon  Φ Phi  Ψ Psi  Ω Omega
+""")
+MATHS = {character: f"\\{name}" for character, name in NAMED.items()}
+MATHS |= {"<": "<", ">": ">", "|": "|", "−": "-", "′": "'", "°": "^\\circ"}
 ACCENTS = dict(
     zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0323\u0327", "`'^~=u.\"rHvdc", strict=True)
 )
-SMALL = "alpha beta gamma delta zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon chi psi omega"
-CAPITAL = "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
-for letters, names in (("αβγδζηθικλμνξπρστυχψω", SMALL), ("ΓΔΘΛΞΠΣΥΦΨΩ", CAPITAL)):
-    MATHS |= {letter: f"\\{name}" for letter, name in zip(letters, names.split(), strict=True)}
 PLAIN |= dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧο", "ABEZHIKMNOPTXo", strict=True))  # they look like Latin ones, and have no command
 
 

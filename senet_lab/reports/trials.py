@@ -6,20 +6,16 @@ Reading is strict: a cut-off or edited file is an error in one line, never a tab
 
 from __future__ import annotations
 
-import csv
-import io
-import lzma
-import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from senet_lab import outputs
 from senet_lab.config import FAILURES
 from senet_lab.outputs import Outputs
+from senet_lab.reports.cells import clean_text, first, naming, present, read_cells, require, typed
 
 # What each column holds: "text", "int" or "float"; errors and losses are empty where a trial failed.
 COLUMNS: dict[str, str] = {
@@ -68,49 +64,22 @@ LATER: dict[str, str] = {
     "first_seed": "int",  # those before it had been seen when the study was planned
     "earlier_plans": "text",  # names of such plans on these rows
     "plan": "text",  # what the store has this one under
+    "factors": "text",  # dotted keys that the rows vary, each a column with their levels; of two or more, a grid's
     "like": "text",  # the id of the row's training with seed 0, of which that plan speaks
 }
+KINDS = COLUMNS | LATER
 OF_A_TRIAL = ("test_loss", "outputs", "like")  # of these; the others have one value in a table
 NOT_EMPTY = ("study", "row", "seed", "status", "data", "backbone", "recipe")
 ONE_VALUE = ("study", "paper_table", "test_images", *(name for name in LATER if name not in OF_A_TRIAL))
 SETTING = ("data", "backbone", "recipe", "epochs")  # the same for a row and its baseline
+# Where a factor's key begins so, these may differ between rows.
+VARIED = {
+    "data": ("data", "train_images", "validation_images"),
+    "backbone": ("backbone", "recipe", "epochs"),
+    "recipe": ("recipe", "epochs"),
+}
 STATUSES = ("done", "failed")
 PARTIAL = re.compile(r"Partial \((\d+ of \d+ trials)\): ")  # begins the title of a study that was stopped
-
-
-def clean_text(value: Any) -> str:
-    """One line of printable text: what user labels and error messages must be before they enter a file or a figure."""
-    if isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value:
-        return value  # nearly every cell, and there may be a million
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    printable = "".join(c if c.isprintable() else " " for c in str(value).encode("utf-8", "replace").decode("utf-8"))
-    return " ".join(printable.split())
-
-
-def whole(text: str) -> int:
-    """`text` as a whole number; "360.0" is taken, too, as pandas writes integers beside empty cells."""
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer():
-            raise
-        return int(number)
-
-
-def finite(text: str) -> float:
-    """`text` as a finite number."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-PARSERS: dict[str, tuple[Callable[[str], Any], str, str]] = {
-    "int": (whole, "Int64", "a whole number"),
-    "float": (finite, "float64", "a finite number"),
-}
 
 
 def read_trials(path: str | Path) -> pd.DataFrame:
@@ -120,10 +89,8 @@ def read_trials(path: str | Path) -> pd.DataFrame:
         ValueError: in one line that names the file and what is wrong with it.
     """
     cells = read_cells(path)
-    try:
+    with naming(path):
         return canonical(cells)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def read_study(path: str | Path) -> tuple[pd.DataFrame, dict[str, Outputs]]:
@@ -136,47 +103,6 @@ def read_study(path: str | Path) -> tuple[pd.DataFrame, dict[str, Outputs]]:
     return read_trials(path), outputs.read_file(beside) if beside.is_file() else {}
 
 
-def read_cells(path: str | Path) -> pd.DataFrame:
-    """A CSV file, compressed by xz or not, as a frame of text, one column a name in its header.
-
-    Raises:
-        ValueError: in one line that names the file, where it cannot be read or is cut off.
-    """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-        text = (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except lzma.LZMAError:
-        raise ValueError(f"{path}: damaged, or not compressed by xz") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: damaged, it is not UTF-8 text") from None
-    try:
-        return _frame(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _frame(text: str) -> pd.DataFrame:
-    """A CSV text as a frame of text; a ValueError where lines are cut off or have too many or too few cells."""
-    if not text.strip():
-        raise ValueError("empty")
-    if not text.endswith("\n"):
-        raise ValueError("damaged, its last line is cut off")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = next(reader)
-        lines = []
-        for cells in reader:
-            if len(cells) != len(header):
-                raise ValueError(f"damaged, line {reader.line_num} has {len(cells)} cells and the header {len(header)}")
-            lines.append(cells)
-    except csv.Error as error:
-        raise ValueError(f"damaged, line {reader.line_num}: {error}") from None
-    return pd.DataFrame(lines, columns=header, dtype=object)
-
-
 def canonical(trials: pd.DataFrame) -> pd.DataFrame:
     """Trials checked, typed and ordered: rows as they first appear, seeds ascending; extra columns kept behind.
 
@@ -187,9 +113,7 @@ def canonical(trials: pd.DataFrame) -> pd.DataFrame:
             mixed in one comparison, a baseline that is not among the rows, or no trials at all.
     """
     names = [str(name) for name in trials.columns]
-    missing = [name for name in COLUMNS if name not in names]
-    if missing:
-        raise ValueError(f"column{'s' * (len(missing) > 1)} missing: {', '.join(missing)}")
+    require(COLUMNS, names)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"column {twice[0]} appears twice")
@@ -200,24 +124,10 @@ def canonical(trials: pd.DataFrame) -> pd.DataFrame:
     for name in NOT_EMPTY:
         if "" in text[name]:
             raise ValueError(f"line {text[name].index('') + 2}: {name} is empty")
-    frame = pd.DataFrame({name: _typed(name, cells) for name, cells in text.items()})
+    frame = pd.DataFrame({name: typed(name, KINDS.get(name, "text"), cells) for name, cells in text.items()})
     _check(frame)
     order = {label: place for place, label in enumerate(dict.fromkeys(text["row"]))}
     return frame.sort_values(["row", "seed"], key=lambda c: c.map(order) if c.name == "row" else c, ignore_index=True)
-
-
-def _typed(name: str, cells: list[str]) -> pd.Series[Any]:
-    kind = (COLUMNS | LATER).get(name, "text")
-    if kind == "text":
-        return pd.Series(cells, dtype=object)
-    parse, dtype, expected = PARSERS[kind]
-    values: list[Any] = []
-    for line, cell in enumerate(cells, start=2):
-        try:
-            values.append(parse(cell) if cell else None)
-        except (ValueError, OverflowError):
-            raise ValueError(f"line {line}: {name} is '{cell}', not {expected}") from None
-    return pd.Series(values, dtype=dtype)
 
 
 def _check(frame: pd.DataFrame) -> None:
@@ -241,7 +151,8 @@ def _check(frame: pd.DataFrame) -> None:
     if len(twins):
         at = int(twins[0])
         raise ValueError(f"line {at + 2}: seed {frame['seed'][at]} appears twice in row '{frame['row'][at]}'")
-    for name in ONE_VALUE:
+    varied = {name for key in factors_of(frame) for name in VARIED.get(key.split(".")[0], ())}
+    for name in (name for name in ONE_VALUE if name not in varied):
         values = present(frame.get(name, ()))
         if len(values) > 1:
             raise ValueError(f"{name} is mixed in one table: {', '.join(map(str, values[:4]))}")
@@ -265,39 +176,35 @@ def _check(frame: pd.DataFrame) -> None:
     for baseline in present(frame["baseline"]):
         if baseline not in rows:
             raise ValueError(f"the baseline '{baseline}' is not among the rows: {', '.join(rows[:12])}")
-    _check_settings(frame)
+    _check_settings(frame, [name for name in SETTING if name not in varied])
 
 
-def _check_settings(frame: pd.DataFrame) -> None:
-    """What is compared is of the same data set, network and recipe."""
+def _check_settings(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """What is compared is of the same data set, network and recipe, as far as these are not what is varied."""
     baselines = frame["baseline"].where(frame["baseline"] != "", frame["row"])
     for baseline in present(baselines):
         compared = frame[(baselines == baseline) | (frame["row"] == baseline)]
         where = "one table" if baselines.nunique() == 1 else f"what is compared with '{baseline}'"
-        for name in SETTING:
+        for name in names:
             values = present(compared[name])
             if len(values) > 1:
                 raise ValueError(f"{name} is mixed in {where}: {', '.join(map(str, values[:4]))}")
 
 
+def factors_of(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The dotted keys that the rows vary, as far as they are told; a ValueError where a column of levels is missing."""
+    names = tuple(first(frame.get("factors", ()), "").split())
+    require(names, frame.columns)
+    return names
+
+
 def failures_of(frame: pd.DataFrame) -> str:
     """How failed trials count, one of FAILURES."""
-    return next((str(way) for way in present(frame.get("failures", ()))), next(iter(FAILURES)))
+    return str(first(frame.get("failures", ()), next(iter(FAILURES))))
 
 
 def guessing(frame: pd.DataFrame, best: int = 1) -> float | None:
     """Error of guessing, in percent, of a guess at the `best` classes; None where failures do not count so."""
     if failures_of(frame) != "chance":
         return None
-    return 100 * max(0.0, 1 - best / int(present(frame["classes"])[0]))
-
-
-def present(values: Iterable[Any]) -> list[Any]:
-    """The distinct values that are not empty, as they first appear."""
-    return list(dict.fromkeys(value for value in values if not pd.isna(value) and value != ""))
-
-
-def csv_bytes(frame: pd.DataFrame) -> bytes:
-    """A frame as CSV: UTF-8, lines ended by a line feed, floats in the shortest form that reads back equal."""
-    text: str = frame.to_csv(index=False, lineterminator="\n")
-    return text.encode("utf-8", "replace")
+    return 100 * max(0.0, 1 - best / int(first(frame["classes"])))

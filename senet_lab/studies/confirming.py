@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from senet_lab.reports.front import on_front
+from senet_lab.reports.pareto import on_front
 from senet_lab.studies.space import Design
 
 MOST = 12  # designs; the front itself is always confirmed

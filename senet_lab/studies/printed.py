@@ -171,7 +171,7 @@ def show(console: Console) -> None:
 
 def show_block(block: list[Number], console: Console) -> None:
     """The numbers of one table in one unit, and why some differ."""
-    table, unit = paper.load().table(block[0].table), block[0].unit
+    table, unit = paper.table(block[0].table), block[0].unit
     console.print(f"[bold]Table {table.number}[/], {unit}: {table.caption}", highlight=False)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     grid.add_column("row", no_wrap=True)
@@ -198,7 +198,7 @@ def numbers(table: str, unit: str) -> list[Number]:
     """What one of the paper's tables prints in one unit, and what is counted for it; empty if it prints nothing."""
     found = []
     for label, how in PRINTED[table].items():
-        row = paper.load().table(table).row(label)
+        row = paper.table(table).row(label)
         printed, convention = (row.gflops, how.macs) if unit == "GFLOPs" else (row.params_m, how.params)
         if printed is None:
             continue

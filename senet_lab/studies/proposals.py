@@ -25,7 +25,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import Trial, TrialState
 
-from senet_lab.reports.front import on_front
+from senet_lab.reports.pareto import on_front
 from senet_lab.studies.space import Design, Space
 
 PATIENCE = 1  # proposals in a row that need no training, before a design is drawn that was never tried

@@ -234,7 +234,7 @@ def paper_cost(config: Config, study: Study | None, paper_row: str, facts: DataF
     """
     backbone, size, classes = PAPER_NETWORK, PAPER_SIZE, PAPER_CLASSES
     if study and study.paper:
-        table = paper.load().table(study.paper)
+        table = paper.table(study.paper)
         backbone, classes = table.trunk or config.backbone, table.classes
         size = table.row(paper_row).size if paper_row else size
     elif study and networks(study):

@@ -19,7 +19,7 @@ from senet_lab.config import UserError
 from senet_lab.counting import duration
 from senet_lab.labels import Composed
 from senet_lab.objectives import COSTS
-from senet_lab.reports.trials import csv_bytes
+from senet_lab.reports.cells import csv_bytes
 from senet_lab.studies import clock, confirming, outcome, pricing, search_plan, worth
 from senet_lab.studies.clock import Expectation
 from senet_lab.studies.halving import Halving, Job

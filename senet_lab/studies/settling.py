@@ -25,13 +25,13 @@ from senet_lab.counting import duration
 from senet_lab.labels import short_hash
 from senet_lab.reports.aim import Aim, asked
 from senet_lab.reports.aim import of as aim_of
-from senet_lab.reports.trials import read_cells
+from senet_lab.reports.cells import read_cells
 from senet_lab.studies.clock import Expectation
 from senet_lab.studies.plan import Cell, Plan, look_up, say
 from senet_lab.studies.store import FAILED, Record, Store, notes
 
 if TYPE_CHECKING:
-    from senet_lab.reports.rows import Row, Table
+    from senet_lab.reports.table import Row, Table
 
 NOTE = "settle"  # begins the names of plans in the store
 BLOCK = 50  # seeds that are looked up at once

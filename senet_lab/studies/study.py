@@ -27,7 +27,7 @@ from senet_lab.studies.store import DONE, Record, Store
 from senet_lab.training import data as images
 
 if TYPE_CHECKING:
-    from senet_lab.reports.rows import Table
+    from senet_lab.reports.table import Table
 
 
 def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
@@ -152,7 +152,7 @@ def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, stor
 
 def write(composed: Composed, study: plan.Plan, design: Design, store: Store, console: Console) -> Table:
     """Write and show the table of a study, or the front of a search, whose trials have all ended."""
-    from senet_lab.reports import fronts, tables  # what draws and tests takes long to import: training begins before it
+    from senet_lab.reports import tables  # what draws and tests takes long to import: training begins before it
 
     folder, records, search = folder_of(composed), design.records, composed.config.search
     packed = store.outputs(study.trials)
@@ -163,16 +163,13 @@ def write(composed: Composed, study: plan.Plan, design: Design, store: Store, co
     try:
         kept = aside.make_room(folder, study.trials)
         left = (outcome.runs(study, records), outcome.curves(trials, records), packed)
-        written = (fronts if search else tables).write(folder, trials, *left)
+        written = tables.write(folder, trials, *left)
         written += files.replace_all(folder, design.files())
     except (OSError, ValueError) as error:
         raise RunError(f"the {'front' if search else 'table'} cannot be written to {folder}: {error}") from error
     console.print()
-    made = tables.summarise(trials, tables.unpacked(packed))
-    if search:
-        fronts.show(tables.read_trials(folder / "trials.csv"), console)
-    else:
-        tables.terminal(made, console)
+    made = tables.made(trials, tables.unpacked(packed))
+    tables.terminal(made, console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
     if kept:
         what = "front" if search else "table"

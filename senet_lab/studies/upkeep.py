@@ -29,7 +29,8 @@ import sqlalchemy as sa
 from senet_lab import files, outputs
 from senet_lab.config import SE, Data, Recipe, RunError, UserError
 from senet_lab.reports import curves
-from senet_lab.reports.trials import read_cells, read_trials
+from senet_lab.reports.cells import read_cells
+from senet_lab.reports.trials import read_trials
 from senet_lab.studies import settling
 from senet_lab.studies.owners import is_dead
 from senet_lab.studies.store import DONE, FAILED, RUNNING, STALE_SECONDS, Record, Store, parse, records

@@ -18,7 +18,7 @@ from senet_lab.compose import check_key, plainly
 from senet_lab.config import Config, Study, UserError, check_values, flat
 from senet_lab.labels import Composed, labels
 from senet_lab.reports import paper
-from senet_lab.reports.trials import clean_text
+from senet_lab.reports.cells import clean_text
 
 # What a study may vary, beside SE or no SE. Rows that are compared share the images, the backbone and the epochs.
 FACTORS = ("se.", "recipe.", "stride", "data.augment", "data.cutout", "training.precision")
@@ -124,7 +124,7 @@ def check_study(study: Study) -> None:
                 f"study.rows.{label}.baseline: '{baseline}' is itself compared with '{baselines[baseline]}'"
             )
     try:
-        printed = paper.load().table(study.paper) if study.paper else None
+        printed = paper.table(study.paper) if study.paper else None
         for row in study.rows.values():
             if isinstance(row, dict) and "paper" in row and printed:
                 printed.row(str(row["paper"]))

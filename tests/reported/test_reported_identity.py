@@ -21,7 +21,8 @@ from senet_lab.config import RunError, UserError
 from senet_lab.models import BACKBONES, cifar, released
 from senet_lab.models.se import EXCITATIONS, FROM_ONE, SQUEEZES
 from senet_lab.reports import aside, sources, tables
-from senet_lab.reports.trials import COLUMNS, csv_bytes, read_trials
+from senet_lab.reports.cells import csv_bytes
+from senet_lab.reports.trials import COLUMNS, read_trials
 from senet_lab.studies import plan, study
 from senet_lab.studies.clock import Expectation
 from senet_lab.studies.export_facts import of_plan

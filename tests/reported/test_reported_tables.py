@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from test_reports_roundtrip import made_up
+from test_reports_roundtrip import made_up, searched
 
 from senet_lab import __main__ as commands
 from senet_lab.compose import compose
-from senet_lab.reports import fragments, front, front_summary, page, sources, tables
-from senet_lab.reports.front_forms import markdown as front_text
-from senet_lab.reports.rows import Table
+from senet_lab.reports import fragments, page, pareto, sources, tables
+from senet_lab.reports.columns import STUDY
+from senet_lab.reports.front import front
 from senet_lab.reports.statistics import ALPHA, holm
+from senet_lab.reports.table import Design, Table
 from senet_lab.reports.tex import tex
 from senet_lab.studies import plan as plans
 
@@ -151,7 +152,8 @@ def test_the_page_says_what_failed(tmp_path: Path) -> None:
     tables.write(tmp_path / "x", study((("a", 1),)))
     (read,) = sources.studies([tmp_path])
     assert "✕ a is not tested, after failures" in fragments.finding(read)
-    assert ("verdict", "failed in 1 of 5") in fragments.tip(read.table.rows[1])
+    tip = {column.tip: column.exactly(read.table.rows[1]) for column in STUDY}
+    assert (tip["verdict"], tip["failed"]) == ("✕ failed in 1 of 5", "seed 1")
 
 
 def test_failures_as_chance() -> None:
@@ -180,51 +182,37 @@ def test_failures_are_said_anew_of_a_file_and_kept(tmp_path: Path, capsys: pytes
     assert "needs the column classes" in capsys.readouterr().err
 
 
-def searched(failed: dict[tuple[str, int], str], confirmed: int = 5, **columns: Any) -> pd.DataFrame:
-    """A search of three designs, each better than the cheaper one, with one seed and so many fresh ones."""
-    lines = []
-    for place, label in enumerate(("cheap", "middle", "dear")):
-        for seed in range(1 + confirmed):
-            line = {"row": label, "seed": seed, "part": "search" if seed == 0 else "confirmation", "asked": place + 1}
-            error = 30.0 - 10 * place + seed % 3
-            bad = failed.get((label, seed), "")
-            line |= {"test_error": error, "val_error": error} if not bad else {"reason": bad}
-            lines.append(line | {"status": "failed" if bad else "done", "params": 100 * (place + 1), "macs": 5})
-    made = pd.DataFrame(lines).assign(study="s", title="S", baseline="", paper_table="", paper_row="", trial_id="")
-    fixed = dict.fromkeys(("test_top5_error", "val_loss", "paper_params", "paper_macs", "hidden", "network"), "")
-    fixed |= {"data": "digits", "backbone": "r", "recipe": "q", "epochs": 1, "device": "cpu", "torch": "2"}
-    fixed |= {"objectives": "val_error params", "sampler": "nsga2", "spent": "1/1", "reference": "", "classes": 10}
-    fixed |= {"channels": 1, "val_images": 100, "test_images": 100, "words": "", "reason": made.get("reason", "")}
-    return tables.canonical(made.assign(**fixed, **columns))
+def designs(made: Table) -> list[Design]:
+    return [row.design for row in made.rows if row.design]
 
 
 @pytest.mark.parametrize("seed", [0, 2])
 def test_a_design_that_fails_is_not_on_the_front(seed: int) -> None:
     """Kind: one that failed with fresh seeds stayed on the front, without a word."""
-    made = front_summary.summarise(searched({("middle", seed): "the loss is NaN"}))
-    assert [each.label for each in made.best] == ["cheap", "dear"]
-    text = front_text(made)
+    made = front(searched({("middle", seed): "the loss is NaN"}))
+    assert [row.label for row in made.front] == ["cheap", "dear"]
+    text = tables.markdown(made)
     assert "failed in 1 of " in text
     assert "their designs are not on the front" in text or "fresh seeds failed: middle (failed in 1 of 5)" in text
 
 
 def test_failures_as_chance_on_a_front() -> None:
-    made = front_summary.summarise(searched({("dear", 2): "NaN", ("middle", 0): "NaN"}, failures="chance"))
-    middle, dear = made.found[1:]
-    assert (middle.values, middle.on_front) == ((90.0, 200.0), False)
+    made = front(searched({("dear", 2): "NaN", ("middle", 0): "NaN"}, failures="chance"))
+    _, middle, dear = designs(made)
+    assert ([*middle.values.values()], middle.on_front) == ([90.0, 200.0], False)
     assert dear.confirmed is not None
     assert dear.confirmed.mean == pytest.approx((11 + 90 + 10 + 11 + 12) / 5)
-    assert "2 trainings failed (NaN); they count as guessing, 90% error" in front_text(made)
+    assert "2 trainings failed (NaN); they count as guessing, 90% error" in tables.markdown(made)
 
 
 # --------------------------------------------------------------------------------------------------------- calibration
 
 
 def test_chances_are_told_from_five_seeds() -> None:
-    few = front_summary.summarise(searched({}, 4))
-    assert {each.chance for each in few.found} == {None}
-    assert "told from 5 fresh seeds; here are 4" in front_text(few)
-    assert {each.chance for each in front_summary.summarise(searched({})).found} == {1.0}
+    few = front(searched({}, 4))
+    assert {each.chance for each in designs(few)} == {None}
+    assert "told from 5 fresh seeds; here are 4" in tables.markdown(few)
+    assert {each.chance for each in designs(front(searched({})))} == {1.0}
 
 
 @pytest.mark.parametrize("gain", [0.0, 1.0])
@@ -234,7 +222,7 @@ def test_what_is_told_of_the_front_is_true(gain: float) -> None:
     for _ in range(600):
         truth = rng.normal(0, 0.5, 6) + gain * 2 * 0.5 ** np.arange(6)
         errors = truth[:, None] + np.sqrt(0.5) * (rng.normal(size=(6, 5)) + rng.normal(size=5))
-        told.append(front.chances(errors, np.arange(6.0), 500)[1:])
+        told.append(pareto.chances(errors, np.arange(6.0), 500)[1:])
         true.append([at for at in range(1, 6) if truth[at] < truth[:at].min()])
     chances, on = np.concatenate(told), np.zeros((600, 5))
     for number, places in enumerate(true):

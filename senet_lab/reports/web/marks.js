@@ -97,7 +97,7 @@ function network(points, cost, seen) {
     const of = point.of.filter(([place, row]) => seen(place, row));
     if (!of.length) return null;
     const first = studies[of[0][0]].rows[of[0][1]];
-    const pairs = first.tip.filter(([what]) => ["error", "params", "multiply-adds", "SE widths", "failed"].includes(what));
+    const pairs = first.tip.filter(([what]) => ["error %", "params", "multiply-adds", "SE widths", "failed"].includes(what));
     const names = of.map(([place, row]) => [studies[place].title, studies[place].rows[row].label]);
     return { at: first.at, shape: point.plain ? "s" : "o", look: point.plain ? "ink" : "design", name: first.label, place: null, tip: () => ({ name: first.label, pairs: [...pairs, ...names] }) };
   });
@@ -126,7 +126,7 @@ function learning(study, rows, metric, log, off) {
       tip: (at) => {
         const i = usable[at];
         const spread = low[i] === high[i] ? "" : ` (${low[i]} to ${high[i]}, n = ${curve.n})`;
-        return { name: row.label, pairs: [["epoch", String(curve.x[i])], [METRICS[metric], `${mean[i]}${spread}`], ...row.tip.filter(([what]) => ["error", "params"].includes(what)).map(([what, text]) => [what === "error" ? "test error" : what, text])] };
+        return { name: row.label, pairs: [["epoch", String(curve.x[i])], [METRICS[metric], `${mean[i]}${spread}`], ...row.tip.filter(([what]) => ["error %", "params"].includes(what)).map(([what, text]) => [what === "error %" ? "test error %" : what, text])] };
       },
     });
   }

@@ -1,0 +1,202 @@
+"""What a study's trials say of each of its contrasts: which seeds count, the difference, and its verdict."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from senet_lab.outputs import Outputs
+from senet_lab.reports import aim, conclusions, statistics
+from senet_lab.reports.aim import Aim
+from senet_lab.reports.cells import first
+from senet_lab.reports.conclusions import Verdict
+from senet_lab.reports.contrasts import Contrast, effects, of_rows
+from senet_lab.reports.outcomes import outcomes
+from senet_lab.reports.sequential import Looks, planned
+from senet_lab.reports.table import Failure
+from senet_lab.reports.trials import factors_of, guessing
+
+Groups = dict[str, pd.DataFrame]  # label → trials
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the rows of a table are made from.
+
+    Attributes:
+        frame: the trials in canonical form.
+        aim: what the study is to find out.
+        images: behind one error; None if every trial failed.
+        tests: what verdicts are corrected for.
+        contrasts: row of the table → what it compares.
+        outputs: trial id → what it made of each test image.
+    """
+
+    frame: pd.DataFrame
+    aim: Aim
+    images: int | None
+    tests: int
+    contrasts: dict[str, Contrast]
+    outputs: dict[str, Outputs]
+
+    def step(self, weights: Mapping[str, float]) -> float:
+        """What one test image weighs in a difference: rounding to whole images adds up as the squares of the weights
+        do, which are 1 and 1 where two rows are compared. 0 for a loss, which is not counted."""
+        counted = self.images if self.aim.metric == "error" else None
+        return statistics.step_percent(counted) * math.sqrt(sum(weight**2 for weight in weights.values()) / 2)
+
+    def looks(self, weights: Mapping[str, float]) -> Looks:
+        """At each difference, where seeds are added until a verdict is in."""
+        return replace(planned(self.aim, self.tests, self.images), step=self.step(weights))
+
+    def values(self, group: pd.DataFrame, metric: str) -> dict[int, float]:
+        """seed → error in percent, or loss in nats; of a failed trial the guess where it counts as that. No losses
+        where one is not known."""
+        if metric == "error":
+            return by_seed(group, "test_error", guessing(self.frame))
+        chance = None if guessing(self.frame) is None else self.aim.guessing(int(first(self.frame["classes"])))
+        known = "test_loss" in group and group["test_loss"][group["status"] == "done"].notna().all()
+        return by_seed(group, "test_loss", chance) if known else {}
+
+    def images_of(self, group: pd.DataFrame, metric: str) -> dict[int, NDArray[np.float32]]:
+        """seed → what it made of each test image, of the finished trials that have outputs."""
+        done = group[group["status"] == "done"]
+        return {
+            int(seed): outcomes(self.outputs[name], metric)
+            for seed, name in zip(done["seed"], done["trial_id"], strict=True)
+            if name in self.outputs
+        }
+
+    def sample(self, group: pd.DataFrame, metric: str) -> statistics.Sample | None:
+        if self.images is None:
+            return None
+        values, known = self.values(group, metric), self.images_of(group, metric)
+        counted = self.images if metric == "error" else None
+        return statistics.sample(list(values.values()), counted, [known.get(seed) for seed in values])
+
+    def compare(
+        self, weights: Mapping[str, float], groups: Groups, tested: bool, last: int | None = None
+    ) -> statistics.Comparison | None:
+        """A weighted sum of rows, seed by seed, up to the `last` one; where seeds are added until a verdict is in, over
+        the first seeds without gap."""
+        if self.images is None or not weights:
+            return None
+        values = {label: self.values(groups[label], self.aim.metric) for label in weights}
+        images = {label: self.images_of(groups[label], self.aim.metric) for label in weights}
+        seeds = sorted(set.intersection(*map(set, values.values())))
+        if self.aim.settles and tested:  # the first seeds up to the first that is missing
+            fresh = (seed for seed in seeds if seed >= self.aim.first)
+            seeds = [seed for seed, due in zip(fresh, itertools.count(self.aim.first), strict=False) if seed == due]
+        seeds = [seed for seed in seeds if last is None or seed <= last]
+
+        def total(of: Mapping[str, Mapping[int, Any]], seeds: Collection[int]) -> dict[int, Any]:
+            return {seed: sum(weight * of[label][seed] for label, weight in weights.items()) for seed in seeds}
+
+        known = total(images, [seed for seed in seeds if all(seed in images[label] for label in weights)])
+        return statistics.compare(total(values, seeds), self.step(weights), tested, known)
+
+
+def trainings_of(group: pd.DataFrame) -> tuple[tuple[int, str], ...]:
+    """Seeds and trial ids; the first alone where seeds are added until a verdict is in, so that rows have more or
+    fewer of them."""
+    ids = [str(each) for each in group["trial_id"]]
+    trained = tuple(zip(map(int, group["seed"]), ids, strict=True)) if all(ids) else ()
+    return trained[:1] if aim.of(group).settles else trained
+
+
+def baseline_of(label: str, group: pd.DataFrame) -> str:
+    """The row that one is compared with; empty for a baseline."""
+    baseline = first(group["baseline"]) or ""
+    return "" if baseline == label else str(baseline)
+
+
+def contrasts_of(frame: pd.DataFrame, groups: Groups) -> dict[str, Contrast]:
+    """What the study compares, each of which has a row of the table: the rows themselves, or the effects of a grid."""
+    baselines = {label: baseline_of(label, group) for label, group in groups.items()}
+    factors = factors_of(frame)
+    if len(factors) < 2:
+        return of_rows({label: trainings_of(group) or label for label, group in groups.items()}, baselines)
+    named = [label for label in groups if label in set(baselines.values())]
+    if len(named) > 1:
+        raise ValueError(f"factors: a grid has one baseline, not {', '.join(named)}")
+    cells = {label: tuple(str(first(group[factor])) for factor in factors) for label, group in groups.items()}
+    return effects(cells, factors, named[0] if named else next(iter(groups)))
+
+
+def untested_of(frame: pd.DataFrame, groups: Groups, contrasts: Mapping[str, Contrast]) -> dict[str, str]:
+    """Label of a row or of an effect → why it is not tested; empty for those that are."""
+    lacking = {
+        label: f"failed in {count} of {len(group)}"
+        for label, group in groups.items()
+        if (count := len(failures_in(group))) and guessing(frame) is None
+    }
+    found = {label: lacking.get(label, "") for label in groups}
+    for label, contrast in contrasts.items():
+        bad = [row for row in contrast.weights if row in lacking]
+        if contrast.order:
+            found[label] = "cells missing" if not contrast.weights else f"{bad[0]} {lacking[bad[0]]}" if bad else ""
+        elif not found[label] and bad:
+            found[label] = f"baseline {lacking[bad[0]]}"
+    return found
+
+
+def up_to_stops(study: Study, groups: Groups, untested: Mapping[str, str]) -> tuple[Groups, dict[str, int]]:
+    """The trials of each row up to the seed at which the last verdict was in that it is needed for, where seeds are
+    added until then; what was trained beyond is not looked at. And those seeds, by contrast."""
+    if not study.aim.settles or study.images is None:
+        return groups, {}
+    ends: dict[str, int] = {}
+    of: dict[str, int] = {}
+    for label, contrast in study.contrasts.items():
+        if contrast.key is None:
+            continue
+        found = None if untested[label] else study.compare(contrast.weights, groups, tested=True)
+        stop = None if found is None else study.looks(contrast.weights).follow(found.differences)
+        needed = contrast.weights if contrast.order else [label]
+        last = max((int(groups[row]["seed"].max()) for row in needed), default=0)
+        of[label] = last if stop is None else study.aim.first + stop.n - 1
+        for row in contrast.weights:
+            ends[row] = max(of[label], ends.get(row, 0))
+    for label, group in groups.items():  # the baseline's own network, and what nothing is compared with
+        ends.setdefault(label, ends.get(baseline_of(label, group), int(group["seed"].max())))
+    return {label: group[group["seed"] <= ends[label]] for label, group in groups.items()}, of
+
+
+def verdicts_of(
+    study: Study, groups: Groups, untested: Mapping[str, str], ends: Mapping[str, int]
+) -> tuple[dict[str, statistics.Comparison | None], dict[str, Verdict | None]]:
+    """Label of what is compared → its difference; and → its verdict, of those that may have one."""
+    deltas = {
+        label: study.compare(contrast.weights, groups, not untested[label], ends.get(label))
+        for label, contrast in study.contrasts.items()
+    }
+    judged = {label: contrast.key for label, contrast in study.contrasts.items() if contrast.key is not None}
+    if study.aim.settles:
+        verdicts: dict[str, Verdict | None] = {}
+        for label in judged:
+            found = deltas[label]
+            if found is not None and not untested[label]:
+                deltas[label], verdicts[label] = conclusions.settled(found, study.looks(study.contrasts[label].weights))
+        return deltas, verdicts
+    once = {key: label for label, key in reversed(judged.items())}
+    tested = [deltas[label] for label in once.values()]
+    by_key = dict(zip(once, conclusions.judge(tested, study.tests, study.aim.margin), strict=True))
+    return deltas, {label: by_key[key] for label, key in judged.items()}
+
+
+def failures_in(group: pd.DataFrame) -> tuple[Failure, ...]:
+    failed = group[group["status"] == "failed"]
+    return tuple(Failure(int(seed), why) for seed, why in zip(failed["seed"], failed["reason"], strict=True))
+
+
+def by_seed(group: pd.DataFrame, column: str, guess: float | None) -> dict[int, float]:
+    """seed → value of the finished trials that have one, and a guess for the failed ones where they count as that."""
+    values = group[column].where(group["status"] == "done", guess)
+    return {int(seed): float(value) for seed, value in zip(group["seed"], values, strict=True) if not pd.isna(value)}
