@@ -206,12 +206,10 @@ def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, N
                 break
             pairs.append((outcome(mine, aim, classes), outcome(theirs, aim, classes)))
         stop = stop_of(tuple(pairs), aim, plan.study_tests or 0, plan.facts.test)
-        need = Need(stop[0], False) if stop else Need(min(aim.most, len(pairs) + 1 + ahead), True)
-        for label in (row.label, row.baseline):
+        need = Need(stop[0], False, stop[1]) if stop else Need(min(aim.most, len(pairs) + 1 + ahead), True)
+        for label, word in ((row.label, need.word), (row.baseline, found[row.baseline].word)):
             had = found[label]
-            found[label] = had._replace(seeds=max(had.seeds, need.seeds), open=had.open or need.open)
-        if stop:
-            found[row.label] = found[row.label]._replace(word=stop[1])
+            found[label] = Need(max(had.seeds, need.seeds), had.open or need.open, word)
     return found
 
 
