@@ -187,14 +187,13 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
         processes = workers * config.training.devices
         plan.check_room([cell.spec for cell in whole.todo], executor.sharing(processes))
         with Unseen(whole, clock.expect(whole, store, workers), workers, console) as progress:
-            records = driver.train(
+            records = driver.Driver(
                 whole,
                 store,
                 executor.pool(workers),
                 progress,
                 Path(config.results) / "checkpoints",
-                on_end=lambda cell, record: None,
-            )
+            ).train()
     found = {}
     for values, each in plans.items():
         found[values] = candidate = Candidate(values, each.config.recipe.epochs)

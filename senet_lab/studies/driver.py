@@ -3,8 +3,8 @@
 Any number of drivers may work on the same store. A driver claims a trial when a worker is free, so that nothing is
 queued ahead of others; interrupted at any moment, it loses at most the current epochs.
 
-A trial that was out of memory is trained once more with nothing beside it from this driver: nothing is handed out until
-it has been. A study of which nothing ends well is stopped (`max_failures`).
+`policies` decide the rest: a trial whose worker was killed is tried again, one that was out of memory is trained once
+more with nothing beside it, and a study of which nothing ends well is stopped.
 """
 
 from __future__ import annotations
@@ -12,41 +12,34 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from senet_lab.config import RunError
 from senet_lab.studies.plan import Cell, Plan
+from senet_lab.studies.policies import ATTEMPTS, Alone, Attempts, Failures
 from senet_lab.studies.pool import ELAPSED, Event, Pool
-from senet_lab.studies.progress import Progress
+from senet_lab.studies.progress import Progress, named
 from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Record, Store
 from senet_lab.training.faults import advised
 
-ATTEMPTS = 3  # a trial whose worker was killed so often stops the study
 POLL_SECONDS = 0.5
 FEW = 100  # trials that are looked up each time that a worker is free; more of them, at most so often:
 LOOK_SECONDS = 2.0
 
-Heard = Callable[[Cell, Record], None]
+
+def nothing(cell: Cell, value: Record) -> None:
+    """What is done of an event that nobody asks for."""
 
 
-def train(
-    plan: Plan,
-    store: Store,
-    workers: Pool,
-    progress: Progress,
-    checkpoints: Path,
-    on_end: Heard,
-    more: Callable[[], list[Cell]] | None = None,
-    until: Callable[[Cell], int | None] = lambda cell: None,
-    on_stop: Heard = lambda cell, value: None,
-    known: dict[str, Record] | None = None,
-) -> dict[str, Record]:
-    """Train until every trial of the plan has ended, here or in another driver.
+@dataclass
+class Driver:
+    """Trains until every trial of a plan has ended, here or in another driver.
 
-    Args:
+    Attributes:
         plan: the study.
         store: where trials are claimed and recorded.
         workers: who trains.
@@ -60,81 +53,147 @@ def train(
         on_stop: called with the epochs of a training that was stopped. Its claim is given back, and it has no record:
             it goes on from its checkpoint when it is asked for again.
         known: all records of a search, which `more` and `on_end` add to: these tell whether it can work.
-
-    Returns:
-        trial id → record, for all trials of the plan and those that `more` gave.
-
-    Raises:
-        RunError: the study cannot go on, or so many trials have failed and none has ended well that it is not to; what
-            has ended is recorded, what has not goes on next time.
+        records: trial id → record, of the trials of the plan, and of those that `more` gave, that have ended.
+        waiting: trials that this driver has not claimed; another one may be training them.
+        running: trials that it has claimed.
     """
-    records = dict(plan.recorded)
-    waiting = {cell.trial_id: cell for cell in plan.todo}
-    running: dict[str, Cell] = {}
-    attempts: dict[str, int] = {}
-    crowded: list[str] = []  # of those that run, the ones that wait to be trained alone
-    alone: set[str] = set()  # the ones that are, or have been
-    works = False  # whether a trial has ended well here
-    paused = False  # whether nothing is handed out because nothing ends well
-    commit = git_commit()
-    looked = 0.0  # when it was last looked up what other drivers have recorded
 
-    def hand_out() -> None:
+    plan: Plan
+    store: Store
+    workers: Pool
+    progress: Progress
+    checkpoints: Path
+    on_end: Callable[[Cell, Record], None] = nothing
+    more: Callable[[], list[Cell]] = list
+    until: Callable[[Cell], int | None] = lambda cell: None
+    on_stop: Callable[[Cell, Record], None] = nothing
+    known: Mapping[str, Record] | None = None
+    records: dict[str, Record] = field(init=False)
+    waiting: dict[str, Cell] = field(init=False)
+    running: dict[str, Cell] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.records = dict(self.plan.recorded)
+        self.waiting = {cell.trial_id: cell for cell in self.plan.todo}
+        self.attempts = Attempts()
+        self.alone = Alone()
+        self.failures = Failures(self.plan.config.max_failures, self.records if self.known is None else self.known)
+        self.paused = False  # whether nothing is handed out because nothing ends well
+        self.looked = 0.0  # when it was last looked up what other drivers have recorded
+        self.commit = git_commit()
+
+    def train(self) -> dict[str, Record]:
+        """Train; all records.
+
+        Raises:
+            RunError: the study cannot go on, or so many trials have failed and none has ended well that it is not to;
+                what has ended is recorded, what has not goes on next time.
+        """
+        self.store.say = self.progress.say
+        try:
+            with beating(self.store):
+                self.hand_out()
+                while self.waiting or self.running:
+                    idle = self.workers.free and not (self.paused or self.alone.reserved(self.running))
+                    self.progress.refresh(elsewhere=len(self.waiting) if idle else 0)
+                    for event in self.workers.events(POLL_SECONDS):
+                        self.handle(event)
+                    self.hand_out()
+        finally:
+            self.workers.stop()  # before anyone else may train what they were training
+            with suppress(RunError):  # a store that has failed; claims of a process that is gone are taken over
+                self.store.release_all()
+        return self.records
+
+    # ----------------------------------------------------------------------------------------------------- handing out
+
+    def hand_out(self) -> None:
         """Give free workers what no other driver has, or has had."""
-        nonlocal looked
-        if not workers.free:
+        if not self.workers.free:
             return
-        if len(waiting) <= FEW or time.monotonic() - looked > LOOK_SECONDS:  # a claim is refused in any case
-            for trial_id, record in store.read(waiting).items():
-                accept(waiting.pop(trial_id), record)
-            looked = time.monotonic()
-        if crowded and len(crowded) == len(running):
-            alone.add(crowded[0])
-            workers.rest()
-            submit(running[crowded.pop(0)])
-        offered = list(waiting.values())
-        while workers.free and not making_room() and (offered or (offered := further())) and may_work():
+        self.look_up()
+        if trial_id := self.alone.next(self.running):
+            self.workers.rest()
+            self.submit(self.running[trial_id])
+        offered = list(self.waiting.values())
+        while self.workers.free and not self.alone.reserved(self.running):
+            offered = offered or self.further()
+            if not offered or self.is_hopeless():
+                return
             cell = offered.pop(0)
-            if store.claim(cell.trial_id):
-                del waiting[cell.trial_id]
-                running[cell.trial_id] = cell
-                attempts[cell.trial_id] = 1
-                alone.discard(cell.trial_id)
-                submit(cell)
+            if self.store.claim(cell.trial_id):
+                self.running[cell.trial_id] = self.waiting.pop(cell.trial_id)
+                self.attempts.first(cell.trial_id)
+                self.alone.forget(cell.trial_id)
+                self.submit(cell)
 
-    def submit(cell: Cell) -> None:
-        workers.submit(cell.spec, checkpoints / f"{cell.trial_id}.ckpt", until(cell))
-        progress.start(cell)
+    def look_up(self) -> None:
+        """Accept what other drivers have recorded meanwhile. Not always where it is much: a claim is refused anyway."""
+        if len(self.waiting) <= FEW or time.monotonic() - self.looked > LOOK_SECONDS:
+            for trial_id, record in self.store.read(self.waiting).items():
+                self.accept(self.waiting.pop(trial_id), record)
+            self.looked = time.monotonic()
 
-    def making_room() -> bool:
-        """Whether a trial is trained alone, or waits for it."""
-        return bool(crowded or alone & running.keys())
-
-    def may_work() -> bool:
-        """Whether more may be handed out, as far as the records tell. If not, what is training may tell otherwise yet;
-        when nothing is, the study is over."""
-        nonlocal paused
-        ended, most = records if known is None else known, plan.config.max_failures
-        enough = most is not None and len(ended) >= most
-        hopeless = enough and not works and all(record["state"] == FAILED for record in ended.values())
-        said = f"{len(ended)} trial{'s' * (len(ended) > 1)} failed and none ended well (max_failures={most})"
-        if hopeless and not running:
-            reason = next(iter(ended.values()))["reason"]
-            raise RunError(f"{said}, the first: {reason}; retry=true trains them again")
-        if hopeless and not paused:
-            progress.say(f"{said}; no more are started unless one of those in training ends well")
-        paused = hopeless
-        return not hopeless
-
-    def further() -> list[Cell]:
+    def further(self) -> list[Cell]:
         """What a search wants next."""
-        cells = more() if more else []
-        waiting.update((cell.trial_id, cell) for cell in cells)
+        cells = self.more()
+        self.waiting.update((cell.trial_id, cell) for cell in cells)
         return cells[:]
 
-    def end(cell: Cell, state: str, value: dict[str, Any]) -> None:
-        nonlocal works
-        del running[cell.trial_id]
+    def submit(self, cell: Cell) -> None:
+        self.workers.submit(cell.spec, self.checkpoints / f"{cell.trial_id}.ckpt", self.until(cell))
+        self.progress.start(cell)
+
+    def is_hopeless(self) -> bool:
+        """Whether no more is to be handed out, as far as the records tell. What is training may yet tell otherwise;
+        where nothing is, the study is over."""
+        reason = self.failures.reason()
+        if reason and not self.running:
+            raise RunError(f"{reason}, the first: {self.failures.first()}; retry=true trains them again")
+        if reason and not self.paused:
+            self.progress.say(f"{reason}; no more are started unless one of those in training ends well")
+        self.paused = bool(reason)
+        return self.paused
+
+    # ----------------------------------------------------------------------------------------------------------- events
+
+    def handle(self, event: Event) -> None:
+        """Do what an event asks for."""
+        cell, value = self.running[event.trial_id], event.value
+        match event.kind:
+            case "epoch" if "notice" in value:
+                self.progress.say(value["notice"])
+            case "epoch":
+                elapsed = value.pop(ELAPSED)
+                self.progress.epoch(cell, value, elapsed)
+            case "stopped":
+                del self.running[cell.trial_id]
+                self.on_stop(cell, value)
+                self.store.release(cell.trial_id)
+                self.progress.stop(cell, value["epochs"])
+            case "done":
+                self.end(cell, DONE, value)
+            case "failed":
+                self.end(cell, FAILED, value)
+            case "memory" if self.alone.was(cell.trial_id):
+                self.end(cell, FAILED, {"reason": f"out of memory, also alone: {value['reason']}"})
+            case "memory":
+                self.attempts.again(cell.trial_id)
+                self.alone.ask(cell.trial_id)
+                why = f"out of memory ({value['reason']})"
+                self.progress.say(f"{named(cell)}: {why}; once more alone, when nothing else trains")
+            case "lost" if self.attempts.left(cell.trial_id):
+                self.attempts.again(cell.trial_id)
+                self.progress.say(f"{named(cell)}: {value['reason']}; it goes on from its last epoch")
+                self.submit(cell)
+            case "lost":
+                raise RunError(f"{named(cell)}: {advised(value['reason'])} ({ATTEMPTS} times)")
+            case "halt":
+                raise RunError(f"{named(cell)}: {value['reason']}")
+
+    def end(self, cell: Cell, state: str, value: dict[str, Any]) -> None:
+        """Record how a trial has ended."""
+        del self.running[cell.trial_id]
         packed = value.pop("outputs", None)
         record = {
             "config": cell.spec.config(),
@@ -143,73 +202,27 @@ def train(
             "seed": cell.seed,
             "params": cell.row.cost.params,
             "macs": cell.row.cost.macs,
-            "attempts": attempts[cell.trial_id],
-            **commit,
+            "attempts": self.attempts.made[cell.trial_id],
+            **self.commit,
         }
-        if not store.finish(cell.trial_id, state, record, packed if plan.config.training.outputs == "on" else None):
-            waiting[cell.trial_id] = cell  # taken over while we were silent; the other driver's record will do
+        kept = packed if self.plan.config.training.outputs == "on" else None
+        if not self.store.finish(cell.trial_id, state, record, kept):
+            self.waiting[cell.trial_id] = cell  # taken over while we were silent; the other driver's record will do
             return
         if state == DONE:
-            works = True
-            hand_out()  # the worker that has just become free need not wait for what follows
-        if state == FAILED or plan.config.training.keep == "none":
+            self.failures.worked = True
+            self.hand_out()  # the worker that has just become free need not wait for what follows
+        if state == FAILED or self.plan.config.training.keep == "none":
             with suppress(OSError):  # left there, it does no harm
-                (checkpoints / f"{cell.trial_id}.ckpt").unlink(missing_ok=True)
-                for left in checkpoints.glob(f"{cell.trial_id}.*.tmp"):  # by a worker that was killed as it wrote
+                for left in self.checkpoints.glob(f"{cell.trial_id}.*"):  # also by a worker that was killed as it wrote
                     left.unlink(missing_ok=True)
-        accept(cell, store.read([cell.trial_id])[cell.trial_id])
+        self.accept(cell, self.store.read([cell.trial_id])[cell.trial_id])
 
-    def accept(cell: Cell, record: Record) -> None:
-        records[cell.trial_id] = record
-        progress.end(cell, record)
-        on_end(cell, record)
-
-    def handle(event: Event) -> None:
-        cell = running[event.trial_id]
-        if event.kind == "epoch" and "notice" in event.value:
-            progress.say(event.value["notice"])
-        elif event.kind == "epoch":
-            elapsed = event.value.pop(ELAPSED)
-            progress.epoch(cell, event.value, elapsed)
-        elif event.kind == "stopped":
-            del running[event.trial_id]
-            on_stop(cell, event.value)
-            store.release(event.trial_id)
-            progress.stop(cell, event.value["epochs"])
-        elif event.kind == "done":
-            end(cell, DONE, event.value)
-        elif event.kind == "failed":
-            end(cell, FAILED, event.value)
-        elif event.kind == "memory" and event.trial_id in alone:
-            end(cell, FAILED, {"reason": f"out of memory, also alone: {event.value['reason']}"})
-        elif event.kind == "memory":
-            attempts[event.trial_id] += 1
-            crowded.append(event.trial_id)
-            why = f"out of memory ({event.value['reason']})"
-            progress.say(f"{cell.row.label}, seed {cell.seed}: {why}; once more alone, when nothing else trains")
-        elif event.kind == "halt":
-            raise RunError(f"{cell.row.label}, seed {cell.seed}: {event.value['reason']}")
-        elif attempts[event.trial_id] < ATTEMPTS:
-            attempts[event.trial_id] += 1
-            progress.say(f"{cell.row.label}, seed {cell.seed}: {event.value['reason']}; it goes on from its last epoch")
-            submit(cell)
-        else:
-            raise RunError(f"{cell.row.label}, seed {cell.seed}: {advised(event.value['reason'])} ({ATTEMPTS} times)")
-
-    store.say = progress.say
-    try:
-        with beating(store):
-            hand_out()
-            while waiting or running:
-                progress.refresh(elsewhere=len(waiting) if workers.free and not (paused or making_room()) else 0)
-                for event in workers.events(POLL_SECONDS):
-                    handle(event)
-                hand_out()
-    finally:
-        workers.stop()  # before anyone else may train what they were training
-        with suppress(RunError):  # a store that has failed; claims of a process that is gone are taken over
-            store.release_all()
-    return records
+    def accept(self, cell: Cell, record: Record) -> None:
+        """Take over what is recorded of a trial, by whichever driver."""
+        self.records[cell.trial_id] = record
+        self.progress.end(cell, record)
+        self.on_end(cell, record)
 
 
 @contextmanager

@@ -152,14 +152,14 @@ class Progress:
             outcome = f"failed: {record['reason']}"
         self.probed = True
         left = f", about {duration(self.left())} left" if self.done < self.total else ""
-        self.say(f"[{self.done}/{self.total}] {cell.row.label}, seed {cell.seed}: {outcome}{left}")
+        self.say(f"[{self.done}/{self.total}] {named(cell)}: {outcome}{left}")
 
     def stop(self, cell: Cell, epochs: list[dict[str, float]]) -> None:
         """A search has stopped a training at a rung."""
         self.leave(cell)
         error = epochs[-1]["val_error"]
         outcome = f"stopped after {len(epochs)} of {cell.spec.recipe.epochs} epochs, validation error {error:.2f}%"
-        self.say(f"[{self.done}/{self.total}] {cell.row.label}, seed {cell.seed}: {outcome}")
+        self.say(f"[{self.done}/{self.total}] {named(cell)}: {outcome}")
 
     def leave(self, cell: Cell) -> None:
         """A trial trains no more; its epochs were a measurement."""
@@ -222,7 +222,7 @@ class Progress:
         )
         for trial in self.running.values():
             cell, last = trial.cell, trial.last
-            label, epochs = f"{cell.row.label}, seed {cell.seed}", cell.spec.recipe.epochs
+            label, epochs = named(cell), cell.spec.recipe.epochs
             if last:
                 split = "val" if "val_error" in last else "train"
                 accuracy = f"{split} accuracy {100 - last[f'{split}_error']:.1f}%"
@@ -230,6 +230,11 @@ class Progress:
             else:
                 table.add_row(label, "", "starting")
         return table
+
+
+def named(cell: Cell) -> str:
+    """A trial, as the user is told of it."""
+    return f"{cell.row.label}, seed {cell.seed}"
 
 
 def bar(done: float, total: float) -> ProgressBar:

@@ -109,18 +109,18 @@ def train(
         stack.push(lambda kind, error, trace: leave_parts(studies, design) if error else None)
         exporter = stack.enter_context(exporting(studies, design))
         with progress:
-            driver.train(
+            driver.Driver(
                 plan.together(design.plans),
                 store,
                 executor.pool(progress.workers),
                 progress,
                 results / "checkpoints",
-                ended,
-                more,
-                design.until,
-                lambda cell, value: design.stopped(cell, value["epochs"]),
-                design.records,
-            )
+                on_end=ended,
+                more=more,
+                until=design.until,
+                on_stop=lambda cell, value: design.stopped(cell, value["epochs"]),
+                known=design.records,
+            ).train()
         design.finish()
         pairs = zip(studies, design.plans, strict=True)
         made = [write(study, each, design, store, progress.console) for study, each in pairs]
