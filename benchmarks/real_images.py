@@ -52,12 +52,12 @@ def main(words: list[str] | None = None) -> int:
 
 def trained(given: argparse.Namespace) -> int:
     """Train every step that is not recorded; the exit code of the last one."""
-    from senet_lab.studies import upkeep  # torch comes with it
+    from senet_lab.studies import transfer  # torch comes with it
     from senet_lab.studies.store import Store
 
     url, code = storage_in(RESULTS), 0
     if RECORDS.is_file():
-        upkeep.read_in(url, [RECORDS])
+        transfer.read_in(url, [RECORDS])
     try:
         for number, (name, module, said) in enumerate(STEPS, start=1):
             print(f"step {number} of {len(STEPS)}: {name}", flush=True)
@@ -67,7 +67,7 @@ def trained(given: argparse.Namespace) -> int:
                 return code
     finally:
         if Store(url, create=False).latest(1):
-            upkeep.export(url, RECORDS)
+            transfer.export(url, RECORDS)
     return code
 
 

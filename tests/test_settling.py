@@ -25,7 +25,7 @@ from senet_lab.config import UserError
 from senet_lab.reports.sequential import Looks
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
-from senet_lab.studies import settling, upkeep
+from senet_lab.studies import settling, transfer
 from senet_lab.studies.clock import Expectation
 from senet_lab.studies.dashboard import from_store
 from senet_lab.studies.designs import Listed
@@ -250,8 +250,8 @@ def test_a_study_settles_and_ends_the_same_again(tmp_path: Path, monkeypatch: py
     pd.testing.assert_frame_equal(shown.trials, read_trials(folder / "trials.csv"))
     for number, source in enumerate((folder / "trials.csv", Path("all.csv"))):  # another machine takes both over
         if number:
-            upkeep.export("sqlite:///one/lab.db", source)
-        upkeep.read_in(f"sqlite:///other{number}/lab.db", [source])
+            transfer.export("sqlite:///one/lab.db", source)
+        transfer.read_in(f"sqlite:///other{number}/lab.db", [source])
         (plan,) = settling.placed(
             [make(compose([*words, f"results=other{number}"]))], [folder], Store(f"sqlite:///other{number}/lab.db")
         )

@@ -20,7 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 from senet_lab.config import RunError, UserError
-from senet_lab.studies import store as store_module
+from senet_lab.studies import database
 from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, STALE_SECONDS, Store
 
 RECORD = {
@@ -317,7 +317,7 @@ def test_patience_with_a_locked_store_ends_with_one_line(
     with locked(tmp_path):
         with pytest.raises(RunError, match=r"^the store sqlite:///.* failed: database is locked$"):
             store.transact(lambda connection: connection.execute(sa.text("DELETE FROM records")), patience=1)
-        monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 1)
+        monkeypatch.setattr(database, "PATIENCE_SECONDS", 1)
         with pytest.raises(UserError, match=r"^storage=sqlite:///.* cannot be opened: database is locked$"):
             Store(store.url)
     assert store.finish("a", DONE, RECORD), "nothing is lost"

@@ -24,8 +24,7 @@ from test_store import FAILURE, RECORD, another, claim_all, dead_owner
 
 from benchmarks.postgres import BINARIES, Postgres
 from senet_lab.config import RunError, UserError
-from senet_lab.studies import store as store_module
-from senet_lab.studies import upkeep
+from senet_lab.studies import database, transfer
 from senet_lab.studies.export_optuna import opened
 from senet_lab.studies.store import DONE, FAILED, Store
 
@@ -124,9 +123,9 @@ def test_a_store_moves_from_sqlite_and_back(url: str, tmp_path: Path) -> None:
         assert store.finish(name, state, record)
     store.note_once("latency", [1.5, None])
     assert store.claim("c"), "what runs is not moved"
-    upkeep.copy(first, url)
-    upkeep.copy(url, back)
-    assert list(upkeep.ended(Store(back))) == list(upkeep.ended(store))
+    transfer.copy(first, url)
+    transfer.copy(url, back)
+    assert list(transfer.ended(Store(back))) == list(transfer.ended(store))
     assert Store(back).note("latency") == [1.5, None]
 
 
@@ -340,7 +339,7 @@ def test_patience_ends_with_one_line(url: str, server: Postgres, monkeypatch: py
     store = Store(url)
     said: list[str] = []
     store.say = said.append
-    monkeypatch.setattr(store_module, "QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(database, "QUIET_SECONDS", 0.5)
     server.stop()
     try:
         begun = time.monotonic()

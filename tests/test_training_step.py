@@ -20,7 +20,7 @@ from senet_lab import models
 from senet_lab.compose import compose
 from senet_lab.config import SE, Data, Recipe, Training, UserError
 from senet_lab.studies import plan, rows
-from senet_lab.studies.upkeep import spec_of as spec_from
+from senet_lab.studies.checking import spec_of as spec_from
 from senet_lab.training import step, trial
 from senet_lab.training.data import facts
 from senet_lab.training.spec import STEP, Spec, Step

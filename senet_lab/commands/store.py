@@ -30,17 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from senet_lab.studies import upkeep  # SQLAlchemy and Optuna come with it
+    from senet_lab.studies import checking, transfer  # SQLAlchemy and Optuna come with it
 
     match arguments.action:
         case "check":
-            upkeep.check(arguments.storage)
+            checking.check(arguments.storage)
         case "copy":
-            upkeep.copy(arguments.source, arguments.target)
+            transfer.copy(arguments.source, arguments.target)
         case "export":
-            upkeep.export(arguments.storage, arguments.path)
+            transfer.export(arguments.storage, arguments.path)
         case "import":
-            upkeep.read_in(arguments.storage, arguments.paths)
+            transfer.read_in(arguments.storage, arguments.paths)
         case "forget":
             forget(arguments.storage, arguments.trial_ids)
 

@@ -22,16 +22,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from senet_lab.config import RunError
 from senet_lab.objectives import OBJECTIVES
+from senet_lab.studies.database import PARTING_SECONDS, PATIENCE_SECONDS, said_by
 from senet_lab.studies.export_facts import Exported, Point, Run
-from senet_lab.studies.store import (
-    DONE,
-    HEARTBEAT_SECONDS,
-    PARTING_SECONDS,
-    PATIENCE_SECONDS,
-    Record,
-    Store,
-    said_by,
-)
+from senet_lab.studies.store import DONE, HEARTBEAT_SECONDS, Record, Store
 
 TEST_ERROR = "test error (%)"
 LOCK = "mirror"  # claimed like a trial by whoever writes to Optuna's tables

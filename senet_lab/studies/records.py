@@ -11,7 +11,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from senet_lab.config import SE, Data, Recipe, UserError
-from senet_lab.studies.store import DONE, FAILED, Store, records
+from senet_lab.studies.store import Store
 
 # Column → where its value is in a record. Those of the configuration are called as they are on the command line.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -80,7 +80,7 @@ def load_records(storage: str | Path) -> pd.DataFrame:
     store = Store(url, create=False)
     if store.empty:
         raise UserError(f"storage={store.name} holds no records")
-    ended = store.ended(records.c.state.in_((DONE, FAILED)))
+    ended = store.ended()
     lines = [line(record) for record in reversed(ended)]
     others = dict.fromkeys(name for each in lines for name in each if name not in COLUMNS)
     frame = pd.DataFrame(lines, columns=[*COLUMNS, *others])

@@ -21,7 +21,8 @@ from test_training_trial import SPEC
 from senet_lab.compose import choices, compose
 from senet_lab.config import RunError, first_line
 from senet_lab.run import main
-from senet_lab.studies.store import Store, parse
+from senet_lab.studies.database import parse
+from senet_lab.studies.store import Store
 from senet_lab.training import faults
 from senet_lab.training.processes import spawned
 from senet_lab.training.trial import check_code
@@ -81,7 +82,8 @@ SCRIPT = """
 import os, sys, threading
 os.chdir(sys.argv[1])
 from senet_lab.run import main
-from senet_lab.studies.store import Store, parse
+from senet_lab.studies.database import parse
+from senet_lab.studies.store import Store
 codes = []
 thread = threading.Thread(target=lambda: codes.append(main([*sys.argv[2:], "results=out1"])))
 thread.start()
