@@ -85,9 +85,7 @@ class Executor:
     """Who trains. Changes no result, but for the `threads`."""
 
     name: str = key(
-        "local",
-        "who trains",
-        choices={"local": "processes on this machine", "ray": "a cluster; needs the extra `ray`"},
+        "local", "who trains: `local`, processes on this machine, or `ray`, a cluster (needs the extra `ray`)"
     )
     workers: int = key(
         0,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from senet_lab.config import Config
+from senet_lab.config import Config, UserError
 from senet_lab.studies import ray, workers
 from senet_lab.studies.pool import Ready
 
@@ -31,5 +31,8 @@ EXECUTORS: dict[str, Executor] = {"local": workers.ready, "ray": ray.ready}
 
 
 def ready(config: Config, device: str, idle: bool = False) -> AbstractContextManager[Ready]:
-    """Whoever `config.executor` names."""
-    return EXECUTORS[config.executor.name](config, device, idle)
+    """Whoever `config.executor` names; a UserError if there is no such executor."""
+    name = config.executor.name
+    if name not in EXECUTORS:
+        raise UserError(f"executor.name: there is no '{name}'; there are {', '.join(EXECUTORS)}")
+    return EXECUTORS[name](config, device, idle)
