@@ -31,7 +31,6 @@ from benchmarks import measuring
 from benchmarks.measuring import Line
 from senet_lab.compose import check_words, compose, words_of
 from senet_lab.config import RunError, UserError, flat
-from senet_lab.counting import duration
 
 VARY = [
     ["recipe.lr=0.02,0.05,0.1", "recipe.weight_decay=1e-4,5e-4,1e-3"],
@@ -148,7 +147,7 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
     """Train what these candidates lack in their store, as one plan; what became of each."""
     from rich.console import Console
 
-    from senet_lab.studies import clock, driver, plan, study
+    from senet_lab.studies import driver, forecast, plan, study
     from senet_lab.studies.executors import ready
     from senet_lab.studies.progress import Progress
     from senet_lab.studies.store import DONE, Store
@@ -157,12 +156,9 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
         """As a study tells it, with the validation loss in place of the test error."""
 
         def end(self, cell: plan.Cell, record: dict[str, Any]) -> None:
-            self.leave(cell)
-            self.probed = True
             done = record["state"] == DONE
             outcome = f"validation loss {record['metrics']['val_loss']:.4f}" if done else f"failed: {record['reason']}"
-            left = f", about {duration(self.left())} left" if self.done < self.total else ""
-            self.say(f"[{self.done}/{self.total}] {owners[cell.trial_id]}, seed {cell.seed}: {outcome}{left}")
+            self.ended(f"{owners[cell.trial_id]}, seed {cell.seed}", cell, record, outcome)
 
     if not asked:
         return {}
@@ -186,7 +182,7 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
         workers = min(executor.room, max(1, len(whole.todo)))
         processes = workers * config.training.devices
         plan.check_room([cell.spec for cell in whole.todo], executor.sharing(processes))
-        with Unseen(whole, clock.expect(whole, store, workers), workers, console) as progress:
+        with Unseen(whole, forecast.expect(whole, store, workers), workers, console) as progress:
             records = driver.Driver(
                 whole,
                 store,

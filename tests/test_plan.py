@@ -17,8 +17,8 @@ from rich.console import Console
 from senet_lab.compose import compose
 from senet_lab.counting import duration
 from senet_lab.run import main
-from senet_lab.studies import clock
-from senet_lab.studies.clock import Expectation, expect
+from senet_lab.studies import calibration, forecast
+from senet_lab.studies.forecast import Expectation, expect
 from senet_lab.studies.plan import Cell, Plan, look_up, make, show, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import Store
@@ -75,7 +75,7 @@ def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypat
     monkeypatch.chdir(copy.folder)
     seconds = {record["trial_id"]: record["seconds"] for record in copy.records()}
     store = Store("sqlite:///results/local/lab.db", create=False)
-    monkeypatch.setattr(clock, "calibrate", lambda *_: 1.0)
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: 1.0)
     more = look_up(make(compose([*WORDS, "seeds=3"])), store)
     expectation = expect(more, store, 1)
     assert not expectation.rough
@@ -90,14 +90,14 @@ def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypat
     assert expectation.rough, "other epochs take another time"
     cell = other.todo[0]
     epochs = 3 * other.facts.train * 9 + other.facts.validation * 9 + other.facts.test
-    overhead = 9 * (clock.EPOCH_SECONDS + 7 * clock.STEP_SECONDS)  # 200 images in batches of 32
+    overhead = 9 * (forecast.EPOCH_SECONDS + 7 * forecast.STEP_SECONDS)  # 200 images in batches of 32
     assert expectation.seconds[cell.trial_id] == cell.row.cost.macs * epochs + overhead
 
 
 def test_the_calibration_is_of_the_right_size(here: Path) -> None:
     """Multiply-adds a second: more than a pocket calculator, less than any processor has."""
     study = make(compose([]))
-    assert 1e6 < clock.calibrate(study, study.todo[0]) < 1e14
+    assert 1e6 < calibration.calibrate(study, study.todo[0]) < 1e14
 
 
 def test_a_driver_without_a_gpu_calibrates_on_few_images(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,12 +105,12 @@ def test_a_driver_without_a_gpu_calibrates_on_few_images(here: Path, monkeypatch
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     seen: list[int] = []
-    loss = clock.F.cross_entropy
-    monkeypatch.setattr(clock.F, "cross_entropy", lambda x, y: seen.append(len(y)) or loss(x, y))
+    loss = calibration.F.cross_entropy
+    monkeypatch.setattr(calibration.F, "cross_entropy", lambda x, y: seen.append(len(y)) or loss(x, y))
     study = make(compose(["executor=ray", "executor.gpus_per_trial=0.5", "recipe.batch_size=2000"]))
     assert study.device == "cuda"
-    clock.calibrate(study, study.todo[0])
-    assert set(seen) == {clock.PIXELS["cpu"] // 8**2}
+    calibration.calibrate(study, study.todo[0])
+    assert set(seen) == {calibration.PIXELS["cpu"] // 8**2}
 
 
 @pytest.mark.parametrize(
@@ -145,13 +145,13 @@ def test_the_decoding_of_images_is_told(
 
     read = Files.picture
     monkeypatch.setattr(Files, "picture", opened)
-    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
-    monkeypatch.setattr(clock, "calibrate", lambda *_: 1e30)
-    monkeypatch.setattr(clock, "default_workers", lambda _: 8)
+    monkeypatch.setattr(calibration, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: 1e30)
+    monkeypatch.setattr(forecast, "default_workers", lambda _: 8)
     study = make(compose(["data=folder", f"data.root={here}/tree", "data.size=8", "recipe.epochs=3", *words.split()]))
     found = expect(study, Store("sqlite:///nowhere.db", create=False), workers)
     (cell,) = study.todo
-    assert found.seconds[cell.trial_id] == pytest.approx(seconds + clock.overhead(cell, study.facts))
+    assert found.seconds[cell.trial_id] == pytest.approx(seconds + forecast.overhead(cell, study.facts))
     assert found.once == pytest.approx(once)
     assert found.total(1) == pytest.approx(found.seconds[cell.trial_id] + once)
     assert now[0] <= 2 * (2 + 2 + 5), "of images that take long two are tried"
@@ -159,12 +159,12 @@ def test_the_decoding_of_images_is_told(
 
 def test_nothing_is_decoded_where_images_lie_in_memory(here: Path) -> None:
     study = make(compose([]))
-    assert clock.decodings(study, study.todo, 1) == {}
+    assert calibration.decodings(study, study.todo, 1) == {}
 
 
 def test_a_record_tells_nothing_of_images_that_are_read_otherwise(here: Path) -> None:
     keys = [
-        clock.pace_key(make(compose(words)).todo[0].spec.config())
+        forecast.pace_key(make(compose(words)).todo[0].spec.config())
         for words in ([], ["data.root=elsewhere"], ["data.workers=5"], ["data.augment=none"])
     ]
     assert keys[0] == keys[1]
@@ -194,14 +194,14 @@ def test_a_study_of_many_networks_is_not_kept_waiting(here: Path, monkeypatch: p
 
     def calibrate(*_: object) -> float:
         if len(rates) == 1:
-            monkeypatch.setattr(clock, "PROBING", 0.0)
+            monkeypatch.setattr(calibration, "PROBING", 0.0)
         return rates.pop(0)
 
-    monkeypatch.setattr(clock, "calibrate", calibrate)
+    monkeypatch.setattr(calibration, "calibrate", calibrate)
     study = make(compose(["+ablation=ratio", "seeds=2"]))
     found = expect(study, Store("sqlite:///nowhere.db", create=False), 1).seconds
     for cell, rate in zip(study.todo, [2, 6, 3, 3, 3, 3] * 2, strict=True):
-        overhead = clock.overhead(cell, study.facts)
+        overhead = forecast.overhead(cell, study.facts)
         assert overhead < 3
         images = 30 * (3 * study.facts.train + study.facts.validation) + study.facts.test  # a step is three passes
         assert found[cell.trial_id] == pytest.approx(cell.row.cost.macs * images / rate + overhead)
@@ -226,9 +226,9 @@ def test_a_network_that_seems_slow_is_tried_again(
         order.append(cell.row.label)
         return reached.pop(0)
 
-    monkeypatch.setattr(clock, "calibrate", calibrate)
+    monkeypatch.setattr(calibration, "calibrate", calibrate)
     labels = [cell.row.label for cell in study.todo]
-    assert [*clock.tried(study, {cell.row.label: cell for cell in study.todo}).values()] == found
+    assert [*calibration.tried(study, {cell.row.label: cell for cell in study.todo}).values()] == found
     assert not reached
     assert order == labels + [labels[2]] * len(again)
 

@@ -16,7 +16,7 @@ from senet_lab.reports.front import front
 from senet_lab.reports.render import csv_text
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
-from senet_lab.studies.clock import Expectation
+from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.rows import Row
 from senet_lab.studies.search import Search

@@ -26,9 +26,9 @@ from senet_lab.reports.sequential import Looks
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
 from senet_lab.studies import settling, transfer
-from senet_lab.studies.clock import Expectation
 from senet_lab.studies.dashboard import from_store
 from senet_lab.studies.designs import Listed
+from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.plan import Plan, make, together
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, FAILED, Record, Store

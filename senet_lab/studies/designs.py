@@ -16,8 +16,8 @@ from rich.console import Console
 from senet_lab.config import RunError
 from senet_lab.labels import Composed
 from senet_lab.reports import aside
-from senet_lab.studies import clock, plan, settling
-from senet_lab.studies.clock import Expectation
+from senet_lab.studies import plan, settling
+from senet_lab.studies.forecast import Expectation, expect
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import FAILED, Record, Store
@@ -121,7 +121,7 @@ class Listed:
         return [cell.spec for cell in plan.together(self.plans).todo]
 
     def forecast(self, workers: int) -> Expectation:
-        return clock.expect(plan.together(self.plans), self.store, workers)
+        return expect(plan.together(self.plans), self.store, workers)
 
     def show(self, forecast: Expectation, workers: int, console: Console) -> None:
         for each in self.plans:

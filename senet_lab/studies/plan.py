@@ -26,7 +26,7 @@ from senet_lab.training.memory import size_in_memory
 from senet_lab.training.spec import STEP, Spec
 
 if TYPE_CHECKING:
-    from senet_lab.studies.clock import Expectation
+    from senet_lab.studies.forecast import Expectation
 
 DEVICES = {"cpu": "processes", "cuda": "GPUs"}
 

@@ -20,8 +20,8 @@ from senet_lab.counting import duration
 from senet_lab.labels import Composed
 from senet_lab.objectives import COSTS
 from senet_lab.reports.cells import csv_bytes
-from senet_lab.studies import clock, confirming, outcome, pricing, search_plan, worth
-from senet_lab.studies.clock import Expectation
+from senet_lab.studies import confirming, outcome, pricing, search_plan, worth
+from senet_lab.studies.forecast import Expectation, expect
 from senet_lab.studies.halving import Halving, Job
 from senet_lab.studies.plan import Cell, Plan, device_of
 from senet_lab.studies.progress import Progress
@@ -142,7 +142,7 @@ class Search:
         """Every training is taken to last as long as one of the dearest design."""
         dearest = self.trainings(self.priced.row(self.priced.space.extreme("macs", dearest=True)))[:1]
         (fixed,) = self.plans
-        found = clock.typical(dataclasses.replace(fixed, cells=dearest, recorded={}), self.store, workers)
+        found = expect(dataclasses.replace(fixed, cells=dearest, recorded={}), self.store, workers, "backbone")
         (seconds,) = found.seconds.values()
         unasked = (seconds,) * (self.asker.trials * self.seeds)
         return dataclasses.replace(found, seconds=dict.fromkeys(fixed.trials, seconds), unasked=unasked)

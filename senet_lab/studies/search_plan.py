@@ -15,7 +15,7 @@ from senet_lab.studies.proposals import ENUMERATE, LISTED
 from senet_lab.studies.space import Design, amount, label
 
 if TYPE_CHECKING:
-    from senet_lab.studies.clock import Expectation
+    from senet_lab.studies.forecast import Expectation
     from senet_lab.studies.search import Search
 
 # Of a search; with another one it is another study.

@@ -26,7 +26,7 @@ from senet_lab.labels import short_hash
 from senet_lab.reports.aim import Aim, asked
 from senet_lab.reports.aim import of as aim_of
 from senet_lab.reports.cells import read_cells
-from senet_lab.studies.clock import Expectation
+from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.plan import Cell, Plan, look_up, say
 from senet_lab.studies.store import FAILED, Record, Store, notes
 

@@ -20,9 +20,9 @@ from senet_lab.compose import choices, compose
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.reports import curves
 from senet_lab.studies import outcome, plan, search
-from senet_lab.studies.clock import Expectation
 from senet_lab.studies.export_facts import of_plan
 from senet_lab.studies.export_optuna import OptunaExport
+from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.store import Store
 from senet_lab.training import contents, feeds, folder, trial
 from senet_lab.training.data import facts, load

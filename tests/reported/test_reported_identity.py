@@ -24,8 +24,8 @@ from senet_lab.reports import aside, sources, tables
 from senet_lab.reports.cells import csv_bytes
 from senet_lab.reports.trials import COLUMNS, read_trials
 from senet_lab.studies import plan, study
-from senet_lab.studies.clock import Expectation
 from senet_lab.studies.export_facts import of_plan
+from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.store import Store
 from senet_lab.training import trial
 from senet_lab.training.spec import Spec
