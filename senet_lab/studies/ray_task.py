@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from senet_lab.config import UserError
-from senet_lab.studies.limits import Limits, watched
+from senet_lab.config import Executor, UserError
+from senet_lab.studies import limits
+from senet_lab.studies.limits import watched
 from senet_lab.studies.pool import Kind, attempt
 from senet_lab.training.quiet import unheard
 from senet_lab.training.spec import Spec
@@ -41,18 +42,9 @@ def library() -> Any:
 
 @dataclass(frozen=True)
 class Task:
-    """What is sent to a node.
-
-    Attributes:
-        spec: the training, its data set under an absolute path.
-        number: of this attempt.
-        checkpoint: where the driver has it, as an absolute path.
-        marker: name of the file by which a node sees that the folder of the checkpoint is the driver's.
-        until: the epoch to stop after; None trains to the end.
-        keep: whether the weights are wanted when it has ended.
-        threads: CPU threads.
-        most: the limits of the training; those of memory are watched here.
-    """
+    """What is sent to a node: the training, with its data set and its checkpoint under absolute paths; the `number` of
+    the attempt; the name of the `marker` by which the node sees that the checkpoint's folder is the driver's; the epoch
+    to stop after, if it is to; whether to `keep` the weights; and the limits and threads of the executor."""
 
     spec: Spec
     number: int
@@ -60,8 +52,7 @@ class Task:
     marker: str
     until: int | None
     keep: bool
-    threads: int
-    most: Limits
+    executor: Executor
 
 
 def train(task: Task, queue: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
@@ -70,24 +61,23 @@ def train(task: Task, queue: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
     import torch
 
     ray = library()
-    context = ray.get_runtime_context()
-    name = f"{platform.node()} ({ray.util.get_node_ip_address()})"
+    name = f" on the node {platform.node()} ({ray.util.get_node_ip_address()})"
 
     def report(value: dict[str, Any]) -> None:
         with suppress(ray.exceptions.RayError):  # the driver will notice by itself
             queue.put((task.number, value))
 
-    report({"node": (context.get_node_id(), name)})
-    torch.set_num_threads(task.threads)
+    report({"node": name})
+    torch.set_num_threads(task.executor.threads_of_a_trial)
     reason = lack(task.spec)
     if reason:
-        return "halt", {"reason": f"on the node {name}: {reason}"}, None
-    with place(task) as checkpoint, watched(task.most, lambda reason: report({"over": reason})):
+        return "halt", {"reason": f"{name.strip()}: {reason}"}, None
+    with place(task) as checkpoint, watched(limits.of(task.executor), lambda reason: report({"over": reason})):
         kind, value = attempt(task.spec, checkpoint, task.until, report)
-        there = checkpoint == task.checkpoint
-        weights = checkpoint.read_bytes() if kind == "done" and task.keep and not there else None
+        missing = kind == "done" and task.keep and checkpoint != task.checkpoint
+        weights = checkpoint.read_bytes() if missing else None
     if kind == "halt":
-        value = {"reason": f"on the node {name}: {value['reason']}"}
+        value = {"reason": f"{name.strip()}: {value['reason']}"}
     return kind, value, weights
 
 
