@@ -7,9 +7,12 @@ timed in turn: what slows down the machine for an hour slows down both.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from senet_lab import models
+from senet_lab.studies.calibration import threads
 from senet_lab.studies.pricing import Priced, input_size
 from senet_lab.studies.rows import Row
 from senet_lab.studies.store import Store
@@ -42,36 +45,19 @@ class Stopwatch:
         return self.plain * (1.0 if row.network == self.priced.plain.row.network else self.measured(row)[1])
 
     def measured(self, row: Row) -> tuple[float, float]:
+        """What is noted of a network, or else measured now: its milliseconds, and as a multiple of the plain one's."""
         if row.network not in self.known:
-            self.known[row.network] = self.look_up(row)
+            name = f"latency {row.network} {self.where}"
+            noted = self.store.note(name)
+            if noted is None:
+                noted = list(self.measure(row))
+                noted = self.store.note_once(name, noted) if self.note else noted
+            self.known[row.network] = (noted[0], noted[1])
         return self.known[row.network]
 
-    def look_up(self, row: Row) -> tuple[float, float]:
-        """What is noted, or else measured now."""
-        name = f"latency {row.network} {self.where}"
-        noted = self.store.note(name)
-        if noted is None:
-            noted = list(self.measure(row))
-            if self.note:
-                noted = self.store.note_once(name, noted)
-        return noted[0], noted[1]
-
     def measure(self, row: Row) -> tuple[float, float]:
-        facts, config = self.priced.facts, self.priced.config
-        nets = [
-            models.create(
-                each.config.backbone,
-                each.se,
-                len(facts.classes),
-                in_channels=facts.channels,
-                stride=each.config.stride,
-                seed=0,
-            )
-            for each in (row, self.priced.plain.row)
-        ]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(config.executor.threads)
-        try:
-            return models.latency(nets[0], nets[1], input_size(config, facts), self.device)
-        finally:
-            torch.set_num_threads(threads)
+        facts, config, rows = self.priced.facts, self.priced.config, (row, self.priced.plain.row)
+        how: dict[str, Any] = {"num_classes": len(facts.classes), "in_channels": facts.channels, "seed": 0}
+        net, plain = (models.create(each.config.backbone, each.se, stride=each.config.stride, **how) for each in rows)
+        with threads(config.executor.threads):
+            return models.latency(net, plain, input_size(config, facts), self.device)
