@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launching import TRIALS, WORDS, Ended, Lab, ended, one_line, wait_for
+from launching import ROOT, TRIALS, WORDS, Ended, Lab, ended, one_line, wait_for
 from ray_nodes import Nodes
 
 from senet_lab.run import main
+from senet_lab.studies.executors import EXECUTORS
 
 pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
 pytestmark = pytest.mark.timeout(300)
@@ -139,6 +140,7 @@ def test_an_address_where_something_else_listens_is_one_line(tmp_path: Path) -> 
     ("words", "said"),
     [
         ("executor=slurm", "executor: there is no executor 'slurm'; there are local, ray"),
+        ("executor.name=slurm plan=true", "executor.name: there is no 'slurm'; there are local, ray"),
         ("executor.address=auto", "executor.address is for executor=ray"),
         ("executor=ray executor.gpus_per_trial=2", "executor.gpus_per_trial=2.0 is not between 0 and 1"),
         ("executor=ray executor.cpus_per_trial=0", "executor.cpus_per_trial=0.0 is not between 0.01 and"),
@@ -148,6 +150,10 @@ def test_an_address_where_something_else_listens_is_one_line(tmp_path: Path) -> 
 def test_words_that_cannot_be(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 2
     assert one_line(capsys.readouterr().err, said)
+
+
+def test_every_executor_has_its_defaults() -> None:
+    assert sorted(EXECUTORS) == sorted(path.stem for path in (ROOT / "senet_lab/conf/executor").glob("*.yaml"))
 
 
 def test_without_ray_the_extra_is_named(

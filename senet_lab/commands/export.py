@@ -49,8 +49,8 @@ def export_records(side: str, words: list[str]) -> None:
 
     from senet_lab.compose import compose_all
     from senet_lab.studies import exporting, plan, study  # torch comes with them
-    from senet_lab.studies.clock import Expectation
     from senet_lab.studies.export_wandb import mode_of
+    from senet_lab.studies.forecast import Expectation
     from senet_lab.studies.progress import Progress
     from senet_lab.studies.store import Store
 
