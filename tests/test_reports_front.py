@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 
 import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume  # not public, and so only an oracle
 from scipy import stats
+from test_reports_roundtrip import searched
 
 from benchmarks import measuring
 from senet_lab.reports import pareto
+from senet_lab.reports.front import front
+from senet_lab.reports.render import csv_text, markdown
 
 
 def dominated(point: tuple[float, ...], others: list[tuple[float, ...]]) -> bool:
@@ -85,3 +90,19 @@ def test_chances_of_close_designs_are_those_of_their_number() -> None:
         [pareto.chances(np.random.default_rng(at).normal(size=(5, 5)), np.empty((5, 0))) for at in range(40)]
     )
     assert chances.max(axis=1).mean() < 0.5
+
+
+@pytest.mark.parametrize("ratio", ["8", "off"])
+def test_the_best_design_is_told_with_the_factors_that_are_none_of_se(ratio: str) -> None:
+    """Its own learning rate and network, not those that the search began with."""
+    levels = {"se.reduction.2": ["4", "off", ratio], "recipe.lr": ["0.1", "0.2", "0.3"], "backbone": ["r", "s", "t"]}
+    trials = searched({}).assign(factors=" ".join(levels), words="data=digits recipe.lr=9 se.bias=true")
+    for name, each in levels.items():
+        trials[name] = trials["row"].map(dict(zip(["cheap", "middle", "dear"], each, strict=True)))
+    made = front(trials)
+    cells = list(csv.DictReader(io.StringIO(csv_text(made))))
+    assert [[line[name] for line in cells] for name in levels] == list(levels.values())
+    se = "se.bias=true recipe.lr=0.3 'se.reduction={2:8}'" if ratio == "8" else "recipe.lr=0.3 se=null"
+    assert f"python -m senet_lab.run backbone=t data=digits {se}\n" in markdown(made)
+    assert '    "t",\n' in markdown(made)
+    assert "digits, r, s, t, recipe q" in made.notes[0]

@@ -121,7 +121,7 @@ def contrasts_of(frame: pd.DataFrame, groups: Groups) -> dict[str, Contrast]:
     """What the study compares, each of which has a row of the table: the rows themselves, or the effects of a grid."""
     baselines = {label: baseline_of(label, group) for label, group in groups.items()}
     factors = factors_of(frame)
-    if len(factors) < 2:
+    if len(factors) < 2 or "objectives" in frame:  # no grid: what rows vary, or a search's designs
         return of_rows({label: trainings_of(group) or label for label, group in groups.items()}, baselines)
     named = [label for label in groups if label in set(baselines.values())]
     if len(named) > 1:

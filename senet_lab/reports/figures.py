@@ -199,6 +199,7 @@ def _list(axes: Axes, table: Table, points: Sequence[Point | None], title: str, 
             _mark(axes, p, p.value, place, upright=False)
             continue
         here = "failed" if row.failures else "not run" if row.top1 is None else "not compared"
+        here = row.untested if row.effect else here
         why = here if ours else "not in the paper"
         words = axes.text(0.02, place, why, transform=axes.get_yaxis_transform(), va="center", color="0.35")
         words.set(fontsize=LABEL_SIZE, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
@@ -221,6 +222,8 @@ def _reached(axes: Axes, table: Table, points: Sequence[Point | None], ours: boo
     differ = ours and len({len(row.seeds) for row in table.rows}) > 1
     seeds = [f" ({len(row.seeds)})" * differ for row in table.rows[: len(points)]]
     texts = ["" if p is None else p.reached + n for p, n in zip(points, seeds, strict=True)]
+    if not any(texts):  # of a grid's effects
+        return
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(len(points)), texts, fontsize=LABEL_SIZE, color="0.35")
     right.tick_params(length=0)

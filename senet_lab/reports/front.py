@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -15,16 +16,16 @@ import yaml
 
 from senet_lab.objectives import COSTS, OBJECTIVES
 from senet_lab.reports import pareto
-from senet_lab.reports.cells import first
+from senet_lab.reports.cells import first, present
 from senet_lab.reports.columns import front_columns
 from senet_lab.reports.render import escape
 from senet_lab.reports.statistics import Sample, sample
 from senet_lab.reports.summary import summarise
 from senet_lab.reports.table import Design, Row, Table
-from senet_lab.reports.trials import canonical, guessing
+from senet_lab.reports.trials import canonical, factors_of, guessing
 
 RATIO = "se.reduction."  # and the stage: columns of a design's levels
-LEVELS = (RATIO, "se.squeeze", "se.excitation", "se.position")  # they begin so
+LEVELS = (RATIO, "se.squeeze", "se.excitation", "se.position")  # they begin so where a file does not name its factors
 FACTS = ("data", "backbone", "recipe", "epochs", "device", "torch", "sampler", "spent", "classes", "channels", "words")
 TOLD_FROM = 5  # fresh seeds; of fewer, chances of being on the front are not told: they would be too far off
 
@@ -64,7 +65,7 @@ def front(trials: pd.DataFrame, table: Table | None = None) -> Table:
     table = table or summarise(trials)
     found = designs(trials, objectives)
     rows = tuple(replace(row, design=found[row.label]) for row in table.rows if row.label in found)
-    facts = {name: str(trials[name].iloc[0]) for name in FACTS}
+    facts = {name: ", ".join(map(str, present(trials[name]))) for name in FACTS}
     made = replace(table, rows=rows, objectives=objectives, facts=facts)
     best = made.front
     shown = [row for row in rows if found[row.label].reference or found[row.label].again]
@@ -87,8 +88,9 @@ def designs(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Desi
     counted = as_guessed(trials)
     again, searched = (counted[counted["part"] == part] for part in ("confirmation", "search"))
     confirmed = confirm(again, objectives)
+    factors = factors_of(trials) or [str(name) for name in trials.columns if str(name).startswith(LEVELS)]
     found = {
-        str(label): design(group, objectives, confirmed.get(str(label), Confirmed()))
+        str(label): design(group, objectives, factors, confirmed.get(str(label), Confirmed()))
         for label, group in searched.groupby("row", sort=False)
     }
     inside = [label for label, d in found.items() if not (d.failed or d.failed_again or d.asked is None)]
@@ -97,7 +99,7 @@ def designs(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Desi
     return {label: replace(each, on_front=label in best) for label, each in found.items()}
 
 
-def design(group: pd.DataFrame, objectives: tuple[str, ...], confirmed: Confirmed) -> Design:
+def design(group: pd.DataFrame, objectives: Sequence[str], factors: Sequence[str], confirmed: Confirmed) -> Design:
     """One design, from its trials of the search and what confirmed it."""
     done = group[group["status"] == "done"]
     line, failed = group.iloc[0], failures(group)
@@ -109,7 +111,7 @@ def design(group: pd.DataFrame, objectives: tuple[str, ...], confirmed: Confirme
     return Design(
         asked=int(asked) if asked else None,
         reference=str(line["reference"]),
-        levels={str(name): str(line[name]) for name in group.columns if str(name).startswith(LEVELS)},
+        levels={name: str(line[name]) for name in factors},
         values=means,
         failed=failed,
         failed_again=confirmed.failed,
@@ -229,10 +231,13 @@ def recipe(table: Table) -> list[str]:
     facts, levels = table.facts, best.design.levels
     ratios = {key.removeprefix(RATIO): level for key, level in levels.items() if key.startswith(RATIO)}
     on = {stage: level for stage, level in ratios.items() if level != "off"}
+    others = {key: level for key, level in levels.items() if not key.startswith(LEVELS)}
+    backbone = others.pop("backbone", facts["backbone"])
     words = [word for word in shlex.split(facts["words"]) if word.partition("=")[0] not in levels]
+    words += [f"{key}={level}" for key, level in others.items()]
     if on:
         words.append(f"se.reduction={{{','.join(f'{stage}:{level}' for stage, level in on.items())}}}")
-        words += [f"{key}={level}" for key, level in levels.items() if not key.startswith(RATIO)]
+        words += [f"{key}={level}" for key, level in levels.items() if key.startswith(LEVELS[1:])]
         said = dict(word.removeprefix("se.").split("=", 1) for word in words if word.startswith("se."))
         said["reduction"] = f"{{{', '.join(f'{stage}: {level}' for stage, level in on.items())}}}"
         se = f"lab.SE({', '.join(f'{key}={in_python(text)}' for key, text in said.items())})"
@@ -244,14 +249,14 @@ def recipe(table: Table) -> list[str]:
         f"The best of them by {escape(table.objectives[at])}, {escape(best.label)}: to be trained, and as a network.",
         "",
         "```",
-        f"python -m senet_lab.run backbone={facts['backbone']} {shlex.join(words)}",
+        f"python -m senet_lab.run backbone={backbone} {shlex.join(words)}",
         "```",
         "",
         "```python",
         "import senet_lab as lab",
         "",
         "net = lab.models.create(",
-        f'    "{facts["backbone"]}",',
+        f'    "{backbone}",',
         f"    se={se},",
         f"    num_classes={facts['classes']},",
         f"    in_channels={facts['channels']},",

@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 
 from senet_lab.reports import labels, pareto
 from senet_lab.reports.drawing import LABEL_SIZE, drawn
-from senet_lab.reports.front import RATIO
+from senet_lab.reports.front import LEVELS
 from senet_lab.reports.table import Table
 
 COSTS = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "latency (ms)"}
@@ -133,7 +133,8 @@ def importance(table: Table) -> dict[str, float]:
     designs = [d for row in table.rows if (d := row.design) and d.val_error is not None and d.asked is not None]
     found = {}
     for factor in next((each.levels for each in designs), {}):
-        chosen = designs if factor.startswith(RATIO) else [d for d in designs if d.reference != "no SE"]
+        of_se = factor.startswith(LEVELS[1:])
+        chosen = [d for d in designs if d.reference != "no SE"] if of_se else designs
         levels = np.array([each.levels[factor] for each in chosen])
         errors = np.array([each.val_error.mean for each in chosen if each.val_error is not None])
         total = ((errors - errors.mean()) ** 2).sum() if len(errors) else 0.0

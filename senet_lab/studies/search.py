@@ -311,6 +311,7 @@ class Search:
             "spent": self.spent,
             "asked": str(number),
             "reference": next((name for name, network in self.known.items() if network == cell.row.network), ""),
+            **({"factors": " ".join(self.priced.space.levels)} if self.priced.space.others else {}),
             **{key: params.get(key, "") for key in self.priced.space.levels},
             "latency_ms": latency,
             **self.worth.columns(cell.row.cost),
