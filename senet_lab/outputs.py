@@ -69,13 +69,8 @@ def joined(parts: Sequence[Sequence[NDArray[np.floating[Any]]]]) -> Outputs:
 
 
 def file_bytes(packed: Mapping[str, bytes], images: int | None) -> bytes:
-    """The outputs of several trials of one test set as a compressed NumPy file: the same bytes for the same outputs.
-
-    Its arrays: `trial_id` (T), `right` (T, N / 8; bits) and `loss` (T, N; float16), and `images`, which is N.
-
-    Args:
-        packed: trial id → bytes.
-        images: N.
+    """The outputs of several trials of one test set, by trial id, as a compressed NumPy file: the same bytes for the
+    same outputs. Its arrays: `trial_id` (T), `right` (T, N / 8; bits) and `loss` (T, N; float16), and `images`, N.
 
     Raises:
         ValueError: where a trial has the outputs of another number of images.

@@ -110,15 +110,8 @@ TRIES = 10  # after which the largest box in the middle is taken
 
 
 def boxes(sizes_B2: Tensor, generator: torch.Generator) -> Tensor:
-    """A random part of each image, distributed as torchvision's RandomResizedCrop draws it (Szegedy et al. 2014).
-
-    Args:
-        sizes_B2: height and width of the images, in pixels.
-        generator: of the CPU.
-
-    Returns:
-        Top, left, height and width of each part: (B, 4).
-    """
+    """A random part of each image, distributed as torchvision's RandomResizedCrop draws it (Szegedy et al. 2014): from
+    heights and widths in pixels, and a generator of the CPU, top, left, height and width of each part, (B, 4)."""
     H_B1, W_B1 = sizes_B2.double()[:, :1], sizes_B2.double()[:, 1:]
     uniform_2BT = torch.rand(2, len(sizes_B2), TRIES, generator=generator, dtype=torch.double)
     area_BT = H_B1 * W_B1 * (AREA[0] + (AREA[1] - AREA[0]) * uniform_2BT[0])
@@ -137,15 +130,11 @@ def boxes(sizes_B2: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Parts:
-    """Images of any sizes that lie in memory as one row of pixels, of which random resized crops are taken.
+    """Images of any sizes, uint8 (H, W, C) each, that lie in memory as one row of pixels, of which random crops are
+    taken and resized to `side` pixels square.
 
     Bilinear with antialiasing, with torchvision's weights, as two products of matrices: rows @ pixels @ columnsᵀ. What
     torchvision rounds to whole levels (and PIL, which reads files, once more between the two) is not rounded here.
-
-    Args:
-        images: uint8, (H, W, C) each.
-        side: height and width of the crops, in pixels.
-        device: where they lie.
     """
 
     def __init__(self, images: list[Tensor], side: int, device: str = "cpu") -> None:

@@ -73,13 +73,8 @@ CREW: list[Member] = []  # the ranks of the last training, in their order
 
 
 def together(task: Task, gpus: tuple[int, ...], world: int, report: Report) -> list[dict[str, Any]]:
-    """What `task` gives in each of `world` processes, in their order.
-
-    Args:
-        task: called in each with its rank and what to report with; it must be picklable.
-        gpus: index of each rank's GPU; empty on a CPU.
-        world: how many processes.
-        report: called here with what the first rank reports.
+    """What a task, which must be picklable, gives in each of `world` processes, in their order. It is called with its
+    rank and what to report with; what the first rank reports is reported here. `gpus` is empty on a CPU.
 
     Raises:
         LostError: a rank was killed.

@@ -17,10 +17,7 @@ class Average(pl.Callback):
     weights instead of the averaged ones.)
 
     In a checkpoint `state_dict` is the average, so that whoever loads it gets that, and `current_state` the weights
-    that the training goes on from.
-
-    Args:
-        decay: between 0 and 1.
+    that the training goes on from. The decay is between 0 and 1.
     """
 
     def __init__(self, decay: float) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -27,12 +28,12 @@ SMALL, MANY = 64, 2**25  # pixels of a side, and of a batch
 Shown = tuple[int, int, int]  # epoch, number, and how often the epoch has shown it before
 
 
+@dataclass(frozen=True)
 class Batches:
     """An iterable with a length, which is all that Lightning asks of a loader."""
 
-    def __init__(self, make: Callable[[], Iterator[Any]], length: int) -> None:
-        self.make = make
-        self.length = length
+    make: Callable[[], Iterator[Any]]
+    length: int
 
     def __iter__(self) -> Iterator[Any]:
         return self.make()
@@ -51,12 +52,7 @@ class How(NamedTuple):
 
 
 class Feed:
-    """A split of a data set.
-
-    Args:
-        labels_N: the labels of its images.
-        data: how they are read, augmented and normalised.
-    """
+    """A split of a data set: the labels of its images, and how these are read, augmented and normalised."""
 
     def __init__(self, labels_N: Tensor, data: Data) -> None:
         self.labels_N = labels_N
@@ -99,15 +95,10 @@ class Feed:
 
 
 class TensorFeed(Feed):
-    """A split that lies in memory, on the device that trains; whole batches are augmented there at once.
-
-    Args:
-        images: bytes (N, C, H, W), or images of any sizes of which random resized crops are taken.
-        labels_N: their labels.
-        data: how they are augmented and normalised.
-        device: where they lie. Random numbers are drawn on the CPU whatever it is, an epoch's at once, so that batches
-            do not depend on it, and that nothing waits for it within an epoch.
-    """
+    """A split that lies in memory, on the device that trains: bytes (N, C, H, W), or images of any sizes of which
+    random resized crops are taken. Whole batches are augmented there at once. Random numbers are drawn on the CPU
+    whatever the device is, an epoch's at once, so that batches do not depend on it, and nothing waits for it within an
+    epoch."""
 
     def __init__(self, images: Tensor | Parts, labels_N: Tensor, data: Data, device: str = "cpu") -> None:
         super().__init__(labels_N, data)
@@ -157,13 +148,8 @@ class TensorFeed(Feed):
 
 
 class FolderFeed(Feed):
-    """A split that lies on disk as one image a file; every image is decoded and augmented by itself.
-
-    Args:
-        files: its images.
-        data: how they are read, augmented and normalised.
-        pinned: whether batches come in memory that a GPU copies from while it computes.
-    """
+    """A split that lies on disk as one image a file; every image is decoded and augmented by itself. Where it is
+    `pinned`, batches come in memory that a GPU copies from while it computes."""
 
     def __init__(self, files: Files, data: Data, pinned: bool = False) -> None:
         super().__init__(torch.from_numpy(files.labels), data)
@@ -227,6 +213,7 @@ class FolderFeed(Feed):
         )
 
 
+@dataclass(frozen=True, eq=False)
 class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int] | RunError]):
     """Files as tensors. The augmentation of an image is seeded by (seed, epoch, number), and where the epoch has shown
     it before, by how often; so it does not depend on how many processes decode.
@@ -235,10 +222,9 @@ class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int] | RunError]):
     DataLoader comes back as text, with a traceback in it.
     """
 
-    def __init__(self, files: Files, transform: Callable[[Any], Tensor], seed: int | None) -> None:
-        self.files = files
-        self.transform = transform
-        self.seed = seed
+    files: Files
+    transform: Callable[[Any], Tensor]
+    seed: int | None
 
     def __getitem__(self, which: Shown) -> tuple[Tensor, int] | RunError:
         epoch, number, shown = which

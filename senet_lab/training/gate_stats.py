@@ -279,14 +279,9 @@ def measure(
 
 
 def choose(words: Sequence[str] | None, names: Sequence[str], facts: DataFacts, counts_K: Array) -> list[int]:
-    """Labels of the classes to show.
-
-    Args:
-        words: names, the data set's own names (folders), or labels; None takes the paper's four if they are all there,
-            else four spread evenly over the classes that have test images.
-        names: of the classes (`data.names_of`).
-        facts: of the data set.
-        counts_K: test images of each class.
+    """Labels of the classes to show: those that the words call by their `names` (`data.names_of`), by the data set's
+    own names (folders), or by their labels; None takes the paper's four if they are all there, else four spread evenly
+    over the classes that have test images.
 
     Raises:
         UserError: for a class that does not exist or has no test images.

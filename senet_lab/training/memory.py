@@ -36,14 +36,8 @@ DECODED: dict[str, list[Feed]] = {}  # the last tree: a worker's next trial is m
 
 
 def feeds(splits: Sequence[Files], data: Data, device: str, identity: str) -> list[Feed]:
-    """The training, validation and test images, decoded; where the test wants several views of an image, it reads its
-    files, which it does but once.
-
-    Args:
-        splits: their files.
-        data: how they are read.
-        device: where they are to lie.
-        identity: of the images.
+    """The training, validation and test images of an identity, decoded to a device; where the test wants several views
+    of an image, it reads its files, which it does but once.
 
     Raises:
         RunError: an image that cannot be read, or that has changed, by name.

@@ -95,11 +95,8 @@ class Spec(Step):
         return {**differences(self.se, drop={"reduction", "stages"}), "hidden": self.hidden}
 
     def earlier(self, identity: str) -> Spec:
-        """The same training as earlier versions told it, who did not look at code and threads.
-
-        Args:
-            identity: what they knew the images by; empty where it is the same.
-        """
+        """The same training as earlier versions told it, who did not look at code and threads, and knew the images by
+        an identity of their own (empty where it is the same)."""
         return replace(self, code="", threads=1, identity=identity or self.identity)
 
     @property

@@ -95,14 +95,9 @@ COMPILED: list[str] = []  # the network that this process has compiled last
 
 
 def prepare(net: nn.Module, step: Step, network: str, backend: str = "inductor") -> None:
-    """Bring a network to the layout of the step, and have parts compiled when they are first called.
-
-    Args:
-        net: the network; its parameters and their names stay as they are.
-        step: how it is trained.
-        network: its structural fingerprint; what was compiled for another one is given up.
-        backend: of the compiler.
-    """
+    """Bring a network to the layout of the step, and have parts compiled, by a compiler's `backend`, when they are
+    first called. Its parameters and their names stay as they are. What was compiled for another `network`, which is its
+    structural fingerprint, is given up."""
     if step.layout == "channels_last":
         net.to(memory_format=torch.channels_last)
     if step.compile == "off":

@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 import zipfile
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -58,18 +59,16 @@ class Feeding(pl.LightningDataModule):
         return self.splits.test.test_batches(self.splits.test.evaluated(self.batch_size))
 
 
+@dataclass(eq=False)
 class Epochs(pl.Callback):
     """Reseeds at each epoch's start and before the test (Lightning saves no generator's state); reports and saves at an
     epoch's end, and stops there if that is the epoch `until`."""
 
-    def __init__(
-        self, seed: int, checkpoint: Path, report: Report, until: int | None = None, rank: Rank = ALONE
-    ) -> None:
-        self.seed = seed
-        self.rank = rank
-        self.checkpoint = checkpoint
-        self.report = report
-        self.until = until
+    seed: int
+    checkpoint: Path
+    report: Report
+    until: int | None
+    rank: Rank
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.reseed(trainer)
