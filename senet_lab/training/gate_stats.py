@@ -264,7 +264,12 @@ def measure(
     ]
     gates = pd.concat(frames, ignore_index=True).astype({"images": int, "stage": "Int64"})
     first = ["block", "stage", "channel", "class", "mean", "sd", "images"]
-    facts = pd.DataFrame(
+    return Measured(gates[first + [name for name in gates if name not in first]], described(blocks, net))
+
+
+def described(blocks: Sequence[Shown], net: nn.Module) -> pd.DataFrame:
+    """What blocks of a network are, a line each (`Measured.blocks`)."""
+    return pd.DataFrame(
         {
             "block": [shown.name for shown in blocks],
             "stage": pd.array([shown.stage for shown in blocks], dtype="Int64"),
@@ -275,7 +280,6 @@ def measure(
             "params": sum(weight.numel() for weight in net.parameters() if weight.requires_grad),
         }
     )
-    return Measured(gates[first + [name for name in gates if name not in first]], facts)
 
 
 def choose(words: Sequence[str] | None, names: Sequence[str], facts: DataFacts, counts_K: Array) -> list[int]:
