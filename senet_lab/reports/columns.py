@@ -280,6 +280,7 @@ def front_columns(table: Table) -> tuple[Column, ...]:
     """The columns of a search's front, by what it varies and asks for."""
     exact, heads = significant(10), {each.column: each.heading for each in OBJECTIVES.values()}
     designs = [row.design for row in table.rows if row.design is not None]
+    costs = {name: (count, 3 if name == "macs" else 1) for name in designs[0].costs} | {"latency_ms": (fixed(3), 1)}
     tested = fresh_cell if any(each.again for each in designs) else sample_cell("test_error", "failed")
     return (
         Column("", "", cell=lambda row: "●" * bool(row.design and row.design.on_front), drop=0),
@@ -300,7 +301,7 @@ def front_columns(table: Table) -> tuple[Column, ...]:
         *(Column(f"objective_{name}", value=pick("design", "values", name), exact=exact) for name in table.objectives),
         *(
             Column(name, heads[name], pick("design", "costs", name), exact, show, drop=drop)
-            for name, show, drop in (("params", count, 1), ("macs", count, 3), ("latency_ms", fixed(3), 1))
+            for name, (show, drop) in costs.items()
             if name in designs[0].costs
         ),
     )

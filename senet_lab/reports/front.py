@@ -104,9 +104,8 @@ def design(group: pd.DataFrame, objectives: Sequence[str], factors: Sequence[str
     done = group[group["status"] == "done"]
     line, failed = group.iloc[0], failures(group)
     asked = str(line["asked"])
-    costs = {name: float(line[name]) for name in ("params", "macs")}
-    if not pd.isna(line.get("latency_ms")):
-        costs["latency_ms"] = float(line["latency_ms"])
+    known = {each.column: line.get(each.column) for name, each in OBJECTIVES.items() if name in COSTS}
+    costs = {column: float(value) for column, value in known.items() if not pd.isna(value) and value != ""}
     means = {name: float(done[OBJECTIVES[name].column].astype(float).mean()) for name in objectives if not failed}
     return Design(
         asked=int(asked) if asked else None,

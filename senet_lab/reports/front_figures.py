@@ -16,12 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from senet_lab.objectives import COSTS as COSTED
+from senet_lab.objectives import OBJECTIVES
 from senet_lab.reports import labels, pareto
 from senet_lab.reports.drawing import LABEL_SIZE, drawn
 from senet_lab.reports.front import LEVELS
 from senet_lab.reports.table import Table
 
-COSTS = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "latency (ms)"}
+COSTS = {OBJECTIVES[name].column: OBJECTIVES[name].title for name in COSTED} | {"params": "parameters"}
 FRONT, OTHER = "#0072B2", "0.75"
 REFERENCES = {"no SE": ("s", "black"), "the paper's default": ("D", "#D55E00")}
 LABELLED = 8  # designs on the front that are numbered, and named below; more would crowd
@@ -51,7 +53,7 @@ def frame(table: Table) -> pd.DataFrame:
 
 
 def _front(table: Table) -> Figure:
-    objectives = ["latency_ms" if name == "latency" else name for name in table.objectives]
+    objectives = [OBJECTIVES[name].column for name in table.objectives]
     costs = [name for name in COSTS if name in objectives] or ["params"]
     figure = Figure(figsize=(5.2 * len(costs), 4.6), layout="constrained")
     figure.suptitle(table.title[:90], fontsize=10)

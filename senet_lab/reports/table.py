@@ -33,7 +33,7 @@ class Design:
         val_error, test_error: over the search's seeds, percent; None if every training failed.
         confirmed: test error over fresh seeds, percent; None if it was not confirmed.
         chance: of being on the front by its true error, as far as these tell it; None where they are too few.
-        costs: `params`, `macs` and, where it was measured, `latency_ms`.
+        costs: by column of `trials.csv`: `params`, `macs` and, where they are known, `latency_ms` and others.
         on_front: whether no other design of the search is better.
     """
 

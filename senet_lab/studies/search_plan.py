@@ -9,7 +9,6 @@ from rich.table import Table
 
 from senet_lab.config import UserError
 from senet_lab.counting import duration
-from senet_lab.objectives import COSTS
 from senet_lab.studies.plan import Plan, carried_out, say, show_setting
 from senet_lab.studies.proposals import ENUMERATE, LISTED
 from senet_lab.studies.space import Design, amount, label
@@ -132,7 +131,7 @@ def identity(search: Search) -> dict[str, Any]:
         own = {"search.objectives": own["search.objectives"], "search.sampler": ENUMERATE}
     else:
         own["seeds"] = search.seeds
-    budget = {f"budget.{metric}": getattr(config.budget, metric) for metric in COSTS}
+    budget = {f"budget.{metric}": limit for metric, limit in vars(config.budget).items()}
     return {**{f"the space's {key}": found for key, found in levels.items()}, **own, **budget}
 
 

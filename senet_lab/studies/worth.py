@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from senet_lab.config import Budget, Search, UserError
-from senet_lab.objectives import COSTS, OBJECTIVES
+from senet_lab.objectives import OBJECTIVES
 from senet_lab.studies.proposals import CHOICES
 from senet_lab.studies.space import Design
 
@@ -76,8 +76,7 @@ def limits(budget: Budget, plain: Mapping[str, float]) -> dict[str, float]:
         UserError: for a limit that is no number above 0, with or without an x behind it.
     """
     found = {}
-    for metric in COSTS:
-        value = getattr(budget, metric)
+    for metric, value in vars(budget).items():
         if value is None:
             continue
         number, relative = re.fullmatch(r"(.*?)(x?)", str(value), re.DOTALL).groups()  # type: ignore[union-attr]

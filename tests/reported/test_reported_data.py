@@ -395,7 +395,7 @@ def test_a_search_needs_validation_images(tmp_path: Path) -> None:
     """Kind: a search that would select by nothing."""
     composed = compose(["+search=tabular", "data.validation=0", "plan=true", f"results={tmp_path}"])
     with pytest.raises(UserError, match=r"data\.validation=0: a search chooses designs by their validation images"):
-        search.prepare(composed, Store(composed.config.storage, create=False))
+        search.Search(composed)
 
 
 def test_the_plan_says_how_many_images_are_trained_on() -> None:

@@ -24,6 +24,7 @@ from senet_lab.reports import aside, sources, tables
 from senet_lab.reports.cells import csv_bytes
 from senet_lab.reports.trials import COLUMNS, read_trials
 from senet_lab.studies import plan, study
+from senet_lab.studies.designs import Listed
 from senet_lab.studies.export_facts import of_plan
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.store import Store
@@ -437,15 +438,21 @@ def test_a_study_that_is_stopped_leaves_what_there_is(tmp_path: Path, monkeypatc
     composed = compose(["+ablation=excitation", "study.only=[tanh]", "seeds=2", "results=out", *SHORT])
     made = plan.make(composed)
     path = Path("out") / composed.folder / "trials.csv"
-    study.leave_parts([composed], [made], {})
+    left = Listed([made], [path.parent])
+
+    def stopped(*cells: plan.Cell) -> None:
+        left.records = {cell.trial_id: RECORD for cell in cells}
+        study.leave_parts([composed], left)
+
+    stopped()
     assert not path.exists()
-    study.leave_parts([composed], [made], {made.cells[0].trial_id: RECORD})
+    stopped(made.cells[0])
     assert aside.is_partial(path)
-    study.leave_parts([composed], [made], {cell.trial_id: RECORD for cell in made.cells[:3]})
+    stopped(*made.cells[:3])
     assert len(read_trials(path)) == 3
     whole = trials(*made.trials)
     path.write_bytes(csv_bytes(whole))
-    study.leave_parts([composed], [made], {made.cells[0].trial_id: RECORD})
+    stopped(made.cells[0])
     assert path.read_bytes() == csv_bytes(whole), "a whole table stays"
 
 
