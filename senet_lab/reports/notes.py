@@ -5,7 +5,7 @@ Plain text; each form escapes it as it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from senet_lab.reports import statistics
 from senet_lab.reports.paper import gflops_digits
@@ -272,13 +272,11 @@ def _paper(table: Table) -> list[str]:
     if any(row.paper_macs for row in table.rows) or any(row.printed and row.printed.gflops for row in table.rows):
         out.append(printed.gflops)
     params = _differing(
-        table.rows, lambda r: r.printed.params_m if r.printed else None, lambda r: r.paper_params, 1e6, lambda _: 1
+        (row.label, getattr(row.printed, "params_m", None), row.paper_params, 1e6) for row in table.rows
     )
     if params:
         out.append(f"Parameters recomputed and printed differ for {listed(params)}. {printed.params}")
-    gflops = _differing(
-        table.rows, lambda r: r.printed.gflops if r.printed else None, lambda r: r.paper_macs, 1e9, gflops_digits
-    )
+    gflops = _differing((row.label, getattr(row.printed, "gflops", None), row.paper_macs, 1e9) for row in table.rows)
     if gflops:
         out.append(
             f"GFLOPs recomputed and printed differ for {listed(gflops)}. `python -m senet_lab cost` shows how each "
@@ -296,20 +294,14 @@ def _originals(table: Table) -> list[str]:
     return [f"Errors that the networks' own papers had printed (top-1 / top-5): {listed(errors)}."]
 
 
-def _differing(
-    rows: Sequence[Row],
-    printed: Callable[[Row], float | None],
-    computed: Callable[[Row], int | None],
-    unit: float,
-    precision: Callable[[float], int],
-) -> list[str]:
-    """Rows whose recomputed number rounds to another figure than the printed one: "r = 4 (35.617, printed 35.7)"."""
+def _differing(numbers: Iterable[tuple[str, float | None, int | None, float]]) -> list[str]:
+    """Of rows with a printed number, a recomputed one and the unit of the printed one, those where it rounds to another
+    figure: "r = 4 (35.617, printed 35.7)"."""
     out = []
-    for row in rows:
-        theirs, ours = printed(row), computed(row)
+    for label, theirs, ours, unit in numbers:
         if theirs is None or ours is None:
             continue
-        digits = precision(theirs)
+        digits = gflops_digits(theirs) if unit == 1e9 else 1
         if f"{ours / unit:.{digits}f}" != f"{theirs:.{digits}f}":
-            out.append(f"{row.label} ({ours / unit:.{digits + 2}f}, printed {theirs:.{digits}f})")
+            out.append(f"{label} ({ours / unit:.{digits + 2}f}, printed {theirs:.{digits}f})")
     return out
