@@ -33,6 +33,7 @@ from yaml.reader import ReaderError
 
 from senet_lab import config as fields
 from senet_lab.config import Config, Recipe, UserError, check_values, fault_of, storage_in, walk
+from senet_lab.factors import LEVELS, VARY, as_study, expanded
 from senet_lab.files import at_home
 from senet_lab.labels import Composed, differences, label, quoted, typed
 from senet_lab.selection import as_asked, named_recipes, networks
@@ -47,6 +48,7 @@ python -m senet_lab.run                              train one network: SE-ResNe
 python -m senet_lab.run +ablation=ratio              a study: Table 10 of the paper
 python -m senet_lab.run +ablation=ratio plan=true    what it would train, what it costs, how long it takes
 python -m senet_lab.run +ablation=ratio seeds=settle margin=0.5    seeds until each verdict is in, 20 at most
+python -m senet_lab.run +vary=recipe.lr 'levels=[0.05,0.1,0.2]'    any key that bears on the result, at these levels
 python -m senet_lab.run +search=tabular plan=true    a search: its space, its cheapest and its dearest design
 python -m senet_lab.run +ablation=ratio data=cifar10 data.root=DIR backbone=resnet56 recipe=cifar seeds=5
 python -m senet_lab.run +ablation=networks_cifar10 'study.only=[wrn16_8]'    networks plain and with SE; one pair
@@ -79,14 +81,15 @@ def compose(words: Iterable[str]) -> Composed:
     Raises:
         UserError: for the first word that is wrong.
     """
-    words = [f"+{word}" if word.split("=")[0] in STUDIES else word for word in words]
-    check_words(words)
+    given = [f"+{word}" if word.split("=")[0] in (*STUDIES, VARY) else word for word in words]
+    check_words(given)
+    words = as_study(given)
     made = composed(words)
     asked = next((word.lstrip("+") for word in words if word.split("=")[0].lstrip("+") in STUDIES), "")
     if asked and getattr(made, STUDIES[asked.split("=")[0]]) is None:
         kind = STUDIES[asked.split("=")[0]]
         raise UserError(f"{asked}: it says nothing of a {kind}")
-    chosen = [word for word in words if word.lstrip("+").split("=")[0] in (*GROUPS, *STUDIES)]
+    chosen = [word for word in words if word.lstrip("+").split("=")[0] in (*GROUPS, *STUDIES, VARY)]
     alone = composed(chosen)
     if asked:
         check_name(asked, alone)
@@ -185,6 +188,8 @@ def from_files(words: tuple[str, ...], folders: tuple[Path, ...], _state: tuple[
     made.results, made.data.root = at_home(made.results), at_home(made.data.root)
     if by_default:
         made.storage = storage_in(made.results)
+    if made.study is not None:
+        made.study = expanded(made.study, made)
     check_values(made)
     return made
 
@@ -223,7 +228,10 @@ def check_words(words: list[str]) -> None:
         key = override.key_or_group
         if override.is_sweep_override():
             raise UserError(f"'{word}': one value at a time; a list stands in brackets")
-        if key in (*GROUPS, *STUDIES):
+        if key in (VARY, LEVELS):
+            seen += [word] if key == VARY else []
+            kinds += ["ablation"] if key == VARY else []
+        elif key in (*GROUPS, *STUDIES):
             check_choice(key, override)
             if key in STUDIES:
                 seen.append(str(override.value()))
@@ -234,7 +242,7 @@ def check_words(words: list[str]) -> None:
     if len(seen) > 1:
         raise UserError(f"one study at a time: {' and '.join(seen)} were asked for")
     for kind, (study, parts) in {"ablation": ("study", ("study",)), "search": ("search", ("search", "budget"))}.items():
-        alone = [key for key in keys if key.split(".")[0] in parts and key not in STUDIES]
+        alone = [key for key in keys if key.split(".")[0] in parts and key not in (*STUDIES, VARY)]
         if alone and kind not in kinds:
             raise UserError(f"{alone[0]}: there is no {study} to change; +{kind}=NAME chooses one")
 

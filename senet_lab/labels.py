@@ -106,8 +106,10 @@ def quoted(text: str) -> str:
 
 def typed(value: Any) -> str:
     """A value as it is typed behind its key."""
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return f"[{','.join(map(typed, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{typed(key)}:{typed(each)}' for key, each in value.items())}}}"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return quoted(value) if isinstance(value, str) and value else str(value)

@@ -33,7 +33,7 @@ def as_asked(study: Study, keys: Collection[str]) -> Study:
             f"{', '.join(dict.fromkeys(own.values()))}"
         )
     labels = picked(study) if study.only else list(study.rows)
-    return replace(study, rows={label: kept(study.rows[label], study.factor, keys) for label in labels})
+    return replace(study, rows={label: kept(study.rows[label], study.varied, keys) for label in labels})
 
 
 def networks(study: Study) -> dict[str, str]:
@@ -73,14 +73,14 @@ def picked(study: Study) -> list[str]:
     return [label for label in study.rows if label in found]
 
 
-def kept(row: Any, factor: str, keys: Collection[str]) -> Any:
+def kept(row: Any, factors: Collection[str], keys: Collection[str]) -> Any:
     """The row without what the user's words replace: a key of recipe or data that they set, too; and all that it says
     of its recipe, where they choose one."""
     if not isinstance(row, dict):
         return row
 
     def replaced(key: str) -> bool:
-        if key == factor or key.split(".")[0] not in ("recipe", "data"):
+        if key in factors or key.split(".")[0] not in ("recipe", "data"):
             return False
         return key in keys or ("recipe" in keys and (key.startswith("recipe") or key in WITH_RECIPE))
 

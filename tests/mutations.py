@@ -193,7 +193,7 @@ MUTATIONS: list[tuple[str, str, str, str, str]] = [
     ("the first block of each stage in figure 6", "senet_lab/training/gate_stats.py", "test_excitation.py",
      "if every or number == len(members):", "if every or number == 1:"),
     ("seeds counted from 1", "senet_lab/studies/plan.py", "test_plan.py",
-     "for seed in range(seeds) for cell", "for seed in range(1, seeds + 1) for cell"),
+     "for seed in seeds for cell", "for seed in [each + 1 for each in seeds] for cell"),
     # --------------------------------------------------------------- caught from the first, so that they stay caught
     ("validation images trained on", "senet_lab/training/images.py", "test_data_splits.py",
      "rest[balanced(train_labels[rest], train)]", "balanced(train_labels, train)"),

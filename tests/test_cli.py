@@ -86,7 +86,10 @@ BAD: list[tuple[str, str]] = [
     ("se.excitation=swish", "'swish' is not one of sigmoid, softmax, tanh, relu"),
     # numbers
     *((f"seeds={word}", f"seeds={word} {NOT_BETWEEN} 1 and 10000") for word in ("0", "-1", "10001", "1" + 20 * "0")),
-    *((f"seeds={word}", f"seeds={said}: there are a number of seeds, and settle") for word, said in SEEDS.items()),
+    *(
+        (f"seeds={word}", f"seeds={said}: there are a number of seeds, a list of seeds such as [3,4], and settle")
+        for word, said in SEEDS.items()
+    ),
     ("seeds=settle", "seeds=settle is for an ablation"),
     (f"{RATIO} seeds=settle settle.min=2", "settle.min=2 settle.max=20: a row has at least 3 seeds"),
     (f"{RATIO} seeds=settle settle.max=2", "settle.min=3 settle.max=2: "),

@@ -10,13 +10,14 @@ from senet_lab.config import UserError
 EXAMPLES = (
     "table ratio                      from the store, as the study was run by default",
     "table ratio data=cifar10 seeds=5 from the store, for these settings",
+    "table +vary=recipe.lr 'levels=[0.05,0.1]'   from the store, of levels without a file",
     "table results/digits/resnet8-quick/ratio/trials.csv",
     "table FILE failures=chance           what failed counts as guessing",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", help="a study's name, or the path of a trials.csv")
+    parser.add_argument("what", help="a study's name, +vary=KEY (with levels=[…]), or the path of a trials.csv")
     parser.add_argument("--partial", action="store_true", help="of a study that was stopped: what there is, marked so")
     parser.add_argument("words", nargs="*", help="further trials.csv files, or the study's overrides (key=value)")
 
@@ -26,7 +27,8 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.what.endswith(".csv"):
         from senet_lab.studies.study import table_from_store  # torch comes with it
 
-        table_from_store([f"+ablation={arguments.what}", *arguments.words], arguments.partial)
+        named = arguments.what if "=" in arguments.what else f"+ablation={arguments.what}"
+        table_from_store([named, *arguments.words], arguments.partial)
         return
     key = "failures="
     said = [word.removeprefix(key) for word in arguments.words if word.startswith(key)]

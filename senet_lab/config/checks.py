@@ -9,6 +9,7 @@ from senet_lab.config.keys import check_declared
 from senet_lab.config.lab import Config
 
 MOST_SEEDS = 200  # looks at a row
+MOST_TRAININGS = 10_000  # of a row
 NAME = re.compile(r"[\w=+-][\w.=+-]{,99}")  # of a study: it is a folder's
 
 
@@ -51,7 +52,17 @@ def check_seeds(config: Config) -> None:
                 f"settle.min={settle.min} settle.max={settle.max}: a row has at least 3 seeds at its first look, and "
                 f"as many or more, up to {MOST_SEEDS}, at its last"
             )
-    elif seeds is not None and (isinstance(seeds, bool) or not isinstance(seeds, int)):
-        raise UserError(f"seeds={seeds}: there are a number of seeds, and settle")
-    elif seeds is not None and not 1 <= seeds <= 10_000:
-        raise UserError(f"seeds={seeds} is not between 1 and 10000")
+    elif isinstance(seeds, list):
+        if config.search:
+            raise UserError(f"seeds={seeds}: a search has a number of seeds, from seed 0 on")
+        wrong = [seed for seed in seeds if not is_whole(seed) or not 0 <= seed < MOST_TRAININGS]
+        if not seeds or wrong or len(set(seeds)) < len(seeds):
+            raise UserError(f"seeds={seeds}: a list names different whole numbers from 0 to {MOST_TRAININGS - 1}")
+    elif seeds is not None and not is_whole(seeds):
+        raise UserError(f"seeds={seeds}: there are a number of seeds, a list of seeds such as [3,4], and settle")
+    elif seeds is not None and not 1 <= seeds <= MOST_TRAININGS:
+        raise UserError(f"seeds={seeds} is not between 1 and {MOST_TRAININGS}")
+
+
+def is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -128,8 +128,9 @@ class Data:
         list,
         "of each colour channel of the training images, in units of the full range (`folder` only). One number has the "
         "images read as grey ones of one channel; empty takes ImageNet's three",
+        decides=STUDY,
     )
-    std: list[float] = key(list, "their standard deviations, likewise")
+    std: list[float] = key(list, "their standard deviations, likewise", decides=STUDY)
     augment: str = key(
         "none",
         "`none`, `crop` (pad an eighth, crop), `cifar` (flip, pad 4 of 32, crop) or `imagenet` (random resized crop, "

@@ -34,8 +34,8 @@ class Study:
     paper: str = key("", "the paper's table that it regenerates (`table10` …); empty if there is none")
     factor: str = key(
         "",
-        "the one key that compared rows may differ in (`se.reduction`), or `se`: with SE or without. A row may also "
-        "switch SE off (`se: null`)",
+        "the one key that compared rows may differ in (`se.reduction`), or `se`: with SE or without, or `recipe`: a "
+        "recipe by its name. A row may also switch SE off (`se: null`)",
     )
     baseline: str = key("", "label of the row that rows are compared with that name none themselves")
     only: list[str] = key(
@@ -44,6 +44,18 @@ class Study:
         "are corrected for all rows of the study in any case",
     )
     rows: dict[str, Any] = key(dict, "label → the row's overrides and, as `paper`, the name of the paper's row")
+    levels: list[Any] = key(list, "of the factor, in place of rows: each is a row")
+    factors: dict[str, Any] = key(dict, "key → its levels, in place of a factor and rows; several of them are a grid")
+    design: str = key(
+        "rows",
+        "which rows `factors` come to",
+        choices={"rows": "as they are listed, or one a level", "grid": "every combination of their levels"},
+    )
+
+    @property
+    def varied(self) -> list[str]:
+        """The keys that compared rows may differ in."""
+        return [str(key) for key in self.factors] or [self.factor]
 
     def baselines(self) -> dict[str, str]:
         """Row → the row that it is compared with: the one that it names, itself if others name it, else the study's."""
@@ -147,8 +159,9 @@ class Config:
     budget: Budget = key(Budget, "what a design of a search may cost", decides=STUDY)
     seeds: Any = key(
         None,
-        "how many seeds (0, 1, …); null takes 3 in an ablation, and 1 in a search or for a single network. `settle` "
-        "adds seeds to each row of an ablation until its verdict is in, and looks after each of them",
+        "how many seeds (0, 1, …), or a list that names them, [3,4]; null takes 3 in an ablation, and 1 in a search or "
+        "for a single network. `settle` adds seeds to each row of an ablation until its verdict is in, and looks after "
+        "each of them",
         decides=RUN,
     )
     settle: Settle = key(Settle, "how many seeds that may take", decides=RUN)
@@ -189,6 +202,10 @@ class Config:
         decides=RUN,
     )
     storage: str = key("sqlite:///${results}/lab.db", "database of records (SQLAlchemy's URL)", decides=RUN)
+
+    def seed_numbers(self, default: int) -> list[int]:
+        """The seeds of every row, where their number is fixed; so many where nothing is said."""
+        return list(self.seeds) if isinstance(self.seeds, list) else list(range(self.seeds or default))
 
 
 def storage_in(results: object) -> str:

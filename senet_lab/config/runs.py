@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from senet_lab.config.keys import ENDLESS, RUN, TINY, key
+from senet_lab.config.keys import ENDLESS, RUN, STUDY, TINY, key
 
 
 @dataclass
@@ -63,6 +63,7 @@ class Training:
         "`recipe.batch_size` images, so that the learning rate stays right; batch norms have the statistics of their "
         "own part, as in the paper's training",
         bounds=(1, 64),
+        decides=STUDY,
     )
     sync_batchnorm: bool = key(False, "whether they have those of the whole batch (PyTorch's SyncBatchNorm; GPUs only)")
     keep: str = key(

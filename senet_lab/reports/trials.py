@@ -75,7 +75,7 @@ SETTING = ("data", "backbone", "recipe", "epochs")  # the same for a row and its
 # Where a factor's key begins so, these may differ between rows.
 VARIED = {
     "data": ("data", "train_images", "validation_images"),
-    "backbone": ("backbone", "recipe", "epochs"),
+    "backbone": ("data", "backbone", "recipe", "epochs"),
     "recipe": ("recipe", "epochs"),
 }
 STATUSES = ("done", "failed")

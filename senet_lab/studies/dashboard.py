@@ -66,7 +66,8 @@ def make(arguments: argparse.Namespace) -> None:
         check_installed()
         shown, folder = from_file(path / "trials.csv" if path.is_dir() else path)
     else:
-        words = [f"+ablation={arguments.what}", *arguments.words]
+        named = arguments.what if "=" in arguments.what else f"+ablation={arguments.what}"
+        words = [named, *arguments.words]
         composed = compose(words)
         check_installed()
         shown, folder = from_store(composed, words)

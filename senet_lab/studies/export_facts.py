@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from senet_lab.config import SE, flat
+from senet_lab.config import SE
 from senet_lab.labels import Composed, short_hash
 from senet_lab.objectives import OBJECTIVES
 from senet_lab.studies.space import label
@@ -140,7 +140,7 @@ def of_plan(plan: Plan, name: str) -> Exported:
         "data": listed(row.data for row in rows),
         "backbone": listed(row.config.backbone for row in rows),
         "recipe": listed(row.recipe for row in rows),
-        "factor": study.factor if study else "",
+        "factor": listed(study.varied) if study else "",
         "baseline": listed(row.baseline for row in rows) if study else "",
     }
     runs, points = of_cells(plan, plan.cells)
@@ -158,13 +158,12 @@ def of_plan(plan: Plan, name: str) -> Exported:
 
 def of_cells(plan: Plan, cells: Sequence[Cell]) -> tuple[tuple[Run, ...], tuple[Point, ...]]:
     """Runs and points of some of a plan's cells; rows that share a training share its run."""
-    factor = plan.config.study.factor if plan.config.study else None
     points = [
         Point(
             {"row": cell.row.label, "seed": cell.seed},
             (cell.trial_id,),
             {"params": cell.row.cost.params, "macs": cell.row.cost.macs},
-            {} if factor is None else {factor: level(cell, factor)},
+            {factor: level(factor, value) for factor, value in cell.row.levels.items()},
         )
         for cell in cells
     ]
@@ -241,12 +240,11 @@ def design(se: SE | None) -> dict[str, str]:
     }
 
 
-def level(cell: Cell, factor: str) -> str:
-    """A row's level of the factor, in words; `none` where the row has no SE to have one."""
-    config = cell.row.config
-    if factor.split(".")[0] == "se" and config.se is None:
-        return NO_SE
-    return "SE" if factor == "se" else str(flat(config)[factor])
+def level(factor: str, value: Any) -> str:
+    """A row's level of a factor, in words; `none` where the row has no SE to have one."""
+    if factor == "se":
+        return "SE" if value else NO_SE
+    return NO_SE if value is None else str(value)
 
 
 def listed(texts: Iterable[str]) -> str:

@@ -14,8 +14,12 @@ from typing import Any
 import pandas as pd
 
 from senet_lab import outputs
+from senet_lab.config import Study
+from senet_lab.factors import NO_SE
+from senet_lab.labels import typed
 from senet_lab.reports.curves import of_records
 from senet_lab.studies.plan import Cell, Plan
+from senet_lab.studies.rows import Row
 
 CURVES = ("train_loss", "train_error", "val_loss", "val_error")  # of an epoch
 Records = dict[str, dict[str, Any]]
@@ -45,7 +49,7 @@ def by_row(plan: Plan) -> list[Cell]:
 def trial(
     plan: Plan, cell: Cell, record: dict[str, Any], packed: Mapping[str, bytes] = MappingProxyType({})
 ) -> dict[str, Any]:
-    study, row, config = plan.config.study, cell.row, cell.row.config
+    study, row, config, facts = plan.config.study, cell.row, cell.row.config, plan.facts_of(cell.row)
     metrics = record.get("metrics", {})
     return {
         "study": study.name if study else "network",
@@ -75,8 +79,8 @@ def trial(
         "epochs": config.recipe.epochs,
         "device": cell.spec.device,
         "torch": record.get("versions", {}).get("torch", ""),
-        "train_images": plan.facts.train,
-        "validation_images": plan.facts.validation,
+        "train_images": facts.train,
+        "validation_images": facts.validation,
         "classes": len(plan.facts.classes),
         "study_rows": plan.study_rows,
         "study_tests": plan.study_tests,
@@ -84,7 +88,17 @@ def trial(
         "outputs": outputs.digest(packed[cell.trial_id]) if cell.trial_id in packed else "",
         **plan.aim.columns(),
         "like": cell.with_seed(0).trial_id if plan.aim.settles else "",
+        **levels(study, row),
     }
+
+
+def levels(study: Study | None, row: Row) -> dict[str, str]:
+    """The columns of what is varied, and of the row's levels; none where a study lists designs of SE, whose labels say
+    it. Backbone and recipe have columns anyway."""
+    if study is None or not (study.factors or any(key.split(".")[0] != "se" for key in study.varied)):
+        return {}
+    own = {key: NO_SE if value is None else typed(value) for key, value in row.levels.items()}
+    return {"factors": " ".join(own)} | {key: text for key, text in own.items() if key not in ("backbone", "recipe")}
 
 
 def curves(trials: pd.DataFrame, records: Records) -> pd.DataFrame:

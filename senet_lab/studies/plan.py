@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from senet_lab.config import Config, UserError
+from senet_lab.config import Config, Data, UserError
 from senet_lab.counting import duration
 from senet_lab.labels import Composed
 from senet_lab.reports.aim import Aim, asked
@@ -86,6 +87,11 @@ class Plan:
         """Trial id → its first cell; rows that build the same network share their trials."""
         return {cell.trial_id: cell for cell in reversed(self.cells)}
 
+    def facts_of(self, row: Row) -> DataFacts:
+        """Of the data set as the row has it: it may train on fewer images, or hold out others."""
+        same = row.config.data == self.config.data
+        return self.facts if same else facts_of(repr(row.config.data), row.config.data)
+
     @property
     def twins(self) -> list[list[str]]:
         """Groups of labels whose rows share their trials, so that no difference between them means anything."""
@@ -116,6 +122,16 @@ class Cell:
         return Cell(self.row, seed, spec, spec.trial_id)
 
 
+OWN_FACTS: dict[str, DataFacts] = {}  # data set → facts, of rows that have their own
+
+
+def facts_of(name: str, data: Data) -> DataFacts:
+    """As `images.facts`, looked up once for all seeds."""
+    if name not in OWN_FACTS:
+        OWN_FACTS[name] = images.facts(data)
+    return OWN_FACTS[name]
+
+
 def make(composed: Composed) -> Plan:
     """Build and check the study; nothing is known of its records yet.
 
@@ -124,7 +140,7 @@ def make(composed: Composed) -> Plan:
     """
     config = composed.config
     settles = config.seeds == "settle"
-    seeds = config.settle.min if settles else config.seeds or (3 if config.study else 1)
+    seeds = range(config.settle.min) if settles else config.seed_numbers(3 if config.study else 1)
     facts = images.facts(config.data)
     rows, missing = study_rows.build(composed, facts)
     if settles and all(row.label == row.baseline for row in rows):
@@ -132,7 +148,7 @@ def make(composed: Composed) -> Plan:
     device = device_of(config.training.device, config.executor.gpus_per_trial)
     specs = [(row, row.spec(facts, 0, device)) for row in rows]
     first = [Cell(row, 0, spec, spec.trial_id) for row, spec in specs]
-    cells = [cell.with_seed(seed) for seed in range(seeds) for cell in first]
+    cells = [cell.with_seed(seed) for seed in seeds for cell in first]
     whole = family.size(composed, rows, missing, facts, device) if config.study else (None, None)
     aim = asked(config, settles)
     return Plan(config, facts, rows, device, cells, {}, missing, study_rows=whole[0], study_tests=whole[1], aim=aim)
@@ -204,7 +220,9 @@ def show(plan: Plan, console: Console) -> None:
     say(console, f"{plan.title}: {what} on {', '.join(data)}, {how}", "bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("row")
-    theirs = ("paper's\nparams", "paper's\nGFLOPs") if len(backbones) > 1 else ("ResNet-50\nparams", "at 224\nGFLOPs")
+    theirs = ["paper's\nparams", "paper's\nGFLOPs"] if len(backbones) > 1 else ["ResNet-50\nparams", "at 224\nGFLOPs"]
+    if not any(row.paper_cost for row in plan.rows):
+        theirs = []
     for heading in ("params", "GFLOPs", *theirs, "to train"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in plan.rows:
@@ -215,8 +233,7 @@ def show(plan: Plan, console: Console) -> None:
             row.label,
             f"{row.cost.params:,}",
             f"{row.cost.macs / 1e9:#.3g}" if row.cost.macs < 1e8 else f"{row.cost.macs / 1e9:.3f}",
-            f"{paper.params / 1e6:.2f} M" if paper else "–",
-            f"{paper.macs / 1e9:.3f}" if paper else "–",
+            *((f"{paper.params / 1e6:.2f} M", f"{paper.macs / 1e9:.3f}") if paper else ("–",) * len(theirs)),
             f"{waiting} of {len(mine)}",
         )
     console.print(table)
@@ -227,11 +244,13 @@ def show(plan: Plan, console: Console) -> None:
 
 
 def trained_by(plan: Plan) -> dict[str, list[str]]:
-    """How comparisons are trained → their baselines; empty where all are trained alike."""
+    """How comparisons are trained → their baselines, and rows that are trained otherwise than theirs; empty where all
+    are trained alike."""
     found: dict[tuple[str, str, int], list[str]] = {}
+    ways = {row.label: (row.recipe, row.data, row.config.recipe.epochs) for row in plan.rows}
     for row in plan.rows:
-        if row.label == row.baseline:
-            found.setdefault((row.recipe, row.data, row.config.recipe.epochs), []).append(row.label)
+        if row.label == row.baseline or ways[row.label] != ways.get(row.baseline):
+            found.setdefault(ways[row.label], []).append(row.label)
     if len(found) < 2:
         return {}
     several = len({data for _, data, _ in found}) > 1
@@ -246,7 +265,7 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
     say(console, "GFLOPs are multiply-adds of one image.", "dim")
     show_setting(plan, workers, console)
     facts = plan.facts
-    if facts.validation and plan.config.data.subset is None:
+    if facts.validation and all(row.config.data.subset is None for row in plan.rows):
         whole = facts.train + facts.validation
         say(console, f"{facts.train:,} of {whole:,} training images are trained on; data.validation=0 trains on all")
     for remark in facts.remarks:
@@ -268,13 +287,21 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
 
 def show_setting(plan: Plan, workers: int, console: Console) -> None:
     """Print images, epochs and workers."""
-    facts, epochs = plan.facts, sorted({row.config.recipe.epochs for row in plan.rows} or {plan.config.recipe.epochs})
-    span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    facts, epochs = [plan.facts], [plan.config.recipe.epochs]
+    if plan.rows:
+        facts, epochs = [plan.facts_of(row) for row in plan.rows], [row.config.recipe.epochs for row in plan.rows]
     say(
         console,
-        f"{facts.train:,} training, {facts.validation:,} validation, {facts.test:,} test images; "
-        f"{span} epoch{'s' * (epochs[-1] > 1)}; {workers} worker{'s' * (workers > 1)} on {plan.device}",
+        f"{span(each.train for each in facts)} training, {span(each.validation for each in facts)} validation, "
+        f"{facts[0].test:,} test images; {span(epochs)} epoch{'s' * (max(epochs) > 1)}; "
+        f"{workers} worker{'s' * (workers > 1)} on {plan.device}",
     )
+
+
+def span(numbers: Iterable[int]) -> str:
+    """ "40", or "40 to 1,000"."""
+    ordered = sorted(numbers)
+    return " to ".join(f"{number:,}" for number in dict.fromkeys((ordered[0], ordered[-1])))
 
 
 def show_alarms(plans: list[Plan], console: Console) -> None:

@@ -7,7 +7,8 @@ parameters, multiply-adds and operators; and rows that build the same network ar
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -45,6 +46,7 @@ class Row:
         paper_cost: of the same design in the paper's network at the size of its images; None where it does not fit.
         hidden: realised hidden widths of the SE blocks by stage.
         network: structural fingerprint; rows that share one build the same network.
+        levels: factor → the row's level of it.
         code: what tells its code from what was released; empty where it is that (`models.code`).
     """
 
@@ -60,6 +62,7 @@ class Row:
     hidden: dict[int, tuple[int, ...]]
     network: str
     code: str
+    levels: dict[str, Any] = field(default_factory=dict)
 
     def spec(self, facts: DataFacts, seed: int, device: str) -> Spec:
         """The training of this row with a seed."""
@@ -130,8 +133,11 @@ def lacks_stages(variant: Variant, facts: DataFacts) -> bool:
 def check_same_backbone(study: Study, rows: list[Row]) -> None:
     """Where SE is what is varied, rows that are compared are the same network but for SE: in parameters, multiply-adds
     and operators, stage by stage. A network of the user's own might be another one each time that it is built."""
-    if study.factor.split(".")[0] != "se":
+    if {"backbone", "stride", "data.size"} & {*study.varied} or not any(
+        key.split(".")[0] == "se" for key in study.varied
+    ):
         return
+    what = " and ".join(study.varied)
     by_label = {row.label: row for row in rows}
     for row in rows:
         reference = by_label[row.baseline]
@@ -146,7 +152,7 @@ def check_same_backbone(study: Study, rows: list[Row]) -> None:
             plain_now = (now.params - now.se_params, now.backbone_macs)
             if plain_was != plain_now:
                 raise UserError(
-                    f"row '{row.label}' changes more than {study.factor}: without SE its network has {plain_now[0]:,} "
+                    f"row '{row.label}' changes more than {what}: without SE its network has {plain_now[0]:,} "
                     f"parameters and {plain_now[1]:,} multiply-adds{where}, that of '{row.baseline}' has "
                     f"{plain_was[0]:,} and {plain_was[1]:,}"
                 )
@@ -154,7 +160,7 @@ def check_same_backbone(study: Study, rows: list[Row]) -> None:
                 often_was, often_now = was.operations.get(operator, 0), now.operations.get(operator, 0)
                 if often_was != often_now:
                     raise UserError(
-                        f"row '{row.label}' changes more than {study.factor}: without SE its network runs {operator} "
+                        f"row '{row.label}' changes more than {what}: without SE its network runs {operator} "
                         f"{often_now} times{where}, that of '{row.baseline}' {often_was} times"
                     )
 
@@ -213,6 +219,7 @@ def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool 
         hidden,
         network,
         code,
+        variant.levels,
     )
 
 
@@ -237,7 +244,7 @@ def paper_cost(config: Config, study: Study | None, paper_row: str, facts: DataF
         table = paper.table(study.paper)
         backbone, classes = table.trunk or config.backbone, table.classes
         size = table.row(paper_row).size if paper_row else size
-    elif study and networks(study):
+    elif study and (networks(study) or not any(key.split(".")[0] == "se" for key in study.varied)):
         return None
     here = (config.backbone, config.stride, facts.channels, config.data.size, len(facts.classes))
     if here == (backbone, PAPER_STRIDE, PAPER_CHANNELS, size, classes):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,13 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from senet_lab.compose import check_key, plainly
 from senet_lab.config import Config, Study, UserError, check_values, flat
+from senet_lab.factors import RECIPE, check_factor, levels_of, takes_along
 from senet_lab.labels import Composed, labels
 from senet_lab.reports import paper
 from senet_lab.reports.cells import clean_text
 
-# What a study may vary, beside SE or no SE. Rows that are compared share the images, the backbone and the epochs.
-FACTORS = ("se.", "recipe.", "stride", "data.augment", "data.cutout", "training.precision")
-SHARED = ("recipe.name", "recipe.epochs")
 # What may be another thing in another comparison of the same table. All else is the study's: its images, its seeds.
 OWN = ("backbone", "stride", "se", "recipe", "data.size", "data.resize", "data.augment", "data.cutout")
 ROW_WORDS = ("paper", "baseline", "if_present")  # what a row says of itself, beside its overrides
@@ -39,6 +37,7 @@ class Variant:
         if_present: whether the row is left out where its network lacks the stages that it names.
         config: the whole configuration of the row.
         data, recipe: what its data set and its recipe are called; the factor is not in their names.
+        levels: factor → the row's level of it.
     """
 
     label: str
@@ -48,6 +47,7 @@ class Variant:
     config: Config
     data: str
     recipe: str
+    levels: dict[str, Any] = field(default_factory=dict)
 
 
 def variants(composed: Composed) -> list[Variant]:
@@ -62,9 +62,9 @@ def variants(composed: Composed) -> list[Variant]:
     check_study(study)
     made = [variant(composed, study, label, baseline) for label, baseline in study.baselines().items()]
     for baseline in dict.fromkeys(each.baseline for each in made):
-        check_one_factor(study, {each.label: each.config for each in made if each.baseline == baseline}, baseline)
+        check_factors(study, {each.label: each.config for each in made if each.baseline == baseline}, baseline)
     for each in made:
-        check_own(composed.config, each, study.factor)
+        check_own(composed.config, each, study.varied)
     return made
 
 
@@ -73,12 +73,14 @@ def variant(composed: Composed, study: Study, label: str, baseline: str) -> Vari
     row = study.rows[label]
     config = overridden(composed, study, label)
     # What the rows of a comparison share is part of its recipe's name; what they differ in is what the table shows.
-    shared = overridden(composed, study, label, but=lambda key: key == study.factor or key.split(".")[0] == "se")
+    factors = [key for key in study.varied if key != RECIPE]
+    shared = overridden(composed, study, label, but=lambda key: key in factors or key.split(".")[0] == "se")
     chosen = composed.chosen
     if "recipe" in row:
         chosen = replace(chosen, recipe=composed.recipes[row["recipe"]][1])
     data, recipe = labels(shared, chosen)
-    return Variant(label, baseline, str(row.get("paper", "")), bool(row.get("if_present")), config, data, recipe)
+    levels, if_present = levels_of(config, study.varied), bool(row.get("if_present"))
+    return Variant(label, baseline, str(row.get("paper", "")), if_present, config, data, recipe, levels)
 
 
 def overridden(composed: Composed, study: Study, label: str, but: Callable[[str], bool] = lambda _: False) -> Config:
@@ -86,23 +88,13 @@ def overridden(composed: Composed, study: Study, label: str, but: Callable[[str]
     where, overrides = f"study.rows.{label}", study.rows[label]
     if not isinstance(overrides, dict):
         raise UserError(f"{where}: {overrides!r} is not a mapping such as {{se.reduction: 8}}")
-    config = copy.deepcopy(composed.config)
+    config = composed.config
     if "recipe" in overrides:
-        config.recipe = copy.deepcopy(composed.recipes[overrides["recipe"]][0])
-    changed = OmegaConf.structured(config)
-    try:
-        for key, value in overrides.items():
-            if key not in (*ROW_WORDS, "recipe") and not but(str(key)):
-                check_key(str(key))
-                if str(key).startswith("se.") and changed.se is None:
-                    raise UserError(f"{key} cannot be set, because se is null")
-                OmegaConf.update(changed, str(key), value, merge=False)
-        made = OmegaConf.to_object(changed)
-        assert isinstance(made, Config)
-        check_values(made)
-    except (OmegaConfBaseException, UserError) as error:
-        raise UserError(f"{where}: {plainly(error)}") from error
-    return made
+        config = replace(config, recipe=composed.recipes[overrides["recipe"]][0])
+    said = {
+        str(key): value for key, value in overrides.items() if key not in (*ROW_WORDS, "recipe") and not but(str(key))
+    }
+    return changed(config, said, where)
 
 
 def check_study(study: Study) -> None:
@@ -130,34 +122,36 @@ def check_study(study: Study) -> None:
                 printed.row(str(row["paper"]))
     except ValueError as error:
         raise UserError(f"study.paper={study.paper}: {error}") from error
-    factors = ["se", *(key for key in flat(Config()) if key.startswith(FACTORS) and key not in SHARED)]
-    if study.factor not in factors:
-        raise UserError(f"study.factor: '{study.factor}' cannot be varied; what can: {', '.join(factors)}")
+    for key in study.varied:
+        check_factor(key, "study.factor")
 
 
-def check_one_factor(study: Study, configs: dict[str, Config], baseline: str) -> None:
-    """Any two rows that are compared differ in the study's factor, or in whether there is SE; in nothing else."""
+def check_factors(study: Study, configs: dict[str, Config], baseline: str) -> None:
+    """Any two rows that are compared differ in the study's factors, or in whether there is SE; in nothing else."""
+    factors = study.varied
     with_se = [label for label in (baseline, *configs) if configs[label].se is not None]
     reference = with_se[0] if with_se else baseline
     was = flat(configs[reference])
     for label, config in configs.items():
         now = flat(config)
-        changed = [key for key in {**was, **now} if was.get(key) != now.get(key) and key != study.factor]
+        changed = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+        changed = [key for key in changed if not any(takes_along(factor, key) for factor in factors)]
         if config.se is None:
             changed = [key for key in changed if key.split(".")[0] != "se"]
         if changed:
             shown = "; ".join(f"{key}: {was.get(key)} → {now.get(key)}" for key in changed)
-            raise UserError(f"row '{label}' changes more than {study.factor}, compared with '{reference}': {shown}")
+            what = " and ".join(factors)
+            raise UserError(f"row '{label}' changes more than {what}, compared with '{reference}': {shown}")
         if study.factor == "se" and label != baseline and (config.se is None) == (configs[baseline].se is None):
             both = "neither has SE" if config.se is None else "both have SE"
             raise UserError(f"row '{label}' does not differ from '{baseline}', its baseline: {both}")
 
 
-def check_own(base: Config, variant: Variant, factor: str) -> None:
+def check_own(base: Config, variant: Variant, factors: list[str]) -> None:
     """A UserError where a row overrides what belongs to the whole study: its images, seeds, device, places."""
     was, now = flat(base), flat(variant.config)
     for key in {**was, **now}:
-        own = any(key == name or key.startswith(f"{name}.") for name in (*OWN, factor))
+        own = any(key == name or key.startswith(f"{name}.") for name in (*OWN, *factors))
         if was.get(key) != now.get(key) and not own:
             raise UserError(
                 f"row '{variant.label}': {key} is the same for all rows of a study; a row can override {', '.join(OWN)}"
@@ -170,6 +164,8 @@ def changed(config: Config, values: Mapping[str, Any], where: str) -> Config:
     try:
         for key, value in values.items():
             check_key(key)
+            if key.startswith("se.") and made.se is None:
+                raise UserError(f"{key} cannot be set, because se is null")
             OmegaConf.update(made, key, value, merge=False)
         found = OmegaConf.to_object(made)
         assert isinstance(found, Config)
