@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from senet_lab import models
 from senet_lab.__main__ import main
 from senet_lab.config import SE, Data, Recipe, RunError, UserError
-from senet_lab.models.se import EXCITATIONS, SQUEEZES, SEBlock
+from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
 from senet_lab.reports import excitation, gate_figures
 from senet_lab.studies.store import DONE, FAILED, Store
 from senet_lab.training import checkpoints, gate_stats, sources, trial

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from senet_lab import SE
 from senet_lab.models import create, faster_rcnn
-from senet_lab.models.se import SEBlock
+from senet_lab.models.gates import SEBlock
 
 SIZE = 96
 COLOURS = {1: (255, 40, 40), 3: (40, 40, 255)}  # category of COCO's → what its boxes are painted with

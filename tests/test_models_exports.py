@@ -18,7 +18,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from senet_lab import SE, add_se
 from senet_lab.models import create
-from senet_lab.models.se import SQUEEZES, SEBlock
+from senet_lab.models.gates import SQUEEZES, SEBlock
 
 
 def own(**fields: object) -> nn.Module:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from senet_lab import SE
 from senet_lab.models import create
 from senet_lab.models.gated import Gated
-from senet_lab.models.se import EXCITATIONS, FROM_ONE, SEBlock
+from senet_lab.models.gates import EXCITATIONS, FROM_ONE, SEBlock
 from senet_lab.models.speed import folded, folding
 
 GATES = [(word, False) for word in EXCITATIONS] + [(word, True) for word in FROM_ONE]
@@ -240,10 +240,6 @@ def heard_norm(net: nn.Module) -> None:
     net.layer1[0].bn2.body.register_forward_hook(lambda *call: None)
 
 
-def heard_layer(net: nn.Module) -> None:
-    net.layer1[0].bn2.se.fc2.register_forward_hook(lambda *call: None)
-
-
 def replaced(net: nn.Module) -> None:
     net.layer1[0].bn2.se = nn.Softmax2d()
 
@@ -260,7 +256,7 @@ def all_batches(net: nn.Module) -> None:
     net.layer1[0].bn2.body.momentum = None
 
 
-CHANGES: list[Callable[[nn.Module], None]] = [heard, heard_norm, heard_layer, replaced, no_statistics, all_batches]
+CHANGES: list[Callable[[nn.Module], None]] = [heard, heard_norm, replaced, no_statistics, all_batches]
 
 
 @pytest.mark.usefixtures("any_size")

@@ -20,8 +20,8 @@ from senet_lab import SE, add_se
 from senet_lab.models import BACKBONES, cost, create, hidden_widths, stages_of
 from senet_lab.models.blocks import BLOCKS, is_known, name_of
 from senet_lab.models.cifar import PadShortcut, PreactBasic, PreactBottleneck, preact_resnet, resnet, wide_resnet
+from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
 from senet_lab.models.insert import POSITIONS, Gated, Inserted
-from senet_lab.models.se import EXCITATIONS, SQUEEZES, SEBlock
 from senet_lab.models.shake import ShakeBlock
 
 # ---------------------------------------------------------------------------------------------------------------------

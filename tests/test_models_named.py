@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from senet_lab import add_se
 from senet_lab.models import cost
+from senet_lab.models.gates import SEBlock
 from senet_lab.models.insert import Gated, Inserted
 from senet_lab.models.named import fits
-from senet_lab.models.se import SEBlock
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:

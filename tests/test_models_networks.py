@@ -15,7 +15,7 @@ from torch import nn
 
 from senet_lab import SE, add_se
 from senet_lab.models import BACKBONES, cost, create, hidden_widths, stages_of
-from senet_lab.models.se import SEBlock
+from senet_lab.models.gates import SEBlock
 from senet_lab.models.shufflenet import Shuffle
 
 NETWORKS = ["vgg16", "bn_inception", "inception_resnet_v2", "mobilenet", "shufflenet"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from senet_lab.models.se import EXCITATIONS, SQUEEZES, SEBlock
+from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
 
 
 def squeezed(x_BCHW: Tensor, squeeze: str) -> Tensor:

@@ -6,9 +6,9 @@ from senet_lab.config import SE
 from senet_lab.models.backbones import BACKBONES, create, seed_others, with_se
 from senet_lab.models.cost import Cost, cost, counted, fingerprint, hidden_widths, latency
 from senet_lab.models.detection import faster_rcnn
+from senet_lab.models.gates import SEBlock
 from senet_lab.models.identity import code
 from senet_lab.models.insert import add_se, stages_of
-from senet_lab.models.se import SEBlock
 from senet_lab.models.weights import load_weights, pretrained, timm_state_dict
 
 __all__ = [

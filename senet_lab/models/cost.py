@@ -35,7 +35,7 @@ from senet_lab.models.counting import (
     unwrapped,
     without_weights,
 )
-from senet_lab.models.se import SEBlock, check_known
+from senet_lab.models.gates import SEBlock, check_known
 from senet_lab.models.stages import stage_of
 
 WARM_UP = 5  # passes that are not timed

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]  # it is public
 
-from senet_lab.models.se import SEBlock
+from senet_lab.models.gates import SEBlock
 from senet_lab.models.speed import folded
 
 

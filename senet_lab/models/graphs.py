@@ -10,7 +10,7 @@ from itertools import takewhile
 import torch
 from torch import fx
 
-from senet_lab.models.se import SEBlock
+from senet_lab.models.gates import SEBlock
 from senet_lab.models.tracing import ancestors
 
 aten = torch.ops.aten
@@ -45,7 +45,7 @@ def places_in(module: fx.GraphModule) -> tuple[dict[fx.Node, list[str]], dict[st
             gate = ".".join([*shared, f"gate {len(gates)}"])
             gates[gate] = weights
             for node in steps:
-                places[node].append(gate)
+                places[node] = [gate] if shared else [*places[node], gate]
     return places, gates
 
 

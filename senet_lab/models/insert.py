@@ -25,10 +25,10 @@ from torch.nn.modules.conv import _ConvNd
 from senet_lab.config import SE, reduction_number
 from senet_lab.models.blocks import BASIC, channels_in, channels_out, is_known, slots_of
 from senet_lab.models.gated import Gated, GatedCall, takes_one
+from senet_lab.models.gates import SEBlock, check_known
 from senet_lab.models.named import matches, widths_of
 from senet_lab.models.present import se_modules
 from senet_lab.models.proving import called_with_input_alone, check_not_written_out
-from senet_lab.models.se import SEBlock, check_known
 from senet_lab.models.stages import said_places, stage_of
 from senet_lab.models.structure import Residual, residual_blocks
 from senet_lab.models.trying import checked_width

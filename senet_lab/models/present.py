@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from senet_lab.models.se import SEBlock
+from senet_lab.models.gates import SEBlock
 from senet_lab.models.structure import is_inside
 from senet_lab.models.trying import copied
 

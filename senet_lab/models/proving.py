@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from senet_lab.config import first_line
 from senet_lab.models.gated import Gated, GatedCall
+from senet_lab.models.gates import SEBlock
 from senet_lab.models.present import Gates
-from senet_lab.models.se import SEBlock
 from senet_lab.models.structure import is_inside
 from senet_lab.models.trying import copied, has_forward
 

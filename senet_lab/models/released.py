@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from senet_lab.config import SE
 from senet_lab.models.backbones import BACKBONES, drawn_from, registered
-from senet_lab.models.se import EXCITATIONS, SQUEEZES, SEBlock
+from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
 
 FILE = Path(__file__).with_name("released.json")
 CLASSES, CHANNELS, BATCH = 10, 3, 2

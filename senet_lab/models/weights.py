@@ -22,8 +22,8 @@ from torchvision.models.resnet import BasicBlock
 
 from senet_lab.config import SE
 from senet_lab.models.backbones import create
+from senet_lab.models.gates import SEBlock, check_known
 from senet_lab.models.insert import add_se
-from senet_lab.models.se import SEBlock, check_known
 from senet_lab.models.state_dicts import state_dict_in, without_prefixes
 from senet_lab.models.tracing import NoBlockError, is_layer, trace
 

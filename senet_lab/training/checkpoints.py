@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from senet_lab.config import Data, UserError, first_line
-from senet_lab.models.se import SEBlock
+from senet_lab.models.gates import SEBlock
 from senet_lab.training import data as images
 from senet_lab.training.faults import NetworkError
 from senet_lab.training.lit import SENet

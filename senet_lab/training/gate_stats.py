@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.config import RunError, UserError, first_line
-from senet_lab.models.se import SEBlock
+from senet_lab.models.gates import SEBlock
 from senet_lab.models.stages import stage_of
 from senet_lab.training.data import ALL, DataFacts
 

@@ -24,7 +24,7 @@ from torchvision.ops import deform_conv2d
 from senet_lab import SE
 from senet_lab.models import BACKBONES, cost, create, load_weights
 from senet_lab.models.gated import Gated
-from senet_lab.models.se import EXCITATIONS, FROM_ONE, SQUEEZES, SEBlock
+from senet_lab.models.gates import EXCITATIONS, FROM_ONE, SQUEEZES, Descriptors, SEBlock
 from senet_lab.models.speed import folded, folding
 from senet_lab.models.weights import build, classifier_of, head_of
 
@@ -87,6 +87,7 @@ def test_a_forward_that_was_replaced_runs(part: str) -> None:
         (SEBlock, "forward"),
         (SEBlock, "gate"),
         (SEBlock, "excite"),
+        (Descriptors, "forward"),
     ],
 )
 def test_a_method_that_was_replaced_in_its_class_runs(

@@ -19,7 +19,7 @@ from senet_lab.__main__ import main
 from senet_lab.compose import PACKAGE, choices, compose
 from senet_lab.config import RunError, UserError
 from senet_lab.models import BACKBONES, cifar, released
-from senet_lab.models.se import EXCITATIONS, FROM_ONE, SQUEEZES
+from senet_lab.models.gates import EXCITATIONS, FROM_ONE, SQUEEZES
 from senet_lab.reports import aside, sources, tables
 from senet_lab.reports.cells import csv_bytes
 from senet_lab.reports.trials import COLUMNS, read_trials

@@ -17,7 +17,8 @@ It gives what the modules give but for rounding; in evaluation, for gates of 1, 
 from __future__ import annotations
 
 import functools
-from typing import Any, TypeGuard
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,29 +27,17 @@ from torch._C import _are_functorch_transforms_active, _is_any_autocast_enabled,
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from senet_lab.models.se import (
-    EXCITATIONS,
-    FROM_ONE,
-    SEBlock,
-    average,
-    declare,
-    is_matrix,
-    is_plain,
-    listened_everywhere,
-)
-from senet_lab.models.speed.layers import Layers, layers_of
-
-declare(nn.BatchNorm2d)
+from senet_lab.models.gates import SEBlock, average
 
 # In training, from how large a map on (in elements) the passes that are saved take longer than the calls that are made.
 PAYS = 2**19
-
-
-def gates_by_mean(se: nn.Module) -> TypeGuard[SEBlock]:
-    """Whether a module is an SE block whose gate comes from the mean of each channel, and nothing is changed in it."""
-    if not (is_plain(se, SEBlock) and is_matrix(se.fc1) and is_matrix(se.fc2)):
-        return False
-    return se.pool is average and se.sigma is (FROM_ONE if se.from_one else EXCITATIONS).get(se.excitation)
+# What is passed by, as it was declared.
+CALL = nn.Module.__call__
+METHODS: dict[type[nn.Module], dict[str, Any]] = {
+    kind: {name: getattr(kind, name) for name in names}
+    for kind, *names in ((nn.BatchNorm2d, "forward"), (SEBlock, "forward", "gate"))
+}
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
@@ -57,16 +46,15 @@ def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
     That is where somebody listens or has replaced a method (`is_plain`), where the network is traced, compiled
     (compilers join what they like), exported (other runtimes want a norm's weights to be constants) or transformed by
     torch.func, and where a norm that does not train is to be differentiated. On a GPU it was never measured.
-
-    All of this is asked before every gate. What it looks at was last touched a whole network ago and has left the
-    caches, so that little is asked.
     """
     if is_traced() or type(x_BCHW) is not Tensor or not x_BCHW.is_cpu or not x_BCHW.is_contiguous():
         return None
     if x_BCHW.numel() < PAYS if norm.training else torch.is_grad_enabled() or x_BCHW.numel() == 0:
         return None
-    if not is_plain(norm, nn.BatchNorm2d) or not gates_by_mean(se) or listened_everywhere():
+    if not (is_plain(norm, nn.BatchNorm2d) and is_plain(se, SEBlock) and se.pool is average):
         return None
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(se, SEBlock)
     if norm.weight is None or norm.bias is None or norm.running_mean is None or norm.running_var is None:
         return None
     if x_BCHW.dtype != norm.weight.dtype:
@@ -74,61 +62,62 @@ def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
     if not norm.training:
         return in_evaluation(norm, se, x_BCHW)
     several = x_BCHW.numel() > x_BCHW.shape[1]  # values a channel; of one the module refuses to take the variance
-    if norm.num_batches_tracked is None or not norm.track_running_stats:
+    if norm.num_batches_tracked is None or not norm.track_running_stats or norm.momentum is None or not several:
         return None
-    if not several or norm.momentum is None or x_BCHW.dtype not in (torch.float32, torch.float64):
-        return None
-    return in_training(norm, se, x_BCHW)
+    return in_training(norm, se, x_BCHW) if x_BCHW.dtype in (torch.float32, torch.float64) else None
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling a module runs the code of its kind and nothing else: nobody listens (hooks), or has replaced a
+    method of this module, as accelerate does to fetch the weights only then, or of the whole class, as profilers do."""
+    own = vars(module)
+    if type(module) is not kind or "_call_impl" in own or any(own[hooks] for hooks in HOOKS):
+        return False
+    return all(name not in own and getattr(kind, name) is method for name, method in METHODS[kind].items())
 
 
 def is_traced() -> bool:
-    """Whether something other than plain autograd looks at what is computed."""
-    compiled = is_compiling() or _is_tracing()
-    transformed = _are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return compiled or transformed or _is_any_autocast_enabled()
+    """Whether something other than plain autograd looks at what is computed, or listens to all modules."""
+    if is_compiling() or _is_tracing() or _is_any_autocast_enabled():
+        return True
+    if _are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    return nn.Module.__call__ is not CALL or bool(nn.modules.module._has_any_global_hook())  # type: ignore[no-untyped-call]
 
 
 def in_evaluation(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
-    """By the running statistics: the gate is multiplied into the norm's weight and bias, a copy of them an image.
-
-    A large map drives all else from the caches: what is looked up is looked up before its mean is taken, and what comes
-    after is written out, `SEBlock.excite` as well.
-    """
+    """By the running statistics: the gate is multiplied into the norm's weight and bias, a copy of them an image."""
     B, C, H, W = x_BCHW.shape
-    mean_C, var_C, gamma_C, beta_C, eps = norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps
-    w1_KC, b1_K, w2_CK, b2_C = se.fc1.weight.view(-1, C), se.fc1.bias, se.fc2.weight.view(C, -1), se.fc2.bias
-    sigma = se.sigma
+    mean_C, var_C = norm.running_mean, norm.running_var
     assert mean_C is not None
     assert var_C is not None
-    z_BC = normed(means(x_BCHW), mean_C, var_C, gamma_C, beta_C, eps)
-    s_BC = sigma(F.linear(torch.relu(F.linear(z_BC, w1_KC, b1_K)), w2_CK, b2_C))
-    gamma_D, beta_D = (s_BC * gamma_C).view(-1), (s_BC * beta_C).view(-1)
+    z_BC = normed(means(x_BCHW), mean_C, var_C, norm.weight, norm.bias, norm.eps)
+    s_BC = gates(se, z_BC)
+    gamma_D, beta_D = (s_BC * norm.weight).view(-1), (s_BC * norm.bias).view(-1)
     if B > 1:  # each channel of each image for a channel
         mean_C, var_C = mean_C.repeat(B), var_C.repeat(B)
-    return normed(x_BCHW.view(1, B * C, H, W), mean_C, var_C, gamma_D, beta_D, eps).view(B, C, H, W)
+    return normed(x_BCHW.view(1, B * C, H, W), mean_C, var_C, gamma_D, beta_D, norm.eps).view(B, C, H, W)
 
 
 def in_training(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
     """By the batch's statistics, which bring the norm's running ones forward."""
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
-    layers, weights = layers_of(se)
-    y_BCHW: Tensor = Folded.apply(norm, layers, x_BCHW, norm.weight, norm.bias, *weights)
+    y_BCHW: Tensor = Folded.apply(norm, se, x_BCHW, norm.weight, norm.bias, *se.parameters())
     return y_BCHW
 
 
+def gates(se: SEBlock, z_BC: Tensor) -> Tensor:
+    """The gates of descriptors, B × C."""
+    return se.excite(z_BC[:, :, None, None]).flatten(1)
+
+
 class Folded(torch.autograd.Function):
-    """y of x, the norm's weight and bias, and the gate's weights."""
+    """y of x, the norm's weight and bias, and the gate's weights. The gate itself is differentiated by autograd."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        norm: nn.BatchNorm2d,
-        layers: Layers,
-        x_BCHW: Tensor,
-        gamma_C: Tensor,
-        beta_C: Tensor,
-        *weights: Tensor | None,
+        ctx: Any, norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor, gamma_C: Tensor, beta_C: Tensor, *weights: Tensor
     ) -> Tensor:
         assert norm.momentum is not None
         mu_C, var_C = torch.batch_norm_update_stats(x_BCHW, norm.running_mean, norm.running_var, norm.momentum)
@@ -137,21 +126,25 @@ class Folded(torch.autograd.Function):
         a_C = gamma_C * r_C
         off_BC = m_BC - mu_C
         z_BC = torch.addcmul(beta_C, a_C, off_BC)
-        s_BC, h_BK = layers.gate(z_BC, weights)
+        with torch.enable_grad():
+            gates_BC = gates(se, z_BC.requires_grad_())
+        s_BC = gates_BC.detach()
         scale_BC = a_C * s_BC
-        ctx.save_for_backward(x_BCHW, gamma_C, beta_C, *weights, m_BC, off_BC, r_C, a_C, z_BC, h_BK, s_BC, scale_BC)
-        ctx.layers, ctx.eps = layers, norm.eps
-        return affine(x_BCHW, m_BC, scale_BC, s_BC * z_BC)
+        ctx.save_for_backward(x_BCHW, gamma_C, beta_C, *weights, m_BC, off_BC, r_C, a_C, scale_BC)
+        ctx.se, ctx.eps, ctx.z_BC, ctx.gates_BC = se, norm.eps, z_BC, gates_BC
+        return affine(x_BCHW, m_BC, scale_BC, s_BC * z_BC.detach())
 
     @staticmethod
     def backward(ctx: Any, dy_BCHW: Tensor) -> tuple[Tensor | None, ...]:
-        x_BCHW, gamma_C, beta_C, *weights, m_BC, off_BC, r_C, a_C, z_BC, h_BK, s_BC, scale_BC = ctx.saved_tensors
+        x_BCHW, gamma_C, beta_C, *weights, m_BC, off_BC, r_C, a_C, scale_BC = ctx.saved_tensors
         if torch.is_grad_enabled():
             return None, None, *once_more(ctx, dy_BCHW, x_BCHW, gamma_C, beta_C, *weights)
+        z_BC, s_BC = ctx.z_BC.detach(), ctx.gates_BC.detach()
         N, M = x_BCHW[0, 0].numel(), x_BCHW[:, 0].numel()
         dy_BCHW = dy_BCHW.contiguous()
         G_BC, R_BC = sums(dy_BCHW, x_BCHW, m_BC)
-        dz_BC, dweights = ctx.layers.back(z_BC, h_BK, s_BC, weights, torch.addcmul(a_C * R_BC, z_BC, G_BC))
+        dz_BC, *dweights = slopes(ctx.gates_BC, [ctx.z_BC, *weights], torch.addcmul(a_C * R_BC, z_BC, G_BC))
+        assert dz_BC is not None
         du_BC = torch.addcmul(dz_BC, s_BC, G_BC)  # summed over the pixels
         dbeta_C = du_BC.sum(0)
         dgamma_C = r_C * torch.addcmul(s_BC * R_BC, off_BC, du_BC).sum(0)
@@ -163,17 +156,20 @@ class Folded(torch.autograd.Function):
         return None, None, dx_BCHW, dgamma_C, dbeta_C, *dweights
 
 
-def once_more(ctx: Any, dy_BCHW: Tensor, *inputs: Tensor | None) -> list[Tensor | None]:
+def once_more(ctx: Any, dy_BCHW: Tensor, *inputs: Tensor) -> list[Tensor | None]:
     """The gradients of `Folded`'s tensors by autograd, so that they can be differentiated again."""
     x_BCHW, gamma_C, beta_C, *weights = inputs
-    assert x_BCHW is not None
     u_BCHW = F.batch_norm(x_BCHW, None, None, gamma_C, beta_C, training=True, eps=ctx.eps)
-    s_BC, _ = ctx.layers.gate(u_BCHW.mean((2, 3)), weights)
-    y_BCHW = u_BCHW * s_BC[:, :, None, None]
-    wanted = ctx.needs_input_grad[2:]
-    there = [tensor for tensor, wants in zip(inputs, wanted, strict=True) if wants and tensor is not None]
-    found = iter(torch.autograd.grad(y_BCHW, there, dy_BCHW, create_graph=True))
-    return [next(found) if wants else None for wants in wanted]
+    names = [name for name, _ in ctx.se.named_parameters()]
+    y_BCHW = torch.func.functional_call(ctx.se, dict(zip(names, weights, strict=True)), (u_BCHW,))
+    return slopes(y_BCHW, inputs, dy_BCHW, create_graph=True)
+
+
+def slopes(y: Tensor, inputs: Sequence[Tensor], dy: Tensor, *, create_graph: bool = False) -> list[Tensor | None]:
+    """The gradients of inputs; None for those that want none."""
+    there = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(y, there, dy, retain_graph=True, create_graph=create_graph))
+    return [next(found) if tensor.requires_grad else None for tensor in inputs]
 
 
 def normed(x: Tensor, mean_C: Tensor, var_C: Tensor, gamma_C: Tensor, beta_C: Tensor, eps: float) -> Tensor:
