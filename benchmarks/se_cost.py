@@ -45,7 +45,7 @@ from benchmarks.measuring import Line, ratio, spread, within
 from senet_lab import models
 from senet_lab.config import SE
 from senet_lab.models.gates import SQUEEZES
-from senet_lab.models.insert import POSITIONS
+from senet_lab.models.slots import POSITIONS
 
 PARTS = ("inference", "training", "cifar")
 GOALS = {"inference cpu": "at most 1.06, and timm's", "cifar cpu": "at most 1.08"}

@@ -215,7 +215,7 @@ MUTATIONS: list[tuple[str, str, str, str, str]] = [
      'mode="fan_in"', 'mode="fan_out"'),
     ("gates that ignore the seed", "senet_lab/models/insert.py", "test_models_insert.py",
      'f"{seed} {place.block}"', 'f"{place.block}"'),
-    ("a gate after the norm before the 3×3", "senet_lab/models/blocks.py", "test_models_insert.py",
+    ("a gate after the norm before the 3×3", "senet_lab.models.slots.py", "test_models_insert.py",
      '"conv3x3": Slot("conv2", "before"),', '"conv3x3": Slot("conv1", "after"),'),
 ]
 # fmt: on

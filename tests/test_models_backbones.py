@@ -16,7 +16,7 @@ from senet_lab import SE
 from senet_lab.models import BACKBONES, cost, create
 from senet_lab.models.cifar import PadShortcut, preact_resnet, resnet, wide_resnet
 from senet_lab.models.gates import EXCITATIONS, SQUEEZES
-from senet_lab.models.insert import POSITIONS
+from senet_lab.models.slots import POSITIONS
 
 CIFAR = ["resnet8", "resnet20", "resnet32", "resnet56", "resnet110"]
 CIFAR += [name for name in BACKBONES if name.startswith(("preresnet", "wrn"))]

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from senet_lab import SE
 from senet_lab.models import BACKBONES, Cost, cost, create, fingerprint, hidden_widths
 from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
-from senet_lab.models.insert import POSITIONS
+from senet_lab.models.slots import POSITIONS
 
 
 def on_meta(name: str, se: SE | None = None, **options: Any) -> nn.Module:

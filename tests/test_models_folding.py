@@ -240,6 +240,10 @@ def heard_norm(net: nn.Module) -> None:
     net.layer1[0].bn2.body.register_forward_hook(lambda *call: None)
 
 
+def heard_layer(net: nn.Module) -> None:
+    net.layer1[0].bn2.se.fc2.register_forward_hook(lambda *call: None)
+
+
 def replaced(net: nn.Module) -> None:
     net.layer1[0].bn2.se = nn.Softmax2d()
 
@@ -256,7 +260,7 @@ def all_batches(net: nn.Module) -> None:
     net.layer1[0].bn2.body.momentum = None
 
 
-CHANGES: list[Callable[[nn.Module], None]] = [heard, heard_norm, replaced, no_statistics, all_batches]
+CHANGES: list[Callable[[nn.Module], None]] = [heard, heard_norm, heard_layer, replaced, no_statistics, all_batches]
 
 
 @pytest.mark.usefixtures("any_size")

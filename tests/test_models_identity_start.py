@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from senet_lab import SE, add_se
 from senet_lab.models import cost, create, fingerprint, load_weights
 from senet_lab.models.gates import EXCITATIONS, FROM_ONE, SQUEEZES, SEBlock
-from senet_lab.models.insert import POSITIONS
+from senet_lab.models.slots import POSITIONS
 
 
 def trained_once(net: nn.Module) -> nn.Module:

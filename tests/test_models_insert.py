@@ -18,11 +18,11 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from senet_lab import SE, add_se
 from senet_lab.models import BACKBONES, cost, create, hidden_widths, stages_of
-from senet_lab.models.blocks import BLOCKS, is_known, name_of
 from senet_lab.models.cifar import PadShortcut, PreactBasic, PreactBottleneck, preact_resnet, resnet, wide_resnet
+from senet_lab.models.gated import Gated, Inserted
 from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
-from senet_lab.models.insert import POSITIONS, Gated, Inserted
 from senet_lab.models.shake import ShakeBlock
+from senet_lab.models.slots import BLOCKS, POSITIONS, is_known, name_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One block, every variant, against a functional forward that takes nothing but the weights.

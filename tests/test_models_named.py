@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from senet_lab import add_se
 from senet_lab.models import cost
+from senet_lab.models.gated import Gated, Inserted
 from senet_lab.models.gates import SEBlock
-from senet_lab.models.insert import Gated, Inserted
 from senet_lab.models.named import fits
 
 

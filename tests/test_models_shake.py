@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from senet_lab.config import SE
 from senet_lab.models import add_se, create
-from senet_lab.models.blocks import SHAKE
 from senet_lab.models.gates import SEBlock
-from senet_lab.models.insert import POSITIONS
 from senet_lab.models.shake import Branches, ShakeBlock, ShiftShortcut, shake26, shake_basic, shake_bottleneck
+from senet_lab.models.slots import POSITIONS, SHAKE
 
 BLOCKS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "basic": shake_basic,

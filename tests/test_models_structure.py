@@ -20,9 +20,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from senet_lab import SE, add_se
 from senet_lab.models import stages_of
-from senet_lab.models.blocks import slots_of
+from senet_lab.models.gated import Inserted
 from senet_lab.models.gates import SEBlock
-from senet_lab.models.insert import POSITIONS, Inserted
+from senet_lab.models.slots import POSITIONS, slots_of
 from senet_lab.models.structure import residual, residual_blocks
 from senet_lab.models.trying import checked_width
 

@@ -18,7 +18,7 @@ from senet_lab.__main__ import main
 from senet_lab.compose import compose
 from senet_lab.config import SE
 from senet_lab.models.cost import TERMS, counted
-from senet_lab.models.insert import POSITIONS
+from senet_lab.models.slots import POSITIONS
 from senet_lab.reports import paper
 from senet_lab.studies.printed import PRINTED, UNITS, cost_of, numbers, show
 

@@ -10,7 +10,7 @@ import pytest
 from senet_lab import models
 from senet_lab.compose import choices
 from senet_lab.models.gates import EXCITATIONS, SQUEEZES
-from senet_lab.models.insert import POSITIONS
+from senet_lab.models.slots import POSITIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -31,9 +31,10 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from senet_lab.config import SE
 from senet_lab.models import cifar, shake
+from senet_lab.models.gated import Inserted
 from senet_lab.models.gates import check_known
 from senet_lab.models.inception import bn_inception
-from senet_lab.models.insert import STANDARD, Inserted, add_se, put_se
+from senet_lab.models.insert import STANDARD, add_se, put_se
 from senet_lab.models.shufflenet import shufflenet
 from senet_lab.models.stages import saying
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,22 +23,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from senet_lab.config import first_line
-from senet_lab.models.counting import (
-    POOLING,
-    SCALING,
-    SUMS,
-    Step,
-    UnclearError,
-    count,
-    is_in,
-    unwrapped,
-    without_weights,
-)
+from senet_lab.models.copying import is_on_meta, itself, with_weights, without_weights
 from senet_lab.models.gates import SEBlock, check_known
+from senet_lab.models.operators import POOLING, SCALING, SUMS, Step, Watch, common, is_in
 from senet_lab.models.stages import stage_of
 
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 WARM_UP = 5  # passes that are not timed
 
 
@@ -118,7 +112,7 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
 
     Raises:
         ValueError: for an image that the network does not take, and if that is because it is too small, how large it
-            must be; where SE runs without being called (a scripted network), so that it cannot be told from the rest.
+            must be; for a scripted network, which does not say which stage runs what.
 
     Warns:
         UserWarning: where an operator runs that may multiply, nobody knows how much: it is named, and counts nothing.
@@ -126,39 +120,34 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     if not input_size or any(side < 1 for side in input_size):
         raise ValueError(f"cost: an image of size {tuple(input_size)} has no pixels")
     net = unwrapped(net)
+    check_not_scripted(net)
     try:
-        counted = count(net, input_size)
-    except UnclearError:
-        raise
+        watch = watched(net, input_size)
     except Exception as error:  # whatever a network makes of an image
         size = " × ".join(map(str, input_size))
         least = smallest_side(net, input_size)
         if least is None:
-            raise ValueError(f"{type(net).__name__} does not run on an image of {size}: {first_line(error)}") from error
+            line = first_line(error)
+            raise ValueError(f"{type(net).__name__} does not run on an image of {size}: {line}") from error
         size, takes = (" × ".join(map(str, sides)) for sides in (input_size[1:], (least, least)))
         raise ValueError(f"images of {size} pixels are too small: the network takes {takes} and larger") from error
+    if watch.unknown:
+        names = ", ".join(sorted(watch.unknown))
+        warnings.warn(f"cost: how much {names} multiplies is not known, and counts as nothing", stacklevel=2)
+    of_gates = gate_weights(watch)
+    weights = {path: weight.numel() for path, weight in net.named_parameters() if weight.requires_grad}
     statistics = {
         path: n.numel() for path, n in net.named_buffers() if path.endswith((".running_mean", ".running_var"))
     }
-    stages: dict[int, list[str]] = {}
-    for path, _ in net.named_modules():
-        stage = stage_of(net, path)
-        if stage is not None and stage_of(net, path.rpartition(".")[0]) is None:
-            stages.setdefault(stage, []).append(path)
 
     def within(roots: list[str], stages_within: dict[int, Cost]) -> Cost:
         """The cost of everything in the modules at `roots`."""
-        gates = {path: names for path, names in counted.gates.items() if is_in(path, roots)}
-        weights = {path: w.numel() for path, w in net.named_parameters() if w.requires_grad and is_in(path, roots)}
-        gate_weights = {name for names in gates.values() for name in names}
-        of_se = {path: n for path, n in weights.items() if path in gate_weights}
-        ran = [step for step in counted.steps if any(is_in(place, roots) for place in step.places)]
-        parts: tuple[list[Step], list[Step]] = ([], [])  # of the plain network, of its gates
-        for step in ran:
-            parts[any(is_in(place, list(gates)) for place in step.places)].append(step)
-        plain, gated = parts
+        here = {path: n for path, n in weights.items() if is_in(path, roots)}
+        of_se = {path: n for path, n in here.items() if path in of_gates}
+        ran = [step for step in watch.steps if any(is_in(place, roots) for place in step.places)]
+        plain, gated = ([step for step in ran if step.gate == gate] for gate in (False, True))
         return Cost(
-            params=sum(weights.values()),
+            params=sum(here.values()),
             se_params=sum(of_se.values()),
             backbone_macs=layers(plain),
             fc_macs=layers(gated),
@@ -167,12 +156,75 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
             operations=dict(Counter(step.name for step in plain)),
             stages=stages_within,
             sum_macs=macs(ran, SUMS),
-            norm_params=sum(n for path, n in weights.items() if path in counted.norms),
+            norm_params=sum(n for path, n in here.items() if path in watch.norms),
             se_biases=sum(n for path, n in of_se.items() if path.endswith(".bias")),
             statistics=sum(n for path, n in statistics.items() if is_in(path, roots)),
         )
 
+    stages: dict[int, list[str]] = {}
+    for path, _ in net.named_modules():
+        stage = stage_of(net, path)
+        if stage is not None and stage_of(net, path.rpartition(".")[0]) is None:
+            stages.setdefault(stage, []).append(path)
     return within([""], {stage: within(roots, {}) for stage, roots in sorted(stages.items())})
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """A network without what trains it on several devices, averages or compiles it."""
+    while isinstance(net, WRAPPERS) or [name for name, _ in net.named_children()] == ["_orig_mod"]:
+        net = next(net.children())
+    return net
+
+
+def check_not_scripted(net: nn.Module) -> None:
+    """A ValueError for a network whose stages are scripted as one, so that it does not say what runs in which."""
+    scripted = [path for path, module in net.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    for path in scripted:
+        outer = next(each for each in scripted if is_in(path, [each]))
+        if stage_of(net, path) != stage_of(net, outer):
+            raise ValueError(
+                f"cost: {outer or 'the network'} is scripted and does not say what of it runs where: give what was "
+                "scripted"
+            )
+
+
+def watched(net: nn.Module, input_size: Sequence[int]) -> Watch:
+    """What a network runs for one image; the network is left as it is.
+
+    It is copied and run without weights. What cannot be run so (it looks at values, or has operators that know no
+    shapes) is copied and run with its weights, and what cannot be copied is run itself.
+
+    Raises:
+        Exception: whatever the network raises for such an image.
+    """
+    problem: Exception | None = None
+    for run in (without_weights,) if is_on_meta(net) else (without_weights, with_weights, itself):
+        try:
+            with run(net) as (shadow, image), torch.no_grad():
+                return Watch(shadow.eval()).run(image(input_size))
+        except Exception as error:  # whatever a network raises
+            problem = error
+    assert problem is not None
+    raise problem
+
+
+def gate_weights(watch: Watch) -> set[str]:
+    """The weights of the gates of what ran, whose steps then say that they are a gate's.
+
+    A step of a gate is where the gate's weights are: in a traced network it may not say itself where it is.
+    """
+    weights: set[str] = set()
+    for gate in watch.gates:
+        steps = [watch.steps[number] for number in gate.steps]
+        if any(max(step.window or (1,)) > 1 for step in steps):
+            continue  # a gate looks at single pixels; this is a branch that scales another one
+        own = {name for step in steps for name in step.weights}
+        place = common([name.rpartition(".")[0] for name in own])
+        for step in steps:
+            step.gate = True
+            step.places = {place} if place else step.places
+        weights |= own
+    return weights
 
 
 def latency(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -78,7 +80,35 @@ class GatedCall(Gated):
         return self.body(**kwargs | {first: self.se(kwargs[first])})
 
 
-def takes_one(body: nn.Module) -> bool:
-    """Whether a module can be called with its input alone, and with nothing else."""
-    kinds = [each.kind for each in inspect.signature(body.forward).parameters.values()]
-    return kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD]
+@dataclass(frozen=True)
+class Inserted:
+    """One gate that was put into a network.
+
+    Attributes:
+        name: path of the module that was wrapped, e.g. `layer1.0.bn3`.
+        side: whether the gate is `before` or `after` it.
+        stage: in the paper's numbering; None where nothing tells.
+        channels: how many are gated.
+        hidden: width between the two fully connected layers.
+    """
+
+    name: str
+    side: str
+    stage: int | None
+    channels: int
+    hidden: int
+
+
+Planned = tuple[Inserted, SEBlock]
+
+
+def put(model: nn.Module, plan: Iterable[Planned], alone: Container[str]) -> list[Inserted]:
+    """Put gates in place; `alone` are the paths of the modules that are called with their input alone."""
+    for gate, se in plan:
+        parent, _, child = gate.name.rpartition(".")
+        holder = model.get_submodule(parent)
+        body = getattr(holder, child)
+        if body is None:  # torchvision's shortcut without projection
+            body = nn.Identity().train(holder.training)
+        setattr(holder, child, (Gated if gate.name in alone else GatedCall)(body, se, gate.side))
+    return [gate for gate, _ in plan]

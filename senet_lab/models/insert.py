@@ -1,9 +1,5 @@
 """Puts SE into a finished plain network by wrapping children of its residual blocks (paper, sections 3.3 and 6.5).
 
-Blocks of torchvision, timm and our own are known by their classes (`blocks.py`), others by what they compute
-(`structure.py`). A network without such blocks says itself where its gates go (`se_places`), or its user does
-(`where=`, `named.py`), at the standard position only.
-
 Wrapping is what makes a study fair: every row starts from the same network with the same initial weights, and only the
 gates are new. Deleting `.body` from the keys of a state dict gives the plain network's keys, and with its gates at 1
 the network computes the plain one's outputs and gradients bit for bit. There are no hooks: copies and exports keep SE.
@@ -12,84 +8,23 @@ the network computes the plain one's outputs and gradients bit for bit. There ar
 from __future__ import annotations
 
 import dataclasses
-import warnings
 import zlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from senet_lab.config import SE, reduction_number
-from senet_lab.models.blocks import BASIC, channels_in, channels_out, is_known, slots_of
-from senet_lab.models.gated import Gated, GatedCall, takes_one
+from senet_lab.models.gated import Inserted, Planned, put
 from senet_lab.models.gates import SEBlock, check_known
-from senet_lab.models.named import matches, widths_of
 from senet_lab.models.present import se_modules
-from senet_lab.models.proving import called_with_input_alone, check_not_written_out
-from senet_lab.models.stages import said_places, stage_of
-from senet_lab.models.structure import Residual, residual_blocks
-from senet_lab.models.trying import checked_width
+from senet_lab.models.proving import attribute, called_with_input_alone, check_not_written_out
+from senet_lab.models.slots import POSITIONS, Target, check_stages, targets_of
 
-
-class Target(NamedTuple):
-    """What takes one gate: a block of `BLOCKS`, one that was found by structure, or a module that is named.
-
-    Attributes:
-        path: of the block or module.
-        stage: in the paper's numbering; None where nothing tells.
-        residual: what was found, of a block found by structure.
-        width: channels that a gate after it has, of a module that is named.
-    """
-
-    path: str
-    stage: int | None
-    residual: Residual | None = None
-    width: int | None = None
-
-
-class Place(NamedTuple):
-    """Where one gate goes, however it was found.
-
-    Attributes:
-        path: of the module that is wrapped.
-        side: whether the gate is `before` or `after` it.
-        stage: in the paper's numbering; None where nothing tells.
-        channels: how many are gated.
-        block: path of the block that it belongs to, which its weights are drawn from; `path` where there is no block.
-    """
-
-    path: str
-    side: str
-    stage: int | None
-    channels: int
-    block: str
-
-
-POSITIONS = tuple(BASIC)
 WRAPPERS = {"DataParallel": "module", "OptimizedModule": "_orig_mod"}  # class → where it keeps the network, unchanged
 STANDARD = SE()  # the paper's block, where nothing else is asked for
-
-
-@dataclasses.dataclass(frozen=True)
-class Inserted:
-    """One gate that was put into a network.
-
-    Attributes:
-        name: path of the module that was wrapped, e.g. `layer1.0.bn3`.
-        side: whether the gate is `before` or `after` it.
-        stage: in the paper's numbering; None where nothing tells.
-        channels: how many are gated.
-        hidden: width between the two fully connected layers.
-    """
-
-    name: str
-    side: str
-    stage: int | None
-    channels: int
-    hidden: int
 
 
 def add_se(
@@ -140,15 +75,11 @@ def add_se(
         return [dataclasses.replace(each, name=f"{inside}.{each.name}") for each in done]
     check_changeable(model)
     try:
-        wraps = planned(model, se, fields, where, seed)
+        plan = planned(model, se, fields, where, seed)
     except ValueError:
         check_not_written_out(model)
         raise
-    alone = called_with_input_alone(model, {gate.name: gated for gate, gated in wraps}) if wraps else set()
-    for gate, gated in wraps:
-        if gate.name not in alone:
-            gated.__class__ = GatedCall
-    return put(model, wraps)
+    return put(model, plan, called_with_input_alone(model, plan) if plan else ())
 
 
 def put_se(model: nn.Module, se: SE | Mapping[str, Any] | None, *, seed: int = 0) -> list[Inserted]:
@@ -156,15 +87,8 @@ def put_se(model: nn.Module, se: SE | Mapping[str, Any] | None, *, seed: int = 0
     if se is None:
         return []
     check_changeable(model)
-    return put(model, planned(model, se, {}, None, seed))
-
-
-def put(model: nn.Module, wraps: Sequence[tuple[Inserted, Gated]]) -> list[Inserted]:
-    """Put the gates of a plan in place."""
-    for gate, gated in wraps:
-        parent, _, child = gate.name.rpartition(".")
-        setattr(model.get_submodule(parent), child, gated)
-    return [gate for gate, _ in wraps]
+    plan = planned(model, se, {}, None, seed)
+    return put(model, plan, [gate.name for gate, _ in plan])
 
 
 def planned(
@@ -173,17 +97,13 @@ def planned(
     fields: Mapping[str, Any],
     where: str | Sequence[str] | None,
     seed: int,
-) -> list[tuple[Inserted, Gated]]:
+) -> list[Planned]:
     """What will be put where; all is made before the first is in place, so that mistakes leave the model as it was."""
     design = as_design(se, fields)
     check_known("se.position", design.position, POSITIONS)
     targets = targets_of(model, where)
     ratios = ratios_of(design, targets)
-    return [
-        wrap(model, place_of(model, target, design.position), design, ratios[target.path], seed)
-        for target in targets
-        if target.path in ratios
-    ]
+    return [gate_of(model, target, design, ratios[target.path], seed) for target in targets if target.path in ratios]
 
 
 def check_changeable(model: nn.Module) -> None:
@@ -241,65 +161,6 @@ def as_design(se: SE | Mapping[str, Any] | None, fields: Mapping[str, Any]) -> S
     return SE(**given)
 
 
-def targets_of(model: nn.Module, where: str | Sequence[str] | None = None) -> list[Target]:
-    """What takes one gate each, by stage and in the network's order: the modules that `where` names, or else those of
-    `se_places` where the network has that, or else its residual blocks.
-
-    Raises:
-        ValueError: if there is nothing that takes a gate.
-    """
-    said = said_places(model)
-    if where is not None:
-        paths = matches(model, where)
-        widths = widths_of(model, paths)
-        targets = [Target(path, stage_of(model, path), width=widths[path]) for path in paths]
-    elif said is not None:
-        there = [path for path, _ in model.named_modules() if path in said]
-        gone = [path for path in said if path not in there]
-        if gone:
-            raise ValueError(f"se_places: the model has no module {', '.join(gone)}")
-        targets = [Target(path, stage_of(model, path), width=said[path]) for path in there]
-        check_stages(model, targets)
-    else:
-        found, reasons = residual_blocks(model, is_known)
-        targets = [
-            Target(path, stage_of(model, path), found.get(path))
-            for path, module in model.named_modules()
-            if is_known(module) or path in found
-        ]
-        if not targets:
-            raise ValueError(nowhere(model, reasons))
-        if reasons:  # perhaps nothing that anybody takes for a block, but not to be passed over in silence
-            without = "; ".join(f"{kind}: {why}" for kind, why in reasons.items())
-            warnings.warn(
-                f"no SE goes into what is no residual block, though it may look like one: {without}", stacklevel=4
-            )
-    stages = [target.stage for target in targets]
-    return targets if None in stages else sorted(targets, key=lambda target: target.stage or 0)
-
-
-def check_stages(model: nn.Module, targets: Sequence[Target]) -> None:
-    """A ValueError that names what is in no stage."""
-    for target in targets:
-        if target.stage is None:
-            kind = type(model.get_submodule(target.path)).__name__
-            raise ValueError(
-                f"{target.path or 'the model'} is a {kind} outside layer1, layer2, … and any stages that the network "
-                "names in stage_roots"
-            )
-
-
-def nowhere(model: nn.Module, reasons: Mapping[str, str]) -> str:
-    """What to say of a model in which nothing takes a gate; `reasons` why a class that might be a block is none."""
-    kinds = ", ".join(kind for kind, _ in Counter(type(module).__name__ for module in model.modules()).most_common(8))
-    nearly = "".join(f"; {kind} is none: {why}" for kind, why in list(reasons.items())[:2])
-    return (
-        "found nowhere to put SE: looked for residual blocks, modules that compute shortcut(x) + branch(x) with "
-        f"convolutions on the branch; the model is made of {kinds}{nearly}. Name the modules that a gate goes after: "
-        "add_se(model, where='features.*')"
-    )
-
-
 def stages_of(model: nn.Module) -> tuple[int, ...]:
     """The stages of a plain network that SE can go into, in the paper's numbering; errors as of `targets_of`, and for
     what is in no stage."""
@@ -309,65 +170,32 @@ def stages_of(model: nn.Module) -> tuple[int, ...]:
     return tuple(sorted({target.stage for target in targets if target.stage is not None}))
 
 
-def place_of(model: nn.Module, target: Target, position: str) -> Place:
-    """The place of the gate of a target.
+def gate_of(model: nn.Module, target: Target, design: SE, reduction: int, seed: int) -> Planned:
+    """The gate of a target, and where it goes; changes nothing yet.
 
     Raises:
-        ValueError: if it has none for that position, or not surely.
+        ValueError: if it has no place for the design's position, or not surely.
     """
-    path, stage = target.path, target.stage
-    if target.width is not None:
-        if position != "standard":
-            raise ValueError(f"se.position: the network has no place for {position}; it has standard, after {path}")
-        return Place(path, "after", stage, target.width, path)
-    block = model.get_submodule(path)
-    slots = {at: site.slot for at, site in target.residual.sites.items()} if target.residual else slots_of(block)
-    kind = type(block).__name__
-    if position not in slots:
-        has = f"has no place for {position}; it has {', '.join(slots)}"
-        if target.residual:
-            has = f"({path or 'the model'}) {has}; where= takes any module"
-        raise ValueError(f"se.position: a {kind} {has}")
-    slot = slots[position]
-    if not path and not slot.child:
+    if design.position not in target.slots:
+        called, has = target.called
+        raise ValueError(f"se.position: {called} has no place for {design.position}; it has {has}")
+    slot = target.slots[design.position]
+    path = ".".join(filter(None, (target.path, slot.child)))
+    if not path:
+        kind = type(model).__name__
         raise ValueError(
             f"se.position: the model is a {kind} itself, and nothing holds it that could hold a gate as well"
         )
-    if target.residual:
-        try:
-            channels = checked_width(target.residual.block, target.residual.sites[position], target.residual.width)
-        except ValueError as error:
-            raise ValueError(
-                f"{path or 'the model'} ({kind}) looks like a residual block, but {error}: name modules by where="
-            ) from error
-    else:
-        gated = getattr(block, slot.child) if slot.child else block
-        channels = channels_in(gated) if slot.side == "before" else channels_out(block, slots)
-    return Place(".".join(filter(None, (path, slot.child))), slot.side, stage, channels, path)
-
-
-def wrap(model: nn.Module, place: Place, design: SE, reduction: int, seed: int) -> tuple[Inserted, Gated]:
-    """The gated replacement for the module at a place; changes nothing yet."""
-    parent, _, child = place.path.rpartition(".")
-    body = getattr(model.get_submodule(parent), child)
-    if body is None:  # torchvision's shortcut without projection
-        body = nn.Identity().train(model.get_submodule(parent).training)
-    if sum(child is body for module in model.modules() for child in module._modules.values()) > 1:
-        raise ValueError(f"{place.path} is in the model under another name, too, where it would be without its gate")
-    weight = next(model.get_submodule(place.block).parameters(), next(model.parameters()))
+    body = attribute(model, path)
+    channels = target.width(design.position)
+    if body is not None and sum(child is body for module in model.modules() for child in module._modules.values()) > 1:
+        raise ValueError(f"{path} is in the model under another name, too, where it would be without its gate")
+    weight = next(model.get_submodule(target.path).parameters(), next(model.parameters()))
     # On the CPU whatever the default device, so that the seed gives the same gates everywhere; and the generator that
     # building a layer draws from is put back, because the network's owner did not ask for it to move on.
     with torch.device("meta" if weight.is_meta else "cpu"), torch.random.fork_rng(devices=[]):
-        own = torch.Generator("cpu").manual_seed(zlib.crc32(f"{seed} {place.block}".encode()))
-        se = SEBlock(
-            place.channels,
-            reduction,
-            design.squeeze,
-            design.excitation,
-            design.bias,
-            design.identity_start,
-            generator=own,
-        )
+        own = torch.Generator("cpu").manual_seed(zlib.crc32(f"{seed} {target.path}".encode()))
+        words = (design.squeeze, design.excitation, design.bias, design.identity_start)
+        se = SEBlock(channels, reduction, *words, generator=own)
     se.to(weight.device, weight.dtype)
-    gated = (Gated if takes_one(body) else GatedCall)(body, se, place.side)
-    return Inserted(place.path, place.side, place.stage, place.channels, se.hidden), gated
+    return Inserted(path, slot.side, target.stage, channels, se.hidden), se

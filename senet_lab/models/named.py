@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.config import first_line
+from senet_lab.models.copying import has_forward, shadow_of
 from senet_lab.models.structure import is_inside
-from senet_lab.models.trying import copied, has_forward
 
 PIXELS = (224, 256)  # sides of the images whose way through the network tells widths
 
@@ -94,7 +94,7 @@ def width_out(layer: nn.Module) -> int | None:
 
 def shown_widths(model: nn.Module, paths: Sequence[str]) -> dict[str, int]:
     """Path → channels, from images of two sizes: what is the same in both is not their height."""
-    shadow = copied(model, lambda tensor: tensor.to("meta")).eval()
+    shadow = shadow_of(model).eval()
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
     dtype = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
     seen: dict[str, list[Any]] = {path: [] for path in paths}

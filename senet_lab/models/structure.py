@@ -42,6 +42,7 @@ from torch.nn.modules.conv import _ConvNd
 from torchvision.ops import stochastic_depth
 
 from senet_lab.config import first_line
+from senet_lab.models.copying import shadow_of
 from senet_lab.models.tracing import (
     NoBlockError,
     Sum,
@@ -53,7 +54,7 @@ from senet_lab.models.tracing import (
     sum_of,
     trace,
 )
-from senet_lab.models.trying import PIXELS, Site, Slot, copied
+from senet_lab.models.trying import PIXELS, Site, Slot
 
 IDLE_FUNCTIONS: tuple[Any, ...] = (F.dropout, F.dropout2d, stochastic_depth)  # they do nothing in evaluation
 
@@ -103,7 +104,7 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
     if not candidates and not scripted:
         return {}, {}
     try:
-        shadow = copied(model, lambda tensor: tensor.to("meta"))
+        shadow = shadow_of(model)
     except Exception as error:  # a module that cannot be copied, such as one that waits for its first input
         raise ValueError(
             f"the model cannot be copied to be looked into ({first_line(error)}): name modules by where="

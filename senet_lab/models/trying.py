@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from senet_lab.config import first_line
+from senet_lab.models.copying import copied
 
 PIXELS = 8  # side of the image that a block is tried on
 
@@ -27,30 +26,6 @@ class Site(NamedTuple):
     slot: Slot
     source: fx.Node
     user: fx.Node
-
-
-def copied(module: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of a module with other tensors: deepcopy takes what its memo holds already, so nothing is copied twice.
-
-    Hooks stay behind, as they are for what the module's owner computes; but those by which torch.nn.utils makes weights
-    (weight norm, pruning) come along. What they made is an attribute, which deepcopy refuses where autograd knows it.
-    """
-    memo: dict[int, Any] = {id(p): nn.Parameter(tensor(p.detach()), p.requires_grad) for p in module.parameters()}
-    memo |= {id(buffer): tensor(buffer) for buffer in module.buffers()}
-    made = [each for part in module.modules() for each in vars(part).values() if isinstance(each, Tensor)]
-    memo |= {id(each): tensor(each.detach()) for each in made}
-    twin = copy.deepcopy(module, memo)
-    for part in twin.modules():
-        for hooks in (part._forward_hooks, part._forward_pre_hooks):
-            for key, hook in list(hooks.items()):
-                if not type(hook).__module__.startswith("torch.nn.utils."):
-                    del hooks[key]
-    return twin
-
-
-def has_forward(module: nn.Module) -> bool:
-    """Whether a module computes something itself, and not only holds others."""
-    return isinstance(module, torch.jit.ScriptModule) or type(module).forward is not nn.Module.forward
 
 
 class Scaled(nn.Module):

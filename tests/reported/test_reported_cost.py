@@ -308,10 +308,13 @@ def test_parts_that_are_called_by_their_forward_are_counted_where_they_are() -> 
     assert (found.se_params, found.se_macs) == (64, 64 + 2 * 8 * 256)
 
 
+def test_gates_whose_layers_are_called_from_outside_are_counted_as_others() -> None:
+    one, two = cost(Called(inlined=True), SIZE), cost(Called(inlined=False), SIZE)
+    assert (one.se_params, one.se_macs, one.backbone_macs) == (two.se_params, two.se_macs, two.backbone_macs)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")
-def test_gates_of_which_nobody_knows_what_they_run_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^cost: se is SE that is not called"):
-        cost(Called(inlined=True), SIZE)
+def test_scripted_stages_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^cost: the network is scripted and does not say"):
         cost(torch.jit.script(small()), SIZE)
 
