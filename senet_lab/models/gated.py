@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]  # it is public
 
-from senet_lab.models.gates import SEBlock
 from senet_lab.models.speed import folded
 
 
@@ -21,7 +20,7 @@ class Gated(nn.Module):
     forwards that read or change a layer's weights or settings go on as before.
     """
 
-    def __init__(self, body: nn.Module, se: SEBlock, side: str) -> None:
+    def __init__(self, body: nn.Module, se: nn.Module, side: str) -> None:
         super().__init__()
         self.body = body
         self.se = se.train(body.training)
@@ -99,7 +98,7 @@ class Inserted:
     hidden: int
 
 
-Planned = tuple[Inserted, SEBlock]
+Planned = tuple[Inserted, nn.Module]
 
 
 def put(model: nn.Module, plan: Iterable[Planned], alone: Container[str]) -> list[Inserted]:

@@ -124,12 +124,13 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.gates: list[Gate] = []
         self.unknown: set[str] = set()
         self.norms: set[str] = set()
-        self.made: dict[int, tuple[int, Tensor]] = {}  # id of a tensor → number of its step; and it, to keep the id
+        # id of a tensor → number of its step, and of the one that made its values (of a view); and it, to keep the id
+        self.made: dict[int, tuple[int, int, Tensor]] = {}
 
     def run(self, x: Tensor, part: nn.Module | None = None) -> Watch:
         """Run the network, or a part of it, on x, and note that alone."""
         self.forget()
-        self.made[id(x)] = (-1, x)
+        self.made[id(x)] = (-1, -1, x)
         with self:
             (part or self.net)(x)
         return self
@@ -190,31 +191,25 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         number = len(self.steps)
         place = self.running[-1] if self.running else ""
         self.steps.append(Step(kind, str(func), macs, place, places, weights, takes, window))
-        if len(shapes) == 2:
-            self.look_for_gate(number, [self.number(each) for each in tensors], shapes)
-        same = next(iter(takes)) if len(takes) == 1 and (func.is_view or kind in COPIES) else number
-        for made in results if not of_weights else ():
-            self.made[id(made)] = (same, made)
+        if len(shapes) == 2 and all(id(each) in self.made for each in tensors):
+            self.look_for_gate(number, [self.made[id(each)] for each in tensors], shapes)
+        same = (func.is_view or kind in COPIES) and tensors and id(tensors[0]) in self.made
+        for made in results:
+            self.made[id(made)] = (number, self.made[id(tensors[0])][1] if same else number, made)
         return out
 
-    def number(self, tensor: Any) -> int | None:
-        """The number of the step that gave a tensor; None for weights."""
-        return self.made[id(tensor)][0] if id(tensor) in self.made else None
-
-    def look_for_gate(self, number: int, ends: Sequence[int | None], shapes: Sequence[Any]) -> None:
+    def look_for_gate(self, number: int, ends: Sequence[tuple[int, int, Tensor]], shapes: Sequence[Any]) -> None:
         """Note whether a multiplication is that of a map by a function of itself."""
         for map_, factor in ((0, 1), (1, 0)):
-            source, end = ends[map_], ends[factor]
-            if source is None or end is None or end < 0:
-                continue
             (sides, _), (of_factor, strides) = shapes[map_], shapes[factor]
             pooled = is_one_a_channel(sides, of_factor, strides)
             if not pooled and of_factor != sides:
                 continue
-            steps = self.before(end) - self.before(source)
+            (_, source, _), before = ends[map_], self.before(ends[factor][0])
+            steps = before - self.before(source)
             windows = [window for window in (self.steps[each].window for each in steps) if window is not None]
             single = all(max(window, default=1) == 1 for window in windows)
-            if source in self.before(end) and (windows if pooled else single and len(windows) > 1):
+            if source in before and (windows if pooled else single and len(windows) > 1):
                 self.gates.append(Gate(frozenset([*steps, number]), source, self.steps[number].place, pooled))
 
     def before(self, number: int) -> set[int]:

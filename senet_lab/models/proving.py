@@ -87,7 +87,6 @@ class Trial:
         net = copied(self.model, lambda tensor: tensor.to(device, copy=True)).eval()
         for gate, se in self.plan if gated else ():
             twin = copied(se, lambda tensor: tensor.to(device, copy=True))
-            assert isinstance(twin, SEBlock)
             put(net, [(gate, twin)], alone=())
 
             def called(module: nn.Module, args: Any, kwargs: Any, path: str = gate.name) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from senet_lab.config import first_line
 from senet_lab.models.copying import copied
+from senet_lab.models.gated import Inserted, put
 
 PIXELS = 8  # side of the image that a block is tried on
 
@@ -28,17 +29,15 @@ class Site(NamedTuple):
     user: fx.Node
 
 
-class Scaled(nn.Module):
-    """A module with given gates before or after it."""
+class Fixed(nn.Module):
+    """A gate that is the same for every image."""
 
-    def __init__(self, body: nn.Module, side: str, gate_BC11: Tensor) -> None:
+    def __init__(self, gate_BC11: Tensor) -> None:
         super().__init__()
-        self.body = body
-        self.side = side
         self.gate_BC11 = gate_BC11
 
-    def forward(self, x_BCHW: Tensor) -> Any:
-        return self.body(x_BCHW * self.gate_BC11) if self.side == "before" else self.body(x_BCHW) * self.gate_BC11
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW * self.gate_BC11
 
 
 class Formula(fx.Interpreter):
@@ -100,13 +99,10 @@ def checked_width(block: nn.Module, site: Site, width: int) -> int:
 
 def gated(block: nn.Module, slot: Slot, gate_BC11: Tensor) -> nn.Module:
     """A copy of a block, of the same weights, with given gates in a slot."""
-    twin = copied(block, lambda tensor: tensor)
-    if not slot.child:
-        return Scaled(twin, slot.side, gate_BC11)
-    parent, _, name = slot.child.rpartition(".")
-    body = getattr(twin.get_submodule(parent), name)
-    setattr(twin.get_submodule(parent), name, Scaled(nn.Identity() if body is None else body, slot.side, gate_BC11))
-    return twin
+    holder = nn.ModuleDict({"block": copied(block, lambda tensor: tensor)})
+    path = f"block.{slot.child}".rstrip(".")
+    put(holder, [(Inserted(path, slot.side, None, gate_BC11.shape[1], 0), Fixed(gate_BC11))], alone=())
+    return holder["block"]
 
 
 def drawn(tensor: Tensor, dice: torch.Generator) -> Tensor:
