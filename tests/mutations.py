@@ -155,9 +155,9 @@ MUTATIONS: list[tuple[str, str, str, str, str]] = [
     ("an average pool for a maximum in BN-Inception", "senet_lab/models/inception.py", "test_models_networks.py",
      '(192, 224), "maximum", 128)', '(192, 224), "average", 128)'),
     ("SE's hidden layer without its ReLU", "senet_lab/models/gates.py", "test_models_se.py",
-     "h_BK = torch.relu(connected(self.fc1, z_BC))", "h_BK = connected(self.fc1, z_BC)"),
+     "self.fc2(torch.relu(self.fc1(z_BC11)))", "self.fc2(self.fc1(z_BC11))"),
     ("gates drawn alike in every block", "senet_lab/models/insert.py", "test_models_insert.py test_models_se.py",
-     'f"{seed} {place.block}"', 'f"{seed}"'),
+     'f"{seed} {target.path}"', 'f"{seed}"'),
     ("a verdict at 10%", "senet_lab/reports/statistics.py", "test_reports_statistics.py",
      "ALPHA = 0.05", "ALPHA = 0.10"),
     ("the level of the correction not divided by the rows", "senet_lab/reports/conclusions.py", "test_reports_statistics.py test_reports_tables.py",
@@ -214,8 +214,8 @@ MUTATIONS: list[tuple[str, str, str, str, str]] = [
     ("gates drawn by fan-out", "senet_lab/models/gates.py", "test_models_se.py",
      'mode="fan_in"', 'mode="fan_out"'),
     ("gates that ignore the seed", "senet_lab/models/insert.py", "test_models_insert.py",
-     'f"{seed} {place.block}"', 'f"{place.block}"'),
-    ("a gate after the norm before the 3×3", "senet_lab.models.slots.py", "test_models_insert.py",
+     'f"{seed} {target.path}"', 'f"{target.path}"'),
+    ("a gate after the norm before the 3×3", "senet_lab/models/slots.py", "test_models_insert.py",
      '"conv3x3": Slot("conv2", "before"),', '"conv3x3": Slot("conv1", "after"),'),
 ]
 # fmt: on

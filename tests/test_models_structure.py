@@ -346,11 +346,12 @@ class CallsTwice(Trap):
         return x + self.branch(self.branch(x))
 
 
-class TakesWeights(Trap):
+class Insists(Trap):
     """Would break, were its convolution wrapped."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) * self.conv._parameters["weight"].abs().mean().sign()
+        assert type(self.conv) is nn.Conv2d
+        return x + self.conv(x)
 
 
 class InPlace(Trap):
@@ -429,7 +430,7 @@ TRAPS: list[tuple[Callable[[], nn.Module], str, list[str]]] = [
     (Scales, "standard", ["Scales (layer1.0) has no place for standard; it has pre, post"]),
     (Activates, "standard", ["no place for standard"]),
     (CallsTwice, "standard", ["no place for standard"]),
-    (TakesWeights, "pre", ["layer1.0 (TakesWeights)", "cannot be tried", "where="]),
+    (Insists, "pre", ["layer1.0 (Insists)", "cannot be tried", "where="]),
     (InPlace, "pre", ["layer1.0 (InPlace)", "computes something else", "even a gate of 1"]),
     (Functional, "middle", ["se.position"]),
     (lambda: nn.Sequential(Sometimes(True), Sometimes(False)), "standard", ["layer1.0.0 is", "layer1.0.1", "where="]),
@@ -448,7 +449,7 @@ def test_traps_are_named_and_left_alone(make: Callable[[], nn.Module], position:
     assert str(net) == before
 
 
-@pytest.mark.parametrize(("make", "position"), [(InPlace, "standard"), (Scales, "post"), (TakesWeights, "post")])
+@pytest.mark.parametrize(("make", "position"), [(InPlace, "standard"), (Scales, "post"), (Insists, "post")])
 def test_places_beside_a_trap_are_fine(make: Callable[[], nn.Module], position: str) -> None:
     add_se(nn.Sequential(make()), position=position)
 

@@ -5,8 +5,8 @@ Operators are what PyTorch runs in the end, so that it does not matter how a lay
 run, in a traced or exported network by what each step says of itself, and otherwise by whose weights it takes.
 
 Gates are known by what they compute alone: a map is multiplied by a factor that comes from that map through at least
-one layer, and that is one number a channel, or has two layers of single pixels behind it (section 7.1). So neither
-names nor classes matter, and a norm, whose factor comes from the map without a layer, is no gate.
+one layer, and that is one number a channel, or in images has two layers of single pixels behind it (section 7.1). So
+neither names nor classes matter, and a norm, whose factor comes from the map without a layer, is no gate.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for map_, factor in ((0, 1), (1, 0)):
             (sides, _), (of_factor, strides) = shapes[map_], shapes[factor]
             pooled = is_one_a_channel(sides, of_factor, strides)
-            if not pooled and of_factor != sides:
+            if not pooled and (of_factor != sides or len(sides) != 4):
                 continue
             (_, source, _), before = ends[map_], self.before(ends[factor][0])
             steps = before - self.before(source)
