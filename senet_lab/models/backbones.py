@@ -46,7 +46,7 @@ def imagenet(
     net: nn.Module = ResNet(block, blocks, num_classes=num_classes, **widths)
     if in_channels != 3:
         net.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        cifar.he_normal(net.conv1)
     return net
 
 
@@ -87,7 +87,7 @@ def vgg16(num_classes: int, in_channels: int = 3) -> nn.Module:
     net = torchvision.models.vgg16_bn(num_classes=num_classes)
     if in_channels != 3:
         net.features[0] = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1)
-        he_normal(net.features[0])
+        cifar.he_normal(net.features[0])
     stages: dict[int, list[str]] = {}
     places: dict[str, int] = {}
     stage, channels = 0, 0
@@ -114,9 +114,7 @@ def inception_resnet_v2(num_classes: int, in_channels: int = 3) -> nn.Module:
     import timm
 
     net = timm.create_model("inception_resnet_v2", num_classes=num_classes, in_chans=in_channels)
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
-            he_normal(layer)
+    cifar.he_normal(net)
     stages = {3: ["mixed_5b", "repeat"], 4: ["mixed_6a", "repeat_1"], 5: ["mixed_7a", "repeat_2", "block8"]}
     places = {
         f"{path}.conv2d": unit.conv2d.out_channels
@@ -141,13 +139,6 @@ def mobilenet(num_classes: int, in_channels: int = 3) -> nn.Module:
         f"{path}.bn2": block.conv_pw.out_channels for path, block in net.named_modules() if hasattr(block, "conv_pw")
     }
     return saying(net, stages, places)
-
-
-def he_normal(conv: nn.Conv2d) -> None:
-    """Draw a convolution after He et al. (normal, fan-out); its bias is 0."""
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
 
 
 # Name → builder, called with num_classes and in_channels.

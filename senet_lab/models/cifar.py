@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torchvision.models.resnet import BasicBlock
 
 Block = Callable[[int, int, int], nn.Module]  # (in_channels, out_channels, stride) → block
 Named = list[tuple[str, nn.Module]]
+Fan = Literal["fan_in", "fan_out"]
 
 
 def resnet(depth: int, num_classes: int, in_channels: int = 3) -> nn.Module:
@@ -80,14 +82,23 @@ def three_stages(block: Block, n: int, widths: tuple[int, int, int], before: int
     return stages
 
 
-def assemble(stem: Named, stages: Named, tail: Named, features: int, num_classes: int) -> nn.Module:
-    """Stem, stages and tail, then a global pool and a linear classifier; convolutions drawn after He (fan-out)."""
+def assemble(
+    stem: Named, stages: Named, tail: Named, features: int, num_classes: int, fan: Fan = "fan_out"
+) -> nn.Module:
+    """Stem, stages and tail, then a global pool and a linear classifier; convolutions drawn after He."""
     head = [("avgpool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(features, num_classes))]
     net = nn.Sequential(OrderedDict([*stem, *stages, *tail, *head]))
+    he_normal(net, fan)
+    return net
+
+
+def he_normal(net: nn.Module, fan: Fan = "fan_out") -> None:
+    """Draw all convolutions after He et al. (normal); their biases are 0."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net
+            nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:

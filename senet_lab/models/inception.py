@@ -29,12 +29,12 @@ are numbered by the resolution that a module gives: 3a and 3b are stage 3, 3c to
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from senet_lab.models.cifar import assemble
 from senet_lab.models.stages import saying
 
 
@@ -81,16 +81,7 @@ def bn_inception(num_classes: int, in_channels: int = 3) -> nn.Module:
         layers.append((name, module))
         stages.setdefault(stage, []).append(name)
         places[name] = channels
-    layers += [
-        ("avgpool", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-        ("fc", nn.Linear(channels, num_classes)),
-    ]
-    net = nn.Sequential(OrderedDict(layers))
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    return saying(net, stages, places)
+    return saying(assemble(layers, [], [], channels, num_classes), stages, places)
 
 
 class Inception(nn.Module):

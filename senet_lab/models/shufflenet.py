@@ -22,12 +22,11 @@ the printed 140 M are the article's nominal number where 137.5 M are counted, an
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet_lab.models.cifar import assemble
 from senet_lab.models.stages import saying
 
 GROUPS = 3
@@ -50,11 +49,8 @@ def shufflenet(num_classes: int, in_channels: int = 3) -> nn.Module:
         stages.append((f"stage{number}", nn.Sequential(first, *(Unit(width, width) for _ in range(units - 1)))))
         places |= {f"stage{number}.{unit}.branch": width for unit in range(1, units)}
         before = width
-    head = [("avgpool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(before, num_classes))]
-    net = nn.Sequential(OrderedDict([*stem, *stages, *head]))
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):  # torch's fan-out ignores that a group sees its own channels only
-            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+    # By fan-in: torch's fan-out ignores that a group sees its own channels only.
+    net = assemble(stem, stages, [], before, num_classes, fan="fan_in")
     return saying(net, {number: [f"stage{number}"] for number in STAGES}, places)
 
 

@@ -234,14 +234,10 @@ def end_of_branch(block: nn.Module, sum_: Sum) -> Site | None:
 
 
 def start_of_branch(block: nn.Module, sum_: Sum) -> Site | None:
-    first = [node for node in sum_.graph.nodes if node in sum_.on_branch and enters(node, sum_.on_branch)]
+    mine = sum_.on_branch
+    first = [node for node in sum_.graph.nodes if node in mine and not mine.issuperset(node.all_input_nodes)]
     path = module_of(sum_, first[0]) if len(first) == 1 and len(first[0].all_input_nodes) == 1 else None
     return None if path is None else Site(Slot(path, "before"), first[0].all_input_nodes[0], first[0])
-
-
-def enters(node: fx.Node, side: frozenset[fx.Node]) -> bool:
-    """Whether a step of one side takes what is not of that side; constants and weights do not count."""
-    return any(given not in side for given in node.all_input_nodes)
 
 
 def end_of_shortcut(block: nn.Module, outer: Sum, sum_: Sum) -> Site | None:
@@ -269,20 +265,14 @@ def end_of_shortcut(block: nn.Module, outer: Sum, sum_: Sum) -> Site | None:
 def after_first_3x3(block: nn.Module, sum_: Sum) -> Site | None:
     modules = dict(block.named_modules())
     layers = [node for node in sum_.graph.nodes if node in sum_.on_branch and node.op == "call_module"]
-    convs = [node for node in layers if isinstance(modules[str(node.target)], _ConvNd)]
-    chain = all(one in ancestors(two) for one, two in itertools.pairwise(convs))
-    large = [number for number, node in enumerate(convs) if max(conv_of(modules, node).kernel_size) > 1]
+    convs = [(node, conv) for node in layers if isinstance(conv := modules[str(node.target)], _ConvNd)]
+    chain = all(one in ancestors(two) for (one, _), (two, _) in itertools.pairwise(convs))
+    large = [number for number, (_, conv) in enumerate(convs) if max(conv.kernel_size) > 1]
     if not chain or not large or large[0] + 1 == len(convs):
         return None
-    node = convs[large[0] + 1]
+    node, _ = convs[large[0] + 1]
     path = module_of(sum_, node)
     return None if path is None else Site(Slot(path, "before"), node.all_input_nodes[0], node)
-
-
-def conv_of(modules: Mapping[str, nn.Module], node: fx.Node) -> _ConvNd:
-    layer = modules[str(node.target)]
-    assert isinstance(layer, _ConvNd)
-    return layer
 
 
 def is_idle(block: nn.Module, node: fx.Node) -> bool:
