@@ -155,7 +155,7 @@ class Config:
     training: Training = key(Training, "where and how a training runs")
     executor: Executor = key(Executor, "who trains", decides=RUN)
     study: Study | None = key(None, "an ablation", decides=RUN)
-    search: Search | None = key(None, "a search", decides=RUN)
+    search: Search | None = key(None, "a search", decides=STUDY)
     budget: Budget = key(Budget, "what a design of a search may cost", decides=STUDY)
     seeds: Any = key(
         None,
