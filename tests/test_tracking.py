@@ -241,7 +241,6 @@ def test_sync_uploads_everything_once(
 # Two trials that are recorded, and what is known of them.
 RECORDED = """
 import os, signal, sys
-from types import SimpleNamespace
 from pathlib import Path
 from senet_lab.config import Config, RunError, UserError
 from senet_lab.studies.export_facts import Exported, Run
@@ -258,7 +257,7 @@ for trial_id in ("one", "two"):
         store.finish(trial_id, "failed" if "fail" in flags else "done", record)
 Path("table.csv").write_text("row,a,b\\nNone,1,\\nx,,2\\n")
 runs = tuple(Run(trial_id, "row", 0, {}, 1, 1) for trial_id in ("one", "two"))
-facts = Exported("study", "study", (), {}, {}, False, runs, ())
+facts = Exported("study", "study", (), {}, {}, list(runs), [], (Path("table.csv"), Path(figure)))
 """
 # Their export in this process, where it can be disturbed.
 WRITE = f"""{RECORDED}
@@ -281,14 +280,13 @@ folder = Path("results/local/wandb")
 code = 0
 with export_wandb.client(folder):
     print(os.getpid(), flush=True)
-    export = export_wandb.WandbExport(facts, store, mode == "online", folder)
+    left = []
     try:
-        export.write(lambda left: None)
-        export.conclude(Path("table.csv"), Path(figure))
+        export_wandb.Wandb(folder, mode == "online").write([facts], store, left.append, whole=True)
     except Exception as error:
         print(f"{{type(error).__name__}}: {{error}}", file=sys.stderr)
         code = 1
-    print(len(export.todo()), export.written, flush=True)
+    print(left[-1], left[0] - left[-1], flush=True)
     for service in services(os.getpid()) if code else ():
         os.kill(int(service), signal.SIGKILL)
 os._exit(code)  # W&B's own exit handler might wait for good
@@ -299,13 +297,13 @@ from senet_lab.studies import exporting
 
 exporting.EVERY_SECONDS = 1
 try:
-    exporter = exporting.Exporter(Config(tracking=mode, storage=store.url), SimpleNamespace(studies=[facts]), ["wandb"])
+    exporter = exporting.Exporter(Config(tracking=mode, storage=store.url), [facts], ["wandb"])
     print(exporter.process.pid, flush=True)
     word = input()
     if word == "leave":
         exporter.leave()
     else:
-        done = exporter.finish([(Path("table.csv"), Path(figure))])["wandb"]
+        done = exporter.finish(whole=True)["wandb"]
         print(done.written, done.left, done.reason)
 except (RunError, UserError) as error:
     sys.exit(f"{{type(error).__name__}}: {{error}}")
@@ -331,7 +329,7 @@ def test_a_service_that_stops_answering(fresh: Place, server: Server, mode: str)
     """It holds up nothing for good, and the next time all is written."""
     frozen = fresh.script(WRITE, mode, FIGURE, "freeze", **server.environment)
     assert (frozen.returncode, frozen.stderr) == (1, "TimeoutError: W&B did not answer for 5 seconds\n"), frozen
-    assert frozen.stdout.splitlines()[-1] == "2 0"
+    assert frozen.stdout.splitlines()[-1] == "3 0"
     done = fresh.script(WRITE, mode, FIGURE, **server.environment)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 3"), done
     if mode == "offline":
@@ -374,7 +372,7 @@ def test_a_full_disk_is_no_half_a_run(fresh: Place) -> None:
     )
     done = fresh.script(limited, "offline", FIGURE)
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1] == "2 0"
+    assert done.stdout.splitlines()[-1] == "3 0"
     assert done.stderr == "OSError: [Errno 27] File too large\n"
     assert fresh.runs() == {}
 

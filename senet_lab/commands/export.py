@@ -74,4 +74,4 @@ def export_records(side: str, words: list[str]) -> None:
     done = exporting.once(studies, design, side, whole and not lacking)
     if done.left != 0:
         raise RunError(f"not exported: {done.told(side)}; the same command goes on")
-    print(f"written: {done.written} {exporting.TITLES[side]}; all others were there")
+    print(f"written: {done.written} {exporting.SIDES[side]}; all others were there")

@@ -6,8 +6,8 @@ W&B has a run for each training, Optuna a trial for each row and seed or, of a s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from senet_lab.studies.designs import Design as StudyDesign
     from senet_lab.studies.plan import Cell, Plan
     from senet_lab.studies.search import Search
-    from senet_lab.studies.space import Design
 
 NO_SE = "none"
 
@@ -50,7 +49,7 @@ class Point:
         params: what varies → its level here.
         trial_ids: the trainings behind it; its values are means over them.
         costs: what is known of it without training, by metric.
-        shown: user attributes that hold whatever comes of the trainings.
+        shown: user attributes that hold whatever comes of the trainings; `trial` holds the rest where it is there.
     """
 
     params: dict[str, Any]
@@ -61,7 +60,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Exported:
-    """A study, as far as it is planned.
+    """A study, with all trials that were asked for so far.
 
     Attributes:
         name: its folder below the results.
@@ -69,7 +68,8 @@ class Exported:
         objectives: of the Optuna study, keys of `OBJECTIVES`.
         levels: what varies → its levels; what is missing here (the seed) is a whole number.
         about: user attributes of the Optuna study.
-        by_design: whether a point is a search's design rather than a row with a seed.
+        runs, points: what W&B and Optuna have of it.
+        files: where its table (a CSV) and its figure are at its end.
     """
 
     name: str
@@ -77,56 +77,19 @@ class Exported:
     objectives: tuple[str, ...]
     levels: dict[str, tuple[Any, ...]]
     about: dict[str, str]
-    by_design: bool
-    runs: tuple[Run, ...]
-    points: tuple[Point, ...]
+    runs: list[Run]
+    points: list[Point]
+    files: tuple[Path, Path]
 
 
-class Facts:
-    """What is known so far of the studies of one command.
-
-    Attributes:
-        studies: one each, with all trials that were asked for when `more` was asked last.
-    """
-
-    def __init__(self, studies: Sequence[Composed], design: StudyDesign) -> None:
-        self.composed = studies
-        self.design = design
-        self.search = cast("Search", design) if studies[0].config.search else None
-        if self.search:
-            self.studies = [of_search(self.search)]
-        else:
-            self.studies = [of_plan(each, study.folder) for study, each in zip(studies, design.plans, strict=True)]
-        self.seen = [tuple(map(len, each)) for each in self.asked()]
-
-    def asked(self) -> list[tuple[Sequence[Cell], Sequence[Any]]]:
-        """Of each study, the cells behind its runs and what is behind its points; both only grow."""
-        if self.search:
-            return [(cells_of(self.search), self.search.asker.asked)]
-        return [(each.cells, each.cells) for each in self.design.plans]
-
-    def more(self) -> Iterator[tuple[int, tuple[Run, ...], tuple[Point, ...]]]:
-        """Number of a study, and what it has been given since this was asked last; of those that have been."""
-        for number, asked in enumerate(self.asked()):
-            cells, items = (each[seen:] for each, seen in zip(asked, self.seen[number], strict=True))
-            self.seen[number] = tuple(map(len, asked))
-            if self.search:
-                runs, points = runs_of(cells), points_of(self.search, items)
-            else:
-                runs, points = of_cells(self.design.plans[number], cells)
-            if runs or points:
-                before = self.studies[number]
-                self.studies[number] = replace(before, runs=before.runs + runs, points=before.points + points)
-                yield number, runs, points
-
-    def files(self) -> list[tuple[Path, Path]]:
-        """Table (a CSV) and figure of each study."""
-        names = ("front.csv", "front.png") if self.search else ("table.csv", "figure.png")
-        folders = [Path(each.config.results) / each.folder for each in self.composed]
-        return [(folder / names[0], folder / names[1]) for folder in folders]
+def of_design(studies: Sequence[Composed], design: StudyDesign) -> list[Exported]:
+    """The studies of one command, one each."""
+    if studies[0].config.search:
+        return [of_search(cast("Search", design))]
+    return [of_plan(each, study) for study, each in zip(studies, design.plans, strict=True)]
 
 
-def of_plan(plan: Plan, name: str) -> Exported:
+def of_plan(plan: Plan, composed: Composed) -> Exported:
     """Of an ablation, or of a single network.
 
     Rows are Optuna's categories, which it fixes for good: other rows under the same name are another Optuna study. So
@@ -143,21 +106,6 @@ def of_plan(plan: Plan, name: str) -> Exported:
         "factor": listed(study.varied) if study else "",
         "baseline": listed(row.baseline for row in rows) if study else "",
     }
-    runs, points = of_cells(plan, plan.cells)
-    return Exported(
-        name,
-        f"{name} ({short_hash(repr(told))})",
-        ("val_error", "params", "macs") if plan.facts.validation else ("params", "macs"),
-        {"row": tuple(row.label for row in rows)},
-        {key: text for key, text in about.items() if text},
-        False,
-        runs,
-        points,
-    )
-
-
-def of_cells(plan: Plan, cells: Sequence[Cell]) -> tuple[tuple[Run, ...], tuple[Point, ...]]:
-    """Runs and points of some of a plan's cells; rows that share a training share its run."""
     points = [
         Point(
             {"row": cell.row.label, "seed": cell.seed},
@@ -165,46 +113,47 @@ def of_cells(plan: Plan, cells: Sequence[Cell]) -> tuple[tuple[Run, ...], tuple[
             {"params": cell.row.cost.params, "macs": cell.row.cost.macs},
             {factor: level(factor, value) for factor, value in cell.row.levels.items()},
         )
-        for cell in cells
+        for cell in plan.cells
     ]
-    return runs_of(cell for cell in cells if plan.trials[cell.trial_id] is cell), tuple(points)
-
-
-def of_search(search: Search) -> Exported:
-    """Of a search, as far as it has asked. Optuna fixes levels for good: other ones under the same name are another
-    Optuna study."""
-    name, varied = search.composed.folder, search.priced.space.varied
-    titles = [OBJECTIVES[each].title for each in search.asked.objectives]
+    folder = Path(composed.config.results) / composed.folder
     return Exported(
-        name,
-        f"{name} ({short_hash(repr((sorted(varied.items()), titles)))})",
-        tuple(search.asked.objectives),
-        {key: tuple(levels) for key, levels in varied.items()},
-        {},
-        True,
-        runs_of(cells_of(search)),
-        points_of(search, search.asker.asked),
+        composed.folder,
+        f"{composed.folder} ({short_hash(repr(told))})",
+        ("val_error", "params", "macs") if plan.facts.validation else ("params", "macs"),
+        {"row": tuple(row.label for row in rows)},
+        {key: text for key, text in about.items() if text},
+        runs_of(plan.trials.values()),
+        points,
+        (folder / "table.csv", folder / "figure.png"),
     )
 
 
-def cells_of(search: Search) -> list[Cell]:
-    """All trainings that a search has asked for, in this order."""
-    beside = [cell for row in search.references for cell in search.trainings(row)]
-    return [*beside, *(cell for each in search.asker.asked for cell in search.cells[each]), *(search.confirmed or [])]
-
-
-def points_of(search: Search, designs: Iterable[Design]) -> tuple[Point, ...]:
-    """Points of designs that a search has asked for."""
-    space, found = search.priced.space, []
-    for each in designs:
-        params, ids = space.params(each), [cell.trial_id for cell in search.cells[each]]
+def of_search(search: Search) -> Exported:
+    """Of a search. Optuna fixes levels for good: other ones under the same name are another Optuna study."""
+    name, space = search.composed.folder, search.priced.space
+    titles = [OBJECTIVES[each].title for each in search.asked.objectives]
+    points = []
+    for design in search.asker.asked:
+        params, ids = space.params(design), [cell.trial_id for cell in search.cells[design]]
         varied = {key: params[key] for key in space.varied}
-        shown = {"trial": {"design": label(space, each), "ids": ids}}
-        found.append(Point(varied, tuple(ids), search.worth.cost(each), shown))
-    return tuple(found)
+        shown = {"trial": {"design": label(space, design), "ids": ids}}
+        points.append(Point(varied, tuple(ids), search.worth.cost(design), shown))
+    cells = [cell for row in search.references for cell in search.trainings(row)]
+    cells += [cell for each in search.asker.asked for cell in search.cells[each]] + (search.confirmed or [])
+    folder = Path(search.config.results) / name
+    return Exported(
+        name,
+        f"{name} ({short_hash(repr((sorted(space.varied.items()), titles)))})",
+        tuple(search.asked.objectives),
+        {key: tuple(levels) for key, levels in space.varied.items()},
+        {},
+        runs_of(cells),
+        points,
+        (folder / "front.csv", folder / "front.png"),
+    )
 
 
-def runs_of(cells: Iterable[Cell]) -> tuple[Run, ...]:
+def runs_of(cells: Iterable[Cell]) -> list[Run]:
     """The runs of cells, one each."""
     configs: dict[str, dict[str, Any]] = {}
     found = []
@@ -220,7 +169,7 @@ def runs_of(cells: Iterable[Cell]) -> tuple[Run, ...]:
                 "design": design(cell.spec.se),
             }
         found.append(Run(cell.trial_id, row.label, cell.seed, configs[row.label], row.cost.params, row.cost.macs))
-    return tuple(found)
+    return found
 
 
 def design(se: SE | None) -> dict[str, str]:

@@ -17,157 +17,131 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from senet_lab.config import RunError
 from senet_lab.objectives import OBJECTIVES
 from senet_lab.studies.database import PARTING_SECONDS, PATIENCE_SECONDS, said_by
-from senet_lab.studies.export_facts import Exported, Point, Run
+from senet_lab.studies.export_facts import Exported, Point
 from senet_lab.studies.store import DONE, HEARTBEAT_SECONDS, Record, Store
 
 TEST_ERROR = "test error (%)"
+Key = tuple[str, tuple[str, ...]]
 LOCK = "mirror"  # claimed like a trial by whoever writes to Optuna's tables
-Key = tuple[str, tuple[str, ...], TrialState]
 
 
-class OptunaExport:
-    """The Optuna study of a study.
+def write(studies: Sequence[Exported], store: Store, heard: Callable[[int], None], patience: float = 0.0) -> None:
+    """Add to the Optuna studies the trials that are recorded and lacking, one process at a time.
 
-    Attributes:
-        lacking: what it is not known to have.
-        written: how many trials were added.
+    Args:
+        studies: what is known of them.
+        store: whose database holds all.
+        heard: called with the number of trials that are left, before the first and after each.
+        patience: seconds to wait for another process that is writing.
+
+    Raises:
+        RunError: the tables cannot be written, or another process has not ended writing.
     """
+    with one_writer(store, patience):
+        store.patiently(lambda: add(studies, store, heard))  # what a try that was cut off has added is there then
 
-    def __init__(self, facts: Exported, store: Store) -> None:
-        self.facts = facts
-        self.store = store
-        self.lacking = list(facts.points)
-        self.seeds = 0
-        self.written = 0
-        self.study: optuna.Study | None = None
-        # Of a study of thousands of trials, what is here is too much to read at each pass.
-        self.here: set[Key] = set()
-        self.read = 0  # trials of the Optuna study that are in `here`
 
-    def grow(self, runs: Sequence[Run], points: Sequence[Point]) -> None:
-        self.lacking += points
+def add(studies: Sequence[Exported], store: Store, heard: Callable[[int], None]) -> None:
+    todo = [each for study in studies for each in lacking(study, store)]
+    heard(len(todo))
+    beat = time.monotonic()
+    for number, (study, trial) in enumerate(todo, start=1):
+        study.add_trial(trial)
+        if time.monotonic() > beat + HEARTBEAT_SECONDS:
+            store.beat()
+            beat = time.monotonic()
+        heard(len(todo) - number)
 
-    def todo(self) -> list[Point]:
-        """The trials whose trainings have ended, as far as they are not known to be there."""
-        ended = self.store.known(trial_id for point in self.lacking for trial_id in point.trial_ids)
-        return [point for point in self.lacking if ended >= set(point.trial_ids)]
 
-    def write(self, heard: Callable[[int], None], patience: float = 0.0) -> None:
-        """Add what is recorded and lacking, one exporter at a time.
+def lacking(facts: Exported, store: Store) -> list[tuple[optuna.Study, FrozenTrial]]:
+    """The trials that an Optuna study lacks; the study is made if there is none."""
+    ended = store.known(trial_id for point in facts.points for trial_id in point.trial_ids)
+    points = [point for point in facts.points if ended >= set(point.trial_ids)]
+    if not points:
+        return []
+    study = opened(store, facts.optuna, [OBJECTIVES[name].title for name in facts.objectives])
+    for name in facts.about.keys() - study.user_attrs.keys():
+        study.set_user_attr(name, facts.about[name])
+    here = {(*key_of(trial), trial.state) for trial in study.get_trials(deepcopy=False)}
+    points = [point for point in points if (*key(point), TrialState.COMPLETE) not in here]
+    records = store.read(trial_id for point in points for trial_id in point.trial_ids)
+    seeds = IntDistribution(0, max(point.params.get("seed", 0) for point in facts.points))
+    # A dashboard's axes are as wide as these, and Optuna lets the range of the seeds grow.
+    kinds = {name: CategoricalDistribution(levels) for name, levels in facts.levels.items()} | {"seed": seeds}
+    trials = [frozen(facts, point, [records[each] for each in point.trial_ids], kinds) for point in points]
+    # One that had failed and was trained again is here twice, as Optuna deletes none.
+    return [(study, trial) for trial in trials if (*key_of(trial), trial.state) not in here]
 
-        Args:
-            heard: called after each trial with the number of those that are left.
-            patience: seconds to wait for another exporter; then it is left for the next time.
 
-        Raises:
-            RunError: the tables cannot be written.
-        """
-        todo = self.todo()
-        if todo:
-            records = self.store.read(trial_id for point in todo for trial_id in point.trial_ids)
-            with one_writer(self.store, patience) as ours:
-                if ours:
-                    self.store.patiently(lambda: self.add(todo, records, heard))
-
-    def add(self, ended: Sequence[Point], records: Mapping[str, Record], heard: Callable[[int], None]) -> None:
-        """Add what is lacking; what a try that was cut off has added is there at the next one."""
-        self.study = self.study or self.open()
-        trials = self.study.get_trials(deepcopy=False)  # in order of their numbers, and never fewer than before
-        self.here.update(map(self.key_of, trials[self.read :]))
-        self.read = len(trials)
-        self.seeds = max(self.seeds, *(point.params.get("seed", 0) for point in self.lacking))
-        beat = time.monotonic()
-        for number, point in enumerate(ended, start=1):
-            trial = self.frozen(point, [records[trial_id] for trial_id in point.trial_ids])
-            if self.key_of(trial) not in self.here:
-                self.study.add_trial(trial)
-                self.written += 1
-            if time.monotonic() > beat + HEARTBEAT_SECONDS:
-                self.store.beat()
-                beat = time.monotonic()
-            heard(len(ended) - number)
-        done = {id(point) for point in ended}
-        self.lacking = [point for point in self.lacking if id(point) not in done]
-
-    def open(self) -> optuna.Study:
-        """The Optuna study, made if there is none."""
-        study = opened(self.store, self.facts.optuna, [OBJECTIVES[name].title for name in self.facts.objectives])
-        for name in self.facts.about.keys() - study.user_attrs.keys():
-            study.set_user_attr(name, self.facts.about[name])
-        return study
-
-    def frozen(self, point: Point, records: Sequence[Record]) -> optuna.trial.FrozenTrial:
-        """A point's trial. What a dashboard sorts by is a user attribute of its own; one more, `trial`, holds the rest,
-        since each costs a query."""
-        done = all(record["state"] == DONE for record in records)
-        shown, values = dict(point.shown), None
+def frozen(
+    facts: Exported, point: Point, records: Sequence[Record], kinds: Mapping[str, BaseDistribution]
+) -> FrozenTrial:
+    """A point's trial. What a dashboard sorts by is a user attribute of its own; one more, `trial`, holds the rest,
+    since each costs a query."""
+    done = all(record["state"] == DONE for record in records)
+    shown = dict(point.shown)
+    if "trial" not in shown:
+        (record,) = records
         if done:
-            values = [self.value(name, point, records) for name in self.facts.objectives]
-        if not self.facts.by_design:
-            (record,) = records
-            if done:
-                shown[TEST_ERROR] = record["metrics"]["test_error"]
-            outcome = record["metrics"] if done else {"reason": record["reason"]}
-            shown["trial"] = {"id": point.trial_ids[0], **outcome}
-        trial = create_trial(
-            state=TrialState.COMPLETE if done else TrialState.FAIL,
-            params=point.params,
-            distributions={name: self.distribution(name) for name in point.params},
-            values=values,
-            user_attrs=shown,
-        )
-        times = [
-            (record["started"], record["seconds"]) for record in records if {"started", "seconds"} <= record.keys()
-        ]
-        if len(times) == len(records):  # else it would say when it was added
-            trial.datetime_start = datetime.fromtimestamp(min(started for started, _ in times))
-            trial.datetime_complete = datetime.fromtimestamp(max(started + seconds for started, seconds in times))
-        return trial
+            shown[TEST_ERROR] = record["metrics"]["test_error"]
+        shown["trial"] = {"id": point.trial_ids[0]} | (record["metrics"] if done else {"reason": record["reason"]})
+    trial = create_trial(
+        state=TrialState.COMPLETE if done else TrialState.FAIL,
+        params=point.params,
+        distributions={name: kinds[name] for name in point.params},
+        values=[value_of(name, point, records) for name in facts.objectives] if done else None,
+        user_attrs=shown,
+    )
+    times = [(record["started"], record["seconds"]) for record in records if {"started", "seconds"} <= record.keys()]
+    if len(times) == len(records):  # else it would say when it was added
+        trial.datetime_start = datetime.fromtimestamp(min(started for started, _ in times))
+        trial.datetime_complete = datetime.fromtimestamp(max(started + seconds for started, seconds in times))
+    return trial
 
-    def value(self, objective: str, point: Point, records: Sequence[Record]) -> float:
-        """What a point comes to, its mean over the trainings where it takes them to know it."""
-        each = OBJECTIVES[objective]
-        if not each.trained:
-            return float(point.costs[objective])
-        return statistics.fmean(record["metrics"][each.column] for record in records)
 
-    def distribution(self, name: str) -> BaseDistribution:
-        """Of a parameter. A dashboard's axes are as wide as these, and Optuna lets the range of the seeds grow."""
-        levels = self.facts.levels.get(name)
-        return IntDistribution(0, self.seeds) if levels is None else CategoricalDistribution(levels)
+def value_of(objective: str, point: Point, records: Sequence[Record]) -> float:
+    """What a point comes to: its mean over the trainings, where it takes them to know it."""
+    each = OBJECTIVES[objective]
+    if not each.trained:
+        return float(point.costs[objective])
+    return statistics.fmean(record["metrics"][each.column] for record in records)
 
-    def key_of(self, trial: optuna.trial.FrozenTrial) -> Key:
-        """What tells a trial that is here: row, trainings and state. One that had failed and was trained again is here
-        twice, as Optuna deletes none."""
-        about: dict[str, Any] = trial.user_attrs.get("trial", {})
-        return str(trial.params.get("row")), tuple(about.get("ids", [about.get("id")])), trial.state
+
+def key(point: Point) -> Key:
+    """What tells a trial, beside how it ended: row and trainings."""
+    return str(point.params.get("row")), point.trial_ids
+
+
+def key_of(trial: FrozenTrial) -> Key:
+    """The same of a trial that is there."""
+    about: dict[str, Any] = trial.user_attrs.get("trial", {})
+    return str(trial.params.get("row")), tuple(about.get("ids", [about.get("id")]))
 
 
 @contextmanager
-def one_writer(store: Store, patience: float) -> Iterator[bool]:
-    """Whether it is ours to write to Optuna's tables, for the time of the body: one exporter at a time does.
+def one_writer(store: Store, patience: float) -> Iterator[None]:
+    """For the time of the body it is ours to write to Optuna's tables: one process at a time does.
 
     Args:
         store: whose database holds them.
-        patience: seconds to wait for another exporter.
+        patience: seconds to wait for another process.
 
     Raises:
-        RunError: the tables cannot be written.
+        RunError: the tables cannot be written, or another process has not ended writing.
     """
     until = time.monotonic() + patience
     while not store.claim(LOCK):
         if time.monotonic() > until:
-            yield False
-            return
+            raise RunError(f"another process is writing to the Optuna studies in {store.name}")
         time.sleep(0.1)
     try:
-        yield True
+        yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         # RuntimeError: tables of an Optuna that this one cannot read
         raise RunError(f"the Optuna study in {store.name} cannot be written: {said_by(error)}") from error

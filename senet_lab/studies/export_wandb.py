@@ -20,20 +20,20 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from senet_lab.config import RunError, UserError
 from senet_lab.labels import short_hash
-from senet_lab.studies.export_facts import Exported, Point, Run
+from senet_lab.studies.export_facts import Exported, Run
 from senet_lab.studies.store import DONE, Record, Store
 
 PROJECT = "senet_lab"
 LONGEST = 128  # characters that W&B takes in a name, group or job type
 INIT_SECONDS, FINISH_SECONDS = 30, 40  # patience with a server
 RUN_SECONDS = 90  # with a whole run; more than both kinds of patience together
-AT_ONCE = 100  # records that are read at a time
 ROOM_BYTES = 4 * 2**20  # more than a run takes on disk
 FAILED = "-failed"  # ends the name of a trial's run that failed, so that its success, when it is retried, is another
 MODES = {"online": "online", "run": "online", "shared": "online", "offline": "offline", "dryrun": "offline"}
@@ -42,70 +42,58 @@ OF_ONE_RUN = ("sweep_id", "sweep_param_path", "launch_config_path", "run_id", "r
 HOW_TO_LOG_IN = "`wandb login` stores one, WANDB_API_KEY gives one"
 MEASURED = ("commit", "dirty", "host", "device_name", "versions")  # of a record, shown beside the configuration
 
+Config = dict[str, Any]
+Put = Callable[[Any], None]
 
-class WandbExport:
-    """The W&B runs of a study.
 
-    Args:
-        facts: of the study.
-        store: that holds its records.
-        online: whether the runs are uploaded.
-        folder: named `wandb`, as W&B has it; keeps `offline-run-*` as `wandb sync` takes them, and below `online/` a
-            file for each run that was uploaded.
+@dataclass(frozen=True)
+class Wandb:
+    """Where runs are written.
 
     Attributes:
-        lacking: runs that are not known to be there.
-        written: how many were written.
+        folder: named `wandb`, as W&B has it; keeps `offline-run-*` as `wandb sync` takes them, and below `online/` a
+            file for each run that was uploaded.
+        online: whether the runs are uploaded.
     """
 
-    def __init__(self, facts: Exported, store: Store, online: bool, folder: Path) -> None:
-        self.store = store
-        self.online = online
-        self.folder = folder
-        self.study = facts.name
-        self.lacking = list(facts.runs)
-        self.written = 0
+    folder: Path
+    online: bool
 
-    def grow(self, runs: Sequence[Run], points: Sequence[Point]) -> None:
-        self.lacking += runs
-
-    def todo(self) -> list[Run]:
-        """The runs of trials that have ended, as far as their successes are not there."""
-        if not self.lacking or session().settings.mode == "disabled":  # by the command `wandb disabled`
-            return []
-        ended, there = self.store.known(run.trial_id for run in self.lacking), self.look()
-        self.lacking = [run for run in self.lacking if run.trial_id not in there]
-        return [run for run in self.lacking if run.trial_id in ended]
-
-    def write(self, heard: Callable[[int], None], patience: float = 0.0) -> None:
-        """Write the runs of the trials that have ended, and the study's own, as far as they are not there.
+    def write(
+        self, studies: Sequence[Exported], store: Store, heard: Callable[[int], None], whole: bool = False
+    ) -> None:
+        """Write the runs of trials that are recorded and, of studies that are whole, those of their tables, as far as
+        they are not there.
 
         Args:
-            heard: called after each run with the number of those that are left.
-            patience: is not needed: exporters take turns, run by run.
+            studies: what is known of them.
+            store: that holds the records.
+            heard: called with the number of runs that are left, before the first and after each.
+            whole: whether the studies have ended.
 
         Raises:
             Exception: whatever the client makes of a network that is gone or a disk that is full.
         """
-        todo = self.todo()
-        for start in range(0, len(todo), AT_ONCE):
-            some = todo[start : start + AT_ONCE]
-            records, there = self.store.read(run.trial_id for run in some), self.look()
-            for number, run in enumerate(some, start=start + 1):
-                record = records[run.trial_id]
-                outcome = run.trial_id if record["state"] == DONE else run.trial_id + FAILED
-                if outcome not in there:
-                    put = partial(fill, run=run, record=record)
-                    self.written += self.add(outcome, run.trial_id, *described(run), put)
-                self.lacking.remove(run)
-                heard(len(todo) - number)
-
-    def conclude(self, table: Path, figure: Path) -> None:
-        """Write the study's own run; raises as `write`."""
-        run_id = table_run_id(self.study, table.read_bytes())
-        if run_id not in self.look() and session().settings.mode != "disabled":
-            put = partial(fill_table, table=table, figure=figure)
-            self.written += self.add(run_id, run_id, f"{self.study}: table", "study", {}, put)
+        trials = {run.trial_id: (study, run) for study in reversed(studies) for run in study.runs}
+        there = self.look()
+        ended = store.known(trials.keys() - there)
+        failures = store.read(each for each in ended if each + FAILED in there)
+        todo = [each for each in trials if each in ended and failures.get(each, {}).get("state") != "failed"]
+        tables = {table_run_id(study.name, study.files[0].read_bytes()): study for study in studies if whole}
+        left = len(todo) + len(tables.keys() - there)
+        if left and session().settings.mode == "disabled":  # by the command `wandb disabled`
+            left, todo, tables = 0, [], {}
+        heard(left)
+        for trial_id in todo:
+            (study, run), record = trials[trial_id], store.read([trial_id])[trial_id]
+            outcome = trial_id if record["state"] == DONE else trial_id + FAILED
+            self.add(outcome, trial_id, study.name, *described(run), partial(fill, run=run, record=record))
+            heard(left := left - 1)
+        for run_id in tables.keys() - there:
+            study = tables[run_id]
+            put = partial(fill_table, table=study.files[0], figure=study.files[1])
+            self.add(run_id, run_id, study.name, f"{study.name}: table", "study", {}, put)
+            heard(left := left - 1)
 
     def look(self) -> set[str]:
         """The runs that are there, those of trials that failed with `FAILED`."""
@@ -113,73 +101,40 @@ class WandbExport:
             return {mark.name for mark in self.folder.glob("online/*") if mark.stat().st_size}
         return {path.name.split("-", 3)[3] for path in self.folder.glob("offline-run-*-*")}
 
-    def add(
-        self, outcome: str, run_id: str, name: str, job_type: str, config: dict[str, Any], put: Callable[[Any], None]
-    ) -> bool:
-        """Write one run, one writer at a time; False if another one has done so meanwhile. What writers that were
-        killed have left is replaced, and so is a failure by a success.
+    def add(self, outcome: str, run_id: str, group: str, name: str, job_type: str, config: Config, put: Put) -> None:
+        """Write one run, one writer at a time, unless another one has done so meanwhile. What writers that were killed
+        have left is replaced, and so is a failure by a success.
 
         Args:
             outcome: what `look` is to find.
             put: puts into a run what it holds.
         """
-        temporary, online = self.folder / ".writing", self.online
-        (self.folder / "online" if online else self.folder).mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / ".writing"
+        (self.folder / "online" if self.online else self.folder).mkdir(parents=True, exist_ok=True)
         with within(RUN_SECONDS), (self.folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a writer that is killed lets go of it
             if {run_id, outcome} & self.look():
-                return False
+                return
             shutil.rmtree(temporary, ignore_errors=True)
-            run = self.start(run_id, self.folder.parent if online else temporary, name, job_type, config)
+            folder = self.folder.parent if self.online else temporary
+            run = start(run_id, self.online, folder, name=name, group=group, job_type=job_type, config=config)
             put(run)
             run.finish(exit_code=int(outcome != run_id))
-            if online:
+            if self.online:
                 (self.folder / "online" / outcome).write_text(f"{run.url}\n")
-                return True
+                return
             (written,) = temporary.glob("wandb/offline-run-*")
             written.rename(self.folder / (written.name.removesuffix(run_id) + outcome))
             shutil.rmtree(temporary)
             for before in self.folder.glob(f"offline-run-*-{run_id}{FAILED}") if outcome == run_id else ():
                 shutil.rmtree(before)
-        return True
-
-    def start(self, run_id: str, folder: Path, name: str, job_type: str, config: dict[str, Any]) -> Any:
-        """Open a W&B run, which writes to `folder`/wandb."""
-        import wandb
-
-        check_room(folder)
-        return wandb.init(
-            project=place()[1],
-            id=run_id,
-            dir=folder,
-            mode="online" if self.online else "offline",
-            name=short(name),
-            group=short(self.study),
-            job_type=short(job_type),
-            config={**config, "study": self.study},
-            resume="allow" if self.online else None,
-            reinit="create_new",
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                symlink=False,
-                disable_git=True,
-                disable_code=True,
-                x_disable_stats=True,
-                x_disable_meta=True,  # the command line, which may hold a password of the database
-                x_save_requirements=False,
-                init_timeout=INIT_SECONDS,
-                finish_timeout=FINISH_SECONDS,
-                finish_timeout_raises=True,
-            ),
-        )
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # What stands in a run
 
 
-def described(run: Run) -> tuple[str, str, dict[str, Any]]:
+def described(run: Run) -> tuple[str, str, Config]:
     """Name, job type and configuration of a trial's run."""
     config = text_keys({**run.config, "seed": run.seed, "trial_id": run.trial_id})
     return f"{run.row}, seed {run.seed}", run.row, config
@@ -226,6 +181,38 @@ def text_keys(value: Any) -> Any:
 
 # --------------------------------------------------------------------------------------------------------------------
 # W&B's client
+
+
+def start(run_id: str, online: bool, folder: Path, name: str, group: str, job_type: str, config: Config) -> Any:
+    """Open a W&B run, which writes to `folder`/wandb."""
+    import wandb
+
+    check_room(folder)
+    return wandb.init(
+        project=place()[1],
+        id=run_id,
+        dir=folder,
+        mode="online" if online else "offline",
+        name=short(name),
+        group=short(group),
+        job_type=short(job_type),
+        config={**config, "study": group},
+        resume="allow" if online else None,
+        reinit="create_new",
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            symlink=False,
+            disable_git=True,
+            disable_code=True,
+            x_disable_stats=True,
+            x_disable_meta=True,  # the command line, which may hold a password of the database
+            x_save_requirements=False,
+            init_timeout=INIT_SECONDS,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,
+        ),
+    )
 
 
 @contextmanager

@@ -17,10 +17,9 @@ from senet_lab.compose import compose
 from senet_lab.config import Config, RunError, UserError, fault_of
 from senet_lab.labels import Composed
 from senet_lab.reports import aside
-from senet_lab.studies import driver, outcome, plan, settling
+from senet_lab.studies import driver, exporting, outcome, plan, settling
 from senet_lab.studies.designs import Design, Listed, folder_of
 from senet_lab.studies.executors import ready
-from senet_lab.studies.exporting import exporting
 from senet_lab.studies.pool import Ready
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, Record, Store
@@ -102,12 +101,12 @@ def train(
 
     def more() -> list[plan.Cell]:
         cells = design.more(progress)
-        exporter.grow()
+        exporter.grow(studies, design)
         return cells
 
     with ExitStack() as stack:
         stack.push(lambda kind, error, trace: leave_parts(studies, design) if error else None)
-        exporter = stack.enter_context(exporting(studies, design))
+        exporter = stack.enter_context(exporting.exporting(studies, design))
         with progress:
             driver.Driver(
                 plan.together(design.plans),
@@ -124,7 +123,7 @@ def train(
         design.finish()
         pairs = zip(studies, design.plans, strict=True)
         made = [write(study, each, design, store, progress.console) for study, each in pairs]
-        exporter.conclude(words, progress.console)
+        exporting.conclude(exporter, studies, design, words, progress.console)
     plan.show_alarms(design.plans, progress.console)
     if config.training.keep == "last":
         say_weights(plan.together(design.plans), design.records, results / "checkpoints", store, progress.console)

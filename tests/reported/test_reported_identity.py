@@ -394,7 +394,8 @@ def test_studies_that_train_other_things_are_other_studies_to_optuna(mine: Path,
     """Kind: as above; their trials stood in one Optuna study."""
 
     def name(*words: str) -> str:
-        return of_plan(plan.make(compose([*ASKED, *words])), "s").optuna
+        composed = compose([*ASKED, *words])
+        return of_plan(plan.make(composed), composed).optuna.rpartition(" ")[2]
 
     before = name()
     assert name("seeds=3") == before, "more seeds are the same study"
