@@ -1,1 +1,1 @@
-"""Many trainings: rows, plan, driver, executors, store, tracking."""
+"""Many trainings: rows, plan, driver, executors, store, export."""
