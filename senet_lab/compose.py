@@ -31,8 +31,19 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml.reader import ReaderError
 
-from senet_lab import config as fields
-from senet_lab.config import Config, Recipe, UserError, check_values, fault_of, storage_in, walk
+from senet_lab.config import (
+    Config,
+    Data,
+    Executor,
+    Recipe,
+    Search,
+    Study,
+    UserError,
+    check_values,
+    fault_of,
+    storage_in,
+    walk,
+)
 from senet_lab.factors import LEVELS, VARY, as_study, expanded
 from senet_lab.files import at_home
 from senet_lab.labels import Composed, differences, label, quoted, typed
@@ -144,7 +155,7 @@ def register() -> None:
     """Tell Hydra the types of the fields, once for all compositions."""
     store = ConfigStore.instance()
     store.store("schema", node=Config)
-    for group, node in (("data", fields.Data), ("recipe", Recipe), ("executor", fields.Executor)):
+    for group, node in (("data", Data), ("recipe", Recipe), ("executor", Executor)):
         store.store(f"{group}_schema", node=node, group=group)
 
 
@@ -346,6 +357,6 @@ def help_text() -> str:
 
 def every_key() -> Iterator[tuple[str, str, str]]:
     """Each key, its default as it is typed, and its meaning."""
-    parts: dict[str, Any] = {"study": fields.Study(), "search": fields.Search(), "storage": Config.storage}
+    parts: dict[str, Any] = {"study": Study(), "search": Search(), "storage": Config.storage}
     for key, declared, value in walk(dataclasses.replace(compose([]).config, **parts)):
         yield key, typed(value), declared.told

@@ -4,30 +4,25 @@ The YAML files in `conf/` and `sweeps/` hold differences from these dataclasses 
 is refused. Nothing of the lab is imported (and no torch), so that `--help` and a typo are answered at once.
 """
 
-from senet_lab.config.checks import MOST_SEEDS, check_values
-from senet_lab.config.determinants import SE, Data, Recipe, reduction_number, stage_number
+from senet_lab.config.checks import check_values
+from senet_lab.config.determinants import SE, Data, Recipe, reduction_number
 from senet_lab.config.errors import RunError, UserError, fault_of, first_line, without_passwords
-from senet_lab.config.keys import RESULT, RUN, STUDY, Key, flat, walk
-from senet_lab.config.lab import FAILURES, METRICS, Budget, Config, Search, Settle, Study, storage_in
+from senet_lab.config.keys import RESULT, RUN, flat, walk
+from senet_lab.config.lab import FAILURES, Budget, Config, Search, Study, storage_in
 from senet_lab.config.runs import Executor, Training
 
 __all__ = [
     "FAILURES",
-    "METRICS",
-    "MOST_SEEDS",
     "RESULT",
     "RUN",
     "SE",
-    "STUDY",
     "Budget",
     "Config",
     "Data",
     "Executor",
-    "Key",
     "Recipe",
     "RunError",
     "Search",
-    "Settle",
     "Study",
     "Training",
     "UserError",
@@ -36,7 +31,6 @@ __all__ = [
     "first_line",
     "flat",
     "reduction_number",
-    "stage_number",
     "storage_in",
     "walk",
     "without_passwords",

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from senet_lab.config import RunError, UserError
+from senet_lab.config import RunError, UserError, first_line
 from senet_lab.labels import short_hash
 from senet_lab.studies.export_facts import Exported, Run
 from senet_lab.studies.store import DONE, Record, Store
@@ -246,8 +246,7 @@ def log_in(word: str, otherwise: str) -> bool:
     try:
         return bool(wandb.login(prompt=False, verify=True))
     except wandb.errors.Error as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise RunError(f"{word}: {reason}; {otherwise}") from error
+        raise RunError(f"{word}: {first_line(error).rstrip('.')}; {otherwise}") from error
 
 
 def place() -> tuple[str, str]:
