@@ -83,7 +83,7 @@ def expect(plan: Plan, store: Store, workers: int, alike: str = "network") -> Ex
         else:
             rate = rates.get(key, mean) * cell.spec.devices
             decoding = decoded.get(read_by(cell), Decoding())
-            seconds[cell.trial_id] = trial_seconds(cell, plan.facts, rate, decoding, cores)
+            seconds[cell.trial_id] = trial_seconds(cell, plan.facts_of(cell.row), rate, decoding, cores)
     return Expectation(seconds, rough=bool(rates), once=sum(each.once for each in decoded.values()))
 
 

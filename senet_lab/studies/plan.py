@@ -265,7 +265,7 @@ def show_total(plan: Plan, expectation: Expectation, workers: int, console: Cons
     say(console, "GFLOPs are multiply-adds of one image.", "dim")
     show_setting(plan, workers, console)
     facts = plan.facts
-    if facts.validation and all(row.config.data.subset is None for row in plan.rows):
+    if facts.validation and all(plan.facts_of(row) == facts for row in plan.rows) and plan.config.data.subset is None:
         whole = facts.train + facts.validation
         say(console, f"{facts.train:,} of {whole:,} training images are trained on; data.validation=0 trains on all")
     for remark in facts.remarks:
