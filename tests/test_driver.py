@@ -162,7 +162,7 @@ def test_a_study_that_is_cut_off_in_every_way_ends_with_the_same_bytes(finished:
     for record in lab.records():  # and was cut off in the middle of writing a checkpoint
         (lab.folder / f"results/local/checkpoints/{record['trial_id']}.1.tmp").touch()
     driver = lab.start(*WORDS, python=("-W", "error"))  # a worker is killed; the study goes on
-    wait_for(lambda: lab.training() and len(lab.workers()) == 2, driver)
+    wait_for(lambda: lab.training() and len(lab.workers()) == 2 and lab.exporters(), driver)  # which may start late
     os.kill(lab.workers()[0], signal.SIGKILL)
     done = ended(driver)
     assert (done.code, done.err) == (0, "")

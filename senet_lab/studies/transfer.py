@@ -2,7 +2,7 @@
 
 What is taken over are the records of trials that have ended, and the notes (a search's space, latencies). A record that
 is there already stays as it is: of one trial there is one result. Optuna's tables are a mirror of the records: copied
-where both stores are databases, and otherwise written by the next run of each study.
+where both stores are databases, and otherwise written by the next run of each study, or by `export optuna`.
 """
 
 from __future__ import annotations
