@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from senet_lab.reports.cells import first
 from senet_lab.reports.conclusions import Verdict
 from senet_lab.reports.contrasts import Contrast, effects, of_rows
 from senet_lab.reports.outcomes import outcomes
-from senet_lab.reports.sequential import Looks, planned
+from senet_lab.reports.sequential import Looks, planned, rounding
 from senet_lab.reports.table import Failure
 from senet_lab.reports.trials import factors_of, guessing
 
@@ -47,14 +46,13 @@ class Study:
     outputs: dict[str, Outputs]
 
     def step(self, weights: Mapping[str, float]) -> float:
-        """What one test image weighs in a difference: rounding to whole images adds up as the squares of the weights
-        do, which are 1 and 1 where two rows are compared. 0 for a loss, which is not counted."""
+        """What one test image weighs in a difference; 0 for a loss, which is not counted."""
         counted = self.images if self.aim.metric == "error" else None
-        return statistics.step_percent(counted) * math.sqrt(sum(weight**2 for weight in weights.values()) / 2)
+        return statistics.step_percent(counted) * rounding(weights.values())
 
     def looks(self, weights: Mapping[str, float]) -> Looks:
         """At each difference, where seeds are added until a verdict is in."""
-        return replace(planned(self.aim, self.tests, self.images), step=self.step(weights))
+        return planned(self.aim, self.tests, self.images, weights.values())
 
     def values(self, group: pd.DataFrame, metric: str) -> dict[int, float]:
         """seed → error in percent, or loss in nats; of a failed trial the guess where it counts as that. No losses

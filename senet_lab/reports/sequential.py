@@ -20,6 +20,7 @@ Nothing here depends on the variance, and a stop for another reason than the bou
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -195,11 +196,17 @@ class Looks:
         return None
 
 
-def planned(aim: Aim, tests: int, test_images: int | None) -> Looks:
-    """The looks at each row of a study that settles: α is split over its tests.
+def rounding(weights: Iterable[float]) -> float:
+    """How many times what one image weighs in a difference of two rows it weighs in one with these weights."""
+    return math.sqrt(sum(weight**2 for weight in weights) / 2)
+
+
+def planned(aim: Aim, tests: int, test_images: int | None, weights: Iterable[float] = (1, -1)) -> Looks:
+    """The looks at each difference of a study that settles: α is split over its tests.
 
     Args:
         test_images: behind each error; None where nothing was trained.
+        weights: of the rows in the difference; rounding to whole images adds up as their squares do.
     """
-    step = step_percent(test_images if aim.metric == "error" else None)
+    step = step_percent(test_images if aim.metric == "error" else None) * rounding(weights)
     return Looks(ALPHA / max(1, tests), aim.least, aim.most, aim.margin, step)

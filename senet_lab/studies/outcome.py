@@ -84,6 +84,7 @@ def trial(
         "classes": len(plan.facts.classes),
         "study_rows": plan.study_rows,
         "study_tests": plan.study_tests,
+        "failures": plan.aim.failures,  # stands here in what is published
         "test_loss": metrics.get("test_loss"),
         "outputs": outputs.digest(packed[cell.trial_id]) if cell.trial_id in packed else "",
         **plan.aim.columns(),

@@ -7,6 +7,7 @@ parameters, multiply-adds and operators; and rows that build the same network ar
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,9 @@ from senet_lab.config import SE, Config, Study, UserError, first_line
 from senet_lab.labels import Composed
 from senet_lab.models import identity
 from senet_lab.models.cost import Cost
+from senet_lab.reports import contrasts as compared
 from senet_lab.reports import paper
+from senet_lab.reports.contrasts import Contrast
 from senet_lab.selection import networks
 from senet_lab.studies.variants import Variant, variants
 from senet_lab.training import data as images
@@ -263,3 +266,17 @@ def cost_in_paper(backbone: str, se: SE | None, size: int, classes: int) -> Cost
         return models.cost(net, (PAPER_CHANNELS, size, size))
     except ValueError:
         return None
+
+
+def contrasts(rows: Sequence[Row], trained: Mapping[str, str]) -> dict[str, Contrast]:
+    """What the verdicts of a study are about: its rows against their baselines or, in a grid, its effects.
+
+    Args:
+        rows: in the study's order.
+        trained: label → the id of the row's training with some seed, the same for all.
+    """
+    factors = tuple(rows[0].levels)
+    if len(factors) > 1:
+        cells = {row.label: tuple(repr(level) for level in row.levels.values()) for row in rows}
+        return compared.effects(cells, factors, rows[0].baseline)
+    return compared.of_rows(trained, {row.label: "" if row.baseline == row.label else row.baseline for row in rows})

@@ -26,6 +26,7 @@ from senet_lab.labels import short_hash
 from senet_lab.reports.aim import Aim, asked
 from senet_lab.reports.aim import of as aim_of
 from senet_lab.reports.cells import read_cells
+from senet_lab.studies import rows as study_rows
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.plan import Cell, Plan, look_up, say
 from senet_lab.studies.store import FAILED, Record, Store, notes
@@ -190,26 +191,27 @@ class Need(NamedTuple):
 
 
 def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, Need]:
-    """Label → what its row needs: the seeds up to its stop, or up to its next look. A baseline needs as many as the row
-    that needs most."""
+    """Label → what its row needs: the seeds up to the last stop, or next look, of the verdicts that it is needed for.
+    In a grid these are the effects', which stand behind the rows."""
     aim, classes = plan.aim, len(plan.facts.classes)
     ended = {(each.row.label, each.seed): records.get(each.trial_id) for each in plan.cells}
     first = {each.row.label: each.trial_id for each in plan.cells if each.seed == aim.first}
     found = {row.label: Need(aim.least, open=False) for row in plan.rows}
-    for row in plan.rows:
-        if first[row.label] == first[row.baseline]:  # a baseline, or another name of it
+    for name, contrast in study_rows.contrasts(plan.rows, first).items():
+        if contrast.key is None:  # another name of its baseline
             continue
-        pairs: list[tuple[float | None, float | None]] = []
+        values: list[tuple[float | None, ...]] = []
         for seed in range(aim.first, aim.first + aim.most):
-            mine, theirs = ended.get((row.label, seed)), ended.get((row.baseline, seed))
-            if mine is None or theirs is None:
+            mine = [ended.get((label, seed)) for label in contrast.weights]
+            if None in mine:
                 break
-            pairs.append((outcome(mine, aim, classes), outcome(theirs, aim, classes)))
-        stop = stop_of(tuple(pairs), aim, plan.study_tests or 0, plan.facts.test)
-        need = Need(stop[0], False, stop[1]) if stop else Need(min(aim.most, len(pairs) + 1 + ahead), True)
-        for label, word in ((row.label, need.word), (row.baseline, found[row.baseline].word)):
+            values.append(tuple(outcome(record, aim, classes) for record in mine if record is not None))
+        stop = stop_of(tuple(values), tuple(contrast.weights.values()), aim, plan.study_tests or 0, plan.facts.test)
+        need = Need(stop[0], False, stop[1]) if stop else Need(min(aim.most, len(values) + 1 + ahead), True)
+        for label in contrast.weights:
             had = found[label]
-            found[label] = Need(max(had.seeds, need.seeds), had.open or need.open, word)
+            found[label] = had._replace(seeds=max(had.seeds, need.seeds), open=had.open or need.open)
+        found[name] = found.get(name, need)._replace(word=need.word)
     return found
 
 
@@ -220,24 +222,25 @@ def outcome(record: Record, aim: Aim, classes: int) -> float | None:
     return float(record["metrics"][f"test_{aim.metric}"])
 
 
-@lru_cache(maxsize=4096)  # each row is asked about whenever a worker is free
+@lru_cache(maxsize=4096)  # each contrast is asked about whenever a worker is free
 def stop_of(
-    pairs: tuple[tuple[float | None, float | None], ...], aim: Aim, tests: int, test_images: int
+    values: tuple[tuple[float | None, ...], ...], weights: tuple[float, ...], aim: Aim, tests: int, test_images: int
 ) -> tuple[int, str] | None:
-    """After how many seeds a row has its verdict over seeds, and which; None where it has none yet.
+    """After how many seeds a contrast has its verdict over seeds, and which; None where it has none yet.
 
     Args:
-        pairs: what the row and its baseline came to, seed by seed.
+        values: what its rows came to, seed by seed.
+        weights: of its rows.
         tests: of the study.
         test_images: behind an error.
     """
     from senet_lab.reports.sequential import planned  # scipy comes with it
 
-    failed = next((number for number, pair in enumerate(pairs, start=1) if None in pair), None)
-    if failed is not None:  # the row is not tested, however many seeds follow
-        return (max(failed, aim.least), "failed") if len(pairs) >= aim.least else None
-    differences = [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
-    return planned(aim, tests, test_images).follow(differences)
+    failed = next((number for number, row in enumerate(values, start=1) if None in row), None)
+    if failed is not None:  # it is not tested, however many seeds follow
+        return (max(failed, aim.least), "failed") if len(values) >= aim.least else None
+    differences = [sum(weight * (value or 0) for weight, value in zip(weights, row, strict=True)) for row in values]
+    return planned(aim, tests, test_images, weights).follow(differences)
 
 
 def show(plans: Sequence[Plan], expectation: Expectation, workers: int, console: Console) -> None:
@@ -263,7 +266,9 @@ def span(plans: Sequence[Plan], seconds: Callable[[Cell], float]) -> tuple[dict[
     most: dict[str, float] = {}
     for plan in plans:
         rows = likes(plan)
-        for label, need in needs(plan, plan.recorded).items():
+        found = needs(plan, plan.recorded)
+        for label in rows:
+            need = found[label]
             for at in range(plan.aim.most if need.open else need.seeds):
                 each = rows[label].with_seed(plan.aim.first + at)
                 if each.trial_id not in plan.recorded:
