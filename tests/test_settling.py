@@ -113,6 +113,28 @@ def test_neither_order_nor_workers_change_what_is_looked_at(store: Store) -> Non
         assert seeds_of(settled(plan, record, random.Random(number))) == plain
 
 
+def test_effects_of_a_grid_settle_each_by_itself(store: Store) -> None:
+    """A second implementation: main effects and interaction by linear algebra, all seeds at once."""
+    words = ["+vary=[se.reduction,recipe.lr]", "levels=[[2,8],[0.05,0.1]]", *WORDS[1:]]
+    (plan,) = settling.placed([make(compose(words))], [Path("nowhere")], store)
+    assert plan.study_tests == 3
+    signs = np.array([[-1, -1, 1, 1], [-1, 1, -1, 1], [1, -1, -1, 1]]) * [[0.5], [0.5], [1]]  # over the cells in order
+    stops = set()
+    for number in range(5):
+        errors = 20 + np.random.default_rng(number).normal([0, 0.3, 1, 2.5], 0.7, (9, 4))
+        at = {row.label: dict(enumerate(errors[:, place])) for place, row in enumerate(plan.rows)}
+        ended = settled(plan, lambda label, seed, at=at: {"state": DONE, "metrics": {"test_error": at[label][seed]}})
+        needed = []
+        for weights in signs:
+            step = 5 * np.sqrt((weights**2).sum() / 2)  # of 20 test images
+            stop = Looks(0.05 / 3, 3, 9, 2.0, step).follow(errors @ weights)
+            assert stop is not None
+            needed.append(stop.n)
+        stops.update(needed)
+        assert {len(seeds) for seeds in seeds_of(ended).values()} == {max(needed)}  # every cell is in every effect
+    assert len(stops) > 1
+
+
 def test_verdicts_are_told_once_as_they_come_in(store: Store) -> None:
     plan = placed(store)
     record, told = outcomes(plan, 3), []
