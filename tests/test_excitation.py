@@ -324,8 +324,8 @@ def test_the_terminal_has_eighty_columns(blocks: list[str]) -> None:
 
 def test_the_same_gates_give_the_same_bytes(tmp_path: Path) -> None:
     frame = made_up(FOUR, ["goldfish", "plane", "NA", "7, or so"])
-    written = excitation.write(tmp_path / "a", frame, facts(FOUR), "resnet50, $images$")
-    again = excitation.write(
+    written = gate_figures.write(tmp_path / "a", frame, facts(FOUR), "resnet50, $images$")
+    again = gate_figures.write(
         tmp_path / "b", excitation.read(tmp_path / "a" / "gates.csv"), facts(FOUR), "resnet50, $images$"
     )
     assert len(written) == 2 + 2 * 3

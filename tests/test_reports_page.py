@@ -22,7 +22,7 @@ from scipy import stats
 from test_reports_roundtrip import RATIO, made_up, searched
 
 from senet_lab.__main__ import main
-from senet_lab.reports import curves, excitation, page, sources, tables
+from senet_lab.reports import curves, excitation, gate_figures, page, sources, tables
 from senet_lab.reports.cells import csv_bytes
 
 NASTY = """<script>window.ran = 1</script>"><img src=x onerror="window.ran = 2"> & '$x$' \\ </script><!--"""
@@ -300,7 +300,7 @@ def test_the_role_of_excitation(tmp_path: Path) -> None:
     block = {"block": "SE_2_1", "stage": 2, "squeeze": "avg", "excitation": "sigmoid"}
     blocks = pd.DataFrame([{**block, "stage_se_params": 50, "params": 1000}])
     folder = tmp_path / "results" / "local" / "excitation" / trials["trial_id"][4]
-    excitation.write(folder, gates, blocks, "a network")
+    gate_figures.write(folder, gates, blocks, "a network")
     read = Read(rendered(tmp_path / "results"))
     pictures = [attributes for tag, attributes in read.elements if tag == "img"]
     for picture, name in zip(pictures, excitation.FIGURES, strict=True):

@@ -12,10 +12,8 @@ line's dashes, markers and lightness, not only by its colour.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +21,6 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from senet_lab import files
 
 ALL = "all classes"  # in place of a class's name: the images of all of them
 BOUNDED = ("sigmoid",)  # excitations whose gates lie between 0 and 1
@@ -149,28 +145,6 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
 
 # --------------------------------------------------------------------------------------------------------------------
 # Files and terminal
-
-
-def write(folder: str | Path, gates: pd.DataFrame, blocks: pd.DataFrame, title: str) -> list[Path]:
-    """Write `gates.csv`, `blocks.csv` and both figures (svg, png, pdf) into a folder, all or none.
-
-    Args:
-        folder: made if missing.
-        gates: see `summarise`.
-        blocks: see `summarise`.
-        title: what network on what images.
-    """
-    from senet_lab.reports.gate_figures import render  # with it comes matplotlib, which a page does not need
-
-    text = gates.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    gates = read(io.StringIO(text))
-    summary = summarise(gates, blocks)
-    contents = {
-        "gates.csv": text.encode(),
-        "blocks.csv": summary.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode(),
-        **render(gates, summary, title),
-    }
-    return files.replace_all(folder, contents)
 
 
 def read(source: Any) -> pd.DataFrame:

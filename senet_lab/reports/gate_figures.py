@@ -6,9 +6,11 @@ same bytes.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from senet_lab import files
+from senet_lab.reports import excitation
 from senet_lab.reports.drawing import LABEL_SIZE, drawn, extent, short
 from senet_lab.reports.excitation import ALL, BOUNDED, FIGURES
 
@@ -153,3 +157,23 @@ def _panels(
         handlelength=3,
     )
     return figure
+
+
+def write(folder: str | Path, gates: pd.DataFrame, blocks: pd.DataFrame, title: str) -> list[Path]:
+    """Write `gates.csv`, `blocks.csv` and both figures (svg, png, pdf) into a folder, all or none.
+
+    Args:
+        folder: made if missing.
+        gates: see `excitation.summarise`.
+        blocks: see `excitation.summarise`.
+        title: what network on what images.
+    """
+    text = gates.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    gates = excitation.read(io.StringIO(text))
+    summary = excitation.summarise(gates, blocks)
+    contents = {
+        "gates.csv": text.encode(),
+        "blocks.csv": summary.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode(),
+        **render(gates, summary, title),
+    }
+    return files.replace_all(folder, contents)

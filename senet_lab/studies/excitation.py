@@ -53,7 +53,7 @@ def draw(arguments: argparse.Namespace) -> None:
         report=counting(len(test), "images"),
     )
     folder = arguments.to or (arguments.results or Path("results/local")) / "excitation" / path.stem
-    written = excitation.write(folder, measured.gates, measured.blocks, title)
+    written = gate_figures.write(folder, measured.gates, measured.blocks, title)
     console.print()
     excitation.terminal(excitation.summarise(measured.gates, measured.blocks), console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
