@@ -40,9 +40,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     many = made_up(
         {f"design {i}": "" for i in range(90)}, 2, "design 0", "", data="cifar10", study="many", title="Many rows"
     )
-    folder = put(root / "d" / "many", many)
-    front = "".join(f"design {i},{int(i % 9 == 0)}\n" for i in range(90))
-    (folder / "front.csv").write_text(f"design,on_front\n{front}")
+    number = many["row"].str.removeprefix("design ").astype(int)
+    best = number % 9 == 0  # are the front of a search
+    fixed = dict.fromkeys(("sampler", "spent", "reference", "words"), "") | {"objectives": "val_error params"}
+    fixed |= {"part": "search", "asked": number + 1, "classes": 10, "channels": 1, "val_images": 100}
+    fixed |= {"val_error": (60 - number / 2).where(best, 61.0), "params": (1000 + number).where(best, 2000)}
+    put(root / "d" / "many", many.assign(**fixed))
     page = root / "report.html"
     assert main(["report", str(root), "--to", str(page)]) == 0
     return page
@@ -133,7 +136,7 @@ def test_a_hover_shows_the_design(tab: sync_api.Page, report: Path) -> None:
     errors = trials[(trials["row"] == "r = 4") & (trials["status"] == "done")]["test_error"]
     said = tip.inner_text()
     assert said.startswith("r = 4")
-    for words in (f"{errors.mean():.2f} ± ", "n = 2", "78,000", "1,234,568", "2:1 3:2 4:4", "seed 1", "22.25 %"):
+    for words in (f"{errors.mean():.2f} ± ", "(2)", "78,000", "1,234,568", "2:1 3:2 4:4", "seed 1", "22.25"):
         assert words in said
     assert tab.locator("tr.lit th").inner_text() == "r = 4"
     tab.mouse.move(5, 5)

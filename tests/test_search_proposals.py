@@ -28,7 +28,7 @@ def made_up(*stages: int) -> Space:
         for level in levels[key][1:]
         for words in itertools.product(*WORDS)
     }
-    return Space(levels, {"params": 75_000.0}, parts)
+    return Space(levels, {(): {"params": 75_000.0}}, parts)
 
 
 SPACE = made_up(2, 3)

@@ -171,7 +171,15 @@ def verdict_cell(row: Row) -> str | None:
 STUDY: tuple[Column, ...] = (
     Column("row", "row", pick("label"), cell=lambda r: r.label + " *" * r.starred, words=True, drop=0, wrap=18),
     Column("paper_row", value=pick("printed", "name")),
-    Column("paper_top1_percent", "paper top-1 %", pick("printed", "top1"), fixed(2), drop=4, paper=True),
+    Column(
+        "paper_top1_percent",
+        "paper top-1 %",
+        pick("printed", "top1"),
+        fixed(2),
+        drop=4,
+        paper=True,
+        tip="paper top-1 %",
+    ),
     Column("paper_top5_percent", "paper top-5 %", pick("printed", "top5"), fixed(2), drop=8, paper=True),
     Column("paper_delta_points", value=pick("printed_delta"), exact=fixed(2)),
     Column("paper_gflops", "paper GFLOPs", pick("printed", "gflops"), printed_gflops, drop=9, paper=True),
