@@ -77,8 +77,9 @@ class Search:
     space: dict[str, Any] = key(
         dict,
         "what may vary, each with its levels: `se.reduction` (`off` or r; one list for every stage, or a mapping from "
-        "stage to list, in which a stage left out has no SE), `se.squeeze`, `se.excitation`, `se.position`. What is "
-        "not there stays as `se` says",
+        "stage to list, in which a stage left out has no SE), `se.squeeze`, `se.excitation`, `se.position`, and what "
+        "else bears on a training of the same images (`recipe.lr`, `data.size`, `backbone` …). What is not there stays "
+        "as the words say",
     )
     objectives: list[str] = key(
         lambda: ["val_error", "params"],
