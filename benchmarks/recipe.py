@@ -147,7 +147,7 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
     """Train what these candidates lack in their store, as one plan; what became of each."""
     from rich.console import Console
 
-    from senet_lab.studies import driver, forecast, plan, study
+    from senet_lab.studies import driver, forecast, plan, plan_text, study
     from senet_lab.studies.executors import ready
     from senet_lab.studies.progress import Progress
     from senet_lab.studies.store import DONE, Store
@@ -181,7 +181,7 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
     with ready(config, whole.device, idle=not whole.todo) as executor:
         workers = min(executor.room, max(1, len(whole.todo)))
         processes = workers * config.training.devices
-        plan.check_room([cell.spec for cell in whole.todo], executor.sharing(processes))
+        plan_text.check_room([cell.spec for cell in whole.todo], executor.sharing(processes))
         with Unseen(whole, forecast.expect(whole, store, workers), workers, console) as progress:
             records = driver.Driver(
                 whole,

@@ -13,9 +13,8 @@ import difflib
 import functools
 import re
 import shlex
-import textwrap
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,13 +35,10 @@ from senet_lab.config import (
     Data,
     Executor,
     Recipe,
-    Search,
-    Study,
     UserError,
     check_values,
     fault_of,
     storage_in,
-    walk,
 )
 from senet_lab.factors import LEVELS, VARY, as_study, expanded
 from senet_lab.files import at_home
@@ -53,19 +49,6 @@ PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe", "executor")  # chosen by name from conf/
 STUDIES = {"ablation": "study", "search": "search"}  # chosen by name from sweeps/, and the key that each sets
 EVERY_STUDY = "ablation=all"
-
-EXAMPLES = """\
-python -m senet_lab.run                              train one network: SE-ResNet-8 on the digits
-python -m senet_lab.run +ablation=ratio              a study: Table 10 of the paper
-python -m senet_lab.run +ablation=ratio plan=true    what it would train, what it costs, how long it takes
-python -m senet_lab.run +ablation=ratio seeds=settle margin=0.5    seeds until each verdict is in, 20 at most
-python -m senet_lab.run +vary=recipe.lr 'levels=[0.05,0.1,0.2]'    any key that bears on the result, at these levels
-python -m senet_lab.run +search=tabular plan=true    a search: its space, its cheapest and its dearest design
-python -m senet_lab.run +ablation=ratio data=cifar10 data.root=DIR backbone=resnet56 recipe=cifar seeds=5
-python -m senet_lab.run +ablation=networks_cifar10 'study.only=[wrn16_8]'    networks plain and with SE; one pair
-python -m senet_lab.run se.reduction=8 se.position=pre 'se.stages=[3,4]'     another design
-python -m senet_lab.run se=null                      the plain network
-"""
 
 
 def sweeps() -> list[Path]:
@@ -324,39 +307,3 @@ def plainly(error: Exception) -> str:
         if key in STUDIES:
             first += "; its first line should be # @package _global_"
     return f"{key}: {first}" if key and key not in first else first
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Help
-
-
-def job_text(words: Iterable[str]) -> str:
-    """What `--cfg job` prints: the whole configuration that the other words ask for."""
-    rest = [word for word in words if word not in ("-c", "--cfg")]
-    if "job" not in rest:
-        raise UserError("--cfg takes the word job: it prints the configuration and runs nothing")
-    rest.remove("job")
-    return OmegaConf.to_yaml(OmegaConf.structured(compose(rest).config))
-
-
-def help_text() -> str:
-    """What `--help` prints."""
-    listed = "\n".join(
-        f"  {'+' * (group in STUDIES)}{group}={'|'.join(choices(group))}" for group in (*GROUPS, *STUDIES)
-    )
-    return (
-        "Train a squeeze-and-excitation network, or run a whole study of them.\n\n"
-        "usage: python -m senet_lab.run [key=value …]\n\n"
-        f"{EXAMPLES}\nchoices:\n{listed}\n\nevery key, its default and its meaning:\n"
-        + "\n".join(
-            textwrap.fill(f"{key}={value}  {means}", 100, initial_indent="  ", subsequent_indent="      ")
-            for key, value, means in every_key()
-        )
-    )
-
-
-def every_key() -> Iterator[tuple[str, str, str]]:
-    """Each key, its default as it is typed, and its meaning."""
-    parts: dict[str, Any] = {"study": Study(), "search": Search(), "storage": Config.storage}
-    for key, declared, value in walk(dataclasses.replace(compose([]).config, **parts)):
-        yield key, typed(value), declared.told

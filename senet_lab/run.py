@@ -61,7 +61,8 @@ def command(words: list[str]) -> int:
 
 def answer(words: list[str]) -> int:
     """Do what the words say; the exit code."""
-    from senet_lab.compose import compose_all, help_text, job_text
+    from senet_lab.compose import compose_all
+    from senet_lab.help import help_text, job_text
 
     if {"-h", "--help"} & set(words):
         print(help_text(), flush=True)

@@ -19,7 +19,7 @@ from launching import SEARCH, Ended, Lab, one_line
 from senet_lab.compose import compose
 from senet_lab.config import Config, UserError
 from senet_lab.run import main
-from senet_lab.studies import limits, plan, pool, ray, rows
+from senet_lab.studies import limits, plan_text, pool, ray, rows
 from senet_lab.studies import workers as workers_of
 from senet_lab.studies.limits import Limits
 from senet_lab.training import faults, step
@@ -296,11 +296,11 @@ def test_room_on_a_gpu_is_needed_for_all_that_share_it(monkeypatch: pytest.Monke
     composed = compose([])
     ((row,), _) = rows.build(composed, facts(composed.config.data))
     spec = replace(row.spec(facts(composed.config.data), 0, "cpu"), feed="memory", device="cuda")
-    monkeypatch.setattr(plan, "size_in_memory", lambda data: 2**30)
+    monkeypatch.setattr(plan_text, "size_in_memory", lambda data: 2**30)
     monkeypatch.setattr(step, "room", lambda device: 3.0 * 2**30)
-    plan.check_room([spec], workers_of.sharing("cuda", 6, gpus=2))
+    plan_text.check_room([spec], workers_of.sharing("cuda", 6, gpus=2))
     with pytest.raises(UserError, match=r"take 4\.00 GiB for 4 workers on a GPU, and 3\.00 GiB are free; fewer"):
-        plan.check_room([spec], workers_of.sharing("cuda", 7, gpus=2))
+        plan_text.check_room([spec], workers_of.sharing("cuda", 7, gpus=2))
 
 
 # --------------------------------------------------------------------------------------------------------------- words

@@ -19,7 +19,8 @@ from senet_lab.counting import duration
 from senet_lab.run import main
 from senet_lab.studies import calibration, forecast
 from senet_lab.studies.forecast import Expectation, expect
-from senet_lab.studies.plan import Cell, Plan, look_up, make, show, show_total
+from senet_lab.studies.plan import Cell, Plan, look_up, make
+from senet_lab.studies.plan_text import show, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import Store
 from senet_lab.training.images import Files

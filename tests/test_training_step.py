@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from senet_lab import models
 from senet_lab.compose import compose
 from senet_lab.config import SE, Data, Recipe, Training, UserError
-from senet_lab.studies import plan, rows
+from senet_lab.studies import plan_text, rows
 from senet_lab.studies.checking import spec_of as spec_from
 from senet_lab.training import step, trial
 from senet_lab.training.data import facts
@@ -242,22 +242,22 @@ def test_the_optimiser_is_recorded_under_the_name_that_it_has_in_trials_of_old()
     spec = row.spec(known, 0, "cuda")
     assert spec.determinants()["fused"] is spec.config()["fused"] is True
     assert spec_from(json.loads(json.dumps(spec.config()))).trial_id == spec.trial_id
-    assert "fused optimiser" in plan.carried_out(spec)
+    assert "fused optimiser" in plan_text.carried_out(spec)
 
 
 def test_the_plan_says_how_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_tree(tmp_path, {"a": 12, "b": 12})
     words = ["data=folder", f"data.root={data.root}", "data.size=16", "training.feed=memory"]
     held = spec_of(*words, "training.compile=whole")
-    assert plan.carried_out(held) == "images in memory, 0.00 GiB a worker, compiled: whole"
-    assert plan.carried_out(spec_of(*words[:3])) == ""
+    assert plan_text.carried_out(held) == "images in memory, 0.00 GiB a worker, compiled: whole"
+    assert plan_text.carried_out(spec_of(*words[:3])) == ""
     assert held.trial_id != spec_of(*words[:3]).trial_id
-    plan.check_room([held, spec_of()], 4)
+    plan_text.check_room([held, spec_of()], 4)
     monkeypatch.setattr(step, "room", lambda device: 1000.0)
     with pytest.raises(
         UserError, match=r"training\.feed=memory: the images take 0\.00 GiB for 4 workers, and 0\.00 GiB"
     ):
-        plan.check_room([held], 4)
+        plan_text.check_room([held], 4)
 
 
 def test_free_memory_is_a_number_of_bytes() -> None:

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the reference of keys."""
-    from senet_lab.compose import every_key
+    from senet_lab.help import every_key
 
     groups: dict[str, list[str]] = {}
     for key, value, means in every_key():

@@ -16,7 +16,7 @@ from rich.console import Console
 from senet_lab.config import RunError
 from senet_lab.labels import Composed
 from senet_lab.reports import aside
-from senet_lab.studies import plan, settling
+from senet_lab.studies import plan, plan_text, settling
 from senet_lab.studies.forecast import Expectation, expect
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.progress import Progress
@@ -125,13 +125,13 @@ class Listed:
 
     def show(self, forecast: Expectation, workers: int, console: Console) -> None:
         for each in self.plans:
-            plan.show(each, console)
+            plan_text.show(each, console)
         for folder, each in zip(self.folders, self.plans, strict=True):
             said = aside.announced(folder, each.trials)
             console.print(said, style="yellow", soft_wrap=True) if said else None
         settling.show(self.plans, forecast, workers, console)
-        plan.show_total(plan.together(self.plans), forecast, workers, console)
-        plan.show_alarms(self.plans, console)
+        plan_text.show_total(plan.together(self.plans), forecast, workers, console)
+        plan_text.show_alarms(self.plans, console)
 
     def begin(self) -> None:
         if settling.write_down(self.plans, self.folders, self.store):

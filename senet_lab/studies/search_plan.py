@@ -9,7 +9,8 @@ from rich.table import Table
 
 from senet_lab.config import UserError
 from senet_lab.counting import duration
-from senet_lab.studies.plan import Plan, carried_out, say, show_setting
+from senet_lab.studies.plan import Plan
+from senet_lab.studies.plan_text import carried_out, say, show_setting
 from senet_lab.studies.proposals import ENUMERATE, LISTED
 from senet_lab.studies.space import Design, amount, label
 

@@ -28,7 +28,8 @@ from senet_lab.reports.aim import of as aim_of
 from senet_lab.reports.cells import read_cells
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.forecast import Expectation
-from senet_lab.studies.plan import Cell, Plan, look_up, say
+from senet_lab.studies.plan import Cell, Plan, look_up
+from senet_lab.studies.plan_text import say
 from senet_lab.studies.store import FAILED, Record, Store, notes
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from senet_lab.compose import compose
 from senet_lab.config import Config, RunError, UserError, fault_of
 from senet_lab.labels import Composed
 from senet_lab.reports import aside
-from senet_lab.studies import driver, exporting, outcome, plan, settling
+from senet_lab.studies import driver, exporting, outcome, plan, plan_text, settling
 from senet_lab.studies.designs import Design, Listed, folder_of
 from senet_lab.studies.executors import ready
 from senet_lab.studies.pool import Ready
@@ -60,7 +60,7 @@ def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
                 console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
             return 0
         design.begin()
-        plan.check_room(design.specs(), executor.sharing(workers * config.training.devices))
+        plan_text.check_room(design.specs(), executor.sharing(workers * config.training.devices))
         progress = Progress(plan.together(design.plans), forecast, workers, console)
         made = train(studies, design, store, progress, executor, words)
         if isinstance(design, Listed) and words:
@@ -124,7 +124,7 @@ def train(
         pairs = zip(studies, design.plans, strict=True)
         made = [write(study, each, design, store, progress.console) for study, each in pairs]
         exporting.conclude(exporter, studies, design, words, progress.console)
-    plan.show_alarms(design.plans, progress.console)
+    plan_text.show_alarms(design.plans, progress.console)
     if config.training.keep == "last":
         say_weights(plan.together(design.plans), design.records, results / "checkpoints", store, progress.console)
     return made

@@ -19,7 +19,7 @@ from test_data_feeds import make_tree, picture
 from senet_lab.compose import choices, compose
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.reports import curves
-from senet_lab.studies import outcome, plan, search
+from senet_lab.studies import outcome, plan, plan_text, search
 from senet_lab.studies.export_facts import of_plan
 from senet_lab.studies.export_optuna import lacking
 from senet_lab.studies.forecast import Expectation
@@ -402,7 +402,7 @@ def test_the_plan_says_how_many_images_are_trained_on() -> None:
     for words, expected in ((["data=cifar10"], True), (["data=cifar10", "data.validation=0"], False)):
         console = Console(record=True, width=200)
         made = plan.make(compose([*words, "recipe=cifar", "backbone=resnet20"]))
-        plan.show_total(
+        plan_text.show_total(
             dataclasses.replace(made, recorded={key: {"state": "done"} for key in made.trials}),
             Expectation({}, False),
             1,

@@ -23,7 +23,7 @@ from senet_lab.models.gates import EXCITATIONS, FROM_ONE, SQUEEZES
 from senet_lab.reports import aside, sources, tables
 from senet_lab.reports.cells import csv_bytes
 from senet_lab.reports.trials import COLUMNS, read_trials
-from senet_lab.studies import plan, study
+from senet_lab.studies import plan, plan_text, study
 from senet_lab.studies.designs import Listed
 from senet_lab.studies.export_facts import of_plan
 from senet_lab.studies.forecast import Expectation
@@ -250,7 +250,7 @@ def test_a_record_from_before_is_kept_and_not_used_without_a_word(
     store.add(spec.earlier("").trial_id, "done", 0.0, json.dumps(RECORD))
     looked = plan.look_up(plan.make(compose(ASKED)), store)
     assert len(looked.todo) == 1
-    plan.show_total(looked, Expectation({spec.trial_id: 1.0}, rough=False), 1, Console(width=400))
+    plan_text.show_total(looked, Expectation({spec.trial_id: 1.0}, rough=False), 1, Console(width=400))
     said = capsys.readouterr().out
     assert "1 trial of this was recorded before the code of nets:net became part of what a trial is" in said
     assert f"store forget {spec.earlier('').trial_id} deletes it" in said
