@@ -24,6 +24,7 @@ from senet_lab.reports.statistics import ALPHA, holm
 from senet_lab.reports.table import Design, Table
 from senet_lab.reports.tex import tex
 from senet_lab.studies import plan as plans
+from senet_lab.studies import plan_text
 
 ROWS = {"base": "", "a": "", "b": "", "c": ""}
 
@@ -122,9 +123,9 @@ def test_holm_counts_tests_without_a_p() -> None:
 
 def test_several_tables_say_what_they_come_to(capsys: pytest.CaptureFixture[str]) -> None:
     made = plans.make(compose(["+ablation=squeeze", "seeds=1"]))
-    plans.show_alarms([made, made], Console(width=200))
+    plan_text.show_alarms([made, made], Console(width=200))
     assert f"up to {1 - (1 - ALPHA) ** 2:.0%} of such runs" in capsys.readouterr().out
-    plans.show_alarms([made], Console(width=200))
+    plan_text.show_alarms([made], Console(width=200))
     assert capsys.readouterr().out == ""
 
 
