@@ -62,6 +62,7 @@ def write(
     curves: pd.DataFrame | None = None,
     packed: Mapping[str, bytes] | None = None,
     known: Mapping[str, Outputs] = NONE,
+    table: Table | None = None,
 ) -> list[Path]:
     """Write `trials.csv`, `runs.csv`, `curves.csv`, `outputs.npz`, `table.md` `.csv` `.tex` and `figure.svg` `.png`
     `.pdf`; of a search `front.*` in place of the last two, and the figures `front.*` and `search.*`.
@@ -74,6 +75,7 @@ def write(
         packed: trial id → what it made of each test image (`senet_lab.outputs`), of those that have it; None, or
             nothing, leaves `outputs.npz` alone.
         known: trial id → outputs that lie in the folder's `outputs.npz` already, or will be copied there.
+        table: of these trials, where it is made already (`made`).
 
     Returns:
         The files written.
@@ -84,7 +86,7 @@ def write(
     """
     frame = canonical(trials)
     searched = is_search(frame)
-    table = made(frame, unpacked(packed) if packed else known)
+    table = table or made(frame, unpacked(packed) if packed else known)
     contents = {"trials.csv": csv_bytes(frame)}
     if runs is not None:
         contents["runs.csv"] = csv_bytes(runs)

@@ -230,8 +230,8 @@ class LeaveError(Exception):
     """The driver wants nothing more to be written."""
 
 
-class Driver:
-    """The driver, as the process sees it: its latest order, read by a thread, so that the driver never waits. When the
+class Orders:
+    """What the driver asks for: its latest order, read by a thread, so that the driver never waits. When the
     driver is gone, so is this process, whatever it does."""
 
     def __init__(self, pipe: Connection, order: Order) -> None:
@@ -269,7 +269,7 @@ def serve(pipe: Connection, url: str, folder: Path, sides: Sequence[str], asked:
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.nice(NICE)
-    driver = Driver(pipe, Order(studies))
+    driver = Orders(pipe, Order(studies))
     with export_wandb.client(folder), suppress(LeaveError):
         try:
             store = Store(url)
@@ -283,7 +283,7 @@ def serve(pipe: Connection, url: str, folder: Path, sides: Sequence[str], asked:
             pipe.send(error)
 
 
-def export(driver: Driver, store: Store, sides: Sequence[str], wandb: export_wandb.Wandb) -> None:
+def export(driver: Orders, store: Store, sides: Sequence[str], wandb: export_wandb.Wandb) -> None:
     """Export until the driver's last order."""
     exported: set[str] = set()
     while not (order := driver.order).now:
@@ -298,7 +298,7 @@ def export(driver: Driver, store: Store, sides: Sequence[str], wandb: export_wan
         driver.news.clear()
 
 
-def attempt(side: str, order: Order, driver: Driver, store: Store, wandb: export_wandb.Wandb) -> Outcome:
+def attempt(side: str, order: Order, driver: Orders, store: Store, wandb: export_wandb.Wandb) -> Outcome:
     """Write what is lacking on one side; after a fault the rest is left to the next time, since it would meet the same
     one."""
     counts: list[int] = []  # that were left, from the first on

@@ -26,6 +26,8 @@ def size(composed: Composed, built: list[Row], left_out: list[str], facts: DataF
     study = composed.study
     assert study is not None
     trained = {row.label: row.spec(facts, 0, device).trial_id for row in built}
+    if len(study.varied) > 1:  # a grid is asked for as a whole
+        return len(built), len(study_rows.contrasts(built, trained))
     backbones = {row.config.backbone for row in built}  # a row of another network is the twin of none of these
     baselines = study.baselines()
     every = replace(composed, config=replace(composed.config, study=study))
@@ -39,7 +41,5 @@ def size(composed: Composed, built: list[Row], left_out: list[str], facts: DataF
         except (UserError, KeyError):  # KeyError: a recipe that no row has which was asked for
             row = None
         trained[label] = row.spec(facts, 0, device).trial_id if row else label
-    if len(study.varied) > 1:  # a grid is asked for as a whole
-        return len(built), len(study_rows.contrasts(built, trained))
     pairs = {(trained[label], trained[baselines[label]]) for label in trained if baselines[label] in trained}
     return len(trained), sum(row != baseline for row, baseline in pairs)

@@ -15,8 +15,6 @@ import pandas as pd
 
 from senet_lab import outputs
 from senet_lab.config import Study
-from senet_lab.factors import NO_SE
-from senet_lab.labels import typed
 from senet_lab.reports.curves import of_records
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.rows import Row
@@ -98,7 +96,7 @@ def levels(study: Study | None, row: Row) -> dict[str, str]:
     it. Backbone and recipe have columns anyway."""
     if study is None or not (study.factors or any(key.split(".")[0] != "se" for key in study.varied)):
         return {}
-    own = {key: NO_SE if value is None else typed(value) for key, value in row.levels.items()}
+    own = row.level_texts
     return {"factors": " ".join(own)} | {key: text for key, text in own.items() if key not in ("backbone", "recipe")}
 
 

@@ -15,7 +15,8 @@ import torch
 
 from senet_lab import models
 from senet_lab.config import SE, Config, Study, UserError, first_line
-from senet_lab.labels import Composed
+from senet_lab.factors import NO_SE
+from senet_lab.labels import Composed, typed
 from senet_lab.models import identity
 from senet_lab.models.cost import Cost
 from senet_lab.reports import contrasts as compared
@@ -66,6 +67,11 @@ class Row:
     network: str
     code: str
     levels: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def level_texts(self) -> dict[str, str]:
+        """The levels as they are typed, by factor."""
+        return {factor: NO_SE if level is None else typed(level) for factor, level in self.levels.items()}
 
     def spec(self, facts: DataFacts, seed: int, device: str) -> Spec:
         """The training of this row with a seed."""
@@ -277,6 +283,6 @@ def contrasts(rows: Sequence[Row], trained: Mapping[str, str]) -> dict[str, Cont
     """
     factors = tuple(rows[0].levels)
     if len(factors) > 1:
-        cells = {row.label: tuple(repr(level) for level in row.levels.values()) for row in rows}
+        cells = {row.label: tuple(row.level_texts.values()) for row in rows}
         return compared.effects(cells, factors, rows[0].baseline)
     return compared.of_rows(trained, {row.label: "" if row.baseline == row.label else row.baseline for row in rows})

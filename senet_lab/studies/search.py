@@ -151,7 +151,7 @@ class Search:
         search_plan.show(self, forecast, workers, console)
 
     def begin(self) -> None:
-        """Nothing: what makes it this search was noted as it was looked up (`search_plan.check_same`)."""
+        search_plan.check_same(self, write=True)
 
     # ------------------------------------------------------------------------------------------------------- trainings
 

@@ -136,11 +136,11 @@ def identity(search: Search) -> dict[str, Any]:
     return {**{f"the space's {key}": found for key, found in levels.items()}, **own, **budget}
 
 
-def check_same(search: Search) -> None:
-    """A UserError if the store has another search under this name."""
+def check_same(search: Search, write: bool = False) -> None:
+    """A UserError if the store has another search under this name. Where it has none, this one is noted by `write`."""
     name, mine = f"search {search.composed.folder}", identity(search)
     theirs = search.store.note(name)
-    if theirs is None and not search.config.plan:
+    if write and theirs is None:
         theirs = search.store.note_once(name, mine)
     if theirs is None or theirs == mine:
         return

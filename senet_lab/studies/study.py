@@ -160,14 +160,14 @@ def write(composed: Composed, study: plan.Plan, design: Design, store: Store, co
         reasons = trials["reason"].value_counts()
         raise RunError(f"every trial failed: {reasons.index[0]}")
     try:
+        made = tables.made(tables.canonical(trials), tables.unpacked(packed))
         kept = aside.make_room(folder, study.trials)
         left = (outcome.runs(study, records), outcome.curves(trials, records), packed)
-        written = tables.write(folder, trials, *left)
+        written = tables.write(folder, trials, *left, table=made)
         written += files.replace_all(folder, design.files())
     except (OSError, ValueError) as error:
         raise RunError(f"the {'front' if search else 'table'} cannot be written to {folder}: {error}") from error
     console.print()
-    made = tables.made(trials, tables.unpacked(packed))
     tables.terminal(made, console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
     if kept:
