@@ -1,6 +1,8 @@
 """Faults that a test must notice: each is put into a copy of the tree, and the tests that must fail are run there.
 
-    .venv/bin/python tests/mutations.py [--only WORD]
+    .venv/bin/python tests/mutations.py [--only WORD] [--parallel 2]
+
+It ends with how many were caught, and with each that was not.
 
 Add an entry for a fault of a kind that was passed over once. Code moves: an old text that is not there exactly once is
 an error, and the entry wants to be brought up to date.
@@ -16,7 +18,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "local")
@@ -224,35 +229,48 @@ MUTATIONS: list[tuple[str, str, str, str, str]] = [
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", metavar="WORD", help="the entries that this word is in")
-    word = parser.parse_args().only
-    chosen = [each for each in MUTATIONS if any(word in text for text in each)]
+    parser.add_argument("--parallel", type=int, default=2, metavar="N", help="runs of pytest at once (default: 2)")
+    asked = parser.parse_args()
+    chosen = [each for each in MUTATIONS if any(asked.only in text for text in each)]
     for fault, file, _, old, _ in chosen:
         if (count := (ROOT / file).read_text().count(old)) != 1:
             sys.exit(f"{fault}: {file} has {count} times, not once: {old}")
-    survived = 0
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder, "tree")
-        shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
-        files = {name for _, _, names, *_ in chosen for name in names.split()}
-        if tests(tree, *sorted(files)) != 0:
-            sys.exit("the tests fail without any fault")
-        for number, (fault, file, names, old, new) in enumerate(chosen, start=1):
-            path = tree / file
-            text = path.read_text()
-            path.write_text(text.replace(old, new))
-            code = tests(tree, *names.split())
-            path.write_text(text)
-            said = {0: "SURVIVED", 1: "caught"}.get(code, f"pytest ended with {code}")
-            survived += code != 1
-            print(f"{number}/{len(chosen)} {said}: {fault}", flush=True)
-    return 1 if survived else 0
+    files = sorted({name for _, _, names, *_ in chosen for name in names.split()})
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(asked.parallel) as pool:
+        trees: Queue[Path] = Queue()
+        for number in range(asked.parallel):
+            trees.put(tree := Path(folder, f"tree{number}"))
+            shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
+        sound = pool.map(lambda name: exit_code(trees, (name,)), files)
+        failing = [name for name, code in zip(files, sound, strict=True) if code != 0]
+        for name in failing:
+            print(f"fails without any fault: {name}", flush=True)
+        codes = pool.map(lambda each: exit_code(trees, each[2].split(), each), chosen)
+        passed_over = []
+        for number, (each, code) in enumerate(zip(chosen, codes, strict=True), start=1):
+            result = {0: "SURVIVED", 1: "caught"}.get(code, f"pytest ended with {code}")
+            passed_over += [] if code == 1 else [f"{each[0]} ({each[2]}): {result}"]
+            print(f"{number}/{len(chosen)} {result}: {each[0]}", flush=True)
+    print(f"caught: {len(chosen) - len(passed_over)} of {len(chosen)}", *passed_over, sep="\n  ")
+    return 1 if passed_over or failing else 0
 
 
-def tests(tree: Path, *names: str) -> int:
-    """The exit code of pytest: 0 for passed, 1 for failed."""
+def exit_code(trees: Queue[Path], names: Sequence[str], fault: tuple[str, str, str, str, str] | None = None) -> int:
+    """The exit code of pytest in a tree that nobody else uses, with the fault put in and taken out again: 0 for passed,
+    1 for failed."""
+    tree = trees.get()
+    text = (tree / fault[1]).read_text() if fault else ""
+    if fault:
+        (tree / fault[1]).write_text(text.replace(*fault[3:]))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *(f"tests/{name}" for name in names)]
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
+    environment["PYTEST_DEBUG_TEMPROOT"] = str(tree.parent)  # pytest numbers its folders: not from two runs at once
+    try:
+        return subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
+    finally:
+        if fault:
+            (tree / fault[1]).write_text(text)
+        trees.put(tree)
 
 
 if __name__ == "__main__":
