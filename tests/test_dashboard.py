@@ -175,11 +175,7 @@ def test_table_and_mean_and_spread(finished: Lab, written: dict[str, bytes]) -> 
 
 @pytest.mark.parametrize(
     ("se", "reduction", "stages"),
-    [
-        (SE({2: 16, 3: 16}), "16", "2 3"),
-        (SE({2: 16, 4: 8}), "2:16 4:8", "2 4"),
-        (None, "none", "none"),
-    ],
+    [(SE({2: 16, 3: 16}), "16", "2 3"), (SE({2: 16, 4: 8}), "2:16 4:8", "2 4"), (None, "none", "none")],
 )
 def test_a_design_in_words(se: SE | None, reduction: str, stages: str) -> None:
     words = design(se)

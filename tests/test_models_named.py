@@ -104,15 +104,6 @@ def test_stages_that_the_network_tells_can_be_used() -> None:
     assert [(gate.name, gate.hidden) for gate in done] == [("layer4.0.bn2", 16), ("layer4.1.bn2", 16)]
 
 
-def test_a_gate_depends_on_the_seed_and_its_modules_path() -> None:
-    nets = [lenet() for _ in range(3)]
-    for net, seed, where in zip(nets, (0, 0, 1), ("act*", "act2", "act2"), strict=True):
-        add_se(net, where=where, seed=seed)
-    every, one, other = (net.act2.se.fc1.weight for net in nets)
-    assert torch.equal(every, one)
-    assert not torch.equal(every, other)
-
-
 @pytest.mark.parametrize(
     ("pattern", "yes", "no"),
     [

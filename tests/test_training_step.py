@@ -211,8 +211,7 @@ def test_what_cannot_be(training: Training, data: Data, word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "value"),
-    [("path", "fast"), ("feed", "disk"), ("layout", "NHWC"), ("optimiser", "x"), ("compile", "yes")],
+    ("word", "value"), [("path", "fast"), ("feed", "disk"), ("layout", "NHWC"), ("optimiser", "x"), ("compile", "yes")]
 )
 def test_words_that_there_are_not(word: str, value: str) -> None:
     with pytest.raises(UserError, match=f"training.{word}: there is no '{value}'; there are auto, "):

@@ -119,11 +119,7 @@ def test_a_study_from_standard_input_without_a_guard_in_a_thread(tmp_path: Path)
     ],
 )
 def test_a_worker_that_cannot_start_stops_the_study(
-    customised: str,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    customised: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Kind: what stands between a process and its training is recorded as the training's failure."""
     lab = Lab(tmp_path)
