@@ -48,7 +48,7 @@ FACTS = """import sys, time
 from senet_lab.config import Data
 from senet_lab.training import data
 begun = time.perf_counter(), time.process_time()
-data.facts(Data(name="folder", root=sys.argv[1], size=64))
+data.data_facts(Data(name="folder", root=sys.argv[1], size=64))
 print(time.perf_counter() - begun[0], time.process_time() - begun[1])"""
 
 
@@ -164,7 +164,7 @@ def grown(
 
     print(f"{trials - recorded:,} made-up trials{f' after {recorded:,}' * bool(recorded)} …", file=sys.stderr)
     composed = compose.compose(["+ablation=ratio", f"seeds={seeds}", "tracking=off", f"results={folder}", *more])
-    images = data.facts(composed.config.data).test
+    images = data.data_facts(composed.config.data).test
     real, local.Workers = local.Workers, workers  # type: ignore[assignment, misc]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -221,7 +221,7 @@ def bare(folder: Path, repeats: int) -> list[Taken]:
     checkpoint = folder / "bare.ckpt"
     taken = []
     for _ in range(repeats + 1):
-        taken.append(timed(lambda: trial.run(spec, checkpoint, lambda entry: None)))
+        taken.append(timed(lambda: trial.run_trial(spec, checkpoint, lambda entry: None)))
         checkpoint.unlink()
     return taken[1:]
 

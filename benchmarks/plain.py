@@ -27,7 +27,7 @@ from torchvision import transforms
 
 from senet_lab import models
 from senet_lab.config import SE, Data, Recipe
-from senet_lab.training.images import parts
+from senet_lab.training.images import split_indices
 from senet_lab.training.sources import SOURCES
 
 
@@ -117,8 +117,8 @@ def trainer(epochs: int, device: str, callbacks: Sequence[pl.Callback] = ()) -> 
 def train(data: Data, recipe: Recipe, se: SE | None, backbone: str, seed: int) -> dict[str, float]:
     """Train and test one network of a data set that lies in memory; its errors in percent."""
     pl.seed_everything(seed, verbose=False)
-    learnt, tested = SOURCES[data.name].known(data).read()
-    index = parts(data, learnt.labels, tested.labels)
+    learnt, tested = SOURCES[data.name].index(data).read()
+    index = split_indices(data, learnt.labels, tested.labels)
     splits = [images.take(places) for images, places in zip((learnt, learnt, tested), index, strict=True)]
     loaders = [
         loader(split.images, split.labels, data, recipe.batch_size, training)

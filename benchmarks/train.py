@@ -85,7 +85,7 @@ def lab(network: str, words: list[str], count: int, epochs: int, device: str) ->
     real, trial.splits_of = trial.splits_of, lambda spec: splits
     try:
         with tempfile.TemporaryDirectory() as place:
-            trial.run(spec, Path(place) / "it.ckpt", lambda entry: ends.append(clock(device)))
+            trial.run_trial(spec, Path(place) / "it.ckpt", lambda entry: ends.append(clock(device)))
     finally:
         trial.splits_of = real
     return [after - before for before, after in itertools.pairwise(ends)]

@@ -38,7 +38,7 @@ class Kept:
 def train(results: Path, words: Sequence[str] = DIGITS) -> Kept:
     """Train the network of the words once."""
     (cell,) = plan.make(compose(words)).cells
-    record = trial.run(cell.spec, results / "checkpoints" / f"{cell.trial_id}.ckpt", lambda entry: None)
+    record = trial.run_trial(cell.spec, results / "checkpoints" / f"{cell.trial_id}.ckpt", lambda entry: None)
     store = Store(f"sqlite:///{results}/lab.db")
     assert store.claim(cell.trial_id)
     assert store.finish(cell.trial_id, DONE, record, record.pop("outputs"))

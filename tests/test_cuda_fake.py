@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from senet_lab.config import SE, Data, Recipe
-from senet_lab.training.augment import Parts
+from senet_lab.training.augment import RaggedImages
 from senet_lab.training.feeds import TensorFeed
 from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Step
@@ -81,7 +81,7 @@ def feed_of(data: Data) -> TensorFeed:
     if data.augment != "imagenet":
         return TensorFeed(torch.zeros(COUNT, 3, 32, 32, dtype=torch.uint8), labels_N, data, "cuda")
     images = [torch.zeros(40 + number, 50, 3, dtype=torch.uint8) for number in range(COUNT)]
-    return TensorFeed(Parts(images, data.size, "cuda"), labels_N, data, "cuda")
+    return TensorFeed(RaggedImages(images, data.size, "cuda"), labels_N, data, "cuda")
 
 
 def test_a_fake_gpu_tells_two_devices_from_one(modes: tuple[FakeTensorMode, Copies]) -> None:
@@ -126,8 +126,8 @@ def test_random_resized_crops_are_cut_on_the_gpu(modes: tuple[FakeTensorMode, Co
 
 def test_a_training_step_waits_for_nothing() -> None:
     """ResNet-20 with SE in bfloat16 and channels_last, its sums and its optimiser; gradients are made up."""
-    made = SENet("resnet20", SE(reduction=4), recipe=Recipe(batch_size=BATCH, label_smoothing=0.1))
-    made.step = Step(layout="channels_last")  # the optimiser's kernel knows no fakes
+    step = Step(layout="channels_last")  # the optimiser's kernel knows no fakes
+    made = SENet("resnet20", SE(reduction=4), recipe=Recipe(batch_size=BATCH, label_smoothing=0.1), step=step)
     prepare(made.net, made.step, "")
     with FakeTensorMode(), Copies() as copies:
         module = on_gpu(made)

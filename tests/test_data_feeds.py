@@ -26,10 +26,10 @@ from torchvision.transforms import v2
 
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.training.augment import AUGMENTS, crop, cutout, flip
-from senet_lab.training.data import load
+from senet_lab.training.data import load_splits
 from senet_lab.training.feeds import DecodedImages, FolderFeed, TensorFeed
 from senet_lab.training.images import Files
-from senet_lab.training.sampling import mixed
+from senet_lab.training.sampling import mix_seed
 from senet_lab.training.sources import SOURCES
 from senet_lab.training.transforms import ManyViews, image_transform
 
@@ -70,11 +70,11 @@ def same(some: list[tuple[Tensor, Tensor]], others: list[tuple[Tensor, Tensor]])
 
 
 def test_mixed_is_the_same_on_every_machine() -> None:
-    assert mixed(0, 0) == 32427355610392981
-    assert mixed(3, 17) == 45544283922656097
-    assert len({mixed(seed, epoch) for seed in range(100) for epoch in range(100)}) == 10_000
-    assert mixed(1, 23) != mixed(12, 3)
-    assert 0 <= mixed(1, 2, 3) < 2**63
+    assert mix_seed(0, 0) == 32427355610392981
+    assert mix_seed(3, 17) == 45544283922656097
+    assert len({mix_seed(seed, epoch) for seed in range(100) for epoch in range(100)}) == 10_000
+    assert mix_seed(1, 23) != mix_seed(12, 3)
+    assert 0 <= mix_seed(1, 2, 3) < 2**63
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def test_mixed_is_the_same_on_every_machine() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 718, 5000])
 def test_an_epoch_holds_every_image_once(batch_size: int) -> None:
-    feed = load(dataclasses.replace(DIGITS, augment="none")).train
+    feed = load_splits(dataclasses.replace(DIGITS, augment="none")).train
     batches = fed(feed, batch_size, 0, 0)
     assert len(batches) == len(feed.batches(batch_size, 0, 0))
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -106,7 +106,7 @@ def test_no_batch_of_a_single_image_trains(count: int, batch_size: int, sizes: l
 
 
 def test_batches_depend_on_seed_and_epoch_alone() -> None:
-    feed = load(DIGITS).train
+    feed = load_splits(DIGITS).train
     torch.manual_seed(1)
     first = fed(feed, 64, 3, 5)
     torch.manual_seed(2)
@@ -205,7 +205,7 @@ def test_augmentations_are_made_of_what_they_say() -> None:
 def test_evaluation_is_never_augmented() -> None:
     mean, std = map(torch.tensor, SOURCES["digits"].statistics)
     for augment in (name for name, each in AUGMENTS.items() if not each.whole):
-        splits = load(dataclasses.replace(DIGITS, augment=augment))
+        splits = load_splits(dataclasses.replace(DIGITS, augment=augment))
         for feed in (splits.validation, splits.test):
             x = torch.cat([x for x, _ in feed.batches(64)])
             assert torch.equal(x, (feed.images_NCHW - mean * 255) / (std * 255))
@@ -253,7 +253,7 @@ def test_how_often_cutout_takes_a_pixel(size: int, side: int) -> None:
 
 def test_cutout_comes_last_and_in_training_only() -> None:
     """Blank is 0 once normalised; the other augmentation is that of the same numbers."""
-    plain, cut = (load(dataclasses.replace(DIGITS, cutout=cutout)) for cutout in (0, 4))
+    plain, cut = (load_splits(dataclasses.replace(DIGITS, cutout=cutout)) for cutout in (0, 4))
     (x, y), *_ = fed(plain.train, 64, 3, 5)
     (x_cut, y_cut), *_ = fed(cut.train, 64, 3, 5)
     assert torch.equal(y, y_cut)
@@ -323,7 +323,9 @@ def test_balanced_sampling_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_a_folder_is_sampled_likewise(tmp_path: Path) -> None:
-    feed = load(make_tree(tmp_path, {"ant": 4, "bee": 20, "cat": 8})).train  # less a quarter of each: 3, 15 and 6
+    feed = load_splits(
+        make_tree(tmp_path, {"ant": 4, "bee": 20, "cat": 8})
+    ).train  # less a quarter of each: 3, 15 and 6
     labels = torch.cat([y for _, y in feed.batches(4, 0, 0, "balanced")])
     assert labels.bincount().tolist() == [8, 8, 8]
     assert same(fed(feed, 4, 0, 0, "balanced"), fed(feed, 4, 0, 0, "balanced"))  # type: ignore[arg-type]
@@ -331,7 +333,7 @@ def test_a_folder_is_sampled_likewise(tmp_path: Path) -> None:
 
 def test_cutout_in_a_folder(tree: Data) -> None:
     """Blanked last, from the image's own numbers; nothing else changes, and testing sees all."""
-    plain, cut = load(tree), load(replace(tree, cutout=6))
+    plain, cut = load_splits(tree), load_splits(replace(tree, cutout=6))
     for (x, y), (x_cut, y_cut) in zip(fed(plain.train, 4, 1, 2), fed(cut.train, 4, 1, 2), strict=True):
         blank = (x_cut == 0).all(1)
         assert torch.equal(y, y_cut)
@@ -345,7 +347,7 @@ def test_without_either_batches_are_what_they_always_were() -> None:
     pixels = torch.arange(300 * 3 * 32 * 32).mul(2654435761).remainder(256).to(torch.uint8).reshape(300, 3, 32, 32)
     cifar = TensorFeed(pixels, torch.arange(300) % 10, Data(name="cifar10", size=32, augment="cifar"))
     for feed, words, expected in (
-        (load(DIGITS).train, (32, 3, 5), "ff69bf5b1e3c8b6f"),
+        (load_splits(DIGITS).train, (32, 3, 5), "ff69bf5b1e3c8b6f"),
         (cifar, (128, 0, 1), "976c853d2fdfaae1"),
     ):
         digest = hashlib.sha256()
@@ -373,7 +375,7 @@ def test_a_folder_reads_as_torchvisions_does(tree: Data) -> None:
         v2.Normalize(mean, std),
     ]
     theirs = ImageFolder(str(Path(tree.root) / "val"), transform=v2.Compose(steps))
-    ours = load(tree).test
+    ours = load_splits(tree).test
     assert len(ours) == len(theirs) == 7
     assert [y for _, y in ours.files] == theirs.targets
     x, y = (torch.cat(parts) for parts in zip(*fed(ours, 3), strict=True))
@@ -383,7 +385,7 @@ def test_a_folder_reads_as_torchvisions_does(tree: Data) -> None:
 
 
 def test_the_splits_of_a_folder_are_disjoint_and_whole(tree: Data) -> None:
-    splits = load(tree)
+    splits = load_splits(tree)
     train, validation = set(splits.train.files), set(splits.validation.files)
     assert not train & validation
     everything = ImageFolder(str(Path(tree.root) / "train"))
@@ -421,13 +423,13 @@ def test_ten_crops_by_hand() -> None:
 
 def test_views_at_several_scales(tree: Data) -> None:
     """The centre at each scale is what the plain test sees when it resizes to that scale."""
-    feed = load(replace(tree, scales=[18, 24])).test
+    feed = load_splits(replace(tree, scales=[18, 24])).test
     x_BVCHW = torch.cat([x for x, _ in feed.test_batches(4)])
     assert x_BVCHW.shape[:2] == (7, 2)
     for view, side in enumerate((18, 24)):
-        plain = torch.cat([x for x, _ in load(replace(tree, resize=side)).test.test_batches(4)])
+        plain = torch.cat([x for x, _ in load_splits(replace(tree, resize=side)).test.test_batches(4)])
         assert torch.equal(x_BVCHW[:, view], plain)
-    both = load(replace(tree, scales=[18, 24], crops=10)).test
+    both = load_splits(replace(tree, scales=[18, 24], crops=10)).test
     assert next(iter(both.test_batches(20)))[0].shape == (1, 20, 3, 16, 16)
 
 
@@ -443,7 +445,7 @@ def test_views_at_several_scales(tree: Data) -> None:
 )
 def test_views_and_cutouts_that_cannot_be(tree: Data, fields: dict[str, Any], word: str) -> None:
     with pytest.raises(UserError, match=re.escape(word)):
-        load(replace(tree, **fields))
+        load_splits(replace(tree, **fields))
 
 
 def test_the_training_transform_is_the_papers() -> None:
@@ -459,7 +461,7 @@ def test_the_training_transform_is_the_papers() -> None:
 
 
 def test_training_images_differ_between_epochs_and_seeds_alone(tree: Data) -> None:
-    feed = load(tree).train
+    feed = load_splits(tree).train
     torch.manual_seed(1)
     first = fed(feed, 4, 3, 5)
     torch.manual_seed(2)
@@ -472,7 +474,7 @@ def test_training_images_differ_between_epochs_and_seeds_alone(tree: Data) -> No
 
 
 def test_the_order_of_files_depends_on_seed_and_epoch(tree: Data) -> None:
-    feed = load(dataclasses.replace(tree, augment="none")).train
+    feed = load_splits(dataclasses.replace(tree, augment="none")).train
     first = fed(feed, 4, 3, 5)
     assert same(first, fed(feed, 4, 3, 5))
     for others in (fed(feed, 4, 3, 6), fed(feed, 4, 4, 5), fed(feed, 4)):
@@ -481,14 +483,14 @@ def test_the_order_of_files_depends_on_seed_and_epoch(tree: Data) -> None:
 
 
 def test_every_image_is_cut_by_itself(tree: Data) -> None:
-    files = load(tree).train.files.take(np.zeros(20, int))
+    files = load_splits(tree).train.files.take(np.zeros(20, int))
     decoded = DecodedImages(files, image_transform(tree, training=True), 0)
     assert len({tuple(decoded[0, index, 0][0].flatten().tolist()) for index in range(20)}) == 20
 
 
 @FORKS
 def test_workers_change_nothing(tree: Data) -> None:
-    alone, helped = (load(dataclasses.replace(tree, workers=workers)) for workers in (0, 2))
+    alone, helped = (load_splits(dataclasses.replace(tree, workers=workers)) for workers in (0, 2))
     assert same(fed(alone.train, 4, 1, 2), fed(helped.train, 4, 1, 2))
     assert same(fed(alone.test, 4), fed(helped.test, 4))
 
@@ -497,12 +499,12 @@ def test_workers_change_nothing(tree: Data) -> None:
 def test_processes_that_decode_go_on_from_epoch_to_epoch(tree: Data) -> None:
     """Their images are those of processes that begin with each epoch, also after one that was left early; closed, they
     end."""
-    feed, before = load(dataclasses.replace(tree, workers=1)).train, set(multiprocessing.active_children())
+    feed, before = load_splits(dataclasses.replace(tree, workers=1)).train, set(multiprocessing.active_children())
     assert isinstance(feed, FolderFeed)
     pids = []
     for epoch in range(3):
         next(iter(feed.batches(4, 1, epoch + 5)))
-        assert same(fed(feed, 4, 1, epoch), fed(load(tree).train, 4, 1, epoch))
+        assert same(fed(feed, 4, 1, epoch), fed(load_splits(tree).train, 4, 1, epoch))
         pids.append({process.pid for process in multiprocessing.active_children() if process not in before})
     assert len(pids[0]) == 1
     assert pids[0] == pids[1] == pids[2]
@@ -517,7 +519,7 @@ def test_an_image_that_is_cut_short_is_named(tmp_path: Path, workers: int) -> No
     damaged = tmp_path / "val" / "b" / "0.png"
     damaged.write_bytes(damaged.read_bytes()[:-200])
     with pytest.raises(RunError) as caught:
-        fed(load(data).test, 2)
+        fed(load_splits(data).test, 2)
     assert str(caught.value).startswith(f"the image {damaged} cannot be read: ")
     assert "\n" not in str(caught.value)
 

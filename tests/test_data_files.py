@@ -16,8 +16,8 @@ from test_data_feeds import make_tree, picture
 from torchvision.datasets import ImageFolder
 
 from senet_lab.config import Data, UserError
-from senet_lab.training.data import check_files, facts, load
-from senet_lab.training.folder import folder
+from senet_lab.training.data import check_files, data_facts, load_splits
+from senet_lab.training.folder import list_folder
 from senet_lab.training.sources import SOURCES, Cifar
 
 CIFAR = {name: source for name, source in SOURCES.items() if isinstance(source, Cifar)}
@@ -26,9 +26,9 @@ CIFAR = {name: source for name, source in SOURCES.items() if isinstance(source, 
 def refusal(data: Data) -> str:
     """What the user is told: the same before the study as in a trial, and one line."""
     with pytest.raises(UserError) as caught:
-        facts(data)
+        data_facts(data)
     with pytest.raises(UserError) as again:
-        load(data)
+        load_splits(data)
     assert str(again.value) == str(caught.value)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -49,7 +49,7 @@ def test_any_depth_and_suffix_in_torchvisions_order(tmp_path: Path) -> None:
     picture(40).save(below / "folder.png" / "deepest.png")
     (tmp_path / "train" / "b" / "notes.txt").write_text("no image")
     (tmp_path / "train" / "README").write_text("no class")
-    train, test, classes = folder(data)
+    train, test, classes = list_folder(data)
     theirs = ImageFolder(str(tmp_path / "train"))
     assert list(train) == theirs.samples
     assert list(test) == ImageFolder(str(tmp_path / "val")).samples
@@ -64,57 +64,57 @@ def test_links_are_followed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (linked / "train" / name).symlink_to(tmp_path / "real" / "train" / name)
     (linked / "val").symlink_to(tmp_path / "real" / "val")
-    assert facts(dataclasses.replace(data, root=str(linked))) == facts(data)
+    assert data_facts(dataclasses.replace(data, root=str(linked))) == data_facts(data)
 
 
 def test_the_identity_tells_names_and_sizes_wherever_the_tree_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = dataclasses.replace(make_tree(tmp_path / "one", {"a": 4, "b": 4}), identity="names")
-    identity = facts(data).identity
-    assert facts(dataclasses.replace(data, identity="contents")).earlier == identity
+    identity = data_facts(data).identity
+    assert data_facts(dataclasses.replace(data, identity="contents")).earlier == identity
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     moved = dataclasses.replace(data, root=str(tmp_path / "two"))
-    assert facts(moved).identity == identity
-    assert facts(dataclasses.replace(moved, root=f"{moved.root}/")).identity == identity
+    assert data_facts(moved).identity == identity
+    assert data_facts(dataclasses.replace(moved, root=f"{moved.root}/")).identity == identity
     monkeypatch.chdir(tmp_path / "two")
-    assert facts(dataclasses.replace(moved, root=".")).identity == identity
+    assert data_facts(dataclasses.replace(moved, root=".")).identity == identity
     lines = [
         f"{path.relative_to(moved.root).as_posix()}\0{path.stat().st_size}\n"
         for path in Path(moved.root).rglob("*.png")
     ]
     assert identity == f"folder {hashlib.sha256(''.join(sorted(lines)).encode()).hexdigest()[:16]}"
     (tmp_path / "two" / "val" / "a" / "0.png").rename(tmp_path / "two" / "val" / "a" / "7.png")
-    renamed = facts(moved).identity
+    renamed = data_facts(moved).identity
     with (tmp_path / "two" / "train" / "b" / "0.png").open("ab") as file:
         file.write(b"x")
-    assert len({identity, renamed, facts(moved).identity}) == 3
+    assert len({identity, renamed, data_facts(moved).identity}) == 3
 
 
 def test_facts_of_a_tree_state_what_is_loaded(tmp_path: Path) -> None:
     data = make_tree(tmp_path, {"a": 12, "b": 8})
     for changed in (data, dataclasses.replace(data, subset=6, test_subset=4)):
-        known, splits = facts(changed), load(changed)
+        known, splits = data_facts(changed), load_splits(changed)
         assert (known.train, known.validation, known.test) == tuple(
             map(len, (splits.train, splits.validation, splits.test))
         )
         assert (known.classes, known.channels) == (("a", "b"), 3)
-    assert len(load(dataclasses.replace(data, subset=6)).train) == 6
+    assert len(load_splits(dataclasses.replace(data, subset=6)).train) == 6
 
 
 def test_other_names_of_the_trees(tmp_path: Path) -> None:
     data = make_tree(tmp_path, {"a": 4, "b": 4})
-    before = [(Path(path).name, label) for path, label in folder(data)[0]]
+    before = [(Path(path).name, label) for path, label in list_folder(data)[0]]
     (tmp_path / "train").rename(tmp_path / "learn")
     (tmp_path / "val").rename(tmp_path / "exam")
-    train, _, _ = folder(dataclasses.replace(data, train="learn", test="exam"))
+    train, _, _ = list_folder(dataclasses.replace(data, train="learn", test="exam"))
     assert [(Path(path).name, label) for path, label in train] == before
 
 
 def test_a_class_may_be_missing_from_the_test_tree(tmp_path: Path) -> None:
     data = make_tree(tmp_path, {"a": 4, "b": 4})
     shutil.rmtree(tmp_path / "val" / "a")
-    assert [label for _, label in folder(data)[1]] == [1, 1]
+    assert [label for _, label in list_folder(data)[1]] == [1, 1]
 
 
 def test_a_class_that_only_the_test_tree_has_is_named(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
     data = make_tree(tmp_path, {"a": 4, "b": 4})
     (tmp_path / "train" / "a" / "gone.png").symlink_to(tmp_path / "nothing.png")
     with pytest.raises(UserError, match=r"gone\.png leads nowhere \(to .*nothing\.png\)"):
-        facts(data)
+        data_facts(data)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Payload:
 @pytest.fixture(params=sorted(CIFAR))
 def cifar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
     """A small CIFAR of made-up images, whose checksums torchvision is told."""
-    source = CIFAR[request.param].theirs
+    source = CIFAR[request.param].dataset_class
     key = "labels" if request.param == "cifar10" else "fine_labels"
     chance = np.random.RandomState(0)
 
@@ -211,7 +211,7 @@ def cifar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def files_of(data: Data) -> list[Path]:
-    source = CIFAR[data.name].theirs
+    source = CIFAR[data.name].dataset_class
     names = [*(name for name, _ in [*source.train_list, *source.test_list]), source.meta["filename"]]
     return [Path(data.root) / source.base_folder / name for name in names]
 
@@ -222,7 +222,7 @@ def test_cifar_loads_to_the_images_that_were_written(cifar: Data) -> None:
     *train_files, test_file, _ = (pickle.loads(path.read_bytes()) for path in files_of(cifar))
     pixels = np.concatenate([file["data"] for file in train_files])
     labels = [label for file in train_files for label in file[key]]
-    splits = load(cifar)
+    splits = load_splits(cifar)
     assert torch.equal(splits.test.images_NCHW, torch.from_numpy(test_file["data"].reshape(-1, 3, 32, 32)))
     assert splits.test.labels_N.tolist() == test_file[key]
     held_out = round(0.25 * len(labels))
@@ -236,7 +236,7 @@ def test_cifar_loads_to_the_images_that_were_written(cifar: Data) -> None:
 
 def problem(data: Data) -> str:
     with pytest.raises(UserError) as caught:
-        load(data)
+        load_splits(data)
     with pytest.raises(UserError) as again:
         check_files(data)
     assert str(again.value) == str(caught.value)
@@ -275,13 +275,13 @@ def test_a_root_without_cifar_is_named(cifar: Data, tmp_path: Path) -> None:
 
 
 def test_a_download_that_fails_is_told(cifar: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = CIFAR[cifar.name].theirs
+    source = CIFAR[cifar.name].dataset_class
     monkeypatch.setattr(source, "url", "http://127.0.0.1:9/nobody-listens.tar.gz")
     data = dataclasses.replace(cifar, root=str(tmp_path / "elsewhere"), download=True)
     assert f"{cifar.name} could not be downloaded to {data.root}" in problem(data)
 
 
 def test_a_download_is_not_tried_where_the_files_are(cifar: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = CIFAR[cifar.name].theirs
+    source = CIFAR[cifar.name].dataset_class
     monkeypatch.setattr(source, "url", "http://127.0.0.1:9/nobody-listens.tar.gz")
     check_files(dataclasses.replace(cifar, download=True))

@@ -18,8 +18,8 @@ from torchvision.transforms.v2 import functional as F
 
 from senet_lab.config import Data, RunError
 from senet_lab.training import memory
-from senet_lab.training.augment import AREA, ASPECT, AUGMENTS, TRIES, Change, Parts, boxes, cutout, resampling
-from senet_lab.training.data import load
+from senet_lab.training.augment import AREA, ASPECT, AUGMENTS, TRIES, Change, RaggedImages, boxes, cutout, resampling
+from senet_lab.training.data import load_splits
 from senet_lab.training.feeds import FolderFeed, TensorFeed
 from senet_lab.training.images import Files
 from senet_lab.training.memory import size_in_memory
@@ -105,16 +105,16 @@ def test_crops_cover_images_as_torchvisions_do() -> None:
 # Resizing
 
 
-def some_parts(mode: str = "RGB", side: int = 16) -> tuple[Parts, list[Tensor], Tensor]:
+def some_parts(mode: str = "RGB", side: int = 16) -> tuple[RaggedImages, list[Tensor], Tensor]:
     """Parts of pictures of five sizes; the pictures; and numbers of 40 crops."""
     sizes = [(24, 20), (90, 30), (17, 64), (16, 16), (200, 160)]
     images = [torch.from_numpy(np.array(picture(n, w, h, mode))).view(h, w, -1) for n, (w, h) in enumerate(sizes, 1)]
-    parts = Parts(images, side)
+    parts = RaggedImages(images, side)
     index = torch.arange(5).repeat(8)
     return parts, [images[number] for number in index.tolist()], parts.draw(index, torch.Generator().manual_seed(3))
 
 
-def box_of(parts: Parts, number: int, numbers: Tensor) -> tuple[int, int, int, int, bool]:
+def box_of(parts: RaggedImages, number: int, numbers: Tensor) -> tuple[int, int, int, int, bool]:
     h, w, first, width, coin = numbers.tolist()
     top, left = divmod(first - int(parts.starts_N[number % 5]), width)
     return top, left, h, w, bool(coin)
@@ -166,7 +166,7 @@ def test_a_crop_does_not_depend_on_its_batch() -> None:
 
 
 def test_batches_depend_on_seed_and_epoch_alone(tree: Data) -> None:
-    feed = load(tree, "memory").train
+    feed = load_splits(tree, "memory").train
     torch.manual_seed(1)
     first = fed(feed, 4, 3, 5)
     torch.manual_seed(2)
@@ -174,7 +174,7 @@ def test_batches_depend_on_seed_and_epoch_alone(tree: Data) -> None:
     assert same(first, fed(feed, 4, 3, 5))
     assert torch.equal(before, torch.get_rng_state())
     memory.DECODED.clear()
-    assert same(first, fed(load(tree, "memory").train, 4, 3, 5)), "another process, another row"
+    assert same(first, fed(load_splits(tree, "memory").train, 4, 3, 5)), "another process, another row"
     assert not same(first, fed(feed, 4, 3, 6))
     assert not same(first, fed(feed, 4, 4, 5))
 
@@ -182,7 +182,7 @@ def test_batches_depend_on_seed_and_epoch_alone(tree: Data) -> None:
 def test_the_order_and_the_tests_are_those_of_files(tree: Data) -> None:
     """Labels in order, and every image that is not drawn, to the last bit; likewise with named statistics."""
     for data in (tree, dataclasses.replace(tree, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4]), grey(tree)):
-        held, read = load(data, "memory"), load(data)
+        held, read = load_splits(data, "memory"), load_splits(data)
         assert held.classes == read.classes
         for split in ("validation", "test"):
             assert same(fed(getattr(held, split), 4), fed(getattr(read, split), 4))
@@ -190,7 +190,7 @@ def test_the_order_and_the_tests_are_those_of_files(tree: Data) -> None:
             labels = [[y.tolist() for _, y in fed(each.train, 4, 1, 2, sampling)] for each in (held, read)]  # type: ignore[arg-type]
             assert labels[0] == labels[1]
     plain = dataclasses.replace(tree, augment="none")
-    assert same(fed(load(plain, "memory").train, 4, 1, 2), fed(load(plain).train, 4, 1, 2))
+    assert same(fed(load_splits(plain, "memory").train, 4, 1, 2), fed(load_splits(plain).train, 4, 1, 2))
 
 
 def grey(tree: Data) -> Data:
@@ -199,9 +199,9 @@ def grey(tree: Data) -> Data:
 
 def test_several_views_are_read_from_files(tree: Data) -> None:
     several = dataclasses.replace(tree, crops=10)
-    test = load(several, "memory").test
+    test = load_splits(several, "memory").test
     assert isinstance(test, FolderFeed)
-    assert same(list(test.test_batches(20)), list(load(several).test.test_batches(20)))
+    assert same(list(test.test_batches(20)), list(load_splits(several).test.test_batches(20)))
 
 
 @pytest.mark.parametrize("augment", ["imagenet", "cifar"])
@@ -210,7 +210,7 @@ def test_images_are_statistically_those_of_files(tree: Data, augment: str) -> No
     data = dataclasses.replace(tree, augment=augment, subset=6)
     seen = []
     for feed in ("files", "memory"):
-        train = load(data, feed).train
+        train = load_splits(data, feed).train
         seen.append(torch.stack([torch.cat([x for x, _ in train.batches(6, 0, epoch)]) for epoch in range(150)]))
     means = [x.mean((1, 2)).flatten(1) for x in seen]  # (epochs, pixels)
     spread = (means[0].var(0) + means[1].var(0)).div(len(means[0])).sqrt()
@@ -224,20 +224,20 @@ def test_a_flip_is_a_fair_coin() -> None:
 
 
 def test_large_images_are_kept_small_and_small_ones_as_they_are(tree: Data) -> None:
-    feed = load(tree, "memory").train
+    feed = load_splits(tree, "memory").train
     assert isinstance(feed, TensorFeed)
     assert feed.parts is not None
     sizes = set(map(tuple, feed.parts.sizes_N2.tolist()))
     both = {(90, 30), (32, 59)}  # tall; wide, 70 × 130 shrunk to a short side of 32
     assert sizes <= {(20, 24), *both}
-    kept = load(dataclasses.replace(tree, validation=0.06), "memory").train
+    kept = load_splits(dataclasses.replace(tree, validation=0.06), "memory").train
     assert both <= set(map(tuple, kept.parts.sizes_N2.tolist()))  # type: ignore[union-attr]
 
 
 def test_how_much_memory_a_tree_takes(tree: Data) -> None:
     """The estimate is the sum of what is held, where every file is looked at."""
     data = dataclasses.replace(tree, validation=0.06)
-    splits = load(data, "memory")
+    splits = load_splits(data, "memory")
     held = splits.train.parts.pixels_PC.numel()  # type: ignore[union-attr]
     held += sum(split.images_NCHW.numel() for split in (splits.validation, splits.test))  # type: ignore[union-attr]
     assert size_in_memory(data) == pytest.approx(held, rel=0.1)
@@ -248,16 +248,16 @@ def test_an_image_that_is_cut_short_is_named(tmp_path: Path) -> None:
     damaged = tmp_path / "train" / "b" / "0.png"
     damaged.write_bytes(damaged.read_bytes()[:-200])
     with pytest.raises(RunError) as caught:
-        load(data, "memory")
+        load_splits(data, "memory")
     assert str(caught.value).startswith(f"the image {damaged} cannot be read: ")
 
 
 def test_a_tree_is_decoded_once_for_all_trials_of_a_worker(tree: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = load(tree, "memory")
+    first = load_splits(tree, "memory")
     monkeypatch.setattr(Files, "picture", None)
-    assert load(tree, "memory").train is first.train
+    assert load_splits(tree, "memory").train is first.train
     (Path(tree.root) / "val" / "cat" / "0.png").touch()
-    assert load(tree, "memory").test is first.test
+    assert load_splits(tree, "memory").test is first.test
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_no_number_comes_back_from_the_device(tree: Data, augment: str, cut: int
     """The meta device has no numbers, and no other device's tensors may be mixed with its: what works there neither
     waits for a GPU nor copies to it in between."""
     memory.DECODED.clear()
-    feed = on_meta(load(dataclasses.replace(tree, augment=augment, cutout=cut), "memory").train)
+    feed = on_meta(load_splits(dataclasses.replace(tree, augment=augment, cutout=cut), "memory").train)
     batches = list(feed.batches(4, 0, 0))
     memory.DECODED.clear()
     assert all(x.device.type == y.device.type == "meta" for x, y in batches)

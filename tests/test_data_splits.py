@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 from senet_lab.compose import choices, compose
 from senet_lab.config import Data, UserError
 from senet_lab.training import data as images
-from senet_lab.training.data import facts, load
-from senet_lab.training.images import balanced, counts, parts
+from senet_lab.training.data import data_facts, load_splits
+from senet_lab.training.images import balanced, split_counts, split_indices
 from senet_lab.training.sources import SOURCES
 
 DIGITS = Data(augment="crop", validation=0.2)
@@ -32,9 +32,9 @@ LABELS = {
 @pytest.mark.parametrize("validation", [0.1, 0.25, 0.5])
 def test_parts_are_disjoint_and_as_many_as_said(labels: np.ndarray, subset: int | None, validation: float) -> None:
     data = dataclasses.replace(DIGITS, validation=validation, subset=subset, test_subset=subset)
-    train, held_out, test = parts(data, labels, labels)
+    train, held_out, test = split_indices(data, labels, labels)
     assert not set(train) & set(held_out)
-    assert (len(train), len(held_out), len(test)) == counts(data, len(labels), len(labels))
+    assert (len(train), len(held_out), len(test)) == split_counts(data, len(labels), len(labels))
     for index in (train, held_out, test):
         assert np.array_equal(index, np.unique(index))  # ascending, none twice
         assert index.min() >= 0
@@ -59,7 +59,7 @@ def test_each_part_is_balanced() -> None:
     """Also where the images lie class by class, as in a folder."""
     labels = LABELS["even"]
     data = dataclasses.replace(DIGITS, subset=100, test_subset=50)
-    train, validation, test = (np.bincount(labels[index]).tolist() for index in parts(data, labels, labels))
+    train, validation, test = (np.bincount(labels[index]).tolist() for index in split_indices(data, labels, labels))
     assert train == [10] * 10
     assert sorted(validation) == [2] * 5 + [3] * 5
     assert test == [5] * 10
@@ -79,27 +79,27 @@ def test_a_smaller_choice_lies_within_a_larger_one(labels: np.ndarray) -> None:
 def test_subsets_never_take_what_validates_without_them() -> None:
     """A study on a subset may be compared with one on all images: what trains there never validates here."""
     labels = LABELS["even"]
-    held_out = set(parts(DIGITS, labels, labels)[1])
+    held_out = set(split_indices(DIGITS, labels, labels)[1])
     for subset in (10, 100, 400):
-        train, validation, _ = parts(dataclasses.replace(DIGITS, subset=subset), labels, labels)
+        train, validation, _ = split_indices(dataclasses.replace(DIGITS, subset=subset), labels, labels)
         assert not set(train) & held_out
         assert set(validation) <= held_out
 
 
 def test_a_subset_validates_on_its_share() -> None:
-    assert counts(Data(validation=0.1), 50_000, 10_000) == (45_000, 5_000, 10_000)
-    assert counts(Data(validation=0.1, subset=4_500), 50_000, 10_000) == (4_500, 500, 10_000)
-    assert counts(Data(validation=0.1, subset=4), 50_000, 10_000) == (4, 1, 10_000)
-    assert counts(Data(validation=0.1, subset=60_000, test_subset=100), 50_000, 10_000) == (45_000, 5_000, 100)
+    assert split_counts(Data(validation=0.1), 50_000, 10_000) == (45_000, 5_000, 10_000)
+    assert split_counts(Data(validation=0.1, subset=4_500), 50_000, 10_000) == (4_500, 500, 10_000)
+    assert split_counts(Data(validation=0.1, subset=4), 50_000, 10_000) == (4, 1, 10_000)
+    assert split_counts(Data(validation=0.1, subset=60_000, test_subset=100), 50_000, 10_000) == (45_000, 5_000, 100)
 
 
 def test_what_the_splits_are_depends_on_no_generator() -> None:
     torch.manual_seed(1)
     np.random.seed(1)
-    first = parts(DIGITS, LABELS["shuffled"], LABELS["even"])
+    first = split_indices(DIGITS, LABELS["shuffled"], LABELS["even"])
     torch.manual_seed(2)
     np.random.seed(2)
-    again = parts(DIGITS, LABELS["shuffled"], LABELS["even"])
+    again = split_indices(DIGITS, LABELS["shuffled"], LABELS["even"])
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
@@ -110,7 +110,7 @@ def test_what_the_splits_are_depends_on_no_generator() -> None:
 def test_digits_are_scikit_learns_and_every_image_is_used_once() -> None:
     bunch = load_digits()
     pixels, labels = bunch.images * 255 / 16, bunch.target
-    splits = load(DIGITS)
+    splits = load_splits(DIGITS)
     assert len(splits.train) + len(splits.validation) == 898
     assert len(splits.test) == 899
     pairs = sorted(
@@ -125,7 +125,7 @@ def test_digits_are_scikit_learns_and_every_image_is_used_once() -> None:
 
 
 def test_digits_are_held_out_evenly() -> None:
-    splits = load(DIGITS)
+    splits = load_splits(DIGITS)
     for feed in (splits.train, splits.validation):
         shares = torch.bincount(feed.labels_N) / len(feed)
         assert shares.min() > 0.09
@@ -133,7 +133,7 @@ def test_digits_are_held_out_evenly() -> None:
 
 
 def test_facts_of_the_digits() -> None:
-    known = facts(DIGITS)
+    known = data_facts(DIGITS)
     assert known.identity == "digits 0b7e9c3202d7bcd2"  # the trial ids of published tables depend on it
     assert (known.train, known.validation, known.test) == (718, 180, 899)
     assert (known.classes, known.channels) == (tuple("0123456789"), 1)
@@ -142,7 +142,7 @@ def test_facts_of_the_digits() -> None:
 @pytest.mark.parametrize("subset", [None, 1, 50, 5000])
 def test_facts_state_what_is_loaded(subset: int | None) -> None:
     data = dataclasses.replace(DIGITS, subset=subset, test_subset=subset)
-    known, splits = facts(data), load(data)
+    known, splits = data_facts(data), load_splits(data)
     assert (known.train, known.validation, known.test) == tuple(
         len(feed) for feed in (splits.train, splits.validation, splits.test)
     )
@@ -150,7 +150,7 @@ def test_facts_state_what_is_loaded(subset: int | None) -> None:
 
 @pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
 def test_facts_of_cifar_need_no_files(name: str, classes: int) -> None:
-    known = facts(Data(name=name, size=32, augment="cifar", root="nowhere"))
+    known = data_facts(Data(name=name, size=32, augment="cifar", root="nowhere"))
     assert (known.train, known.validation, known.test, known.channels) == (45_000, 5_000, 10_000, 3)
     assert len(known.classes) == classes
     assert known.identity == f"{name.upper()} official md5"
@@ -171,7 +171,7 @@ def test_data_files_say_what_the_paper_does_with_each_set() -> None:
     assert {name: compose([f"data={name}"]).config.data for name in choices("data")} == said
     assert set(said) == set(SOURCES)
     for data in said.values():
-        images.check(data)
+        images.check_data(data)
 
 
 @pytest.mark.parametrize(
@@ -202,10 +202,10 @@ def test_data_files_say_what_the_paper_does_with_each_set() -> None:
 def test_what_cannot_be_is_refused_by_its_name(changes: dict, words: list[str]) -> None:
     data = dataclasses.replace(DIGITS, **changes)
     with pytest.raises(UserError) as caught:
-        facts(data)
+        data_facts(data)
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_sizes_are_those_of_the_images() -> None:
-    assert load(DIGITS).train.images_NCHW.shape[1:] == (1, SOURCES["digits"].size, SOURCES["digits"].size)
+    assert load_splits(DIGITS).train.images_NCHW.shape[1:] == (1, SOURCES["digits"].size, SOURCES["digits"].size)

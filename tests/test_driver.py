@@ -85,7 +85,7 @@ def test_weights_are_kept_and_found_and_trained_for_on_request_only(
     (trial,) = lab.records()
     assert f"weights kept: {folder}/{trial['trial_id']}.ckpt (network, seed 0)" in kept.out
     assert "without weights" not in kept.out
-    net = checkpoints.load(folder / f"{trial['trial_id']}.ckpt").net
+    net = checkpoints.load_network(folder / f"{trial['trial_id']}.ckpt").net
     assert sum(weight.numel() for weight in net.parameters()) == trial["params"]
 
 

@@ -155,7 +155,7 @@ def test_the_network_is_left_as_it_was() -> None:
         unwatched = net(x_NCHW)  # norm and gate in one pass
         with torch.enable_grad():
             before = net(x_NCHW)
-        with gate_stats.watched(gate_stats.blocks_of(net)) as latest:
+        with gate_stats.latest_gates(gate_stats.measured_blocks(net)) as latest:
             assert torch.equal(net(x_NCHW), before)
         torch.testing.assert_close(unwatched, before)
         assert torch.equal(net(x_NCHW), unwatched)
@@ -168,7 +168,7 @@ def test_saved_parameters_are_those_that_cost_counts(backbone: str, se: SE) -> N
     with torch.device("meta"):
         net = models.create(backbone, se, 10)
     cost = models.cost(net, (3, 32, 32))
-    every, last = gate_stats.blocks_of(net, every=True), gate_stats.blocks_of(net)
+    every, last = gate_stats.measured_blocks(net, every=True), gate_stats.measured_blocks(net)
     assert {shown.stage: shown.stage_params for shown in last} == {
         stage: part.se_params for stage, part in cost.stages.items() if part.se_params
     }
@@ -183,7 +183,7 @@ def test_saved_parameters_are_those_that_cost_counts(backbone: str, se: SE) -> N
 def test_the_paper_network_has_the_paper_blocks() -> None:
     with torch.device("meta"):
         net = models.create("resnet50", SE(), 1000)
-    assert [(shown.name, shown.stage_params) for shown in gate_stats.blocks_of(net)] == [
+    assert [(shown.name, shown.stage_params) for shown in gate_stats.measured_blocks(net)] == [
         (f"SE_{stage}_{blocks}", 2 * blocks * width**2 // 16)
         for stage, blocks, width in ((2, 3, 256), (3, 4, 512), (4, 6, 1024), (5, 3, 2048))
     ]
@@ -211,11 +211,13 @@ def test_gates_that_are_no_numbers_are_refused() -> None:
 
 def test_components_by_hand() -> None:
     # Classes {0, 2} and {4, 6}: within 2, mean square between 2·(4 + 4) = 16, so between (16 - 2)/2 = 7.
-    within, between = gate_stats.components(np.array([2, 2]), np.array([[1.0], [5.0]]), np.array([[2.0], [2.0]]))
+    within, between = gate_stats.variance_components(
+        np.array([2, 2]), np.array([[1.0], [5.0]]), np.array([[2.0], [2.0]])
+    )
     assert (within[0], between[0]) == (2.0, 7.0)
-    within, between = gate_stats.components(np.array([1, 1]), np.array([[1.0], [5.0]]), np.zeros((2, 1)))
+    within, between = gate_stats.variance_components(np.array([1, 1]), np.array([[1.0], [5.0]]), np.zeros((2, 1)))
     assert np.isnan(within[0])
-    within, between = gate_stats.components(np.array([3]), np.array([[1.0]]), np.array([[2.0]]))
+    within, between = gate_stats.variance_components(np.array([3]), np.array([[1.0]]), np.array([[2.0]]))
     assert within[0] == 1.0
     assert np.isnan(between[0])
 
@@ -394,19 +396,19 @@ def test_classes_by_name_or_label() -> None:
     names = images.names_of(Data(name="folder"), folders)
     assert names == ["tench", "English springer", "parachute", "zebra"]
     counts = np.array([5, 5, 5, 0])
-    assert gate_stats.choose(["parachute", "n01440764", "1", "2"], names, folders, counts) == [2, 0, 1]
-    assert gate_stats.choose(None, names, folders, counts) == [0, 1, 2]
+    assert gate_stats.choose_classes(["parachute", "n01440764", "1", "2"], names, folders, counts) == [2, 0, 1]
+    assert gate_stats.choose_classes(None, names, folders, counts) == [0, 1, 2]
     with pytest.raises(
         UserError, match=r"no class 'tensh' \(did you mean tench\?\); there are tench, English springer"
     ):
-        gate_stats.choose(["tensh"], names, folders, counts)
+        gate_stats.choose_classes(["tensh"], names, folders, counts)
     with pytest.raises(UserError, match="no test images of class 'zebra'"):
-        gate_stats.choose(["zebra"], names, folders, counts)
+        gate_stats.choose_classes(["zebra"], names, folders, counts)
     digits = known(tuple("0123456789"))
-    assert gate_stats.choose(None, list(digits.classes), digits, np.ones(10)) == [0, 3, 6, 9]
+    assert gate_stats.choose_classes(None, list(digits.classes), digits, np.ones(10)) == [0, 3, 6, 9]
     many = known(tuple(f"class{i}" for i in range(1000)))
     with pytest.raises(UserError) as error:
-        gate_stats.choose(["cat"], list(many.classes), many, np.ones(1000))
+        gate_stats.choose_classes(["cat"], list(many.classes), many, np.ones(1000))
     assert len(str(error.value)) < 240
     assert "1000 in all" in str(error.value)
 
@@ -415,7 +417,7 @@ def test_the_paper_classes_where_they_are() -> None:
     wordnet = sorted(sources.WORDNET)
     folders = known(tuple(wordnet))
     names = images.names_of(Data(name="folder"), folders)
-    chosen = gate_stats.choose(None, names, folders, np.ones(len(names)))
+    chosen = gate_stats.choose_classes(None, names, folders, np.ones(len(names)))
     assert [names[label] for label in chosen] == list(gate_stats.PAPER)
     assert [wordnet[label] for label in chosen] == ["n01443537", "n03954731", "n02110958", "n09246464"]
 
@@ -446,7 +448,7 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     results = tmp_path_factory.mktemp("lab")
-    identity = images.facts(DIGITS).identity
+    identity = images.data_facts(DIGITS).identity
     recipe = Recipe(epochs=1, batch_size=64, lr=0.05)
     design = SE(reduction={2: 4, 3: 4, 4: 4})
     spec = Spec(
@@ -464,7 +466,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     other = dataclasses.replace(spec, seed=1)
     failed = dataclasses.replace(spec, seed=2)
     made = Lab(results, spec.trial_id, other.trial_id, failed.trial_id)
-    record = trial.run(spec, made.checkpoint, lambda entry: None)
+    record = trial.run_trial(spec, made.checkpoint, lambda entry: None)
     del record["outputs"]  # which the driver keeps beside it
     store = Store(f"sqlite:///{results}/lab.db")
     for trial_id, state, value in (
@@ -511,8 +513,8 @@ def test_the_command_writes_the_numbers_of_its_network(
     assert names == {"gates.csv", "blocks.csv"} | {
         f"{name}.{suffix}" for name in excitation.FIGURES for suffix in ("svg", "png", "pdf")
     }
-    module = checkpoints.load(lab.checkpoint)
-    test = images.load(DIGITS).test
+    module = checkpoints.load_network(lab.checkpoint)
+    test = images.load_splits(DIGITS).test
     measured = gate_stats.measure(module.net, test.batches(64), list("0123456789"), [1, 3], images_a_class=20)
     read = excitation.read(tmp_path / "out" / "gates.csv")
     assert list(read["class"].unique()) == ["1", "3", excitation.ALL]
@@ -521,7 +523,7 @@ def test_the_command_writes_the_numbers_of_its_network(
 
 def test_the_trained_network_is_the_one_that_is_shown(lab: Lab) -> None:
     """The gates are those of the trained weights, not of the network as it was first drawn."""
-    module = checkpoints.load(lab.checkpoint)
+    module = checkpoints.load_network(lab.checkpoint)
     drawn = SENet(**dict(module.hparams))
     path = "net.layer3.0.bn2.se.fc1.weight"
     assert not torch.equal(module.get_parameter(path), drawn.get_parameter(path))
@@ -628,7 +630,7 @@ def test_bad_input_is_answered_in_one_line(
 def test_other_images_than_in_training_are_pointed_out(
     lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    facts_now = dataclasses.replace(images.facts(DIGITS), identity="digits other")
-    monkeypatch.setattr(images, "facts", lambda data: facts_now)
+    facts_now = dataclasses.replace(images.data_facts(DIGITS), identity="digits other")
+    monkeypatch.setattr(images, "data_facts", lambda data: facts_now)
     assert main(["excitation", lab.kept, "--results", str(lab.results), "--to", str(tmp_path / "out")]) == 0
     assert "not the images" in capsys.readouterr().out

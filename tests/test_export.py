@@ -101,7 +101,7 @@ def test_any_number_of_images_at_once(exported: Path, kept: Kept) -> None:
     assert (given.name, given.shape[1:], made.name, made.shape[1:]) == ("images", [1, 8, 8], "logits", [10])
     assert isinstance(given.shape[0], str)
     assert not re.search(rb"\.py\b|site-packages|/senet_lab/", exported.read_bytes())  # nobody's folders
-    net = checkpoints.load(kept.checkpoint).net.eval()
+    net = checkpoints.load_network(kept.checkpoint).net.eval()
     x_BCHW = torch.randn(13, 1, 8, 8, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         expected = net(x_BCHW).numpy()

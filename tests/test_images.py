@@ -35,7 +35,7 @@ from senet_lab.config import Data
 from senet_lab.studies import pictures
 from senet_lab.training import data as images
 from senet_lab.training.feeds import FolderFeed, TensorFeed
-from senet_lab.training.folder import folder
+from senet_lab.training.folder import list_folder
 from senet_lab.training.sources import SOURCES
 
 
@@ -63,10 +63,10 @@ def by_class(x_NCHW: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
 def whole(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
     """All training, and all test images, normalised."""
     if data.name == "folder":
-        for files in folder(data)[:2]:
+        for files in list_folder(data)[:2]:
             yield all_of(FolderFeed(files, data))
     else:
-        for split in SOURCES[data.name].known(data).read():
+        for split in SOURCES[data.name].index(data).read():
             yield all_of(TensorFeed(torch.from_numpy(split.images), torch.from_numpy(split.labels), data))
 
 
@@ -86,7 +86,7 @@ def test_digits_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     tree = written(capsys, "digits", "--to", tmp_path / "it's")
     source = compose(["data=digits"]).config.data
     same_tensors(source, tree)
-    known, before = images.facts(tree), images.facts(source)
+    known, before = images.data_facts(tree), images.data_facts(source)
     assert (known.classes, known.channels) == (before.classes, before.channels) == (tuple("0123456789"), 1)
     assert (known.train, known.validation, known.test) == (before.train, before.validation, before.test)
     assert (tree.augment, tree.size) == (source.augment, source.size)
@@ -97,7 +97,7 @@ def test_cifar_bit_for_bit(cifar: Data, tmp_path: Path, capsys: pytest.CaptureFi
     tree = written(capsys, cifar.name, "--root", cifar.root, "--to", tmp_path / "png")
     same_tensors(cifar, tree)
     assert (tree.augment, tree.size) == ("cifar", 32)
-    assert images.facts(tree).classes == tuple(f"class {label}" for label in range(10))
+    assert images.data_facts(tree).classes == tuple(f"class {label}" for label in range(10))
 
 
 @pytest.mark.parametrize("cifar", ["cifar100"], indirect=True)
@@ -107,7 +107,7 @@ def test_a_class_without_training_images_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """data=folder would refuse such a tree. A hundred classes share the fixture's 200 random labels."""
-    labels = SOURCES[cifar.name].known(cifar).read()[0].labels
+    labels = SOURCES[cifar.name].index(cifar).read()[0].labels
     (missing, *_) = sorted(set(range(100)) - set(labels.tolist()))
     told = refused(capsys, "images", "cifar100", "--root", cifar.root, "--to", tmp_path / "png")
     assert f"class {missing}' would have no training images" in told
@@ -117,7 +117,7 @@ def test_a_class_without_training_images_is_named(
 
 
 def test_other_readers_find_the_same_pixels(digit_files: Path) -> None:
-    train, test = SOURCES["digits"].known(Data()).read()
+    train, test = SOURCES["digits"].index(Data()).read()
     for tree, split in (("train", train), ("val", test)):
         pixels, labels = split.images, split.labels
         found = ImageFolder(str(digit_files / tree))
@@ -139,8 +139,8 @@ def test_a_tree_of_files_keeps_its_pixels_and_their_order(tmp_path: Path, capsys
     (tmp_path / "from" / "val").rename(tmp_path / "from" / "exam")
     words = (f"data.root={tmp_path / 'from'}", "data.test=exam", "data.size=16", "data.resize=18", "data.workers=0")
     tree = written(capsys, "folder", *words, "--to", tmp_path / "to")
-    before = folder(replace(source, test="exam"))
-    after = folder(tree)
+    before = list_folder(replace(source, test="exam"))
+    after = list_folder(tree)
     assert after[2] == before[2]
     for some, others in zip(before[:2], after[:2], strict=True):
         assert [label for _, label in some] == [label for _, label in others]
@@ -153,7 +153,7 @@ def test_a_part_of_the_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     """Those that a training with the same words would see."""
     written(capsys, "digits", "data.subset=40", "data.test_subset=20", "--to", tmp_path / "png")
     source = replace(compose(["data=digits"]).config.data, subset=40, test_subset=20)
-    splits = images.load(source)
+    splits = images.load_splits(source)
     used = torch.cat([splits.train.images_NCHW, splits.validation.images_NCHW]), splits.test.images_NCHW  # type: ignore[union-attr]
     for tree, pixels in zip(("train", "val"), used, strict=True):
         found = [np.asarray(Image.open(path)).tobytes() for path in (tmp_path / "png" / tree).rglob("*.png")]
@@ -172,7 +172,7 @@ def test_files_are_augmented_as_images_in_memory_are(augment: str, digit_files: 
     """Every image that is fed is one of the crops, mirrored or not, of the padded original; over epochs, all occur."""
     words = ["data.size=8", "data.resize=8", "data.mean=[0.3075]", "data.std=[0.377]", f"data.augment={augment}"]
     data = compose(["data=folder", f"data.root={digit_files}", *words]).config.data
-    files = folder(data)[0].take(np.full(40, 7))
+    files = list_folder(data)[0].take(np.full(40, 7))
     padded = np.pad(np.asarray(Image.open(files.paths[0])), 1)
     crops = [padded[top : top + 8, left : left + 8] for top in range(3) for left in range(3)]
     if augment == "cifar":
@@ -277,11 +277,11 @@ def test_from_photographs_to_predictions(photographs: Path, tmp_path: Path, caps
     data = ("data=folder", f"data.root={photographs}", "data.size=32", "data.resize=36", "data.workers=0")
     few = ("data.subset=64", "data.test_subset=36", "training.device=cpu")
     kept = train(tmp_path, [*network, *data, *few])
-    tested = images.load(compose([*data, *few]).config.data).test
+    tested = images.load_splits(compose([*data, *few]).config.data).test
     assert isinstance(tested, FolderFeed)
     found = predicted(capsys, kept.checkpoint, *(path for path, _ in tested.files))
     wrong = sum(one["top"][0]["label"] != label for one, (_, label) in zip(found, tested.files, strict=True))
     assert 100 * wrong / len(found) == pytest.approx(kept.record["metrics"]["test_error"])
-    names = images.names_of(compose(data).config.data, images.load(compose(data).config.data))
+    names = images.names_of(compose(data).config.data, images.load_splits(compose(data).config.data))
     assert all(guess["class"] == names[guess["label"]] for one in found for guess in one["top"])
     assert names[0] == "tench"  # by its folder's name, n01440764

@@ -23,8 +23,8 @@ from senet_lab.studies import limits, plan_text, pool, ray, rows
 from senet_lab.studies import workers as workers_of
 from senet_lab.studies.limits import Limits
 from senet_lab.training import faults, step
-from senet_lab.training.data import facts
-from senet_lab.training.sampling import mixed
+from senet_lab.training.data import data_facts
+from senet_lab.training.sampling import mix_seed
 
 # A network of the user's own: the lab's, with a classifier that does in its first step what the file of its seed says.
 NETS = """
@@ -96,7 +96,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 def have(lab: Lab, **deeds: str) -> None:
     """What the trainings of the seeds `s0`, `s1`, … are to do."""
     for seed, deed in deeds.items():
-        (lab.folder / "deeds" / str(mixed(int(seed[1:]), 0))).write_text(deed)
+        (lab.folder / "deeds" / str(mix_seed(int(seed[1:]), 0))).write_text(deed)
 
 
 def inside(capsys: pytest.CaptureFixture[str], *words: str) -> Ended:
@@ -134,7 +134,7 @@ def test_a_trial_that_hangs_fails_and_one_that_had_no_room_beside_it_is_trained_
     assert (records[1]["state"], records[1]["attempts"]) == ("failed", 1)
     assert records[1]["reason"] == "its training took longer than executor.time_limit=0.3 (minutes)"
     assert "seed 0: out of memory (made up); once more alone, when nothing else trains" in done.out
-    (began,) = (own.folder / "deeds").glob(f"{mixed(1, 0)}.began")
+    (began,) = (own.folder / "deeds").glob(f"{mix_seed(1, 0)}.began")
     assert records[0]["started"] - began.stat().st_mtime > 0.3 * 60 - 5, "not before the one that hung was ended"
     assert not multiprocessing.active_children()
     assert not list((own.folder / "results/local/checkpoints").iterdir())
@@ -207,9 +207,9 @@ def test_a_trial_that_is_out_of_memory_is_trained_once_more_alone(own: Lab, caps
 
 def test_what_pytorch_says_of_the_hosts_memory_is_known() -> None:
     """It is no MemoryError."""
-    with pytest.raises(RuntimeError) as caught, faults.of_network():
+    with pytest.raises(RuntimeError) as caught, faults.network_errors():
         torch.empty(2**50, dtype=torch.uint8)
-    assert faults.outcome(caught.value)[0] == "memory"
+    assert faults.classify_failure(caught.value)[0] == "memory"
 
 
 # ------------------------------------------------------------------------------------------------------- max_failures
@@ -249,7 +249,7 @@ def test_what_is_in_training_may_yet_show_that_a_study_works(own: Lab, capsys: p
     assert (done.code, done.err) == (0, ""), done
     assert "1 trial failed and none ended well (max_failures=1); no more are started unless one of those" in done.out
     assert "another driver" not in done.out
-    (began,) = (own.folder / "deeds").glob(f"{mixed(2, 0)}.began")
+    (began,) = (own.folder / "deeds").glob(f"{mix_seed(2, 0)}.began")
     first = by_seed(own)[0]
     assert began.stat().st_mtime > first["started"] + first["seconds"], "none is started meanwhile"
 
@@ -294,8 +294,8 @@ def test_those_that_share_a_gpu_on_ray_are_counted(share: float, most: int) -> N
 def test_room_on_a_gpu_is_needed_for_all_that_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two GPUs with room for three sets of images each."""
     composed = compose([])
-    ((row,), _) = rows.build(composed, facts(composed.config.data))
-    spec = replace(row.spec(facts(composed.config.data), 0, "cpu"), feed="memory", device="cuda")
+    ((row,), _) = rows.build(composed, data_facts(composed.config.data))
+    spec = replace(row.spec(data_facts(composed.config.data), 0, "cpu"), feed="memory", device="cuda")
     monkeypatch.setattr(plan_text, "size_in_memory", lambda data: 2**30)
     monkeypatch.setattr(step, "room", lambda device: 3.0 * 2**30)
     plan_text.check_room([spec], workers_of.sharing("cuda", 6, gpus=2))

@@ -22,7 +22,7 @@ from senet_lab.models.cifar import PadShortcut, PreactBasic, PreactBottleneck, p
 from senet_lab.models.gated import Gated, Inserted
 from senet_lab.models.gates import SEBlock
 from senet_lab.models.shake import ShakeBlock
-from senet_lab.models.slots import BLOCKS, POSITIONS, is_known, name_of
+from senet_lab.models.slots import BLOCKS, POSITIONS, class_path, is_known
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One block, every variant, against a functional forward that takes nothing but the weights.
@@ -120,8 +120,8 @@ WRITTEN_OUT = {
 
 
 def test_every_kind_of_block_is_tried() -> None:
-    known = set(BLOCKS) - {name_of(ShakeBlock)}  # which test_models_shake tests
-    assert known == {name_of(kind) for kind in WRITTEN_OUT} == {name_of(kind) for kind, *_ in MADE.values()}
+    known = set(BLOCKS) - {class_path(ShakeBlock)}  # which test_models_shake tests
+    assert known == {class_path(kind) for kind in WRITTEN_OUT} == {class_path(kind) for kind, *_ in MADE.values()}
 
 
 @pytest.mark.parametrize(

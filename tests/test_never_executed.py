@@ -94,7 +94,7 @@ def test_by_no_training_that_goes_on(trapped: Path, kept: Kept, tmp_path: Path) 
     """A checkpoint that is none is set aside, and the training begins anew."""
     (cell,) = plan.make(compose(["recipe.epochs=1", "se.reduction=4", "data.subset=40", "data.test_subset=20"])).cells
     said: list[dict[str, object]] = []
-    record = trial.run(cell.spec, trapped, said.append)
+    record = trial.run_trial(cell.spec, trapped, said.append)
     assert "moved to net.damaged, training starts anew" in str(said[0]["notice"])
     assert not record["resumed"]
     assert not (tmp_path / "sprung").exists()

@@ -59,7 +59,7 @@ def test_probabilities_are_the_softmax_of_the_network(
     assert [one["image"] for one in found] == list(map(str, files))
     mean, std = (number[0] for number in SOURCES["digits"].statistics)
     x_BCHW = torch.stack([torch.from_numpy(np.asarray(Image.open(path)) / 255)[None] for path in files])
-    net = checkpoints.load(kept.checkpoint).net.eval()
+    net = checkpoints.load_network(kept.checkpoint).net.eval()
     with torch.no_grad():
         p_BK = net(((x_BCHW - mean) / std).float()).exp()
     p_BK = p_BK / p_BK.sum(1, keepdim=True)
@@ -81,7 +81,7 @@ def test_several_views_are_averaged_as_in_the_test(tmp_path: Path, capsys: pytes
     five = [pixels[top : top + 16, left : left + 16] for top, left in ((0, 0), (0, 8), (2, 0), (2, 8), (1, 4))]
     views = torch.from_numpy(np.stack([*five, *(view[:, ::-1] for view in five)])).permute(0, 3, 1, 2).float()
     with torch.no_grad():
-        expected = checkpoints.load(path).net.eval()(views).softmax(1).mean(0)
+        expected = checkpoints.load_network(path).net.eval()(views).softmax(1).mean(0)
     assert {guess["class"]: guess["probability"] for guess in found["top"]} == pytest.approx(
         dict(zip(("ant", "bee", "cat"), expected.tolist(), strict=True)), abs=1e-5
     )
@@ -93,7 +93,7 @@ def test_several_views_are_averaged_as_in_the_test(tmp_path: Path, capsys: pytes
 def centre_alone(path: Path, pixels_HWC: np.ndarray[Any, Any]) -> list[float]:
     x_BCHW = torch.from_numpy(pixels_HWC[1:17, 4:20][None]).permute(0, 3, 1, 2).float()
     with torch.no_grad():
-        probabilities: list[float] = checkpoints.load(path).net.eval()(x_BCHW).softmax(1)[0].tolist()
+        probabilities: list[float] = checkpoints.load_network(path).net.eval()(x_BCHW).softmax(1)[0].tolist()
     return probabilities
 
 
@@ -197,11 +197,11 @@ def test_classes_without_names_are_numbers(
 
 def test_what_a_checkpoint_says_is_what_it_was_trained_on(kept: Kept) -> None:
     """Also names: those of CIFAR and ImageNet where their numbers and folders are meant."""
-    module = checkpoints.load(kept.checkpoint)
+    module = checkpoints.load_network(kept.checkpoint)
     said = checkpoints.description(module, kept.checkpoint)
     assert said is not None
     assert said.classes == tuple("0123456789")
-    assert checkpoints.describe(DIGITS, images.facts(DIGITS)) == module.images
+    assert checkpoints.describe(DIGITS, images.data_facts(DIGITS)) == module.images
     tree = Data(name="folder", size=64, crops=10, augment="imagenet")
     facts = images.DataFacts("", ("n01440764", "n02102040", "mine"), 3, 1, 1, 1)
     how = checkpoints.describe(tree, facts)

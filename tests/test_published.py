@@ -61,7 +61,7 @@ def test_a_published_trial_begins_as_it_did(folder: Path, which: str, tmp_path: 
         data.check_files(cell.spec.data)
     except UserError as error:
         pytest.skip(f"{error} (the variable DATA_ROOT says where)")
-    (epoch,) = trial.run(cell.spec, tmp_path / "a.ckpt", lambda entry: None, until=1)["epochs"]
+    (epoch,) = trial.run_trial(cell.spec, tmp_path / "a.ckpt", lambda entry: None, until=1)["epochs"]
     trained, was = [epoch[name] for name in LOSSES], firsts.loc[[trial_id]].iloc[0]
     assert trained == pytest.approx([was[name] for name in LOSSES], rel=0, abs=TOLERANCE)
     seeds = firsts[(firsts["row"] == was["row"]) & (firsts["seed"] != was["seed"])]

@@ -18,10 +18,10 @@ from senet_lab.labels import label
 from senet_lab.reports import paper
 from senet_lab.studies import plan
 from senet_lab.studies.rows import Row, build
-from senet_lab.training.data import DataFacts, facts
+from senet_lab.training.data import DataFacts, data_facts
 from senet_lab.training.lit import SENet
 
-DIGITS = facts(compose([]).config.data)
+DIGITS = data_facts(compose([]).config.data)
 BASE = compose([]).config
 
 
@@ -34,8 +34,8 @@ def study_of(rows: dict[str, Any], factor: str = "se.reduction", baseline: str =
     return config
 
 
-def rows_of(*args: Any, facts: DataFacts = DIGITS, **kwargs: Any) -> list[Row]:
-    return build(label(study_of(*args, **kwargs), BASE, {}), facts)[0]
+def rows_of(*args: Any, data_facts: DataFacts = DIGITS, **kwargs: Any) -> list[Row]:
+    return build(label(study_of(*args, **kwargs), BASE, {}), data_facts)[0]
 
 
 def rows_for(*words: str) -> list[Row]:

@@ -113,12 +113,12 @@ def test_without_rungs_every_design_is_trained_to_its_end() -> None:
 def test_a_training_that_was_stopped_and_promoted_is_the_training_that_was_not(tmp_path: Path) -> None:
     """Same schedule, same numbers, to the last digit; stopped, it leaves no metrics of the test images."""
     spec = spec_of("recipe.epochs=3", "data.subset=60", "data.test_subset=60")
-    whole = trial.run(spec, tmp_path / "whole.ckpt", lambda epoch: None)
-    first = trial.run(spec, tmp_path / "rungs.ckpt", lambda epoch: None, until=1)
+    whole = trial.run_trial(spec, tmp_path / "whole.ckpt", lambda epoch: None)
+    first = trial.run_trial(spec, tmp_path / "rungs.ckpt", lambda epoch: None, until=1)
     assert first == {"epochs": whole["epochs"][:1]}
-    second = trial.run(spec, tmp_path / "rungs.ckpt", lambda epoch: None, until=2)
+    second = trial.run_trial(spec, tmp_path / "rungs.ckpt", lambda epoch: None, until=2)
     assert second == {"epochs": whole["epochs"][:2]}
-    last = trial.run(spec, tmp_path / "rungs.ckpt", lambda epoch: None)
+    last = trial.run_trial(spec, tmp_path / "rungs.ckpt", lambda epoch: None)
     assert (last["epochs"], last["metrics"]) == (whole["epochs"], whole["metrics"])
 
 

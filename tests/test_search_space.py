@@ -33,7 +33,7 @@ def priced(space: dict[str, Any], *words: str) -> Priced:
     config = composed.config
     assert config.search is not None
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, space=space))
-    return pricing.price(dataclasses.replace(composed, config=config), images.facts(config.data))
+    return pricing.price(dataclasses.replace(composed, config=config), images.data_facts(config.data))
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)

@@ -23,12 +23,12 @@ from senet_lab.config import SE, Data, Recipe, Training, UserError
 from senet_lab.run import main
 from senet_lab.studies import pool
 from senet_lab.training import distributed, trial
-from senet_lab.training.data import load
+from senet_lab.training.data import load_splits
 from senet_lab.training.faults import DivergedError
 from senet_lab.training.feeds import FolderFeed, TensorFeed
 from senet_lab.training.lit import SENet
-from senet_lab.training.sampling import Part
-from senet_lab.training.step import chosen
+from senet_lab.training.sampling import BatchShare
+from senet_lab.training.step import choose_step
 
 TWO = dataclasses.replace(SPEC, devices=2)
 
@@ -37,7 +37,7 @@ TWO = dataclasses.replace(SPEC, devices=2)
 def dismissed() -> Iterator[None]:
     """The processes that stay for the next training are gone when these tests are."""
     yield
-    distributed.dismiss()
+    distributed.end_ranks()
 
 
 def gone(pids: list[int]) -> bool:
@@ -56,7 +56,7 @@ def weights(path: Path) -> dict[str, Tensor]:
 @pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 31])
 def test_parts_are_a_partition(count: int, world: int) -> None:
-    taken = [Part(number, world).of(count) for number in range(world)]
+    taken = [BatchShare(number, world).of(count) for number in range(world)]
     mine = [positions[:own] for positions, own in taken]
     assert sorted(at for positions in mine for at in positions) == list(range(count))
     assert max(map(len, mine)) - min(map(len, mine)) <= 1
@@ -65,17 +65,15 @@ def test_parts_are_a_partition(count: int, world: int) -> None:
 
 
 def test_a_process_alone_takes_all() -> None:
-    assert Part().of(5) == ([0, 1, 2, 3, 4], 5)
+    assert BatchShare().of(5) == ([0, 1, 2, 3, 4], 5)
 
 
 def together(feed: TensorFeed | FolderFeed, world: int, *words: Any) -> list[tuple[Tensor, Tensor]]:
     """The batches of all parts, put together again."""
     parts = []
     for number in range(world):
-        feed.part = Part(number, world)
-        parts.append(list(feed.batches(*words)))
+        parts.append(list(feed.batches(*words, share=BatchShare(number, world))))
         assert len(parts[-1]) == len(feed.batches(*words))
-    feed.part = Part()
     whole = []
     for pieces in zip(*parts, strict=True):
         (count,) = {count for *_, count in pieces}
@@ -91,7 +89,7 @@ def together(feed: TensorFeed | FolderFeed, world: int, *words: Any) -> list[tup
 @pytest.mark.parametrize("world", [2, 3])
 def test_parts_in_memory_are_of_the_batches_that_one_process_has(world: int, sampling: str) -> None:
     data = Data(augment="crop", cutout=2, validation=0.2, subset=79)
-    feed = load(data).train
+    feed = load_splits(data).train
     for words in ((19, 3, 5, sampling), (19,)):
         for (x, y), (u, v) in zip(feed.batches(*words), together(feed, world, *words), strict=True):
             assert torch.equal(x, u)
@@ -102,7 +100,7 @@ def test_parts_in_memory_are_of_the_batches_that_one_process_has(world: int, sam
 @pytest.mark.parametrize("workers", [0, 1])
 def test_parts_from_files_are_of_the_batches_that_one_process_has(tmp_path: Path, workers: int) -> None:
     data = dataclasses.replace(make_tree(tmp_path, {"a": 7, "b": 6}), workers=workers)
-    splits = load(data)
+    splits = load_splits(data)
     feed = splits.train
     assert isinstance(feed, FolderFeed)
     for words in ((4, 3, 5), (4,)):
@@ -117,9 +115,9 @@ def test_parts_from_files_are_of_the_batches_that_one_process_has(tmp_path: Path
 def test_images_that_fill_a_part_up_count_for_nothing() -> None:
     module = SENet("resnet8", channels=1)
     logits_BK, y_B = torch.randn(3, 10, requires_grad=True), torch.tensor([1, 2, 3])
-    loss = module.counted("train", logits_BK, y_B, [2, 5], 0.1)
+    loss = module.batch_loss("train", logits_BK, y_B, [2, 5], 0.1)
     assert torch.equal(loss, F.cross_entropy(logits_BK[:2], y_B[:2], label_smoothing=0.1))
-    (module.counted("train", logits_BK, y_B, [0, 2]) + loss).backward()
+    (module.batch_loss("train", logits_BK, y_B, [0, 2]) + loss).backward()
     assert logits_BK.grad is not None
     assert torch.equal(logits_BK.grad[2], torch.zeros(10))
     means = module.means("train")
@@ -138,7 +136,7 @@ def test_several_processes_train_as_one(tmp_path: Path, world: int) -> None:
     recipe = Recipe(epochs=1, batch_size=19, lr=0.05, weight_decay=5e-4, label_smoothing=0.1)
     one = make_spec(SE(reduction=4), data, recipe, backbone="parted:frozen", precision="64-true")
     records = [
-        trial.run(dataclasses.replace(one, devices=devices), tmp_path / str(devices) / "a.ckpt", silent)
+        trial.run_trial(dataclasses.replace(one, devices=devices), tmp_path / str(devices) / "a.ckpt", silent)
         for devices in (1, world)
     ]
     for name, value in records[0]["metrics"].items():
@@ -157,7 +155,7 @@ def test_several_processes_train_as_one(tmp_path: Path, world: int) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The record of TWO, trained without a break."""
-    return trial.run(TWO, tmp_path_factory.mktemp("whole") / "a.ckpt", silent)
+    return trial.run_trial(TWO, tmp_path_factory.mktemp("whole") / "a.ckpt", silent)
 
 
 def test_what_a_record_says(whole: dict[str, Any]) -> None:
@@ -169,8 +167,8 @@ def test_what_a_record_says(whole: dict[str, Any]) -> None:
 def test_stopped_at_an_epoch_it_goes_on(whole: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     seen: list[dict[str, Any]] = []
-    assert trial.run(TWO, path, seen.append, until=2) == {"epochs": whole["epochs"][:2]} == {"epochs": seen}
-    record = trial.run(TWO, path, seen.append)
+    assert trial.run_trial(TWO, path, seen.append, until=2) == {"epochs": whole["epochs"][:2]} == {"epochs": seen}
+    record = trial.run_trial(TWO, path, seen.append)
     assert outcome(record) == outcome(whole)
     assert record["resumed"]
     assert seen == whole["epochs"]
@@ -181,16 +179,16 @@ def test_a_damaged_checkpoint_is_set_aside_once(whole: dict[str, Any], tmp_path:
     path = tmp_path / "a.ckpt"
     path.write_bytes(b"no checkpoint")
     said: list[dict[str, Any]] = []
-    assert outcome(trial.run(TWO, path, said.append)) == outcome(whole)
+    assert outcome(trial.run_trial(TWO, path, said.append)) == outcome(whole)
     assert [("damaged" in entry.get("notice", "")) for entry in said] == [True, False, False, False, False]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.ckpt", "a.damaged"]
 
 
 def test_averaged_weights_go_on_from_a_checkpoint(tmp_path: Path) -> None:
     spec = dataclasses.replace(TWO, recipe=dataclasses.replace(RECIPE, epochs=2, ema=0.9))
-    expected = outcome(trial.run(spec, tmp_path / "a.ckpt", silent))
-    trial.run(spec, tmp_path / "b.ckpt", silent, until=1)
-    assert outcome(trial.run(spec, tmp_path / "b.ckpt", silent)) == expected
+    expected = outcome(trial.run_trial(spec, tmp_path / "a.ckpt", silent))
+    trial.run_trial(spec, tmp_path / "b.ckpt", silent, until=1)
+    assert outcome(trial.run_trial(spec, tmp_path / "b.ckpt", silent)) == expected
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -202,7 +200,7 @@ def killing(pids: list[int]) -> Callable[[dict[str, Any]], None]:
 
     def report(entry: dict[str, Any]) -> None:
         if entry["epoch"] == 2 and not pids:
-            pids.extend(member.process.pid or 0 for member in distributed.CREW)
+            pids.extend(member.process.pid or 0 for member in distributed.RANKS)
             os.kill(pids[1], signal.SIGKILL)
 
     return report
@@ -211,17 +209,17 @@ def killing(pids: list[int]) -> Callable[[dict[str, Any]], None]:
 def test_a_process_that_is_killed_ends_all(tmp_path: Path) -> None:
     pids: list[int] = []
     with pytest.raises(distributed.LostError, match=r"^its process 2 of 2 ended with exit code -9 \(Killed\)$"):
-        trial.run(TWO, tmp_path / "a.ckpt", killing(pids))
+        trial.run_trial(TWO, tmp_path / "a.ckpt", killing(pids))
     assert gone(pids)
-    assert distributed.CREW == []
+    assert distributed.RANKS == []
     assert len(torch.load(tmp_path / "a.ckpt", weights_only=True)["history"]) in (2, 3)
 
 
 @pytest.mark.slow
 def test_a_training_goes_on_of_which_a_process_was_killed(whole: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(distributed.LostError):
-        trial.run(TWO, tmp_path / "a.ckpt", killing([]))
-    record = trial.run(TWO, tmp_path / "a.ckpt", silent)
+        trial.run_trial(TWO, tmp_path / "a.ckpt", killing([]))
+    record = trial.run_trial(TWO, tmp_path / "a.ckpt", silent)
     assert outcome(record) == outcome(whole)
     assert record["resumed"]
 
@@ -239,7 +237,7 @@ def test_what_one_process_meets_is_the_trial_s_end(tmp_path: Path, backbone: str
     begun = time.monotonic()
     found = pool.attempt(dataclasses.replace(spec, devices=2), tmp_path / "a.ckpt", None, silent)
     assert found == (kind, {"reason": reason})
-    assert distributed.CREW == []
+    assert distributed.RANKS == []
     assert time.monotonic() - begun < 120, "no process waits for another for ever"
 
 
@@ -247,7 +245,7 @@ def test_what_one_process_meets_is_the_trial_s_end(tmp_path: Path, backbone: str
 def test_diverged_in_all(tmp_path: Path) -> None:
     spec = make_spec(recipe=dataclasses.replace(RECIPE, lr=1e30, warmup_steps=0))
     with pytest.raises(DivergedError, match=r"in epoch 1$"):
-        trial.run(dataclasses.replace(spec, devices=2), tmp_path / "a.ckpt", silent)
+        trial.run_trial(dataclasses.replace(spec, devices=2), tmp_path / "a.ckpt", silent)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -287,7 +285,7 @@ def test_wrong_words(words: list[str], said: str) -> None:
 )
 def test_what_cannot_be(training: Training, device: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        chosen(training, Data(), device)
+        choose_step(training, Data(), device)
     assert one_line(str(caught.value), said)
 
 

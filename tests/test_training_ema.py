@@ -15,8 +15,8 @@ from torch import Tensor
 
 from senet_lab.config import SE, Recipe
 from senet_lab.training import trial
-from senet_lab.training.checkpoints import load
-from senet_lab.training.data import load as load_data
+from senet_lab.training.checkpoints import load_network
+from senet_lab.training.data import load_splits as load_data
 from senet_lab.training.ema import Average
 from senet_lab.training.lit import SENet
 
@@ -72,7 +72,7 @@ def test_it_changes_nothing_of_the_training_and_is_what_validates() -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """The record of a training without a break, and its last checkpoint."""
     path = tmp_path_factory.mktemp("whole") / "a.ckpt"
-    record = trial.run(AVERAGED, path, silent)
+    record = trial.run_trial(AVERAGED, path, silent)
     return record, torch.load(path, weights_only=True)
 
 
@@ -81,8 +81,8 @@ def test_cut_off_and_run_again(whole: tuple[dict[str, Any], dict[str, Any]], tmp
     record, saved = whole
     for epoch in epochs:
         with pytest.raises(CutOffError):
-            trial.run(AVERAGED, tmp_path / "a.ckpt", stop_after(epoch))
-    again = trial.run(AVERAGED, tmp_path / "a.ckpt", silent)
+            trial.run_trial(AVERAGED, tmp_path / "a.ckpt", stop_after(epoch))
+    again = trial.run_trial(AVERAGED, tmp_path / "a.ckpt", silent)
     assert again["resumed"] is True
     assert outcome(again) == outcome(record)
     content = torch.load(tmp_path / "a.ckpt", weights_only=True)
@@ -95,7 +95,10 @@ def test_what_is_kept_is_the_averaged_network(whole: tuple[dict[str, Any], dict[
     record, saved = whole
     torch.save(saved, tmp_path / "a.ckpt")
     assert any(not torch.equal(saved["current_state"][name], value) for name, value in saved["state_dict"].items())
-    for module in (load(tmp_path / "a.ckpt"), SENet.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)):
+    for module in (
+        load_network(tmp_path / "a.ckpt"),
+        SENet.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True),
+    ):
         module.eval()
         with torch.no_grad():
             for index, batch in enumerate(load_data(AVERAGED.data).test.batches(64)):
@@ -109,12 +112,12 @@ def test_everything_at_once_in_mixed_precision_is_cut_off_and_goes_on(tmp_path: 
     """Averaging, balanced sampling, Cutout and bfloat16."""
     recipe = dataclasses.replace(RECIPE, epochs=2, ema=0.9, sampling="balanced")
     spec = make_spec(SE(4), data=dataclasses.replace(DIGITS, cutout=3), recipe=recipe, precision="bf16-mixed")
-    record = trial.run(spec, tmp_path / "a.ckpt", silent)
+    record = trial.run_trial(spec, tmp_path / "a.ckpt", silent)
     with pytest.raises(CutOffError):
-        trial.run(spec, tmp_path / "b.ckpt", stop_after(1))
-    assert outcome(trial.run(spec, tmp_path / "b.ckpt", silent)) == outcome(record)
+        trial.run_trial(spec, tmp_path / "b.ckpt", stop_after(1))
+    assert outcome(trial.run_trial(spec, tmp_path / "b.ckpt", silent)) == outcome(record)
     weights = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"].values()
     assert {value.dtype for value in weights if value.is_floating_point()} == {torch.float32}
     for change in ({"ema": 0.0}, {"sampling": "uniform"}):
         other = dataclasses.replace(spec, recipe=dataclasses.replace(recipe, **change))
-        assert trial.run(other, tmp_path / f"{next(iter(change))}.ckpt", silent)["metrics"] != record["metrics"]
+        assert trial.run_trial(other, tmp_path / f"{next(iter(change))}.ckpt", silent)["metrics"] != record["metrics"]

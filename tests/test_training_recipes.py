@@ -14,9 +14,9 @@ from torch import Tensor
 from senet_lab import models
 from senet_lab.compose import choices, compose
 from senet_lab.config import SE, Data, Recipe, UserError
-from senet_lab.training.data import load
+from senet_lab.training.data import load_splits
 from senet_lab.training.lit import SENet, lr_factor
-from senet_lab.training.trial import Feeding
+from senet_lab.training.trial import SplitsModule
 
 DIGITS = Data(augment="crop", validation=0.2, subset=40, test_subset=20)
 
@@ -35,7 +35,7 @@ def fit(recipe: Recipe, *callbacks: pl.Callback, se: SE | None = None, seed: int
         reload_dataloaders_every_n_epochs=1,
         callbacks=list(callbacks),
     )
-    trainer.fit(module, datamodule=Feeding(load(DIGITS), recipe.batch_size, seed))
+    trainer.fit(module, datamodule=SplitsModule(load_splits(DIGITS), recipe.batch_size, seed))
     return module
 
 
@@ -173,7 +173,7 @@ def test_errors_over_uneven_batches(classes: int) -> None:
     logits = torch.randn(50, classes)
     y = torch.randint(classes, (50,))
     for rows in torch.split(torch.arange(50), [17, 32, 1]):
-        module.add("val", torch.nn.functional.cross_entropy(logits[rows], y[rows]), logits[rows], y[rows])
+        module.add_batch("val", torch.nn.functional.cross_entropy(logits[rows], y[rows]), logits[rows], y[rows])
     ranks = (logits > logits[torch.arange(50), y][:, None]).sum(1)
     means = module.means("val")
     assert means["val_error"] == pytest.approx(100 * (ranks > 0).double().mean().item())
@@ -189,7 +189,7 @@ def test_errors_over_uneven_batches(classes: int) -> None:
 def descend(recipe: Recipe, rates: list[float], se: SE | None) -> dict[str, Tensor]:
     """The same training written out: batch by batch, gradient by gradient."""
     net = models.create("resnet8", se, 10, in_channels=1, seed=0).train()
-    feed = load(DIGITS).train
+    feed = load_splits(DIGITS).train
     velocity: dict[str, Tensor] = {}
     step = 0
     for epoch in range(recipe.epochs):

@@ -13,7 +13,7 @@ from senet_lab.compose import compose
 from senet_lab.config import SE, Data, Recipe
 from senet_lab.studies import rows
 from senet_lab.studies.checking import spec_of as spec_from
-from senet_lab.training.data import facts
+from senet_lab.training.data import data_facts
 from senet_lab.training.spec import IDLE_DATA, IDLE_RECIPE, Spec
 
 BASE = Spec(
@@ -153,7 +153,7 @@ def test_the_structure_tells_only_for_the_users_own_networks() -> None:
 def spec_of(*words: str) -> Spec:
     """The training that a command line asks for."""
     composed = compose(words)
-    known = facts(composed.config.data)
+    known = data_facts(composed.config.data)
     ((row,), _) = rows.build(composed, known)
     return row.spec(known, seed=0, device="cpu")
 

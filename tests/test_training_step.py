@@ -22,9 +22,9 @@ from senet_lab.config import SE, Data, Recipe, Training, UserError
 from senet_lab.studies import plan_text, rows
 from senet_lab.studies.checking import spec_of as spec_from
 from senet_lab.training import step, trial
-from senet_lab.training.data import facts
+from senet_lab.training.data import data_facts
 from senet_lab.training.spec import STEP, Spec, Step
-from senet_lab.training.step import FAST, PLAIN, blocks_of, chosen, prepare
+from senet_lab.training.step import FAST, PLAIN, choose_step, compiled_blocks, prepare
 
 DOUBLE = dataclasses.replace(SPEC, precision="64-true", recipe=dataclasses.replace(RECIPE, epochs=1))
 FOLDER = Data(name="folder", size=16, augment="imagenet")
@@ -60,7 +60,7 @@ def weights(path: Path) -> dict[str, Tensor]:
 def test_fast_steps_are_plain_steps(tmp_path: Path, fast: dict[str, Any]) -> None:
     """An epoch in double precision: losses, weights and the test agree to 1e-9."""
     records = [
-        trial.run(dataclasses.replace(DOUBLE, **way), tmp_path / name / "a.ckpt", silent)
+        trial.run_trial(dataclasses.replace(DOUBLE, **way), tmp_path / name / "a.ckpt", silent)
         for name, way in (("plain", {}), ("fast", fast))
     ]
     for name, value in records[0]["metrics"].items():
@@ -76,7 +76,7 @@ def test_a_tree_in_memory_trains_as_from_files(tmp_path: Path) -> None:
     data = dataclasses.replace(make_tree(tmp_path / "tree", {"a": 12, "b": 12}), augment="none")
     spec = make_spec(SE(reduction=4), data=data, recipe=dataclasses.replace(RECIPE, epochs=2, batch_size=8))
     seen = [
-        trial.run(dataclasses.replace(spec, feed=feed), tmp_path / f"{feed}.ckpt", silent)
+        trial.run_trial(dataclasses.replace(spec, feed=feed), tmp_path / f"{feed}.ckpt", silent)
         for feed in ("files", "memory")
     ]
     assert seen[0]["epochs"] == seen[1]["epochs"]
@@ -88,11 +88,11 @@ def test_the_fast_way_goes_on_as_if_it_had_not_been_cut_off(tmp_path: Path) -> N
     data = make_tree(tmp_path / "tree", {"a": 12, "b": 12})
     spec = make_spec(SE(reduction=4), data=data, recipe=dataclasses.replace(RECIPE, epochs=3, batch_size=8))
     spec = dataclasses.replace(spec, feed="memory", layout="channels_last", fused=True, compile="blocks")
-    expected = outcome(trial.run(spec, tmp_path / "a.ckpt", silent))
+    expected = outcome(trial.run_trial(spec, tmp_path / "a.ckpt", silent))
     with pytest.raises(CutOffError):
-        trial.run(spec, tmp_path / "b.ckpt", stop_after(1))
+        trial.run_trial(spec, tmp_path / "b.ckpt", stop_after(1))
     torch.rand(3)
-    assert outcome(trial.run(spec, tmp_path / "b.ckpt", silent)) == expected
+    assert outcome(trial.run_trial(spec, tmp_path / "b.ckpt", silent)) == expected
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_trained_to_the_end_both_ways_err_alike(tmp_path: Path, fast: dict[str, 
         for seed in range(5):
             one = dataclasses.replace(spec, seed=seed, **way)
             path = tmp_path / f"{len(errors)}-{seed}.ckpt"
-            errors[-1].append(trial.run(one, path, silent)["metrics"]["test_error"])
+            errors[-1].append(trial.run_trial(one, path, silent)["metrics"]["test_error"])
     spread = (sum(statistics.variance(each) for each in errors) / 5) ** 0.5
     assert statistics.mean(errors[0]) < 6
     assert abs(statistics.mean(errors[0]) - statistics.mean(errors[1])) < 3 * spread
@@ -140,7 +140,7 @@ def counting(name: str) -> Callable[[fx.GraphModule, list[Tensor]], Callable[...
 def test_blocks_alike_are_compiled_once() -> None:
     """ResNet-20 has nine blocks of five kinds: three widths, of which two begin with another stride."""
     net = models.create("resnet20", SE(reduction=4), 10, in_channels=1, seed=0)
-    blocks = list(blocks_of(net))
+    blocks = list(compiled_blocks(net))
     assert len(blocks) == 9
     RUN.clear()
     prepare(net, Step(compile="blocks"), "resnet20", counting("a"))  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_full_batches_of_training_alone_are_compiled(tmp_path: Path, monkeypatch
     monkeypatch.setattr(trial, "prepare", lambda net, how, network: prepare(net, how, network, counting("b")))  # type: ignore[arg-type]
     RUN.clear()
     spec = dataclasses.replace(SPEC, compile="whole", recipe=dataclasses.replace(RECIPE, batch_size=40, epochs=3))
-    trial.run(spec, tmp_path / "a.ckpt", silent)
+    trial.run_trial(spec, tmp_path / "a.ckpt", silent)
     assert (RUN["b made"], RUN["b run"]) == (1, 6)
 
 
@@ -166,7 +166,7 @@ def test_full_batches_of_training_alone_are_compiled(tmp_path: Path, monkeypatch
 def test_blocks_are_found_with_se_and_without(backbone: str, count: int, position: str | None) -> None:
     with torch.device("meta"):
         net = models.create(backbone, SE(position=position) if position and count else None, 10)
-    assert len(list(blocks_of(net))) == count
+    assert len(list(compiled_blocks(net))) == count
 
 
 def test_a_network_without_blocks_is_compiled_whole() -> None:
@@ -182,20 +182,20 @@ def test_a_network_without_blocks_is_compiled_whole() -> None:
 
 
 def test_on_a_cpu_all_is_plain() -> None:
-    assert chosen(Training(), FOLDER, "cpu") == chosen(Training(), Data(), "cpu") == PLAIN == FAST["cpu"]
+    assert choose_step(Training(), FOLDER, "cpu") == choose_step(Training(), Data(), "cpu") == PLAIN == FAST["cpu"]
     assert {name: SPEC.config()[name] for name in STEP} == STEP
 
 
 def test_a_gpu_is_given_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "size_in_memory", lambda data: step.ROOM)
     fast = Step(feed="memory", layout="channels_last", fused=True, compile="off")
-    assert chosen(Training(), FOLDER, "cuda") == fast
-    assert chosen(Training(), Data(), "cuda") == dataclasses.replace(fast, feed="files")
-    assert chosen(Training(path="plain"), FOLDER, "cuda") == PLAIN
-    assert chosen(Training(path="plain", compile="graphs"), FOLDER, "cuda") == Step(compile="graphs")
+    assert choose_step(Training(), FOLDER, "cuda") == fast
+    assert choose_step(Training(), Data(), "cuda") == dataclasses.replace(fast, feed="files")
+    assert choose_step(Training(path="plain"), FOLDER, "cuda") == PLAIN
+    assert choose_step(Training(path="plain", compile="graphs"), FOLDER, "cuda") == Step(compile="graphs")
     monkeypatch.setattr(step, "size_in_memory", lambda data: step.ROOM + 1)
-    assert chosen(Training(), FOLDER, "cuda") == dataclasses.replace(fast, feed="files")
-    assert chosen(Training(feed="memory"), FOLDER, "cuda") == fast
+    assert choose_step(Training(), FOLDER, "cuda") == dataclasses.replace(fast, feed="files")
+    assert choose_step(Training(feed="memory"), FOLDER, "cuda") == fast
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_gpu_is_given_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_cannot_be(training: Training, data: Data, word: str) -> None:
     with pytest.raises(UserError, match=word):
-        chosen(training, data, "cpu")
+        choose_step(training, data, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_words_that_there_are_not(word: str, value: str) -> None:
 
 def spec_of(*words: str) -> Spec:
     composed = compose(words)
-    known = facts(composed.config.data)
+    known = data_facts(composed.config.data)
     ((row,), _) = rows.build(composed, known)
     return row.spec(known, seed=0, device="cpu")
 
@@ -236,7 +236,7 @@ def test_each_way_has_its_own_id() -> None:
 
 def test_the_optimiser_is_recorded_under_the_name_that_it_has_in_trials_of_old() -> None:
     composed = compose(["training.precision=32-true"])
-    known = facts(composed.config.data)
+    known = data_facts(composed.config.data)
     ((row,), _) = rows.build(composed, known)
     spec = row.spec(known, 0, "cuda")
     assert spec.determinants()["fused"] is spec.config()["fused"] is True
@@ -267,12 +267,12 @@ def test_free_memory_is_a_number_of_bytes() -> None:
 def test_a_checkpoint_does_not_depend_on_the_way(tmp_path: Path) -> None:
     """One of a training that was fast goes on and is loaded plainly, and the reverse."""
     fast = dataclasses.replace(SPEC, layout="channels_last", fused=True)
-    trial.run(fast, tmp_path / "a.ckpt", silent)
+    trial.run_trial(fast, tmp_path / "a.ckpt", silent)
     loaded = trial.SENet.load_from_checkpoint(tmp_path / "a.ckpt")
     assert loaded.step == PLAIN
     short = dataclasses.replace(RECIPE, epochs=2)
     for name, ways in (("a", (fast, SPEC)), ("b", (SPEC, fast))):
         first, then = (dataclasses.replace(way, recipe=short) for way in ways)
-        trial.run(first, tmp_path / f"{name}.ckpt", silent, until=1)
-        assert trial.run(then, tmp_path / f"{name}.ckpt", silent)["resumed"] is True
+        trial.run_trial(first, tmp_path / f"{name}.ckpt", silent, until=1)
+        assert trial.run_trial(then, tmp_path / f"{name}.ckpt", silent)["resumed"] is True
     assert SPEC.data == DIGITS

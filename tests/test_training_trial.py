@@ -30,7 +30,7 @@ from senet_lab import models
 from senet_lab.config import SE, Data, Recipe, RunError
 from senet_lab.outputs import Outputs
 from senet_lab.training import trial
-from senet_lab.training.data import facts, load
+from senet_lab.training.data import data_facts, load_splits
 from senet_lab.training.faults import DivergedError
 from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Spec
@@ -47,7 +47,7 @@ def make_spec(
     backbone: str = "resnet8",
     precision: str = "32-true",
 ) -> Spec:
-    known = facts(data)
+    known = data_facts(data)
     return Spec(
         backbone=backbone,
         network="",
@@ -80,7 +80,7 @@ def outcome(record: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The record of SPEC, trained without a break."""
-    return trial.run(SPEC, tmp_path_factory.mktemp("whole") / "a.ckpt", silent)
+    return trial.run_trial(SPEC, tmp_path_factory.mktemp("whole") / "a.ckpt", silent)
 
 
 class CutOffError(Exception):
@@ -123,7 +123,7 @@ def test_each_epoch_is_reported_once_saved(whole: dict[str, Any], tmp_path: Path
         assert [file.name for file in path.parent.iterdir()] == ["a.ckpt"]
         seen.append(dict(metrics))
 
-    record = trial.run(SPEC, path, report)
+    record = trial.run_trial(SPEC, path, report)
     assert seen == record["epochs"] == whole["epochs"]
     assert [file.name for file in path.parent.iterdir()] == ["a.ckpt"]
 
@@ -133,20 +133,22 @@ def test_the_same_trial_gives_the_same_numbers_wherever_the_generators_stand(
 ) -> None:
     torch.manual_seed(123)
     np.random.seed(123)
-    assert outcome(trial.run(SPEC, tmp_path / "a.ckpt", silent)) == outcome(whole)
+    assert outcome(trial.run_trial(SPEC, tmp_path / "a.ckpt", silent)) == outcome(whole)
 
 
 def test_another_seed_gives_other_numbers(whole: dict[str, Any], tmp_path: Path) -> None:
-    record = trial.run(dataclasses.replace(SPEC, seed=1), tmp_path / "a.ckpt", silent)
+    record = trial.run_trial(dataclasses.replace(SPEC, seed=1), tmp_path / "a.ckpt", silent)
     assert record["metrics"]["test_loss"] != whole["metrics"]["test_loss"]
 
 
 def test_nothing_of_a_trial_reaches_the_next(whole: dict[str, Any], tmp_path: Path) -> None:
     """In a warm worker one trial follows another, also after one that failed."""
-    trial.run(make_spec(seed=5), tmp_path / "first.ckpt", silent)
+    trial.run_trial(make_spec(seed=5), tmp_path / "first.ckpt", silent)
     with pytest.raises(DivergedError):
-        trial.run(make_spec(recipe=dataclasses.replace(RECIPE, lr=1e30, warmup_steps=0)), tmp_path / "b.ckpt", silent)
-    assert outcome(trial.run(SPEC, tmp_path / "a.ckpt", silent)) == outcome(whole)
+        trial.run_trial(
+            make_spec(recipe=dataclasses.replace(RECIPE, lr=1e30, warmup_steps=0)), tmp_path / "b.ckpt", silent
+        )
+    assert outcome(trial.run_trial(SPEC, tmp_path / "a.ckpt", silent)) == outcome(whole)
 
 
 def scores(net: nn.Module, images: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
@@ -163,12 +165,12 @@ def scores(net: nn.Module, images: np.ndarray, labels: np.ndarray) -> tuple[floa
 
 def test_the_metrics_are_those_of_the_final_weights_on_the_images_of_the_split(tmp_path: Path) -> None:
     spec = dataclasses.replace(SPEC, data=dataclasses.replace(DIGITS, test_subset=None))
-    record = trial.run(spec, tmp_path / "a.ckpt", silent)
+    record = trial.run_trial(spec, tmp_path / "a.ckpt", silent)
     metrics, outputs = record["metrics"], Outputs.unpacked(record["outputs"])
     net = models.create("resnet8", SE(reduction=4), 10, in_channels=1, seed=99)
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
     net.load_state_dict({key.removeprefix("net."): value for key, value in state.items()})
-    bunch, held_out = load_digits(), load(spec.data).validation
+    bunch, held_out = load_digits(), load_splits(spec.data).validation
     pictures = {
         "test": (np.rint(bunch.images[898:] * 255 / 16), bunch.target[898:]),
         "val": (held_out.images_NCHW[:, 0].numpy(), held_out.labels_N.numpy()),
@@ -191,7 +193,7 @@ def test_the_metrics_are_those_of_the_final_weights_on_the_images_of_the_split(t
 def test_the_last_epoch_is_recorded_however_bad_it_is(tmp_path: Path) -> None:
     """Its learning rate is forty times the others', which makes it worse than the one before by every measure."""
     recipe = dataclasses.replace(RECIPE, schedule="step", milestones=[3], factor=40)
-    record = trial.run(make_spec(recipe=recipe), tmp_path / "a.ckpt", silent)
+    record = trial.run_trial(make_spec(recipe=recipe), tmp_path / "a.ckpt", silent)
     *_, better, last = record["epochs"]
     for name in ("train_loss", "train_error", "val_loss", "val_error"):
         assert record["metrics"][name] == last[name] > better[name], name
@@ -207,13 +209,13 @@ def test_the_test_images_are_read_once_and_last(tmp_path: Path, monkeypatch: pyt
             return original(self, batch, index)
 
         monkeypatch.setattr(SENet, step, spy)
-    trial.run(SPEC, tmp_path / "a.ckpt", silent)
+    trial.run_trial(SPEC, tmp_path / "a.ckpt", silent)
     assert order == (["training_step"] * 3 + ["validation_step"]) * 4 + ["test_step"]
 
 
 def test_a_checkpoint_rebuilds_its_network(whole: dict[str, Any], tmp_path: Path) -> None:
     for se in (SE(reduction={2: 4, 4: 8}, excitation="tanh", position="pre"), None):
-        trial.run(make_spec(se, seed=3), tmp_path / "a.ckpt", silent)
+        trial.run_trial(make_spec(se, seed=3), tmp_path / "a.ckpt", silent)
         loaded = SENet.load_from_checkpoint(tmp_path / "a.ckpt").eval()
         net = models.create("resnet8", se, 10, in_channels=1, seed=0).eval()
         state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
@@ -248,12 +250,12 @@ def test_every_design_sees_the_same_batches(tmp_path: Path) -> None:
     designs = {"plain": None, "standard": SE(reduction=4), "pre": SE(reduction=2, position="pre", bias=True)}
     for name, se in designs.items():
         SEEN.clear()
-        trial.run(make_spec(se, backbone=f"{__name__}:watched"), tmp_path / f"{name}.ckpt", silent)
+        trial.run_trial(make_spec(se, backbone=f"{__name__}:watched"), tmp_path / f"{name}.ckpt", silent)
         seen[name] = list(SEEN)
     assert seen["plain"] == seen["standard"] == seen["pre"]
     assert len(set(seen["plain"])) == 3 * RECIPE.epochs  # and every batch but once
     SEEN.clear()
-    trial.run(make_spec(seed=1, backbone=f"{__name__}:watched"), tmp_path / "other.ckpt", silent)
+    trial.run_trial(make_spec(seed=1, backbone=f"{__name__}:watched"), tmp_path / "other.ckpt", silent)
     assert not set(SEEN) & set(seen["plain"])
 
 
@@ -262,7 +264,7 @@ def test_every_design_starts_from_the_same_backbone(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1, lr=1e-30, warmup_steps=0)
     ends = {}
     for name, se in {"plain": None, "r4": SE(reduction=4), "post": SE(reduction=8, position="post")}.items():
-        trial.run(make_spec(se, recipe=recipe, seed=7), tmp_path / f"{name}.ckpt", silent)
+        trial.run_trial(make_spec(se, recipe=recipe, seed=7), tmp_path / f"{name}.ckpt", silent)
         state = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["state_dict"]
         ends[name] = {
             key.replace(".body", ""): value
@@ -285,9 +287,9 @@ def test_cut_off_and_run_again(whole: dict[str, Any], tmp_path: Path, epochs: li
     path = tmp_path / "a.ckpt"
     for epoch in epochs:
         with pytest.raises(CutOffError):
-            trial.run(SPEC, path, stop_after(epoch))
+            trial.run_trial(SPEC, path, stop_after(epoch))
     seen: list[int] = []
-    record = trial.run(SPEC, path, lambda metrics: seen.append(metrics["epoch"]))
+    record = trial.run_trial(SPEC, path, lambda metrics: seen.append(metrics["epoch"]))
     assert seen == list(range(epochs[-1] + 1, 5))
     assert record["resumed"] is True
     assert outcome(record) == outcome(whole)
@@ -302,11 +304,11 @@ def dropping(num_classes: int, in_channels: int = 3) -> nn.Module:
 
 def test_dropout_goes_on_as_if_it_had_not_been_cut_off(tmp_path: Path) -> None:
     spec = make_spec(backbone=f"{__name__}:dropping")
-    expected = outcome(trial.run(spec, tmp_path / "a.ckpt", silent))
+    expected = outcome(trial.run_trial(spec, tmp_path / "a.ckpt", silent))
     with pytest.raises(CutOffError):
-        trial.run(spec, tmp_path / "b.ckpt", stop_after(2))
+        trial.run_trial(spec, tmp_path / "b.ckpt", stop_after(2))
     torch.rand(5)
-    assert outcome(trial.run(spec, tmp_path / "b.ckpt", silent)) == expected
+    assert outcome(trial.run_trial(spec, tmp_path / "b.ckpt", silent)) == expected
 
 
 DRAWN: list[float] = []
@@ -330,7 +332,7 @@ def drawing(num_classes: int, in_channels: int = 3) -> nn.Module:
 def test_every_epoch_and_every_seed_draws_other_numbers(tmp_path: Path) -> None:
     DRAWN.clear()
     for seed in (0, 1):
-        trial.run(make_spec(seed=seed, backbone=f"{__name__}:drawing"), tmp_path / f"{seed}.ckpt", silent)
+        trial.run_trial(make_spec(seed=seed, backbone=f"{__name__}:drawing"), tmp_path / f"{seed}.ckpt", silent)
     assert len(set(DRAWN)) == len(DRAWN) == 2 * 3 * 3 * RECIPE.epochs
 
 
@@ -338,11 +340,11 @@ def test_every_epoch_and_every_seed_draws_other_numbers(tmp_path: Path) -> None:
 def test_a_folder_goes_on_as_if_it_had_not_been_cut_off(tmp_path: Path) -> None:
     data = dataclasses.replace(make_tree(tmp_path / "tree", {"a": 12, "b": 12}), workers=1)
     spec = make_spec(SE(reduction=4), data=data, recipe=dataclasses.replace(RECIPE, epochs=2, batch_size=8))
-    expected = outcome(trial.run(spec, tmp_path / "a.ckpt", silent))
+    expected = outcome(trial.run_trial(spec, tmp_path / "a.ckpt", silent))
     spec = dataclasses.replace(spec, data=dataclasses.replace(data, workers=0))
     with pytest.raises(CutOffError):
-        trial.run(spec, tmp_path / "b.ckpt", stop_after(1))
-    found = outcome(trial.run(spec, tmp_path / "b.ckpt", silent))
+        trial.run_trial(spec, tmp_path / "b.ckpt", stop_after(1))
+    found = outcome(trial.run_trial(spec, tmp_path / "b.ckpt", silent))
     assert found["epochs"] == expected["epochs"]
     assert found["metrics"] == expected["metrics"]
 
@@ -362,14 +364,14 @@ def killed(self, batch, index):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, index)
 SENet.training_step = killed
-trial.run(SPEC, Path({str(path)!r}), lambda metrics: print(metrics["epoch"], flush=True))
+trial.run_trial(SPEC, Path({str(path)!r}), lambda metrics: print(metrics["epoch"], flush=True))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert done.stdout.split() == ["1", "2"]
     assert len(list(tmp_path.glob("*.tmp"))) == 1
     seen: list[int] = []
-    record = trial.run(SPEC, path, lambda metrics: seen.append(metrics["epoch"]))
+    record = trial.run_trial(SPEC, path, lambda metrics: seen.append(metrics["epoch"]))
     assert seen == [3, 4]
     assert outcome(record) == outcome(whole)
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
@@ -437,7 +439,9 @@ def a_list(path: Path) -> None:
 
 
 def another_trials(path: Path) -> None:
-    trial.run(make_spec(SE(reduction={2: 4, 3: 4, 4: 4}), recipe=dataclasses.replace(RECIPE, epochs=1)), path, silent)
+    trial.run_trial(
+        make_spec(SE(reduction={2: 4, 3: 4, 4: 4}), recipe=dataclasses.replace(RECIPE, epochs=1)), path, silent
+    )
 
 
 DAMAGES = (truncated, emptied, garbage, text, archive, overwritten, payload, old_payload, a_list, another_trials)
@@ -449,12 +453,12 @@ def test_a_damaged_checkpoint_is_set_aside(
 ) -> None:
     path = tmp_path / "a.ckpt"
     with pytest.raises(CutOffError):
-        trial.run(SPEC, path, stop_after(2))
+        trial.run_trial(SPEC, path, stop_after(2))
     if damage is another_trials:
         path.unlink()
     damage(path)
     content, notices = path.read_bytes(), []
-    record = trial.run(SPEC, path, lambda value: notices.append(value["notice"]) if "notice" in value else None)
+    record = trial.run_trial(SPEC, path, lambda value: notices.append(value["notice"]) if "notice" in value else None)
     (notice,) = notices
     assert f"the checkpoint {path} is damaged" in notice
     assert "a.damaged" in notice
@@ -475,16 +479,16 @@ def test_no_byte_of_a_checkpoint_changes_unseen(tmp_path: Path) -> None:
     """It is found damaged, or says the same as before: the byte was padding."""
     path, chance = tmp_path / "a.ckpt", random.Random(0)
     with pytest.raises(CutOffError):
-        trial.run(SPEC, path, stop_after(1))
+        trial.run_trial(SPEC, path, stop_after(1))
     module = SENet("resnet8", SPEC.se, channels=1, recipe=RECIPE)
-    assert trial.damage(path, module) == ""
+    assert trial.checkpoint_damage(path, module) == ""
     whole, before = path.read_bytes(), content_of(path)
     found = 0
     for _ in range(150):
         content = bytearray(whole)
         content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
         path.write_bytes(content)
-        damaged = trial.damage(path, module)
+        damaged = trial.checkpoint_damage(path, module)
         assert "\n" not in damaged
         found += bool(damaged)
         assert damaged or content_of(path) == before
@@ -497,7 +501,7 @@ def test_no_byte_of_a_checkpoint_changes_unseen(tmp_path: Path) -> None:
 
 def refusal(spec: Spec, path: Path, report: Callable[[dict[str, Any]], None] = silent) -> str:
     with pytest.raises(RunError) as caught:
-        trial.run(spec, path, report)
+        trial.run_trial(spec, path, report)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -516,11 +520,11 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_a_full_disk(whole: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     with pytest.raises(CutOffError):
-        trial.run(SPEC, path, stop_after(2))
+        trial.run_trial(SPEC, path, stop_after(2))
     with files_of_at_most(100_000):
         assert f"the checkpoint {path} cannot be written: " in refusal(SPEC, path)
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]  # the old one, whole
-    record = trial.run(SPEC, path, silent)
+    record = trial.run_trial(SPEC, path, silent)
     assert record["resumed"] is True
     assert outcome(record) == outcome(whole)
 
@@ -560,7 +564,7 @@ def test_data_that_have_gone_are_no_fault_of_the_network(tmp_path: Path) -> None
 def test_a_training_that_diverges_says_so(tmp_path: Path, lr: float) -> None:
     recipe = dataclasses.replace(RECIPE, lr=lr, warmup_steps=0, weight_decay=1.0)
     with pytest.raises(DivergedError, match=r"^(train|val)_loss was (nan|inf) in epoch [1-4]$"):
-        trial.run(make_spec(recipe=recipe), tmp_path / "a.ckpt", silent)
+        trial.run_trial(make_spec(recipe=recipe), tmp_path / "a.ckpt", silent)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -569,7 +573,7 @@ def test_a_training_that_diverges_says_so(tmp_path: Path, lr: float) -> None:
 
 def test_bf16_trains_nearly_as_well(whole: dict[str, Any], tmp_path: Path) -> None:
     spec = make_spec(SE(reduction={2: 4, 3: 4, 4: 4}), precision="bf16-mixed")
-    record = trial.run(spec, tmp_path / "a.ckpt", silent)
+    record = trial.run_trial(spec, tmp_path / "a.ckpt", silent)
     assert record["config"]["precision"] == "bf16-mixed"
     loss, exact = record["epochs"][0]["train_loss"], whole["epochs"][0]["train_loss"]
     assert loss != exact
@@ -585,10 +589,10 @@ def test_half_precision_is_not_replaced_by_another_in_silence(tmp_path: Path) ->
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_a_trial_repeats_itself_and_goes_on(tmp_path: Path) -> None:
     spec = dataclasses.replace(SPEC, device="cuda")
-    first = trial.run(spec, tmp_path / "a.ckpt", silent)
+    first = trial.run_trial(spec, tmp_path / "a.ckpt", silent)
     with pytest.raises(CutOffError):
-        trial.run(spec, tmp_path / "b.ckpt", stop_after(2))
-    assert outcome(trial.run(spec, tmp_path / "b.ckpt", silent)) == outcome(first)
+        trial.run_trial(spec, tmp_path / "b.ckpt", stop_after(2))
+    assert outcome(trial.run_trial(spec, tmp_path / "b.ckpt", silent)) == outcome(first)
     assert first["device_name"] == torch.cuda.get_device_name()
     assert 0 < first["peak_memory_mib"] < 1000
 
@@ -601,5 +605,7 @@ def test_new_memory_is_not_filled_first(tmp_path: Path) -> None:
         assert torch.are_deterministic_algorithms_enabled()
         seen.append(bool(torch.empty(2**20).isnan().all()))
 
-    trial.run(dataclasses.replace(SPEC, recipe=dataclasses.replace(RECIPE, epochs=1)), tmp_path / "a.ckpt", report)
+    trial.run_trial(
+        dataclasses.replace(SPEC, recipe=dataclasses.replace(RECIPE, epochs=1)), tmp_path / "a.ckpt", report
+    )
     assert seen == [False]

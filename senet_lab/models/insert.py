@@ -75,7 +75,7 @@ def add_se(
         return [dataclasses.replace(each, name=f"{inside}.{each.name}") for each in done]
     check_changeable(model)
     try:
-        plan = planned(model, se, fields, where, seed)
+        plan = plan_gates(model, se, fields, where, seed)
     except ValueError:
         check_not_written_out(model)
         raise
@@ -87,11 +87,11 @@ def put_se(model: nn.Module, se: SE | Mapping[str, Any] | None, *, seed: int = 0
     if se is None:
         return []
     check_changeable(model)
-    plan = planned(model, se, {}, None, seed)
+    plan = plan_gates(model, se, {}, None, seed)
     return put(model, plan, [gate.name for gate, _ in plan])
 
 
-def planned(
+def plan_gates(
     model: nn.Module,
     se: SE | Mapping[str, Any] | None,
     fields: Mapping[str, Any],
@@ -117,10 +117,10 @@ def check_changeable(model: nn.Module) -> None:
     if convs and not any(issubclass(each, (nn.Conv2d, nn.ConvTranspose2d)) for each in convs):
         kinds = ", ".join(sorted({each.__name__ for each in convs}))
         raise ValueError(f"the model's convolutions are {kinds}: SE is for 2-D networks (Conv2d) only")
-    there = [f"{path or 'the model'} is a {type(module).__name__}" for path, module in se_modules(model).items()]
-    if there:
-        more = f", …: {len(there)} in all" if len(there) > 2 else ""
-        raise ValueError(f"the model has SE already: {', '.join(there[:2])}{more}")
+    present = [f"{path or 'the model'} is a {type(module).__name__}" for path, module in se_modules(model).items()]
+    if present:
+        more = f", …: {len(present)} in all" if len(present) > 2 else ""
+        raise ValueError(f"the model has SE already: {', '.join(present[:2])}{more}")
 
 
 def ratios_of(design: SE, targets: Sequence[Target]) -> dict[str, int]:
@@ -129,15 +129,15 @@ def ratios_of(design: SE, targets: Sequence[Target]) -> dict[str, int]:
     Raises:
         ValueError: for stages that the network lacks or does not tell, and as `SE.by_stage`.
     """
-    mute = [target.path for target in targets if target.stage is None]
-    if mute and design.stages in ("all", [], ()) and not isinstance(design.reduction, Mapping):
+    without_stage = [target.path for target in targets if target.stage is None]
+    if without_stage and design.stages in ("all", [], ()) and not isinstance(design.reduction, Mapping):
         reduction = reduction_number(design.reduction)
         return {target.path: reduction for target in targets} if design.stages else {}
-    if mute:
+    if without_stage:
         raise ValueError(
             f"se.{'reduction' if design.stages == 'all' else 'stages'}: nothing tells the stage of "
-            f"{mute[0] or 'the model'}; call the stages layer1, layer2, …, or name them in an attribute stage_roots of "
-            "the network, or take one reduction for all"
+            f"{without_stage[0] or 'the model'}; call the stages layer1, layer2, …, or name them in an attribute "
+            "stage_roots of the network, or take one reduction for all"
         )
     ratios = design.by_stage(sorted({target.stage for target in targets if target.stage is not None}))
     if not ratios and design.stages and design.reduction != {}:

@@ -69,18 +69,18 @@ class Target(NamedTuple):
     called: tuple[str, str]
 
 
-def name_of(kind: type[nn.Module]) -> str:
+def class_path(kind: type[nn.Module]) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def is_known(block: nn.Module) -> bool:
     """Whether it is of one of the kinds in `BLOCKS`."""
-    return name_of(type(block)) in BLOCKS
+    return class_path(type(block)) in BLOCKS
 
 
 def slots_of(block: nn.Module) -> dict[str, Slot]:
     """The slots of one block of a known kind, by position."""
-    slots = BLOCKS[name_of(type(block))]
+    slots = BLOCKS[class_path(type(block))]
     if getattr(block, "shares_norm", False):  # a gate before that norm would gate the projection, too
         return slots | {"pre": Slot("conv1", "before")}
     return slots
@@ -93,29 +93,29 @@ def targets_of(model: nn.Module, where: str | Sequence[str] | None = None) -> li
     Raises:
         ValueError: if there is nothing that takes a gate.
     """
-    said = said_places(model)
+    declared = said_places(model)
     if where is not None:
-        targets = [named(model, path, width) for path, width in widths_of(model, matches(model, where)).items()]
-    elif said is not None:
-        there = [path for path, _ in model.named_modules() if path in said]
-        gone = [path for path in said if path not in there]
-        if gone:
-            raise ValueError(f"se_places: the model has no module {', '.join(gone)}")
-        targets = [named(model, path, said[path]) for path in there]
+        targets = [target_after(model, path, width) for path, width in widths_of(model, matches(model, where)).items()]
+    elif declared is not None:
+        present = [path for path, _ in model.named_modules() if path in declared]
+        missing = [path for path in declared if path not in present]
+        if missing:
+            raise ValueError(f"se_places: the model has no module {', '.join(missing)}")
+        targets = [target_after(model, path, declared[path]) for path in present]
         check_stages(model, targets)
     else:
-        targets = blocks_of(model)
+        targets = block_targets(model)
     stages = [target.stage for target in targets]
     return targets if None in stages else sorted(targets, key=lambda target: target.stage or 0)
 
 
-def named(model: nn.Module, path: str, width: int) -> Target:
+def target_after(model: nn.Module, path: str, width: int) -> Target:
     """A module that is named, with a gate after it."""
     slots, called = {"standard": Slot("", "after")}, ("the network", f"standard, after {path}")
     return Target(path, stage_of(model, path), slots, lambda position: width, called)
 
 
-def blocks_of(model: nn.Module) -> list[Target]:
+def block_targets(model: nn.Module) -> list[Target]:
     """The residual blocks of a network."""
     found, reasons = residual_blocks(model, is_known)
     targets = []
@@ -130,7 +130,7 @@ def blocks_of(model: nn.Module) -> list[Target]:
             width = partial(tried_width, found[path], f"{path or 'the model'} ({kind})")
             targets.append(Target(path, stage, slots, width, called))
     if not targets:
-        raise ValueError(nowhere(model, reasons))
+        raise ValueError(no_target_message(model, reasons))
     if reasons:  # perhaps nothing that anybody takes for a block, but not to be passed over in silence
         without = "; ".join(f"{kind}: {why}" for kind, why in reasons.items())
         warnings.warn(
@@ -139,7 +139,7 @@ def blocks_of(model: nn.Module) -> list[Target]:
     return targets
 
 
-def nowhere(model: nn.Module, reasons: Mapping[str, str]) -> str:
+def no_target_message(model: nn.Module, reasons: Mapping[str, str]) -> str:
     """What to say of a model in which nothing takes a gate; `reasons` why a class that might be a block is none."""
     kinds = ", ".join(kind for kind, _ in Counter(type(module).__name__ for module in model.modules()).most_common(8))
     nearly = "".join(f"; {kind} is none: {why}" for kind, why in list(reasons.items())[:2])

@@ -94,7 +94,7 @@ def decoding(data: Data, feed: str, facts: DataFacts, cores: float, seconds: flo
         held.pop()  # the test reads its files
         again = an_image(tested, seconds / 3)
     once = sum(
-        count * an_image((memory.decoded(file, here, training) for file in singly(files)), seconds / 3)
+        count * an_image((memory.decode(file, here, training) for file in singly(files)), seconds / 3)
         for files, count, training in held
     )
     return Decoding(test=again, once=once / min(max(1, data.workers), cores))

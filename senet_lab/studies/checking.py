@@ -17,7 +17,7 @@ from senet_lab.config import SE, Data, Recipe, RunError, UserError
 from senet_lab.studies.owners import is_dead
 from senet_lab.studies.store import DONE, FAILED, RUNNING, SOME, STALE_SECONDS, Store, records
 from senet_lab.training.faults import is_no_result
-from senet_lab.training.spec import GONE, Spec
+from senet_lab.training.spec import REMOVED_FIELDS, Spec
 
 
 def check(url: str) -> None:
@@ -100,7 +100,7 @@ def fault(store: Store, row: sa.Row[Any], packed: bytes | None) -> str:
     if "imported" in record:
         return ""  # of what a trials.csv says, there is no whole configuration to compare with
     try:
-        if any(record["config"].get(name, default) != default for name, default in GONE.items()):
+        if any(record["config"].get(name, default) != default for name, default in REMOVED_FIELDS.items()):
             return ""  # of a training that this version cannot name
         named = spec_of(record["config"]).trial_id
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -118,4 +118,4 @@ def spec_of(config: dict[str, Any]) -> Spec:
     those that are gone (`GONE`) are left out."""
     parts = {"se": SE, "data": Data, "recipe": Recipe}
     built = {name: kind(**config[name]) for name, kind in parts.items() if config[name] is not None}
-    return Spec(**{name: value for name, value in {**config, **built}.items() if name not in GONE})
+    return Spec(**{name: value for name, value in {**config, **built}.items() if name not in REMOVED_FIELDS})

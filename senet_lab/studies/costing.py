@@ -40,7 +40,7 @@ def show(composed: Composed, words: list[str], console: Console) -> None:
     """
     config = composed.config
     if any(word.startswith("data=") for word in words):
-        facts = images.facts(config.data)
+        facts = images.data_facts(config.data)
         input_size, classes = (facts.channels, config.data.size, config.data.size), len(facts.classes)
     else:
         sized = any(word.startswith("data.size=") for word in words)

@@ -25,7 +25,7 @@ from senet_lab.reports import dashboards, tables
 from senet_lab.reports.dashboards import Shown, Spec
 from senet_lab.reports.trials import canonical
 from senet_lab.studies import export_wandb
-from senet_lab.training.processes import apart
+from senet_lab.training.processes import in_subprocess
 
 FILES = {"dashboard.json": dashboards.workspace, "report.json": dashboards.report}
 SECONDS = 20  # patience with each answer of a server
@@ -80,7 +80,7 @@ def make(arguments: argparse.Namespace) -> None:
         print("not saved: WANDB_MODE=disabled switches W&B off")
         return
     otherwise = f"{folder}/ holds what would be saved"
-    addresses = apart("W&B", SAVING_SECONDS, save_all, list(views.values()), otherwise)
+    addresses = in_subprocess("W&B", SAVING_SECONDS, save_all, list(views.values()), otherwise)
     if not addresses:
         print(f"not saved: there is no W&B key; {export_wandb.HOW_TO_LOG_IN}, and the same command saves it")
     for address in addresses:

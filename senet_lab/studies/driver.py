@@ -24,7 +24,7 @@ from senet_lab.studies.policies import ATTEMPTS, Alone, Attempts, Failures
 from senet_lab.studies.pool import ELAPSED, Event, Pool
 from senet_lab.studies.progress import Progress, named
 from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Record, Store
-from senet_lab.training.faults import advised
+from senet_lab.training.faults import with_advice
 
 POLL_SECONDS = 0.5
 FEW = 100  # trials that are looked up each time that a worker is free; more of them, at most so often:
@@ -187,7 +187,7 @@ class Driver:
                 self.progress.say(f"{named(cell)}: {value['reason']}; it goes on from its last epoch")
                 self.submit(cell)
             case "lost":
-                raise RunError(f"{named(cell)}: {advised(value['reason'])} ({ATTEMPTS} times)")
+                raise RunError(f"{named(cell)}: {with_advice(value['reason'])} ({ATTEMPTS} times)")
             case "halt":
                 raise RunError(f"{named(cell)}: {value['reason']}")
 

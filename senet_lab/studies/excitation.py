@@ -33,10 +33,10 @@ def draw(arguments: argparse.Namespace) -> None:
     checkpoints.check_gates(module, path)
     data = data_of(words, chosen, record, arguments.data_root)
     facts = checkpoints.check_fit(module, data)
-    test = images.load(data).test
+    test = images.load_splits(data).test
     names = images.names_of(data, facts)
     counts = np.bincount(test.labels_N, minlength=len(names))
-    figure = gate_stats.choose(wanted or None, names, facts, counts)
+    figure = gate_stats.choose_classes(wanted or None, names, facts, counts)
     console = Console()
     place = root_of(data).resolve().name if data.name == "folder" else data.name
     title = f"{module.hparams['backbone']}, {place}"

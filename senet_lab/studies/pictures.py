@@ -24,7 +24,7 @@ from senet_lab.counting import counting
 from senet_lab.files import whole
 from senet_lab.labels import quoted
 from senet_lab.training import data as images
-from senet_lab.training.images import Files, Labels, Pixels, parts
+from senet_lab.training.images import Files, Labels, Pixels, split_indices
 from senet_lab.training.sources import SOURCES
 from senet_lab.training.transforms import in_files
 
@@ -42,7 +42,7 @@ def write(arguments: argparse.Namespace) -> None:
     to = Path(arguments.to).resolve()  # behind a link, and with a name and a parent
     check_place(to)
     splits = splits_of(data)
-    known = images.facts(data)
+    known = images.data_facts(data)
     names = folders(known.classes if data.name == "folder" else images.names_of(data, known))
     check_classes(data, splits[0], names)
     report = counting(sum(len(split.places) for split in splits), "images")
@@ -68,7 +68,7 @@ def data_of(arguments: argparse.Namespace) -> Data:
     data = compose([f"data={arguments.what}", *arguments.words]).config.data
     if arguments.root is not None:
         data.root = str(arguments.root)
-    images.check(data)
+    images.check_data(data)
     return data
 
 
@@ -106,8 +106,8 @@ class Split(NamedTuple):
 
 def splits_of(data: Data) -> list[Split]:
     """What is trained and validated on, and what is tested on."""
-    train, test = SOURCES[data.name].known(data).read()
-    trained, validated, tested = parts(data, train.labels, test.labels)
+    train, test = SOURCES[data.name].index(data).read()
+    trained, validated, tested = split_indices(data, train.labels, test.labels)
     return [Split(train, np.union1d(trained, validated)), Split(test, tested)]
 
 

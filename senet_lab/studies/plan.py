@@ -118,9 +118,9 @@ OWN_FACTS: dict[str, DataFacts] = {}  # data set → facts, of rows that have th
 
 
 def facts_of(name: str, data: Data) -> DataFacts:
-    """As `images.facts`, looked up once for all seeds."""
+    """As `data.data_facts`, looked up once for all seeds."""
     if name not in OWN_FACTS:
-        OWN_FACTS[name] = images.facts(data)
+        OWN_FACTS[name] = images.data_facts(data)
     return OWN_FACTS[name]
 
 
@@ -133,7 +133,7 @@ def make(composed: Composed) -> Plan:
     config = composed.config
     settles = config.seeds == "settle"
     seeds = range(config.settle.min) if settles else config.seed_numbers(3 if config.study else 1)
-    facts = images.facts(config.data)
+    facts = images.data_facts(config.data)
     rows, missing = study_rows.build(composed, facts)
     if settles and all(row.label == row.baseline for row in rows):
         raise UserError(f"seeds=settle compares rows, and here is only {', '.join(row.label for row in rows)}")
@@ -150,7 +150,7 @@ def look_up(plan: Plan, store: Store) -> Plan:
     """The plan with the records that the store has of it, and those of earlier versions that it cannot use."""
     recorded = store.read(plan.trials)
     were = {
-        cell.spec.earlier(plan.facts.earlier).trial_id: cell
+        cell.spec.as_recorded_earlier(plan.facts.earlier).trial_id: cell
         for cell in plan.trials.values()
         if cell.trial_id not in recorded
     }

@@ -129,7 +129,7 @@ def show_alarms(plans: list[Plan], console: Console) -> None:
 def outdated(plan: Plan) -> str:
     """What there is to say of trials that an earlier version has recorded."""
     cell, old = plan.outdated[0]
-    was, now = cell.spec.earlier(plan.facts.earlier), cell.spec
+    was, now = cell.spec.as_recorded_earlier(plan.facts.earlier), cell.spec
     what = {"code": f"the code of {now.backbone}", "identity": "the contents of the images", "threads": "its threads"}
     since = " and ".join(text for name, text in what.items() if getattr(was, name) != getattr(now, name))
     number, several = len(plan.outdated), len(plan.outdated) > 1

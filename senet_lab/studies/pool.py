@@ -98,12 +98,12 @@ def attempt(
     try:
         if slot is not None and torch.cuda.is_available() and spec.devices == 1:  # several have processes of their own
             torch.cuda.set_device(gpu_of(slot, torch.cuda.device_count()))
-        value = trial.run(
+        value = trial.run_trial(
             spec, checkpoint, lambda entry: report({**entry, ELAPSED: time.monotonic() - begun}), until, slot or 0
         )
         return "done" if "metrics" in value else "stopped", value
     except Exception as error:
-        kind, reason = faults.outcome(error)
+        kind, reason = faults.classify_failure(error)
         return kind, {"reason": reason}
 
 

@@ -25,7 +25,7 @@ from senet_lab.files import whole
 from senet_lab.studies import limits, workers
 from senet_lab.studies.pool import BEGUN, Event, Ready
 from senet_lab.studies.ray_task import Task, library, train
-from senet_lab.training.quiet import unheard
+from senet_lab.training.quiet import silenced
 from senet_lab.training.spec import Spec
 
 PACKAGE = Path(__file__).parents[1]
@@ -102,7 +102,7 @@ def attach(ray: Any, config: Config) -> None:
         how |= {"address": "local", "num_cpus": cores, "include_dashboard": False}
     elif executor.address != "auto" and not executor.address.startswith("ray://"):
         check_answer(executor.address)
-    with workers.postponed(), unheard(2):  # Ray sets a handler of its own; an error comes as an exception
+    with workers.postponed(), silenced(2):  # Ray sets a handler of its own; an error comes as an exception
         try:
             ray.init(**how, log_to_driver=False, logging_level="CRITICAL")
         except (Exception, SystemExit) as error:

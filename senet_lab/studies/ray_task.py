@@ -21,7 +21,7 @@ from senet_lab.config import Executor, UserError
 from senet_lab.studies import limits
 from senet_lab.studies.limits import watched
 from senet_lab.studies.pool import Kind, attempt
-from senet_lab.training.quiet import unheard
+from senet_lab.training.quiet import silenced
 from senet_lab.training.spec import Spec
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -32,7 +32,7 @@ def library() -> Any:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        with unheard(2):
+        with silenced(2):
             return importlib.import_module("ray")
     except ImportError as error:
         raise UserError(
@@ -91,7 +91,7 @@ def lack(spec: Spec) -> str:
         return "PyTorch finds no GPU"
     try:
         images.check_files(spec.data)
-        identity = images.facts(spec.data).identity
+        identity = images.data_facts(spec.data).identity
     except UserError as error:
         return str(error)
     return "" if identity == spec.identity else f"data.root={spec.data.root} is not the data set that the driver has"

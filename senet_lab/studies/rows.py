@@ -91,7 +91,7 @@ class Row:
             device=device,
             precision=step.precision_of(self.config.training.precision, device),
             threads=self.config.executor.threads_of_a_trial if device == "cpu" else 1,
-            **vars(step.chosen(self.config.training, self.config.data, device)),
+            **vars(step.choose_step(self.config.training, self.config.data, device)),
         )
 
 
@@ -123,7 +123,7 @@ def build(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[str]]:
 def check_images(variant: Variant, study: Study | None) -> None:
     """A UserError where the data set has no such images as a row wants."""
     try:
-        images.check(variant.config.data)
+        images.check_data(variant.config.data)
     except UserError as error:
         raise UserError(f"row '{variant.label}': {error}" if study else str(error)) from error
 

@@ -72,7 +72,7 @@ class Search:
         config = composed.config
         assert config.search is not None
         worth.check(config.search, config.recipe.epochs)
-        facts = images.facts(config.data)
+        facts = images.data_facts(config.data)
         if not facts.validation:
             raise UserError("data.validation=0: a search chooses designs by their validation images, and so needs some")
         self.composed, self.config, self.asked = composed, config, config.search

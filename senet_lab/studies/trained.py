@@ -67,7 +67,7 @@ def weights_of(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any] | No
 def network_of(path: Path, chosen: Composed, record: dict[str, Any] | None) -> SENet:
     """The network of a checkpoint; a builder of the user's own is called if the words or the record name it."""
     own = [chosen.config.backbone, *([record["config"]["backbone"]] if record else [])]
-    return checkpoints.load(path, own=own)
+    return checkpoints.load_network(path, own=own)
 
 
 def data_of(
@@ -140,17 +140,17 @@ def trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Compose
     said = checkpoints.description(module, path)
     if said and not named:
         reading = replace(said.reading, **fields_of(words, chosen.config.data))
-        images.check(reading)
+        images.check_data(reading)
         found = Description(reading, said.classes)
         checkpoints.check_description(module, found, "what is said of its data")
         return Trained(path, module, found)
     if not named and not record:
         raise UserError(f"{path} does not say what images it was trained on: name its data set (data=…, data.root=…)")
     data = data_of(words, chosen, record)
-    images.check(data)
+    images.check_data(data)
     try:
         images.check_files(data)
-        names = tuple(images.names_of(data, images.facts(data)))
+        names = tuple(images.names_of(data, images.data_facts(data)))
     except UserError:
         if named:
             raise

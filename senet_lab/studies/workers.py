@@ -24,7 +24,7 @@ from senet_lab.studies import limits
 from senet_lab.studies.limits import Limits
 from senet_lab.studies.pool import BEGUN, Event, Outcome, Ready, attempt
 from senet_lab.training import faults
-from senet_lab.training.processes import received, say, spawned
+from senet_lab.training.processes import receive, send, spawned
 from senet_lab.training.spec import Spec
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -163,17 +163,17 @@ class Worker:
 def work(pipe: Connection, threads: int, slot: int) -> None:
     """The worker process: train what comes over the pipe until it closes."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    tasks = received(pipe)
+    tasks = receive(pipe)
     try:
         import torch
 
         from senet_lab.training import trial  # noqa: F401  # before the first training comes
     except Exception as error:  # a library that is not whole
-        say(pipe, "halt", {"reason": f"its worker could not start: {faults.told(error)}"})
+        send(pipe, "halt", {"reason": f"its worker could not start: {faults.describe_error(error)}"})
         return
     torch.set_num_threads(threads)
     for spec, checkpoint, until in tasks:
-        say(pipe, *attempt(spec, checkpoint, until, partial(say, pipe, "epoch"), slot))
+        send(pipe, *attempt(spec, checkpoint, until, partial(send, pipe, "epoch"), slot))
 
 
 # -------------------------------------------------------------------------------------------------------------- signals

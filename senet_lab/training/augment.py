@@ -129,7 +129,7 @@ def boxes(sizes_B2: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([corner_B2, h_B1, w_B1], 1).long()
 
 
-class Parts:
+class RaggedImages:
     """Images of any sizes, uint8 (H, W, C) each, that lie in memory as one row of pixels, of which random crops are
     taken and resized to `side` pixels square.
 

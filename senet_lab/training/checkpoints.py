@@ -52,7 +52,7 @@ def description(module: SENet, path: Path) -> Description | None:
         raise UserError(f"{path}: what it says of its classes is damaged")
     try:
         reading = Data(name="folder", **{name: said[name] for name in READING})
-        images.check(reading)
+        images.check_data(reading)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: what it says of its images is damaged ({type(error).__name__}: {error})") from error
     found = Description(reading, tuple(names))
@@ -64,14 +64,14 @@ def check_description(module: SENet, found: Description, whose: str) -> None:
     """A UserError if the network has another number of channels or classes."""
     channels, count = module.hparams["channels"], module.hparams["classes"]
     if channels_of(found.reading) != channels or (found.classes is not None and len(found.classes) != count):
-        theirs = counted(len(found.classes), "class") if found.classes is not None else "any number of classes"
+        theirs = count_text(len(found.classes), "class") if found.classes is not None else "any number of classes"
         raise UserError(
-            f"the network was trained on images of {counted(channels, 'channel')} and {counted(count, 'class')}; "
-            f"{whose} has {counted(channels_of(found.reading), 'channel')} and {theirs}: name its data set (data=…)"
+            f"the network was trained on images of {count_text(channels, 'channel')} and {count_text(count, 'class')}; "
+            f"{whose} has {count_text(channels_of(found.reading), 'channel')} and {theirs}: name its data set (data=…)"
         )
 
 
-def load(path: Path, own: Collection[str] = ()) -> SENet:
+def load_network(path: Path, own: Collection[str] = ()) -> SENet:
     """The trained network of a checkpoint. Nothing in the file is executed.
 
     Args:
@@ -94,19 +94,17 @@ def load(path: Path, own: Collection[str] = ()) -> SENet:
     settings = saved.get("hyper_parameters") if isinstance(saved, dict) else None
     if not isinstance(settings, Mapping) or "backbone" not in settings or "state_dict" not in saved:
         raise UserError(f"{path} is not a checkpoint of a network that this lab has trained")
-    builder = str(settings["backbone"])
+    builder, said = str(settings["backbone"]), saved.get("images")
     if ":" in builder and builder not in own:
         raise UserError(f"{path} names a builder of its own; if you trust it, say backbone={builder}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Lightning's, of what is done on purpose
-            module = SENet(**settings)
+            module = SENet(**settings, images=said if isinstance(said, Mapping) else None)
         module.load_state_dict(saved["state_dict"])
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         cause = error.__cause__ if isinstance(error, NetworkError) else error
         raise UserError(f"the network of {path} cannot be built again: {first_line(cause)}") from error
-    said = saved.get("images")
-    module.images = dict(said) if isinstance(said, Mapping) else {}
     return module
 
 
@@ -120,13 +118,14 @@ def check_fit(module: SENet, data: Data) -> images.DataFacts:
     """What is known of the data set, if the network can be shown its images.
 
     Raises:
-        UserError: if it has another number of channels or classes than the network was trained on; as `images.facts`.
+        UserError: if it has another number of channels or classes than the network was trained on; as
+            `data.data_facts`.
     """
-    facts = images.facts(data)
+    facts = images.data_facts(data)
     check_description(module, Description(data, facts.classes), data.name)
     return facts
 
 
-def counted(count: int, word: str) -> str:
+def count_text(count: int, word: str) -> str:
     plural = "es" if word.endswith("s") else "s"
     return f"{count} {word}{plural * (count != 1)}"

@@ -48,7 +48,7 @@ def digests(tree: Path, paths: Sequence[str], states: Sequence[bytes]) -> list[b
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     cache = Path(home) / "senet_lab" / f"{hashlib.sha256(os.fsencode(tree.resolve())).hexdigest()[:16]}.npz"
-    known = load(cache)
+    known = load_cache(cache)
     unknown = [number for number, found in enumerate(states) if found not in known]
     report = counting(len(unknown), "images read for the first time")
     fresh: dict[bytes, bytes] = {}
@@ -71,11 +71,11 @@ def digests(tree: Path, paths: Sequence[str], states: Sequence[bytes]) -> list[b
                 report(done)
     finally:
         if kept:
-            save(cache, {found: known[found] for found in states if found in known} | kept)
+            save_cache(cache, {found: known[found] for found in states if found in known} | kept)
     return [known.get(found) or fresh[found] for found in states]
 
 
-def load(cache: Path) -> dict[bytes, bytes]:
+def load_cache(cache: Path) -> dict[bytes, bytes]:
     """State → digest; empty where there is no cache that is whole, as its checksums tell."""
     try:
         with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as held:
@@ -84,7 +84,7 @@ def load(cache: Path) -> dict[bytes, bytes]:
         return {}
 
 
-def save(cache: Path, entries: dict[bytes, bytes]) -> None:
+def save_cache(cache: Path, entries: dict[bytes, bytes]) -> None:
     """Write a cache, whole or not at all: another process may be reading or writing it. Where it cannot be written the
     images are read again at the next start."""
     states = np.frombuffer(b"".join(entries), f"V{STATE.size}")

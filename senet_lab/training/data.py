@@ -21,7 +21,7 @@ from senet_lab.training import memory
 from senet_lab.training.augment import AUGMENTS
 from senet_lab.training.feeds import Feed, FolderFeed, TensorFeed
 from senet_lab.training.folder import IDENTITIES
-from senet_lab.training.images import Files, Labels, Pixels, counts, parts
+from senet_lab.training.images import Files, Labels, Pixels, split_counts, split_indices
 from senet_lab.training.sources import SOURCES
 from senet_lab.training.transforms import channels_of
 
@@ -62,44 +62,44 @@ class Splits:
             feed.close()
 
 
-def facts(data: Data) -> DataFacts:
+def data_facts(data: Data) -> DataFacts:
     """What is known of the data set without reading its images.
 
     Raises:
         UserError: an unknown name, a share that leaves nothing, a folder that is missing or has no images.
     """
-    check(data)
-    known = SOURCES[data.name].known(data)
-    kept = counts(data, *map(len, known.labels))
+    check_data(data)
+    index = SOURCES[data.name].index(data)
+    kept = split_counts(data, *map(len, index.labels))
     if min(kept[0], kept[2], kept[1] or data.validation == 0) < 1:
         raise UserError(
-            f"data.validation={data.validation:g} of {len(known.labels[0])} training images leaves an empty split"
+            f"data.validation={data.validation:g} of {len(index.labels[0])} training images leaves an empty split"
         )
-    remarks = absences(data, known.labels, known.classes)
-    if known.shared:
-        remarks.insert(0, f"{known.shared:,} of {len(known.labels[1]):,} test images are training images, too")
-    samples = tuple(sampled(images) for images in known.read()) if data.name == "folder" else ()
-    return DataFacts(known.identity, known.classes, channels_of(data), *kept, known.earlier, tuple(remarks), samples)
+    remarks = missing_classes(data, index.labels, index.classes)
+    if index.shared:
+        remarks.insert(0, f"{index.shared:,} of {len(index.labels[1]):,} test images are training images, too")
+    samples = tuple(sample_files(images) for images in index.read()) if data.name == "folder" else ()
+    return DataFacts(index.identity, index.classes, channels_of(data), *kept, index.earlier, tuple(remarks), samples)
 
 
-def sampled(files: Files) -> Files:
+def sample_files(files: Files) -> Files:
     """A few files of any class, always the same."""
     return files.take(np.array(random.Random(0).sample(range(len(files)), min(SAMPLED, len(files)))))
 
 
-def absences(data: Data, labels: tuple[Labels, Labels], classes: Sequence[str]) -> list[str]:
+def missing_classes(data: Data, labels: tuple[Labels, Labels], classes: Sequence[str]) -> list[str]:
     """Which classes have no image in a part of the data set, a line a part."""
-    said = []
+    lines = []
     verbs = ("trains", "validates", "tests")
-    for verb, all_N, index in zip(verbs, (labels[0], *labels), parts(data, *labels), strict=True):
+    for verb, all_N, index in zip(verbs, (labels[0], *labels), split_indices(data, *labels), strict=True):
         absent = np.flatnonzero(np.bincount(all_N[index], minlength=len(classes)) == 0)
         if len(index) and len(absent):
             names = ", ".join(classes[label] for label in absent[:SHOWN]) + ", …" * (len(absent) > SHOWN)
-            said.append(f"no image {verb} of {len(absent)} of the {len(classes)} classes: {names}")
-    return said
+            lines.append(f"no image {verb} of {len(absent)} of the {len(classes)} classes: {names}")
+    return lines
 
 
-def load(data: Data, feed: str = "files", device: str = "cpu", identity: str = "") -> Splits:
+def load_splits(data: Data, feed: str = "files", device: str = "cpu", identity: str = "") -> Splits:
     """Read the data set and split it.
 
     Args:
@@ -110,24 +110,24 @@ def load(data: Data, feed: str = "files", device: str = "cpu", identity: str = "
         identity: by which the images were known when the study was planned.
 
     Raises:
-        UserError: as for `facts`, and a file that is missing or damaged, by name.
+        UserError: as for `data_facts`, and a file that is missing or damaged, by name.
         RunError: an image that cannot be decoded, by name; images that are others than those of the plan.
     """
-    check(data)
-    known = SOURCES[data.name].known(data)
-    if identity and known.identity != identity:
+    check_data(data)
+    index = SOURCES[data.name].index(data)
+    if identity and index.identity != identity:
         raise RunError(f"data.root={data.root}: the images have changed since the study began; start it again")
-    train, test = known.read()
+    train, test = index.read()
     feeds: list[Any]
-    index = parts(data, train.labels, test.labels)
-    split = [images.take(places) for images, places in zip((train, train, test), index, strict=True)]
+    kept = split_indices(data, train.labels, test.labels)
+    split = [images.take(places) for images, places in zip((train, train, test), kept, strict=True)]
     if isinstance(train, Pixels):
         feeds = [TensorFeed(torch.from_numpy(x.images), torch.from_numpy(x.labels), data, device) for x in split]
     elif feed == "memory":
-        feeds = memory.feeds(split, data, device, known.identity)
+        feeds = memory.feeds(split, data, device, index.identity)
     else:
         feeds = [FolderFeed(files, data, pinned=device == "cuda") for files in split]
-    return Splits(feeds[0], feeds[1], feeds[2], known.classes)
+    return Splits(feeds[0], feeds[1], feeds[2], index.classes)
 
 
 def names_of(data: Data, known: DataFacts | Splits) -> list[str]:
@@ -142,7 +142,7 @@ def check_files(data: Data) -> None:
     SOURCES[data.name].check(data)
 
 
-def check(data: Data) -> None:
+def check_data(data: Data) -> None:
     """A UserError for what no data set can be: an unknown name, an augmentation that it lacks, an empty split."""
     if data.name not in SOURCES:
         raise UserError(f"data.name: there is no data set '{data.name}'; there are {', '.join(SOURCES)}")

@@ -30,9 +30,9 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from senet_lab.config import RunError
 from senet_lab.training.faults import LostError, exit_of
-from senet_lab.training.processes import received, say, spawned
-from senet_lab.training.quiet import unheard, without_advice
-from senet_lab.training.sampling import Part
+from senet_lab.training.processes import receive, send, spawned
+from senet_lab.training.quiet import silenced, without_advice
+from senet_lab.training.sampling import BatchShare
 
 GRACE_SECONDS = 0.5  # in which the ranks whose fault it was are heard, too: another one may have failed by theirs
 LOOPBACK = "lo"
@@ -41,7 +41,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Rank(Part):
+class Rank(BatchShare):
     """One of the processes that train a network together; a process alone is the first of one, and the first is the one
     that reports and writes."""
 
@@ -57,11 +57,11 @@ Task = Callable[[Rank, Report], dict[str, Any]]
 # Who asks for a training
 
 
-class Member:
+class RankProcess:
     """The asking process's end of a rank."""
 
     def __init__(self, number: int, threads: int) -> None:
-        self.process, self.pipe = spawned(f"senet_lab rank {number}", serve, threads)
+        self.process, self.pipe = spawned(f"senet_lab rank {number}", serve_rank, threads)
 
     def end(self) -> None:
         self.process.kill()
@@ -69,10 +69,10 @@ class Member:
         self.pipe.close()
 
 
-CREW: list[Member] = []  # the ranks of the last training, in their order
+RANKS: list[RankProcess] = []  # the ranks of the last training, in their order
 
 
-def together(task: Task, gpus: tuple[int, ...], world: int, report: Report) -> list[dict[str, Any]]:
+def run_ranks(task: Task, gpus: tuple[int, ...], world: int, report: Report) -> list[dict[str, Any]]:
     """What a task, which must be picklable, gives in each of `world` processes, in their order. It is called with its
     rank and what to report with; what the first rank reports is reported here. `gpus` is empty on a CPU.
 
@@ -81,27 +81,27 @@ def together(task: Task, gpus: tuple[int, ...], world: int, report: Report) -> l
         RunError: a rank cannot be started.
         Exception: what a rank has raised, the first if there are several. The others are ended in any case.
     """
-    if len(CREW) != world:
-        dismiss()
+    if len(RANKS) != world:
+        end_ranks()
     try:
-        while len(CREW) < world:
-            CREW.append(Member(len(CREW), torch.get_num_threads()))
+        while len(RANKS) < world:
+            RANKS.append(RankProcess(len(RANKS), torch.get_num_threads()))
         with tempfile.TemporaryDirectory(prefix="senet_lab-ranks-") as folder:
-            for number, member in enumerate(CREW):
+            for number, member in enumerate(RANKS):
                 with suppress(OSError):  # it died while idle; reading the pipe will tell so
                     member.pipe.send((task, Rank(number, world, gpus, Path(folder) / "meeting")))
-            return heard(report)
+            return collect_results(report)
     except BaseException:
-        dismiss()
+        end_ranks()
         raise
 
 
-def heard(report: Report) -> list[dict[str, Any]]:
+def collect_results(report: Report) -> list[dict[str, Any]]:
     """Pass on what the ranks say until all have ended; what each has ended with. Once one has failed, the others are
     heard a little longer, for whose fault it was: that a rank was killed, which makes the others fail, or else what was
     raised first."""
-    members = {member.pipe: member for member in CREW}  # that may say more
-    ended: dict[Member, dict[str, Any]] = {}
+    members = {member.pipe: member for member in RANKS}  # that may say more
+    ended: dict[RankProcess, dict[str, Any]] = {}
     failures: list[tuple[float, Exception]] = []
     until: float | None = None
     while members and (until is None or time.monotonic() < until):
@@ -122,28 +122,28 @@ def heard(report: Report) -> list[dict[str, Any]]:
                 ended[member] = value
             else:
                 until = until or time.monotonic() + GRACE_SECONDS
-    for number, member in enumerate(CREW, 1):
+    for number, member in enumerate(RANKS, 1):
         if member.pipe not in members and member not in ended:
             member.process.join()
-            raise LostError(f"its process {number} of {len(CREW)} {exit_of(member.process.exitcode)}")
+            raise LostError(f"its process {number} of {len(RANKS)} {exit_of(member.process.exitcode)}")
     if failures:
         raise min(failures, key=lambda failure: failure[0])[1]
-    return [ended[member] for member in CREW]
+    return [ended[member] for member in RANKS]
 
 
 @atexit.register  # before multiprocessing's own, which would wait for them
-def dismiss() -> None:
+def end_ranks() -> None:
     """End the ranks, whatever they do."""
-    for member in CREW:
+    for member in RANKS:
         member.end()
-    CREW.clear()
+    RANKS.clear()
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # A rank
 
 
-def serve(pipe: Connection, threads: int) -> None:
+def serve_rank(pipe: Connection, threads: int) -> None:
     """The process of a rank: do what comes over the pipe until it closes. Once it has failed it waits for its end,
     which comes with the failure's being heard."""
     folders: list[Path] = []  # where the ranks meet; nobody else deletes it if whoever started them was killed
@@ -152,7 +152,7 @@ def serve(pipe: Connection, threads: int) -> None:
         for folder in folders[-1:]:
             shutil.rmtree(folder, ignore_errors=True)
 
-    tasks = received(pipe, clear)
+    tasks = receive(pipe, clear)
     without_advice()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning takes as many as there are cores
     torch.set_num_threads(threads)
@@ -161,12 +161,12 @@ def serve(pipe: Connection, threads: int) -> None:
     for task, rank in tasks:
         folders.append(rank.meeting.parent)
         try:
-            with joined(rank):
-                value = task(rank, partial(say, pipe, "said"))
+            with process_group(rank):
+                value = task(rank, partial(send, pipe, "said"))
         except BaseException as error:
-            say(pipe, "failed", (time.monotonic(), sendable(error)))
+            send(pipe, "failed", (time.monotonic(), sendable(error)))
             threading.Event().wait()
-        say(pipe, "ended", value)
+        send(pipe, "ended", value)
 
 
 def sendable(error: BaseException) -> Exception:
@@ -180,7 +180,7 @@ def sendable(error: BaseException) -> Exception:
 
 
 @contextmanager
-def joined(rank: Rank) -> Iterator[None]:
+def process_group(rank: Rank) -> Iterator[None]:
     """The process as one of its group, for the time of a training that goes well. (After one that does not, leaving the
     group might wait for others that wait, too.)"""
     assert rank.meeting is not None
@@ -190,20 +190,20 @@ def joined(rank: Rank) -> Iterator[None]:
         torch.cuda.set_device(gpu)
     os.environ |= {"LOCAL_RANK": str(rank.number), "NODE_RANK": "0"}  # by which Lightning knows that all are there
     url = f"file://{rank.meeting}"  # no port that anyone else might have, or could reach
-    with unheard(1):  # gloo says that it has connected
+    with silenced(1):  # gloo says that it has connected
         dist.init_process_group(backend, init_method=url, rank=rank.number, world_size=rank.world, device_id=gpu)
     yield
     dist.destroy_process_group()
 
 
-def total(sums: torch.Tensor) -> torch.Tensor:
+def sum_over_ranks(sums: torch.Tensor) -> torch.Tensor:
     """The sum over all ranks, if this process is one of several."""
     if dist.is_initialized():
         dist.all_reduce(sums)
     return sums
 
 
-def trainer_words(rank: Rank, device: str, sync_batchnorm: bool = False) -> dict[str, Any]:
+def trainer_arguments(rank: Rank, device: str, sync_batchnorm: bool = False) -> dict[str, Any]:
     """How Lightning's Trainer is told where to train."""
     accelerator = "gpu" if device == "cuda" else "cpu"
     if rank.world == 1:

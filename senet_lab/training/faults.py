@@ -49,17 +49,17 @@ class LostError(RuntimeError):
 
 
 @contextmanager
-def of_network() -> Iterator[None]:
+def network_errors() -> Iterator[None]:
     """An error that the network raises in the body is a NetworkError, unless a machine is behind it."""
     try:
         yield
     except Exception as error:
         if isinstance(error, (DivergedError, NetworkError)) or is_memory(error) or is_machine(error):
             raise
-        raise NetworkError(told(error)) from error
+        raise NetworkError(describe_error(error)) from error
 
 
-def outcome(error: Exception) -> tuple[Literal["failed", "lost", "memory", "halt"], str]:
+def classify_failure(error: Exception) -> tuple[Literal["failed", "lost", "memory", "halt"], str]:
     """What a training that has raised this comes to, and the reason in a line: `failed` is a result; after `lost` and
     `memory` it is tried again; `halt` stops the study."""
     if isinstance(error, DivergedError):
@@ -70,7 +70,7 @@ def outcome(error: Exception) -> tuple[Literal["failed", "lost", "memory", "halt
         return "lost", str(error)
     if is_memory(error):
         return "memory", first_line(error)
-    return "halt", advised(str(error) if isinstance(error, (RunError, UserError)) else told(error))
+    return "halt", with_advice(str(error) if isinstance(error, (RunError, UserError)) else describe_error(error))
 
 
 def is_memory(error: Exception) -> bool:
@@ -104,7 +104,7 @@ def is_no_result(reason: str) -> bool:
     return bool(LOST.search(reason) or MACHINE.search(reason))
 
 
-def advised(reason: str) -> str:
+def with_advice(reason: str) -> str:
     """A reason, and what helps against it where that is known."""
     return next((f"{reason}; {help}" for words, help in ADVICE.items() if re.search(words, reason)), reason)
 
@@ -115,5 +115,5 @@ def exit_of(code: int | None) -> str:
     return f"ended with exit code {code}{name}"
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"

@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from senet_lab.config import Data, RunError
-from senet_lab.training.augment import AUGMENTS, Parts, cutout
+from senet_lab.training.augment import AUGMENTS, RaggedImages, cutout
 from senet_lab.training.images import Files
-from senet_lab.training.sampling import Part, fed, mixed, order_of
+from senet_lab.training.sampling import WHOLE, BatchShare, fed_count, mix_seed, order_of
 from senet_lab.training.transforms import ManyViews, channels_of, image_transform, in_memory, views_of
 
 SMALL, MANY = 64, 2**25  # pixels of a side, and of a batch
-Shown = tuple[int, int, int]  # epoch, number, and how often the epoch has shown it before
+ImageKey = tuple[int, int, int]  # epoch, number, and how often the epoch has shown it before
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,14 @@ class Batches:
         return self.length
 
 
-class How(NamedTuple):
-    """How the images of an epoch are made."""
+class Epoch(NamedTuple):
+    """Which images of a split are loaded, and how they are augmented."""
 
     seed: int | None  # of their augmentation; None has none
-    epoch: int
+    number: int
     generator: torch.Generator  # of the epoch, as the order of its images has left it
     views: bool  # whether all views of the test are wanted
+    share: BatchShare
 
 
 class Feed:
@@ -57,36 +58,42 @@ class Feed:
     def __init__(self, labels_N: Tensor, data: Data) -> None:
         self.labels_N = labels_N
         self.data = data
-        self.part = Part()
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
     def batches(
-        self, batch_size: int, seed: int | None = None, epoch: int = 0, sampling: str = "uniform", views: bool = False
+        self,
+        batch_size: int,
+        seed: int | None = None,
+        epoch: int = 0,
+        sampling: str = "uniform",
+        views: bool = False,
+        share: BatchShare = WHOLE,
     ) -> Batches:
-        """The split in its own order, or, with a seed, sampled and augmented as that epoch wants it."""
+        """The split in its own order, or, with a seed, sampled and augmented for that epoch; of each batch the `share`
+        of one process."""
 
         def make() -> Iterator[Any]:
-            generator = torch.Generator().manual_seed(mixed(seed or 0, epoch))
+            generator = torch.Generator().manual_seed(mix_seed(seed or 0, epoch))
             order_N = order_of(self.labels_N, batch_size, seed, generator, sampling)
             indices = torch.split(order_N, batch_size) if len(order_N) else ()
-            taken = [self.part.of(len(index_B)) for index_B in indices]
-            made = self.made(indices, [places for places, _ in taken], How(seed, epoch, generator, views))
+            taken = [share.of(len(index_B)) for index_B in indices]
+            made = self.load(indices, [places for places, _ in taken], Epoch(seed, epoch, generator, views, share))
             for batch, index_B, (_, own) in zip(made, indices, taken, strict=True):
-                yield batch if self.part.world == 1 else (*batch, own, len(index_B))
+                yield batch if share.world == 1 else (*batch, own, len(index_B))
 
-        return Batches(make, -(-fed(len(self), batch_size, seed) // batch_size))
+        return Batches(make, -(-fed_count(len(self), batch_size, seed) // batch_size))
 
-    def made(self, indices: Sequence[Tensor], taken: list[list[int]], how: How) -> Iterator[Any]:
+    def load(self, indices: Sequence[Tensor], taken: list[list[int]], epoch: Epoch) -> Iterator[Any]:
         """Images and labels, batch by batch: of the images at `indices`, those at the places that are `taken`."""
         raise NotImplementedError
 
-    def test_batches(self, batch_size: int) -> Batches:
+    def test_batches(self, batch_size: int, share: BatchShare = WHOLE) -> Batches:
         """The split in its own order; where the test wants several views of an image, x is (B, V, C, H, W)."""
-        return self.batches(batch_size)
+        return self.batches(batch_size, share=share)
 
-    def evaluated(self, batch_size: int) -> int:
+    def evaluation_size(self, batch_size: int) -> int:
         """Images of a batch that validates or tests, where `batch_size` train: no more of them in memory at once."""
         return batch_size
 
@@ -100,24 +107,24 @@ class TensorFeed(Feed):
     whatever the device is, an epoch's at once, so that batches do not depend on it, and nothing waits for it within an
     epoch."""
 
-    def __init__(self, images: Tensor | Parts, labels_N: Tensor, data: Data, device: str = "cpu") -> None:
+    def __init__(self, images: Tensor | RaggedImages, labels_N: Tensor, data: Data, device: str = "cpu") -> None:
         super().__init__(labels_N, data)
-        self.parts = images if isinstance(images, Parts) else None
+        self.parts = images if isinstance(images, RaggedImages) else None
         none = (0, channels_of(data), data.size, data.size)
-        self.images_NCHW = torch.empty(none) if isinstance(images, Parts) else images.to(device)
+        self.images_NCHW = torch.empty(none) if isinstance(images, RaggedImages) else images.to(device)
         self.device = device
         self.normalised = in_memory(data, device)
         self.changes = AUGMENTS[data.augment].batch
         self.cutout = cutout(data.cutout) if data.cutout else None
 
-    def evaluated(self, batch_size: int) -> int:
+    def evaluation_size(self, batch_size: int) -> int:
         """More where images are small, or a GPU has them and they are not too many."""
         side, larger = self.images_NCHW.shape[-1], 4 * batch_size
         return larger if side <= SMALL or (self.device == "cuda" and larger * side**2 <= MANY) else batch_size
 
-    def made(self, indices: Sequence[Tensor], taken: list[list[int]], how: How) -> Iterator[Any]:
-        drawn = [self.draw(index_B, how.generator) if how.seed is not None else [] for index_B in indices]
-        if self.part.world > 1:  # drawn is for whole batches, so that they do not depend on who takes which part
+    def load(self, indices: Sequence[Tensor], taken: list[list[int]], epoch: Epoch) -> Iterator[Any]:
+        drawn = [self.draw(index_B, epoch.generator) if epoch.seed is not None else [] for index_B in indices]
+        if epoch.share.world > 1:  # drawn is for whole batches, so that they do not depend on who takes which part
             pairs = zip(drawn, taken, strict=True)
             drawn = [[each[places] for each in of_batch] for of_batch, places in pairs]
             indices = [index_B[places] for index_B, places in zip(indices, taken, strict=True)]
@@ -157,14 +164,14 @@ class FolderFeed(Feed):
         self.pinned = pinned
         self.loaders: dict[tuple[bool, int | None], DataLoader[Any]] = {}  # whose processes go on
 
-    def test_batches(self, batch_size: int) -> Batches:
+    def test_batches(self, batch_size: int, share: BatchShare = WHOLE) -> Batches:
         views = views_of(self.data)
-        return self.batches(max(1, batch_size // views), views=True) if views else self.batches(batch_size)
+        return self.batches(max(1, batch_size // (views or 1)), views=views > 0, share=share)
 
     def close(self) -> None:
         self.loaders.clear()
 
-    def made(self, indices: Sequence[Tensor], taken: list[list[int]], how: How) -> Iterator[Any]:
+    def load(self, indices: Sequence[Tensor], taken: list[list[int]], epoch: Epoch) -> Iterator[Any]:
         """Processes that decode go on from epoch to epoch: which one it is comes to them with each image's number, and
         so does how often the epoch has shown the image before.
 
@@ -173,14 +180,14 @@ class FolderFeed(Feed):
                 memory, or memory.
         """
         shown: Counter[int] = Counter()
-        batches: list[list[Shown]] = []
+        batches: list[list[ImageKey]] = []
         for index_B, places in zip(indices, taken, strict=True):
             batch = []
             for number in index_B.tolist():
-                batch.append((how.epoch, number, shown[number]))
+                batch.append((epoch.number, number, shown[number]))
                 shown[number] += 1
             batches.append([batch[place] for place in places])
-        key = (how.views, how.seed)
+        key = (epoch.views, epoch.seed)
         loader = self.loaders.get(key) or self.loader(*key)
         if loader.num_workers:
             self.loaders[key] = loader
@@ -226,7 +233,7 @@ class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int] | RunError]):
     transform: Callable[[Any], Tensor]
     seed: int | None
 
-    def __getitem__(self, which: Shown) -> tuple[Tensor, int] | RunError:
+    def __getitem__(self, which: ImageKey) -> tuple[Tensor, int] | RunError:
         epoch, number, shown = which
         try:
             image = self.files.picture(number)
@@ -234,7 +241,7 @@ class DecodedImages(torch.utils.data.Dataset[tuple[Tensor, int] | RunError]):
             return error
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(
-                mixed(self.seed or 0, epoch, number, *([shown] if shown else []))
+                mix_seed(self.seed or 0, epoch, number, *([shown] if shown else []))
             )  # not the GPUs'
             return self.transform(image), int(self.files.labels[number])
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from senet_lab.config import Data, UserError
 from senet_lab.training import contents
-from senet_lab.training.images import Files, Known, balanced, mode_of
+from senet_lab.training.images import Files, ImageIndex, balanced, mode_of
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 IDENTITIES = ("contents", "names")
@@ -29,7 +29,7 @@ def root_of(data: Data) -> Path:
     return Path(data.root).expanduser()
 
 
-def folder(data: Data) -> tuple[Files, Files, tuple[str, ...]]:
+def list_folder(data: Data) -> tuple[Files, Files, tuple[str, ...]]:
     """Training images, test images and names of classes below `data.root`, in torchvision's order.
 
     Raises:
@@ -55,7 +55,7 @@ def folder(data: Data) -> tuple[Files, Files, tuple[str, ...]]:
     if unknown:
         raise UserError(f"{trees[-1]} has a class that {train} lacks: {unknown[0]}")
     if data.test_share:
-        found = taken_apart(found[0], data.test_share)
+        found = split_off_test(found[0], data.test_share)
     without = sorted(set(range(len(classes))) - set(found[0].labels.tolist()))
     if without:
         raise UserError(f"{train / classes[without[0]]} holds no images: a class that cannot be learnt")
@@ -90,7 +90,7 @@ def files_of(data: Data, paths: list[list[str]]) -> Files:
     return Files(list(chain.from_iterable(paths)), labels_N, mode_of(data))
 
 
-def taken_apart(files: Files, share: float) -> list[Files]:
+def split_off_test(files: Files, share: float) -> list[Files]:
     """A tree's images as training and test images: a fixed share of every class is for the test."""
     tested = balanced(files.labels, round(share * len(files)))
     if not len(tested):
@@ -101,7 +101,7 @@ def taken_apart(files: Files, share: float) -> list[Files]:
 def classes_of(tree: Path) -> list[str]:
     """Names of the folders in a tree."""
     with os.scandir(tree) as entries:
-        return sorted(entry.name for entry in seen(entries) if entry.is_dir())
+        return sorted(entry.name for entry in visible_entries(entries) if entry.is_dir())
 
 
 def images_below(folder: Path) -> list[str]:
@@ -118,7 +118,7 @@ def images_below(folder: Path) -> list[str]:
         if here in above:
             raise UserError(f"{place} leads back up to {here}: the images below it would be taken again and again")
         with os.scandir(place) as entries:
-            found = list(seen(entries))
+            found = list(visible_entries(entries))
         below = [entry for entry in found if entry.is_dir()]
         places.append((place, sorted({entry.name for entry in found} - {entry.name for entry in below})))
         for entry in below:
@@ -134,7 +134,7 @@ def images_below(folder: Path) -> list[str]:
     ]
 
 
-def seen(entries: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
+def visible_entries(entries: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
     """The entries of a folder that may be data."""
     for entry in entries:
         if entry.name.startswith("."):
@@ -152,7 +152,7 @@ def unreadable(data: Data, error: OSError) -> UserError:
 # Which images they are
 
 
-def known(data: Data) -> Known:
+def index(data: Data) -> ImageIndex:
     """What is known of the images of `data.root`, and what tells them from others, as `data.identity` has it.
 
     Both ways depend on the names of the files below their tree, which decide the order in which they are fed, and on
@@ -163,7 +163,7 @@ def known(data: Data) -> Known:
         UserError: as for `folder`; a file that is empty or cannot be read; test images that are training images, all
             of them.
     """
-    train, test, classes = folder(data)
+    train, test, classes = list_folder(data)
     paths = [*train.paths, *test.paths]
     try:
         stats = [os.stat(path) for path in paths]  # noqa: PTH116
@@ -187,7 +187,7 @@ def known(data: Data) -> Known:
         raise UserError(f"data.root={data.root}: each of the {shared:,} test images is a training image, too")
     train = replace(train, states=b"".join(states[: len(train)]))
     test = replace(test, states=b"".join(states[len(train) :]))
-    return Known(identity, classes, (train.labels, test.labels), lambda: (train, test), earlier, shared)
+    return ImageIndex(identity, classes, (train.labels, test.labels), lambda: (train, test), earlier, shared)
 
 
 def by_contents(data: Data, train: Files, test: Files, marks: list[bytes]) -> str:

@@ -36,7 +36,7 @@ HIGH, LOW = 0.95, 0.05  # a gate beyond these is saturated: its channel is as go
 
 
 @dataclass(frozen=True)
-class Shown:
+class MeasuredBlock:
     """One SE block whose gates are measured."""
 
     name: str  # as the paper has it, SE_stage_block; the path of a block that is in no stage
@@ -46,7 +46,7 @@ class Shown:
     stage_params: int  # weights of all SE blocks of its stage; of this one if it is in none
 
 
-def blocks_of(net: nn.Module, every: bool = False) -> list[Shown]:
+def measured_blocks(net: nn.Module, every: bool = False) -> list[MeasuredBlock]:
     """The last SE block of each stage, and those that are in no stage, in the network's order; with `every`, all."""
     by_stage: dict[int | str, list[tuple[str, SEBlock]]] = {}
     for path, part in net.named_modules():
@@ -59,16 +59,16 @@ def blocks_of(net: nn.Module, every: bool = False) -> list[Shown]:
         for number, (path, part) in enumerate(members, start=1):
             name, stage = (f"SE_{key}_{number}", key) if isinstance(key, int) else (key, None)
             if every or number == len(members):
-                found.append(Shown(name, path, stage, part, params))
+                found.append(MeasuredBlock(name, path, stage, part, params))
     return found
 
 
 @contextmanager
-def watched(blocks: Iterable[Shown]) -> Iterator[dict[str, Tensor]]:
+def latest_gates(blocks: Iterable[MeasuredBlock]) -> Iterator[dict[str, Tensor]]:
     """Inside, the latest gates of each block by its name, B × C; the network is as it was afterwards."""
     latest: dict[str, Tensor] = {}
 
-    def watch(shown: Shown, block: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def watch(shown: MeasuredBlock, block: nn.Module, given: tuple[Tensor, ...]) -> None:
         latest[shown.name] = shown.block.gate(given[0]).mean((2, 3))
 
     hooks = [shown.block.register_forward_pre_hook(partial(watch, shown)) for shown in blocks]
@@ -122,7 +122,7 @@ class Tally:
         present = self.images_K.numpy() > 0
         images_K = self.images_K.numpy()[present]
         means_KC, squares_KC = (moment[present] for moment in self.moments())
-        within_C, between_C = components(images_K, means_KC, squares_KC)
+        within_C, between_C = variance_components(images_K, means_KC, squares_KC)
         total_1 = images_K.sum(keepdims=True)
         mean_1C = (images_K @ means_KC / total_1)[None]
         squares_1C = (squares_KC.sum(0) + images_K @ (means_KC - mean_1C) ** 2)[None]
@@ -162,7 +162,7 @@ def divided(above: Array, below: Array) -> Array:
     return quotient
 
 
-def components(images_K: Array, means_KC: Array, squares_KC: Array) -> tuple[Array, Array]:
+def variance_components(images_K: Array, means_KC: Array, squares_KC: Array) -> tuple[Array, Array]:
     """Variance within classes and variance between classes, C each, by the analysis of variance of one factor.
 
     The first is the mean square within. The second is what is left of the variance of the class means once the share
@@ -189,7 +189,7 @@ def components(images_K: Array, means_KC: Array, squares_KC: Array) -> tuple[Arr
 
 
 @dataclass(frozen=True)
-class Measured:
+class GateStatistics:
     """The gates of a network.
 
     Attributes:
@@ -213,7 +213,7 @@ def measure(
     images_a_class: int = 50,
     every: bool = False,
     report: Callable[[int], None] = lambda images: None,
-) -> Measured:
+) -> GateStatistics:
     """Run the network over images, and measure the gates of its SE blocks.
 
     Args:
@@ -229,12 +229,12 @@ def measure(
     Raises:
         RunError: the network cannot take the images, or its gates are not numbers.
     """
-    blocks = blocks_of(net, every)
+    blocks = measured_blocks(net, every)
     device = next(net.parameters()).device
     listed, tallies = ([Tally(len(some), shown.block.channels) for shown in blocks] for some in (figure, names))
     missing = dict.fromkeys(figure, images_a_class)
     done = 0
-    with evaluating(net), watched(blocks) as latest:
+    with evaluating(net), latest_gates(blocks) as latest:
         for x_BCHW, y_B in batches:
             try:
                 net(x_BCHW.to(device))
@@ -264,10 +264,10 @@ def measure(
     ]
     gates = pd.concat(frames, ignore_index=True).astype({"images": int, "stage": "Int64"})
     first = ["block", "stage", "channel", "class", "mean", "sd", "images"]
-    return Measured(gates[first + [name for name in gates if name not in first]], described(blocks, net))
+    return GateStatistics(gates[first + [name for name in gates if name not in first]], block_frame(blocks, net))
 
 
-def described(blocks: Sequence[Shown], net: nn.Module) -> pd.DataFrame:
+def block_frame(blocks: Sequence[MeasuredBlock], net: nn.Module) -> pd.DataFrame:
     """What blocks of a network are, a line each (`Measured.blocks`)."""
     return pd.DataFrame(
         {
@@ -282,7 +282,7 @@ def described(blocks: Sequence[Shown], net: nn.Module) -> pd.DataFrame:
     )
 
 
-def choose(words: Sequence[str] | None, names: Sequence[str], facts: DataFacts, counts_K: Array) -> list[int]:
+def choose_classes(words: Sequence[str] | None, names: Sequence[str], facts: DataFacts, counts_K: Array) -> list[int]:
     """Labels of the classes to show: those that the words call by their `names` (`data.names_of`), by the data set's
     own names (folders), or by their labels; None takes the paper's four if they are all there, else four spread evenly
     over the classes that have test images.

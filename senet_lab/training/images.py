@@ -109,7 +109,7 @@ def in_eight_bits(image: Any) -> Any:
     return Image.fromarray(((levels + full // 2) // full).astype(np.uint8))
 
 
-class Known(NamedTuple):
+class ImageIndex(NamedTuple):
     """What a source knows of its images before they are read."""
 
     identity: str  # what they are: official checksums, or a digest of contents or of names and sizes
@@ -124,7 +124,7 @@ class Known(NamedTuple):
 # How they are split
 
 
-def counts(data: Data, train: int, test: int) -> tuple[int, int, int]:
+def split_counts(data: Data, train: int, test: int) -> tuple[int, int, int]:
     """How many images train, validate and test, of the `train` and `test` that there are. A subset is validated on as
     large a share as the whole: a small study is not to spend its time on validation."""
     held_out = round(data.validation * train)
@@ -134,9 +134,9 @@ def counts(data: Data, train: int, test: int) -> tuple[int, int, int]:
     return trained, validated, min(test, data.test_subset or test)
 
 
-def parts(data: Data, train_labels: Labels, test_labels: Labels) -> tuple[Labels, Labels, Labels]:
+def split_indices(data: Data, train_labels: Labels, test_labels: Labels) -> tuple[Labels, Labels, Labels]:
     """Indices of the training, validation and test images."""
-    train, validation, test = counts(data, len(train_labels), len(test_labels))
+    train, validation, test = split_counts(data, len(train_labels), len(test_labels))
     held_out = balanced(train_labels, round(data.validation * len(train_labels)))
     rest = np.setdiff1d(np.arange(len(train_labels)), held_out)
     return rest[balanced(train_labels[rest], train)], balanced(train_labels, validation), balanced(test_labels, test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,8 +14,10 @@ from torch import Tensor
 from senet_lab import models
 from senet_lab.config import SE, Recipe
 from senet_lab.training import distributed
-from senet_lab.training.faults import DivergedError, of_network
-from senet_lab.training.step import PLAIN, compiled, laid_out
+from senet_lab.training.faults import DivergedError, network_errors
+from senet_lab.training.sampling import WHOLE, BatchShare
+from senet_lab.training.spec import Step
+from senet_lab.training.step import PLAIN, compiled, to_layout
 
 
 class SENet(pl.LightningModule):
@@ -28,13 +31,17 @@ class SENet(pl.LightningModule):
         stride: the ImageNet ResNets' stride, `paper` or `torchvision`.
         recipe: a `Recipe`, or a dict of its fields.
         seed: of the initial weights.
+        step: how it is trained here.
+        share: what this process takes of every batch.
+        images: how its images are read and its classes called (`checkpoints.describe`); saved in its checkpoints.
 
-    All arguments are saved in its checkpoints, so that `SENet.load_from_checkpoint(path)` rebuilds the network.
+    The arguments up to `seed` are saved in its checkpoints as well, so that `SENet.load_from_checkpoint(path)` rebuilds
+    the network; `step` and `share` belong to one training and are not.
 
-    Where several processes train it, each has a part of every batch (`feeds.Part`), and a step is that of the whole
-    batch: each image weighs the same, however uneven the parts. The statistics of batch norms are those of a process's
-    own images, as in the paper's training (section 5.1: 8 GPUs of 32 images), unless they are synchronised; the running
-    ones are the first process's. Metrics are of all images, each counted once.
+    Where several processes train it, each has its share of every batch, and a step is that of the whole batch: each
+    image weighs the same, however uneven the shares. The statistics of batch norms are those of a process's own images,
+    as in the paper's training (section 5.1: 8 GPUs of 32 images), unless they are synchronised; the running ones are
+    the first process's. Metrics are of all images, each counted once.
     """
 
     def __init__(
@@ -46,6 +53,10 @@ class SENet(pl.LightningModule):
         stride: str = "paper",
         recipe: Recipe | dict[str, Any] | None = None,
         seed: int = 0,
+        *,
+        step: Step = PLAIN,
+        share: BatchShare = WHOLE,
+        images: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         recipe = Recipe(**recipe) if isinstance(recipe, dict) else recipe or Recipe()
@@ -61,62 +72,62 @@ class SENet(pl.LightningModule):
             }
         )
         self.recipe = recipe
-        with of_network():
+        with network_errors():
             self.net = models.create(backbone, se, classes, in_channels=channels, stride=stride, seed=seed)
         self.history: list[dict[str, float]] = []  # one entry an epoch
         self.tested: dict[str, float] = {}
         self.outputs: list[Tensor] = []  # of the test: (2, B) right and −log p of this process's images of each batch
-        self.images: dict[str, Any] = {}  # how its images are read and its classes called (`checkpoints.describe`)
+        self.images = dict(images or {})
         self.sums: dict[str, Tensor] = {}
-        self.step = PLAIN  # how it is trained here; whoever loads its checkpoint need not know
-        self.full = recipe.batch_size  # images of a full batch here
+        self.step = step
+        self.full = len(share.of(recipe.batch_size)[0])  # images of a full batch in this process
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        logits_BK: Tensor = self.net(laid_out(x_BCHW, self.step))
+        logits_BK: Tensor = self.net(to_layout(x_BCHW, self.step))
         return logits_BK
 
     # ----------------------------------------------------------------------------------------------------- one batch
 
-    @of_network()
+    @network_errors()
     def training_step(self, batch: tuple[Any, ...], index: int) -> Tensor:
         x_BCHW, y_B, *part = batch
         with compiled(self.step, full=len(y_B) == self.full):
             logits_BK = self(x_BCHW)
-        loss = self.counted("train", logits_BK, y_B, part, self.recipe.label_smoothing)
+        loss = self.batch_loss("train", logits_BK, y_B, part, self.recipe.label_smoothing)
         if part:  # the processes' gradients are averaged: so weighed, that is the gradient of the whole batch's mean
             own, count = part
             loss = loss * (own * self.trainer.world_size / count)
         return loss
 
-    @of_network()
+    @network_errors()
     def validation_step(self, batch: tuple[Any, ...], index: int) -> None:
         x_BCHW, y_B, *part = batch
         with compiled(self.step, full=False):
             logits_BK = self(x_BCHW)
-        self.counted("val", logits_BK, y_B, part)
+        self.batch_loss("val", logits_BK, y_B, part)
 
-    @of_network()
+    @network_errors()
     def test_step(self, batch: tuple[Any, ...], index: int) -> None:
         x, y_B, *part = batch
         with compiled(self.step, full=False):
             logits_BK = self(x) if x.ndim == 4 else self.over_views(x)
-        self.counted("test", logits_BK, y_B, part)
+        self.batch_loss("test", logits_BK, y_B, part)
         own = part[0] if part else len(y_B)
         loss_B = F.cross_entropy(logits_BK[:own], y_B[:own], reduction="none")
-        self.outputs.append(torch.stack([right_five(logits_BK[:own], y_B[:own])[:, 0], loss_B.float()]))
+        self.outputs.append(torch.stack([top5_hits(logits_BK[:own], y_B[:own])[:, 0], loss_B.float()]))
 
-    @of_network()
+    @network_errors()
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
-    def counted(self, split: str, logits_BK: Tensor, y_B: Tensor, part: list[int], smoothing: float = 0.0) -> Tensor:
+    def batch_loss(self, split: str, logits_BK: Tensor, y_B: Tensor, part: list[int], smoothing: float = 0.0) -> Tensor:
         """The mean loss of a batch, or of this process's own images of it; added to the sums of its split."""
         if part:
             logits_BK, y_B = logits_BK[: part[0]], y_B[: part[0]]
         if not len(y_B):
             return logits_BK.sum()  # zero, and so is its gradient
         loss = F.cross_entropy(logits_BK, y_B, label_smoothing=smoothing)
-        self.add(split, loss.detach(), logits_BK, y_B)
+        self.add_batch(split, loss.detach(), logits_BK, y_B)
         return loss
 
     def over_views(self, x_BVCHW: Tensor) -> Tensor:
@@ -126,9 +137,9 @@ class SENet(pl.LightningModule):
 
     # ------------------------------------------------------------------------------------------------- sums of a split
 
-    def add(self, split: str, loss: Tensor, logits_BK: Tensor, y_B: Tensor) -> None:
+    def add_batch(self, split: str, loss: Tensor, logits_BK: Tensor, y_B: Tensor) -> None:
         """Add a batch to the sums of a split: images, loss, errors of the first guess and of the first five."""
-        right_B5 = right_five(logits_BK.detach(), y_B)
+        right_B5 = top5_hits(logits_BK.detach(), y_B)
         images = torch.full_like(loss, len(y_B))  # made on the GPU: copied there, it would wait for all that is queued
         batch = torch.stack([images, loss * images, (~right_B5[:, 0]).sum(), (~right_B5.any(1)).sum()]).double()
         self.sums[split] = self.sums[split] + batch if split in self.sums else batch
@@ -137,7 +148,7 @@ class SENet(pl.LightningModule):
         """Loss, top-1 and top-5 error (percent) of a split since the last call, over all processes; its sums begin
         anew."""
         nothing = torch.zeros(4, dtype=torch.double, device=self.device)  # where all images were for other processes
-        images, loss, error, top5 = distributed.total(self.sums.pop(split, nothing)).tolist()
+        images, loss, error, top5 = distributed.sum_over_ranks(self.sums.pop(split, nothing)).tolist()
         return {
             f"{split}_loss": loss / images,
             f"{split}_error": 100 * error / images,
@@ -148,9 +159,9 @@ class SENet(pl.LightningModule):
         self.sums.clear()  # an epoch that was cut off has left its sums
 
     def on_validation_epoch_end(self) -> None:
-        self.note("train", "val")
+        self.end_epoch("train", "val")
 
-    def note(self, *splits: str) -> None:
+    def end_epoch(self, *splits: str) -> None:
         """Add an epoch to the history."""
         entry = {name: value for split in splits for name, value in self.means(split).items()}
         for name in (f"{split}_loss" for split in splits):
@@ -195,7 +206,7 @@ class SENet(pl.LightningModule):
         self.history = checkpoint["history"]
 
 
-def right_five(logits_BK: Tensor, y_B: Tensor) -> Tensor:
+def top5_hits(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Whether each of a network's first five guesses, the likeliest first, is right: (B, 5), or (B, K) of fewer
     classes."""
     return logits_BK.topk(min(5, logits_BK.shape[1])).indices == y_B[:, None]

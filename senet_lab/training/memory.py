@@ -23,10 +23,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from senet_lab.config import Data
-from senet_lab.training.augment import AUGMENTS, Parts
+from senet_lab.training.augment import AUGMENTS, RaggedImages
 from senet_lab.training.feeds import Feed, FolderFeed, TensorFeed
-from senet_lab.training.folder import folder
-from senet_lab.training.images import Files, counts
+from senet_lab.training.folder import list_folder
+from senet_lab.training.images import Files, split_counts
 from senet_lab.training.transforms import centre, channels_of, views_of
 
 SPARE = 2  # short side of what is kept for random resized crops, in sides of the network's input
@@ -47,29 +47,29 @@ def feeds(splits: Sequence[Files], data: Data, device: str, identity: str) -> li
     if key not in DECODED:
         DECODED.clear()
         DECODED[key] = [
-            held(train, data, True, device),
-            held(validation, data, False, device),
-            FolderFeed(test, data, device == "cuda") if views_of(data) else held(test, data, False, device),
+            decoded_feed(train, data, True, device),
+            decoded_feed(validation, data, False, device),
+            FolderFeed(test, data, device == "cuda") if views_of(data) else decoded_feed(test, data, False, device),
         ]
     return DECODED[key]
 
 
-def held(files: Files, data: Data, training: bool, device: str) -> TensorFeed:
+def decoded_feed(files: Files, data: Data, training: bool, device: str) -> TensorFeed:
     """A split, decoded."""
-    labels_N, images = torch.from_numpy(files.labels), decoded(files, data, training)
-    if cropped(data, training):
-        return TensorFeed(Parts(images, data.size, device), labels_N, data, device)
+    labels_N, images = torch.from_numpy(files.labels), decode(files, data, training)
+    if keeps_whole_images(data, training):
+        return TensorFeed(RaggedImages(images, data.size, device), labels_N, data, device)
     none = torch.empty(0, data.size, data.size, channels_of(data), dtype=torch.uint8)
     images_NHWC = torch.stack(images) if images else none
     return TensorFeed(images_NHWC.permute(0, 3, 1, 2).contiguous(), labels_N, data, device)
 
 
-def cropped(data: Data, training: bool) -> bool:
+def keeps_whole_images(data: Data, training: bool) -> bool:
     """Whether random parts of the images are wanted, so that they must be kept whole."""
     return training and AUGMENTS[data.augment].whole
 
 
-def decoded(files: Files, data: Data, training: bool) -> list[Tensor]:
+def decode(files: Files, data: Data, training: bool) -> list[Tensor]:
     """Each image as bytes (H, W, C). Threads suffice: decoding and resizing leave Python alone."""
 
     def read(place: int) -> Tensor:
@@ -78,12 +78,12 @@ def decoded(files: Files, data: Data, training: bool) -> list[Tensor]:
             image = change(image)
         return torch.from_numpy(np.array(image)).view(image.height, image.width, -1)
 
-    steps: list[Any] = [lambda image: shrunk(image, data)] if cropped(data, training) else centre(data)
+    steps: list[Any] = [lambda image: shrink(image, data)] if keeps_whole_images(data, training) else centre(data)
     with ThreadPoolExecutor(max(1, data.workers)) as threads:
         return list(threads.map(read, range(len(files))))
 
 
-def shrunk(image: Image.Image, data: Data) -> Image.Image:
+def shrink(image: Image.Image, data: Data) -> Image.Image:
     """An image as it is kept for random resized crops."""
     if min(image.size) <= SPARE * data.size:
         return image
@@ -95,10 +95,12 @@ def size_in_memory(data: Data) -> int:
     """Bytes that the images of a tree take in memory, about; for random resized crops an estimate from some of the
     files, which are not decoded for it. Every row and seed asks: the answer is kept."""
     if repr(data) not in SIZES:
-        train, test, _ = folder(data)
-        trained, *others = counts(data, len(train), len(test))
+        train, test, _ = list_folder(data)
+        trained, *others = split_counts(data, len(train), len(test))
         each = data.size**2
-        kept = size_of_whole(train.paths, SPARE * data.size) or each if cropped(data, training=True) else each
+        kept = (
+            size_of_whole(train.paths, SPARE * data.size) or each if keeps_whole_images(data, training=True) else each
+        )
         SIZES[repr(data)] = channels_of(data) * (trained * kept + sum(others) * each)
     return SIZES[repr(data)]
 

@@ -53,7 +53,7 @@ def begin(path: list[str], serve: Callable[..., None], *args: Any) -> None:
     serve(*args)
 
 
-def received(pipe: Connection, at_end: Callable[[], object] = lambda: None) -> Iterator[Any]:
+def receive(pipe: Connection, at_end: Callable[[], object] = lambda: None) -> Iterator[Any]:
     """What comes over the pipe of a started process, in its order, without an end: when whoever started the process has
     gone, it ends at once, whatever it does, after `at_end`."""
     inbox: Queue[Any] = Queue()
@@ -70,7 +70,7 @@ def received(pipe: Connection, at_end: Callable[[], object] = lambda: None) -> I
     return iter(inbox.get, None)
 
 
-def say(pipe: Connection, kind: str, value: Any) -> None:
+def send(pipe: Connection, kind: str, value: Any) -> None:
     """Send a message to whoever started this process; if that has gone, so is this."""
     try:
         pipe.send((kind, value))
@@ -82,7 +82,7 @@ def say(pipe: Connection, kind: str, value: Any) -> None:
 def without_main() -> Iterator[None]:
     """Have a process that is started in the body not run the caller's script, as multiprocessing's do: a script that
     has no guard would call the lab again in each of them, and standard input cannot be read a second time."""
-    with SOLE:
+    with MAIN_LOCK:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
@@ -102,13 +102,13 @@ def end(process: SpawnProcess, seconds: float) -> None:
     process.join()
 
 
-def apart(name: str, seconds: float, act: Callable[..., Any], *args: Any) -> Any:
+def in_subprocess(name: str, seconds: float, act: Callable[..., Any], *args: Any) -> Any:
     """What `act(*args)` returns, or raises, in a process of its own.
 
     Raises:
         RunError: it takes longer than so many seconds, or the process ends before.
     """
-    process, pipe = spawned(name, answer, act, *args)
+    process, pipe = spawned(name, answer_once, act, *args)
     try:
         if not pipe.poll(seconds):
             raise RunError(f"{name} did not answer for {seconds:g} seconds")
@@ -122,7 +122,7 @@ def apart(name: str, seconds: float, act: Callable[..., Any], *args: Any) -> Any
     return found
 
 
-def answer(pipe: Connection, act: Callable[..., Any], *args: Any) -> None:
+def answer_once(pipe: Connection, act: Callable[..., Any], *args: Any) -> None:
     """Of the process of `apart`."""
     try:
         pipe.send((False, act(*args)))
@@ -130,4 +130,4 @@ def answer(pipe: Connection, act: Callable[..., Any], *args: Any) -> None:
         pipe.send((True, error))
 
 
-SOLE = threading.Lock()  # or the second of two threads would take the first one's empty module for the script
+MAIN_LOCK = threading.Lock()  # or the second of two threads would take the first one's empty module for the script

@@ -18,7 +18,7 @@ def without_advice() -> None:
 
 
 @contextmanager
-def unheard(descriptor: int) -> Iterator[None]:
+def silenced(descriptor: int) -> Iterator[None]:
     """What C++ prints to standard output (1) or standard error (2) within the body goes nowhere."""
     (sys.stdout if descriptor == 1 else sys.stderr).flush()
     heard, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)

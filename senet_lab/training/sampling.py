@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 
-def mixed(*numbers: int) -> int:
+def mix_seed(*numbers: int) -> int:
     """One seed from several numbers, the same on every machine (Python's and NumPy's hashes are not meant for it)."""
     digest = hashlib.sha256(",".join(map(str, numbers)).encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchShare:
     """What one of several processes that train together takes of every batch: each `world`-th image, from that of its
     own number on. A process alone takes all.
 
@@ -42,6 +42,9 @@ class Part:
         return own + others[: 2 - len(own)], len(own)
 
 
+WHOLE = BatchShare()
+
+
 def order_of(labels_N: Tensor, batch_size: int, seed: int | None, generator: torch.Generator, sampling: str) -> Tensor:
     """Indices of a split's images in the order in which they are fed: their own, or, with a seed, a random one."""
     count = len(labels_N)
@@ -51,7 +54,7 @@ def order_of(labels_N: Tensor, batch_size: int, seed: int | None, generator: tor
         order_N = class_aware(labels_N, generator)
     else:
         order_N = torch.randperm(count, generator=generator)
-    return order_N[: fed(count, batch_size, seed)]
+    return order_N[: fed_count(count, batch_size, seed)]
 
 
 def class_aware(labels_N: Tensor, generator: torch.Generator) -> Tensor:
@@ -76,7 +79,7 @@ def rounds(items: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.cat([items[:0], *shuffled])[:count]
 
 
-def fed(count: int, batch_size: int, seed: int | None) -> int:
+def fed_count(count: int, batch_size: int, seed: int | None) -> int:
     """How many of a split's images are fed: all, but that training leaves out a last batch of a single image, in which
     batch norm has no variance to divide by (and which it refuses where H = W = 1)."""
     return count - 1 if seed is not None and count % batch_size == 1 < count else count

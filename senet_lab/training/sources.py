@@ -19,7 +19,7 @@ import numpy as np
 from senet_lab.config import Data, UserError
 from senet_lab.training import folder
 from senet_lab.training.folder import root_of, unreadable
-from senet_lab.training.images import Known, Pixels
+from senet_lab.training.images import ImageIndex, Pixels
 
 # Classes of ImageNet and Imagenette by name; first the four that the paper shows. "plane" is the woodworking plane.
 WORDNET = {
@@ -53,7 +53,7 @@ class Source:
     statistics: tuple[Sequence[float], Sequence[float]]
     size: int = 0
 
-    def known(self, data: Data) -> Known:
+    def index(self, data: Data) -> ImageIndex:
         """What is known of its images before they are read.
 
         Raises:
@@ -72,7 +72,7 @@ class Source:
 class Digits(Source):
     """scikit-learn's handwritten digits: (1797, 1, 8, 8), 0…16 stretched to 0…255; the first half trains."""
 
-    def known(self, data: Data) -> Known:
+    def index(self, data: Data) -> ImageIndex:
         # From the file that scikit-learn brings, as its `load_digits` does: to import it takes a hundred times as long.
         library = importlib.util.find_spec("sklearn")
         assert library is not None
@@ -82,7 +82,7 @@ class Digits(Source):
         digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
         half = len(labels) // 2
         train, test = Pixels(images[:half], labels[:half]), Pixels(images[half:], labels[half:])
-        return Known(
+        return ImageIndex(
             f"digits {digest[:16]}", tuple(map(str, range(10))), (train.labels, test.labels), lambda: (train, test)
         )
 
@@ -100,23 +100,23 @@ class Cifar(Source):
     classes: int = 0
 
     @property
-    def theirs(self) -> Any:
+    def dataset_class(self) -> Any:
         """torchvision's class."""
         import torchvision
 
         return getattr(torchvision.datasets, self.official)
 
-    def known(self, data: Data) -> Known:
+    def index(self, data: Data) -> ImageIndex:
         def read() -> tuple[Pixels, Pixels]:
             self.check(data)
             return self.images(data, train=True), self.images(data, train=False)
 
         labels = (np.arange(50_000) % self.classes, np.arange(10_000) % self.classes)
-        return Known(f"{self.official} official md5", tuple(map(str, range(self.classes))), labels, read)
+        return ImageIndex(f"{self.official} official md5", tuple(map(str, range(self.classes))), labels, read)
 
     def images(self, data: Data, train: bool) -> Pixels:
         try:
-            found = self.theirs(root_of(data), train=train)
+            found = self.dataset_class(root_of(data), train=train)
         except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             raise UserError(f"{data.name}: {error}") from error
         return Pixels(found.data.transpose(0, 3, 1, 2), np.asarray(found.targets, dtype=np.int64))
@@ -125,7 +125,7 @@ class Cifar(Source):
         """CIFAR is downloaded here if the user asked for it."""
         from torchvision.datasets.utils import check_integrity
 
-        source = self.theirs
+        source = self.dataset_class
         if data.download:
             try:
                 source(root_of(data), train=True, download=True)
@@ -148,14 +148,14 @@ class Cifar(Source):
                 raise UserError(f"{data.name}: the file {place / name} is damaged (its md5 is not {md5})")
 
     def names(self, data: Data, classes: list[str]) -> list[str]:
-        return list(self.theirs(root_of(data), train=False).classes)
+        return list(self.dataset_class(root_of(data), train=False).classes)
 
 
 class Folder(Source):
     """A tree of images of one's own; its statistics are ImageNet's where no others are named."""
 
-    def known(self, data: Data) -> Known:
-        return folder.known(data)
+    def index(self, data: Data) -> ImageIndex:
+        return folder.index(data)
 
     def names(self, data: Data, classes: list[str]) -> list[str]:
         """ImageNet's and Imagenette's names in place of their numbers, where no two classes come to the same one."""

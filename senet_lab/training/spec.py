@@ -19,7 +19,7 @@ from senet_lab.config import SE, Data, Recipe
 IDLE_DATA = {"root", "train", "test", "identity", "download", "workers"}  # `Spec.identity` tells the images
 IDLE_RECIPE = {"name"}
 # Fields that records of earlier versions have, too → the way that was left out of their names.
-GONE = {"fused_blocks": False}
+REMOVED_FIELDS = {"fused_blocks": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +76,8 @@ class Spec(Step):
             "identity": self.identity,
             "seed": self.seed,
             "se": self.gates(),
-            "data": differences(self.data, drop=IDLE_DATA, keep={"name"}),
-            "recipe": differences(self.recipe, drop=IDLE_RECIPE),
+            "data": non_defaults(self.data, drop=IDLE_DATA, keep={"name"}),
+            "recipe": non_defaults(self.recipe, drop=IDLE_RECIPE),
         }
         if ":" in self.backbone:  # the user's own code may change under the same name; its structure tells
             found["network"] = self.network
@@ -92,9 +92,9 @@ class Spec(Step):
         network cannot tell apart (max(1, C // r) is the same in every block) are one training."""
         if self.se is None:
             return None
-        return {**differences(self.se, drop={"reduction", "stages"}), "hidden": self.hidden}
+        return {**non_defaults(self.se, drop={"reduction", "stages"}), "hidden": self.hidden}
 
-    def earlier(self, identity: str) -> Spec:
+    def as_recorded_earlier(self, identity: str) -> Spec:
         """The same training as earlier versions told it, who did not look at code and threads, and knew the images by
         an identity of their own (empty where it is the same)."""
         return replace(self, code="", threads=1, identity=identity or self.identity)
@@ -110,7 +110,7 @@ class Spec(Step):
         return dataclasses.asdict(self)
 
 
-def differences(value: Any, *, drop: Collection[str] = (), keep: Collection[str] = ()) -> dict[str, Any]:
+def non_defaults(value: Any, *, drop: Collection[str] = (), keep: Collection[str] = ()) -> dict[str, Any]:
     """Fields of a dataclass that differ from their defaults (or are in `keep`), less those in `drop`."""
     default = type(value)()
     return {

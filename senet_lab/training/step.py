@@ -33,7 +33,7 @@ PLAIN = Step()
 FAST = {"cpu": PLAIN, "cuda": Step(feed="memory", layout="channels_last", fused=True)}
 
 
-def chosen(training: Training, data: Data, device: str) -> Step:
+def choose_step(training: Training, data: Data, device: str) -> Step:
     """What the words come to for a data set on a kind of device.
 
     Raises:
@@ -106,20 +106,20 @@ def prepare(net: nn.Module, step: Step, network: str, backend: str = "inductor")
         torch.compiler.reset()
         COMPILED[:] = [network]
     torch._dynamo.config.recompile_limit = VARIANTS  # beyond which blocks would silently be left as they are
-    parts = list(blocks_of(net)) if step.compile == "blocks" else []
+    parts = list(compiled_blocks(net)) if step.compile == "blocks" else []
     for part in parts or [net]:
         how = {"mode": "reduce-overhead"} if step.compile == GRAPHS else {}
         part.compile(backend=backend, dynamic=False, **how)
 
 
-def blocks_of(net: nn.Module) -> Iterator[nn.Module]:
+def compiled_blocks(net: nn.Module) -> Iterator[nn.Module]:
     """The outermost parts that a network has in a row and that hold convolutions: its blocks."""
     for part in net.children():
         whole = not isinstance(part, (nn.Sequential, nn.ModuleList)) and len(list(part.children())) > 0
         if isinstance(net, nn.Sequential) and whole and any(isinstance(each, nn.Conv2d) for each in part.modules()):
             yield part
         else:
-            yield from blocks_of(part)
+            yield from compiled_blocks(part)
 
 
 def compiled(step: Step, full: bool) -> AbstractContextManager[Any]:
@@ -135,7 +135,7 @@ def compiled(step: Step, full: bool) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def laid_out(x_BCHW: Tensor, step: Step) -> Tensor:
+def to_layout(x_BCHW: Tensor, step: Step) -> Tensor:
     """A batch in the layout of the step."""
     channels_last = step.layout == "channels_last"
     return x_BCHW.contiguous(memory_format=torch.channels_last) if channels_last else x_BCHW

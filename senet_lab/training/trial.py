@@ -30,7 +30,7 @@ from senet_lab.training import data as images
 from senet_lab.training.distributed import ALONE, Rank, Report
 from senet_lab.training.ema import Average
 from senet_lab.training.lit import SENet
-from senet_lab.training.sampling import mixed
+from senet_lab.training.sampling import WHOLE, BatchShare, mix_seed
 from senet_lab.training.spec import Spec
 from senet_lab.training.step import prepare
 
@@ -38,25 +38,30 @@ QUIET = ("pytorch_lightning", "torch", "multiprocessing", "PIL")  # their warnin
 VERSIONS = ("torch", "torchvision", "pytorch-lightning", "numpy", "optuna", "wandb")
 
 
-class Feeding(pl.LightningDataModule):
+class SplitsModule(pl.LightningDataModule):
     """The splits of a data set, every epoch's order and augmentation decided by (seed, epoch)."""
 
-    def __init__(self, splits: images.Splits, batch_size: int, seed: int, sampling: str = "uniform") -> None:
+    def __init__(
+        self, splits: images.Splits, batch_size: int, seed: int, sampling: str = "uniform", share: BatchShare = WHOLE
+    ) -> None:
         super().__init__()
         self.splits = splits
         self.batch_size = batch_size
         self.seed = seed
         self.sampling = sampling
+        self.share = share
 
     def train_dataloader(self) -> Any:
         assert self.trainer is not None
-        return self.splits.train.batches(self.batch_size, self.seed, self.trainer.current_epoch, self.sampling)
+        epoch = self.trainer.current_epoch
+        return self.splits.train.batches(self.batch_size, self.seed, epoch, self.sampling, share=self.share)
 
     def val_dataloader(self) -> Any:
-        return self.splits.validation.batches(self.splits.validation.evaluated(self.batch_size))
+        validation = self.splits.validation
+        return validation.batches(validation.evaluation_size(self.batch_size), share=self.share)
 
     def test_dataloader(self) -> Any:
-        return self.splits.test.test_batches(self.splits.test.evaluated(self.batch_size))
+        return self.splits.test.test_batches(self.splits.test.evaluation_size(self.batch_size), self.share)
 
 
 @dataclass(eq=False)
@@ -79,22 +84,22 @@ class Epochs(pl.Callback):
     def reseed(self, trainer: pl.Trainer) -> None:
         """All three generators, by (seed, epoch)."""
         mine = [self.rank.number] if self.rank.number else []  # or all would draw the same, for dropout
-        seed = mixed(self.seed, trainer.current_epoch, *mine)
+        seed = mix_seed(self.seed, trainer.current_epoch, *mine)
         torch.manual_seed(seed)
         models.seed_others(seed)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, SENet)
         if not trainer.limit_val_batches:
-            module.note("train")
-        save(trainer, self.checkpoint)
+            module.end_epoch("train")
+        save_checkpoint(trainer, self.checkpoint)
         if trainer.is_global_zero:
             self.report(module.history[-1])
         if self.until is not None and trainer.current_epoch + 1 >= self.until:
             trainer.should_stop = True
 
 
-def save(trainer: pl.Trainer, path: Path) -> None:
+def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
     """Write a checkpoint whole or not at all: to a temporary name, then renamed. Of several ranks the first one does;
     all call this."""
     try:
@@ -104,7 +109,7 @@ def save(trainer: pl.Trainer, path: Path) -> None:
         raise RunError(f"the checkpoint {path} cannot be written: {first_line(error)}") from error
 
 
-def readable(path: Path, module: SENet, report: Report) -> bool:
+def can_resume(path: Path, module: SENet, report: Report) -> bool:
     """Whether there is a checkpoint to go on from. A damaged one is set aside and said so; nothing but time is lost.
 
     Raises:
@@ -114,7 +119,7 @@ def readable(path: Path, module: SENet, report: Report) -> bool:
     try:
         if not path.exists():
             return False
-        reason = damage(path, module)
+        reason = checkpoint_damage(path, module)
         if reason:
             path.replace(aside)
     except OSError as error:
@@ -124,7 +129,7 @@ def readable(path: Path, module: SENet, report: Report) -> bool:
     return not reason
 
 
-def damage(path: Path, module: SENet) -> str:
+def checkpoint_damage(path: Path, module: SENet) -> str:
     """What is wrong with a checkpoint of the module's training; empty if nothing is."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -140,7 +145,7 @@ def damage(path: Path, module: SENet) -> str:
     return "" if whole else "it is not of this training"
 
 
-def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None, slot: int = 0) -> dict[str, Any]:
+def run_trial(spec: Spec, checkpoint: Path, report: Report, until: int | None = None, slot: int = 0) -> dict[str, Any]:
     """Train and test one network, or train it for its first epochs.
 
     Args:
@@ -160,13 +165,15 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None, 
         NetworkError: the network raised an error.
         LostError: one of several processes was killed.
         RunError: images or a checkpoint that cannot be read, a checkpoint that cannot be written.
-        Exception: whatever else a machine does; `faults.outcome` says what a study makes of it.
+        Exception: whatever else a machine does; `faults.classify_failure` says what a study makes of it.
     """
-    task = partial(train, spec, checkpoint, until)
+    task = partial(train_in_process, spec, checkpoint, until)
     if spec.devices == 1:
         records = [task(ALONE, report)]
     else:
-        records = distributed.together(task, distributed.gpus_of(slot, spec.devices, spec.device), spec.devices, report)
+        records = distributed.run_ranks(
+            task, distributed.gpus_of(slot, spec.devices, spec.device), spec.devices, report
+        )
     record = records[0]
     if "metrics" in record:
         record["outputs"] = outputs.joined([each["outputs"] for each in records]).packed()
@@ -175,7 +182,7 @@ def run(spec: Spec, checkpoint: Path, report: Report, until: int | None = None, 
     return record
 
 
-def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: Report) -> dict[str, Any]:
+def train_in_process(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: Report) -> dict[str, Any]:
     """`run` in this process, alone or as one of several."""
     started = time.time()
     if (spec.device, spec.precision) == ("cpu", "16-mixed"):  # Lightning would take bf16 instead, with a warning
@@ -190,21 +197,25 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
         for source in QUIET:
             warnings.filterwarnings("ignore", module=source)
         check_code(spec)
-        module = SENet(
-            spec.backbone, spec.se, spec.classes, spec.channels, spec.stride, recipe=spec.recipe, seed=spec.seed
-        )
         splits = splits_of(spec)
-        module.images = checkpoints.describe(spec.data, splits)
-        module.step = spec.step
-        module.full = len(rank.of(spec.recipe.batch_size)[0])
+        module = SENet(
+            spec.backbone,
+            spec.se,
+            spec.classes,
+            spec.channels,
+            spec.stride,
+            recipe=spec.recipe,
+            seed=spec.seed,
+            step=spec.step,
+            share=rank,
+            images=checkpoints.describe(spec.data, splits),
+        )
         prepare(module.net, module.step, spec.network)
-        for feed in (splits.train, splits.validation, splits.test):
-            feed.part = rank
-        feeding = Feeding(splits, spec.recipe.batch_size, spec.seed, spec.recipe.sampling)
+        batches = SplitsModule(splits, spec.recipe.batch_size, spec.seed, spec.recipe.sampling, rank)
         averaging = [Average(spec.recipe.ema)] if spec.recipe.ema else []
         trainer = pl.Trainer(
             max_epochs=spec.recipe.epochs,
-            **distributed.trainer_words(rank, spec.device, spec.sync_batchnorm),
+            **distributed.trainer_arguments(rank, spec.device, spec.sync_batchnorm),
             precision=spec.precision,  # type: ignore[arg-type]
             deterministic="warn",
             benchmark=False,
@@ -218,12 +229,12 @@ def train(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: R
             use_distributed_sampler=False,
             callbacks=[*averaging, Epochs(spec.seed, checkpoint, report, until, rank)],
         )
-        resumed = trainer.strategy.broadcast(rank.number == 0 and readable(checkpoint, module, report))
+        resumed = trainer.strategy.broadcast(rank.number == 0 and can_resume(checkpoint, module, report))
         try:
-            trainer.fit(module, datamodule=feeding, ckpt_path=checkpoint if resumed else None, weights_only=True)
+            trainer.fit(module, datamodule=batches, ckpt_path=checkpoint if resumed else None, weights_only=True)
             if until is not None and until < spec.recipe.epochs:
                 return {"epochs": module.history}
-            trainer.test(module, datamodule=feeding, verbose=False)
+            trainer.test(module, datamodule=batches, verbose=False)
         finally:
             splits.close()
     for left in checkpoint.parent.glob(f"{checkpoint.stem}.*.tmp"):  # by a process that was killed as it wrote
@@ -264,7 +275,7 @@ def check_code(spec: Spec) -> None:
 def splits_of(spec: Spec) -> images.Splits:
     """The trial's data set; if it was there when the study began and is not now, that is no fault of the network."""
     try:
-        return images.load(spec.data, spec.feed, spec.device, spec.identity)
+        return images.load_splits(spec.data, spec.feed, spec.device, spec.identity)
     except UserError as error:
         raise RunError(str(error)) from error
 

@@ -25,9 +25,9 @@ from senet_lab.studies.export_optuna import lacking
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.store import Store
 from senet_lab.training import contents, feeds, folder, trial
-from senet_lab.training.data import facts, load
+from senet_lab.training.data import data_facts, load_splits
 from senet_lab.training.feeds import FolderFeed
-from senet_lab.training.images import Files, Known
+from senet_lab.training.images import Files, ImageIndex
 
 
 @pytest.fixture(autouse=True)
@@ -63,32 +63,32 @@ def old(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_images_of_the_same_names_and_sizes(tree: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: the data set changes, and a record of the old one is shown for it."""
     old(Path(tree.root), monkeypatch)
-    before = facts(tree)
+    before = data_facts(tree)
     replaced(Path(tree.root) / "train" / "b" / "3.png")
-    after = facts(tree)
+    after = data_facts(tree)
     assert after.identity != before.identity
-    assert after.earlier == before.earlier == facts(dataclasses.replace(tree, identity="names")).identity
+    assert after.earlier == before.earlier == data_facts(dataclasses.replace(tree, identity="names")).identity
     with pytest.raises(RunError, match="the images have changed since the study began"):
-        load(tree, identity=before.identity)
-    assert len(load(tree, identity=after.identity).train) == 15
+        load_splits(tree, identity=before.identity)
+    assert len(load_splits(tree, identity=after.identity).train) == 15
 
 
 @pytest.mark.parametrize("feed", ["files", "memory"])
 def test_images_that_change_in_the_middle_of_a_study(tree: Data, feed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: a trial is recorded for images that were replaced after it was planned."""
     if feed == "memory":
-        found = folder.known
+        found = folder.index
 
-        def late(data: Data) -> Known:
+        def late(data: Data) -> ImageIndex:
             known = found(data)
             replaced(Path(tree.root) / "train" / "b" / "3.png")
             return known
 
-        monkeypatch.setattr(folder, "known", late)
+        monkeypatch.setattr(folder, "index", late)
         with pytest.raises(RunError, match=r"b/3\.png has changed since the study began"):
-            load(dataclasses.replace(tree, validation=0), "memory")
+            load_splits(dataclasses.replace(tree, validation=0), "memory")
         return
-    splits = load(dataclasses.replace(tree, validation=0), feed)
+    splits = load_splits(dataclasses.replace(tree, validation=0), feed)
     assert len(list(splits.train.batches(4, 0))) == 5
     replaced(Path(tree.root) / "train" / "b" / "3.png")
     with pytest.raises(RunError, match=r"b/3\.png has changed since the study began"):
@@ -112,35 +112,37 @@ def test_however_the_root_is_spelled(tree: Data, monkeypatch: pytest.MonkeyPatch
     """Kind: the same images, under another id."""
     monkeypatch.chdir(Path(tree.root).parent)
     monkeypatch.setenv("HOME", str(Path(tree.root).parent))
-    found = {name: facts(dataclasses.replace(tree, root=root)) for name, root in spellings(Path(tree.root)).items()}
+    found = {
+        name: data_facts(dataclasses.replace(tree, root=root)) for name, root in spellings(Path(tree.root)).items()
+    }
     assert len(set(found.values())) == 1, found
     shutil.copytree(tree.root, "other")
     Path("other/train").rename("other/learn")
-    assert facts(dataclasses.replace(tree, root="other", train="learn")).identity == found["slash"].identity
+    assert data_facts(dataclasses.replace(tree, root="other", train="learn")).identity == found["slash"].identity
 
 
 def test_a_second_start_reads_nothing(tree: Data, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: a start that takes as long as the first; and a cache that is damaged, or cannot be written."""
     old(Path(tree.root), monkeypatch)
-    first = facts(tree)
+    first = data_facts(tree)
     (kept,) = cache.iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(contents.hashlib, "file_digest", None)
-        assert facts(tree) == first
+        assert data_facts(tree) == first
     whole = kept.read_bytes()
     for damaged in (b"", whole[:-1], whole[:40], whole[:50] + b"x" + whole[51:], b"\0" * len(whole)):
         kept.write_bytes(damaged)
-        assert facts(tree) == first
+        assert data_facts(tree) == first
     assert kept.read_bytes() == whole
     kept.unlink()
     cache.rmdir()
     cache.touch()
-    assert facts(tree) == first
+    assert data_facts(tree) == first
 
 
 def test_a_file_that_has_just_changed_is_not_kept(tree: Data, cache: Path) -> None:
     """Kind: two changes within one tick of the file system's clock."""
-    assert facts(tree).identity
+    assert data_facts(tree).identity
     assert not cache.exists()
 
 
@@ -166,7 +168,7 @@ OVERLAPS: dict[str, Callable[[Path], dict[str, str]]] = {
 def test_trees_that_overlap_are_refused(tree: Data, change: Callable[[Path], dict[str, str]]) -> None:
     """Kind: images are tested on that were trained on."""
     with pytest.raises(UserError, match=r"data\.test=.*(both are the folder|lies in).*data\.test_share=0\.2"):
-        facts(dataclasses.replace(tree, **change(Path(tree.root))))
+        data_facts(dataclasses.replace(tree, **change(Path(tree.root))))
 
 
 @pytest.mark.parametrize("identity", ["contents", "names"])
@@ -175,22 +177,22 @@ def test_test_images_that_are_training_images(tree: Data, identity: str) -> None
     data, root = dataclasses.replace(tree, identity=identity), Path(tree.root)
     copied = shutil.copy if identity == "contents" else os.link
     copied(root / "train" / "a" / "0.png", root / "val" / "a" / "9.png")
-    assert facts(data).remarks == ("1 of 9 test images are training images, too",)
+    assert data_facts(data).remarks == ("1 of 9 test images are training images, too",)
     shutil.rmtree(root / "val")
     shutil.copytree(root / "train", root / "val", copy_function=copied)
     with pytest.raises(UserError, match="each of the 20 test images is a training image, too"):
-        facts(data)
+        data_facts(data)
 
 
 def test_a_share_of_the_only_tree(tree: Data) -> None:
     """Kind: there is no test tree. A fifth of every class is tested on, always the same images."""
     shutil.rmtree(Path(tree.root) / "val")
     with pytest.raises(UserError, match=r"no folder .*val .*data\.test_share=0\.2"):
-        facts(tree)
+        data_facts(tree)
     shared = dataclasses.replace(tree, test_share=0.2)
-    _, tested, _ = folder.folder(shared)
+    _, tested, _ = folder.list_folder(shared)
     assert sorted(label for _, label in tested) == [0, 0, 1, 2]
-    known, splits = facts(shared), load(shared)
+    known, splits = data_facts(shared), load_splits(shared)
     assert (known.train, known.validation, known.test) == (12, 4, 4)
     fed = [{path for path, _ in part.files} for part in (splits.train, splits.validation, splits.test)]  # type: ignore[union-attr]
     assert not fed[0] & fed[2]
@@ -245,7 +247,7 @@ def test_an_empty_file_is_named_before_training(tree: Data) -> None:
     """Kind: an image of 0 bytes among the test images, found when the training has ended."""
     (Path(tree.root) / "val" / "b" / "0.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"val/b/0\.png is empty"):
-        facts(tree)
+        data_facts(tree)
 
 
 # ------------------------------------------------------------------------------------------------- names and links
@@ -253,24 +255,24 @@ def test_an_empty_file_is_named_before_training(tree: Data) -> None:
 
 def test_names_that_are_no_utf8(tree: Data) -> None:
     """Kind: a traceback, for a file, and for a class, from an archive that was made on Windows."""
-    plain, root = facts(tree).identity, os.fsencode(tree.root)
+    plain, root = data_facts(tree).identity, os.fsencode(tree.root)
     shutil.move(root + b"/train/a/0.png", root + b"/train/a/caf\xe9.png")
     for part in (b"train", b"val"):
         shutil.move(root + b"/" + part + b"/c", root + b"/" + part + b"/\xe9t\xe9")
-    known = facts(tree)
+    known = data_facts(tree)
     assert known.identity != plain
     assert os.fsencode(known.classes[2]) == b"\xe9t\xe9"
-    assert len(list(load(tree).train.batches(64))) == 1
+    assert len(list(load_splits(tree).train.batches(64))) == 1
 
 
 @pytest.mark.parametrize("name", [".ipynb_checkpoints/x.png", "a/.ipynb_checkpoints/x.png", "a/._0.png"])
 def test_names_that_begin_with_a_dot_are_no_data(tree: Data, name: str) -> None:
     """Kind: a class, or an image, that a tool has left."""
-    before = facts(tree)
+    before = data_facts(tree)
     hidden = Path(tree.root) / "train" / name
     hidden.parent.mkdir(exist_ok=True)
     hidden.write_bytes(b"\0")
-    assert facts(tree) == before
+    assert data_facts(tree) == before
 
 
 def test_studies_whose_names_begin_with_a_dot_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +289,7 @@ def test_a_link_that_leads_back_up_is_named(tree: Data, target: str) -> None:
     """Kind: a walk that does not end, or takes images again and again."""
     (Path(tree.root) / "train" / "a" / "loop").symlink_to(target)
     with pytest.raises(UserError, match=r"a/loop.* leads back up to .*images"):
-        facts(tree)
+        data_facts(tree)
 
 
 @pytest.mark.parametrize("name", ["d", "a/deeper", "a/x.png"])
@@ -295,14 +297,14 @@ def test_a_link_that_leads_nowhere_is_named(tree: Data, name: str) -> None:
     """Kind: a class or images that are missing in silence."""
     (Path(tree.root) / "train" / name).symlink_to("/nowhere/at/all")
     with pytest.raises(UserError, match=rf"train/{name} leads nowhere \(to /nowhere/at/all\)"):
-        facts(tree)
+        data_facts(tree)
 
 
 def test_a_class_without_an_image_in_a_part_is_named(tree: Data) -> None:
     """Kind: a subset in which a rare class has no image."""
     shutil.rmtree(Path(tree.root) / "val" / "c")
-    assert facts(tree).remarks == ("no image tests of 1 of the 3 classes: c",)
-    said = facts(dataclasses.replace(tree, subset=2, test_subset=1)).remarks
+    assert data_facts(tree).remarks == ("no image tests of 1 of the 3 classes: c",)
+    said = data_facts(dataclasses.replace(tree, subset=2, test_subset=1)).remarks
     assert [line.split(":")[0] for line in said] == [
         "no image trains of 1 of the 3 classes",
         "no image validates of 2 of the 3 classes",
@@ -319,7 +321,7 @@ def test_an_image_that_is_drawn_twice_is_augmented_twice(tree: Data) -> None:
     root = Path(tree.root)
     for path in sorted((root / "train" / "a").iterdir())[1:]:
         path.unlink()
-    feed = load(dataclasses.replace(tree, validation=0)).train
+    feed = load_splits(dataclasses.replace(tree, validation=0)).train
     assert isinstance(feed, FolderFeed)
     uniform = {x.numpy().tobytes() for xs, _ in feed.batches(4, 3) for x in xs}
     of_a = [
@@ -335,7 +337,7 @@ def test_an_image_that_is_drawn_twice_is_augmented_twice(tree: Data) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_every_split_keeps_its_processes(tree: Data, workers: int) -> None:
     """Kind: processes that are started anew for each validation."""
-    feed = load(dataclasses.replace(tree, workers=workers)).validation
+    feed = load_splits(dataclasses.replace(tree, workers=workers)).validation
     assert isinstance(feed, FolderFeed)
     first = [x for x, _ in feed.batches(2)]
     processes = list(feed.loaders.values())
@@ -349,7 +351,7 @@ def test_processes_without_shared_memory_are_no_fault_of_the_network(
     tree: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kind: a container's tiny /dev/shm kills them, and the trial is recorded as failed."""
-    feed = load(dataclasses.replace(tree, workers=1)).train
+    feed = load_splits(dataclasses.replace(tree, workers=1)).train
 
     def killed(items: object) -> None:
         os.kill(os.getpid(), signal.SIGBUS)
@@ -371,7 +373,7 @@ def test_all_of_the_training_images_are_trained_on(tmp_path: Path) -> None:
     assert (made.facts.train, made.facts.validation, made.facts.test) == (898, 0, 100)
     (cell,) = made.cells
     told: list[dict[str, float]] = []
-    record = trial.run(cell.spec, tmp_path / "x.ckpt", told.append)
+    record = trial.run_trial(cell.spec, tmp_path / "x.ckpt", told.append)
     assert [sorted(epoch) for epoch in told] == [["epoch", "train_error", "train_loss", "train_top5_error"]] * 2
     assert {"test_error", "train_error"} <= record["metrics"].keys()
     record.pop("outputs", None)  # stands beside the record

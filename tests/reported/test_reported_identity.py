@@ -91,7 +91,7 @@ def test_a_network_that_draws_from_any_generator_repeats_itself_cut_off_or_not(t
     """Kind: initial weights and steps that were drawn from Python's or NumPy's generator, which nothing seeded."""
     write(drawing=DRAWING)
     first, second = specs("backbone=drawing:net", "se=null", *SHORT, "seeds=2")
-    whole = numbers(trial.run(first, tmp_path / "a.ckpt", lambda _: None))
+    whole = numbers(trial.run_trial(first, tmp_path / "a.ckpt", lambda _: None))
     for last in (1, 2):  # of the epochs that end: one is to come, or the test alone
 
         def cut_off(said: dict[str, Any], last: int = last) -> None:
@@ -99,10 +99,10 @@ def test_a_network_that_draws_from_any_generator_repeats_itself_cut_off_or_not(t
                 raise InterruptedError
 
         with pytest.raises(InterruptedError):
-            trial.run(first, tmp_path / "b.ckpt", cut_off)
-        assert numbers(trial.run(first, tmp_path / "b.ckpt", lambda _: None)) == whole
+            trial.run_trial(first, tmp_path / "b.ckpt", cut_off)
+        assert numbers(trial.run_trial(first, tmp_path / "b.ckpt", lambda _: None)) == whole
         (tmp_path / "b.ckpt").unlink()
-    assert numbers(trial.run(second, tmp_path / "c.ckpt", lambda _: None)) != whole
+    assert numbers(trial.run_trial(second, tmp_path / "c.ckpt", lambda _: None)) != whole
 
 
 def test_rows_share_initial_weights_whatever_draws_them(write: Write) -> None:
@@ -225,13 +225,13 @@ def test_what_the_source_does_not_show_the_network_shows(
 def test_code_that_changes_before_its_training_halts_the_study(mine: Path, write: Write, tmp_path: Path) -> None:
     """Kind: as above; a worker that imported the network later recorded the new code's result under the old id."""
     (spec,) = specs(*ASKED)
-    trial.run(spec, tmp_path / "a.ckpt", lambda _: None)
+    trial.run_trial(spec, tmp_path / "a.ckpt", lambda _: None)
     (mine / "scale.json").write_text("1.5")
     with pytest.raises(RunError, match=r"the code of nets:net.* is not what it was when the study began"):
-        trial.run(spec, tmp_path / "b.ckpt", lambda _: None)
+        trial.run_trial(spec, tmp_path / "b.ckpt", lambda _: None)
     (mine / "scale.json").unlink()
     with pytest.raises(RunError, match=r"scale.json.*nets:net cannot be built as it was"):
-        trial.run(spec, tmp_path / "b.ckpt", lambda _: None)
+        trial.run_trial(spec, tmp_path / "b.ckpt", lambda _: None)
 
 
 def test_a_network_that_no_seed_decides_is_refused(write: Write) -> None:
@@ -247,13 +247,13 @@ def test_a_record_from_before_is_kept_and_not_used_without_a_word(
     """Kind: records of earlier versions, which cannot say what code they are of."""
     (spec,) = specs(*ASKED)
     store = Store(f"sqlite:///{tmp_path}/lab.db")
-    store.add(spec.earlier("").trial_id, "done", 0.0, json.dumps(RECORD))
+    store.add(spec.as_recorded_earlier("").trial_id, "done", 0.0, json.dumps(RECORD))
     looked = plan.look_up(plan.make(compose(ASKED)), store)
     assert len(looked.todo) == 1
     plan_text.show_total(looked, Expectation({spec.trial_id: 1.0}, rough=False), 1, Console(width=400))
     said = capsys.readouterr().out
     assert "1 trial of this was recorded before the code of nets:net became part of what a trial is" in said
-    assert f"store forget {spec.earlier('').trial_id} deletes it" in said
+    assert f"store forget {spec.as_recorded_earlier('').trial_id} deletes it" in said
 
 
 # ------------------------------------------------------------------------------------------- entries of the registries

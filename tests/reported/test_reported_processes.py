@@ -194,11 +194,11 @@ def met(error: Exception, under: Exception | None = None, within: bool = True) -
     """What a study makes of an error that is raised in the network, or outside of it."""
     try:
         if within:
-            with faults.of_network():
+            with faults.network_errors():
                 raised(error, under)
         raised(error, under)
     except Exception as caught:
-        return faults.outcome(caught)
+        return faults.classify_failure(caught)
     raise AssertionError
 
 
