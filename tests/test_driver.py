@@ -173,9 +173,7 @@ def test_a_study_that_is_cut_off_in_every_way_ends_with_the_same_bytes(finished:
     assert any(record["resumed"] for record in lab.records())
 
 
-@pytest.mark.parametrize(
-    "seconds", [0.0, *(pytest.param(late, marks=pytest.mark.slow) for late in (1.0, 2.0, 3.0, 4.5, 5.5, 7.0, 9.0))]
-)
+@pytest.mark.parametrize("seconds", [0.0, *(pytest.param(late, marks=pytest.mark.slow) for late in (2.0, 4.5, 7.0))])
 def test_ctrl_c_at_any_moment_is_one_line(tmp_path: Path, seconds: float) -> None:
     """While modules are imported, while the plan is made, while workers start, while they train."""
     lab = Lab(tmp_path)

@@ -78,15 +78,17 @@ def test_by_no_command(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".pth", ".safetensors"])
-def test_by_no_reader_of_weights(suffix: str, trapped: Path, tmp_path: Path) -> None:
-    path = trapped.rename(tmp_path / f"net{suffix}")
+def test_by_no_reader_of_weights(trapped: Path, tmp_path: Path) -> None:
     net = models.create("resnet8", None, 10, in_channels=1)
-    for read in (lambda: models.load_weights(net, path), lambda: pretrained("resnet18", path)):
+    for suffix in (".ckpt", ".pth", ".safetensors"):
+        path = trapped.rename(tmp_path / f"net{suffix}")
         with pytest.raises(
             ValueError, match=f"net{suffix} is no file of weights, is damaged, or holds more than weights"
         ):
-            read()
+            models.load_weights(net, path)
+        trapped = path
+    with pytest.raises(ValueError, match="is no file of weights"):
+        pretrained("resnet18", path)
     assert not (tmp_path / "sprung").exists()
 
 

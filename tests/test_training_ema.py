@@ -76,7 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
     return record, torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("epochs", [[1], [4], [1, 2, 3, 4]], ids=str)
+@pytest.mark.parametrize("epochs", [[4], [1, 2, 3]], ids=str)
 def test_cut_off_and_run_again(whole: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path, epochs: list[int]) -> None:
     record, saved = whole
     for epoch in epochs:
