@@ -16,9 +16,11 @@ import yaml
 from launching import ROOT, TINY, WORDS, Ended, Lab, one_line
 
 from senet_lab.__main__ import main as commands
-from senet_lab.compose import compose
+from senet_lab.compose import choices, compose
 from senet_lab.config import Config, Search, Study, UserError, flat
 from senet_lab.run import main
+from senet_lab.studies.database import parse
+from senet_lab.studies.store import Store
 
 RATIO = "+ablation=ratio"
 NOT_BETWEEN = "is not between"
@@ -408,3 +410,114 @@ def test_a_table_is_made_again_from_the_store(
     assert "A small study" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"has 6 of the 9 trials of digits.*; python -m senet_lab.run \+ablation=tiny"):
         table_from_store([*WORDS, "seeds=3"])
+
+
+# ---------------------------------------------------------------------------------- messages that led astray
+
+STUDY = """\
+# @package _global_
+study:
+  name: mine
+  title: Title
+  factor: se.reduction
+  baseline: 'x'
+  rows:
+    LABEL: {se.reduction: 4}
+    'x': {se.reduction: 16}
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xef\xbb\xbf" + STUDY.encode(), "mine.yaml begins with a byte order mark; save it as UTF-8 without one"),
+        (STUDY.replace("Title", "T\xfcr").encode("latin-1"), "mine.yaml, line 4: this is no UTF-8"),
+        (STUDY.encode("utf-16"), "mine.yaml, line 1: this is no UTF-8"),
+        (STUDY.replace("Title", "T\0").encode(), "mine.yaml: special characters are not allowed"),
+        *(
+            (STUDY.replace("LABEL", label).encode(), f"study.rows: {read} is no name; in quotes it is one")
+            for label, read in {"4": "4 (int)", "yes": "True (bool)", "null": "null", "1.5": "1.5 (float)"}.items()
+        ),
+        (None, "mine.yaml is a link to /nowhere/mine.yaml, which is not there"),
+    ],
+)
+def test_a_study_that_cannot_be_read_says_why(
+    content: bytes | None,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Seen: the message names no file, or blames a line that is right."""
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "sweeps" / "ablation" / "mine.yaml"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content) if content else place.symlink_to("/nowhere/mine.yaml")
+    assert main(["+ablation=mine", "plan=true"]) == 2
+    assert one_line(capsys.readouterr().err, said)
+
+
+def test_hidden_files_and_folders_are_no_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen: macOS and editors leave files beside those that are meant."""
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "sweeps" / "ablation"
+    (place / "folder.yaml").mkdir(parents=True)
+    (place / "._mine.yaml").write_bytes(b"\0\xff")
+    (place / "mine.yaml").write_text(STUDY)
+    assert {"mine", "folder", "._mine"} & set(choices("ablation")) == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("seeds = 3", """nothing stands around its =: "seeds=3\""""),
+        (" seeds=3", """nothing stands around its =: "seeds=3\""""),
+        ("seeds=3 tracking=off", "'tracking=' looks like another word: each is an argument of its own"),
+        ("results=~/x", """quotes: "results='~/x'\""""),
+        ("data.root=", "data.root is empty"),
+        ("", "'' is not of the form key=value"),
+    ],
+)
+def test_the_hint_of_a_word_helps(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen: what the message recommends cannot be read either, or means something else."""
+    assert main([word]) == 2
+    assert one_line(capsys.readouterr().err, said)
+
+
+@pytest.mark.parametrize("name", ["r%20x", "r?x", "r#x", "~/r", "r%", "a b", "r@h:1"])
+def test_the_records_are_in_the_folder_of_results(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen: a path becomes a URL, in which some of its characters mean something; ~ is the home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = compose([f"results='{name}'", "data.root='~/images'"]).config
+    folder = Path(name).expanduser()
+    assert (Path(config.results), config.data.root) == (folder, str(tmp_path / "home/images"))
+    store = Store(config.storage)
+    store.claim("a")
+    assert [path.parent for path in tmp_path.rglob("lab.db")] == [tmp_path / folder]
+    assert parse(store.url).database == parse(store.name).database == f"{folder}/lab.db"
+    assert Store(f"sqlite:///{name}/b.db".replace("%", "%25").replace("?", "%3F")).claim("a"), "asked for as a URL"
+    assert (folder / "b.db").exists()
+
+
+def test_a_name_that_no_disk_takes_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen: what explains an error meets it again."""
+    monkeypatch.chdir(tmp_path)
+    for word in (f"results={300 * 'a'}", f"storage=sqlite:///{300 * 'a'}/lab.db"):
+        assert main([word, "tracking=off"]) == 2
+        assert one_line(capsys.readouterr().err, f"error: {word.partition('=')[0]}=", "File name too long")
+
+
+def test_a_disk_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen: the system says of a link that leads nowhere that the file exists."""
+    monkeypatch.chdir(tmp_path)
+    Path("res").symlink_to("/nowhere/disk")
+    for word in ("results=res", "results=res/below", "storage=sqlite:///res/lab.db"):
+        assert main([word, "tracking=off"]) == 2
+        assert one_line(capsys.readouterr().err, f"error: {word}", "res is a link to /nowhere/disk, which is not there")

@@ -544,13 +544,3 @@ def test_no_damage_to_a_file_gets_past_its_name(tmp_path: Path, kind: str) -> No
         faults += isinstance(found, RunError)
         assert str(path) in str(found) if isinstance(found, RunError) else found[0].shape == (3, 8, 8)
     assert faults > 20
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
-def test_every_colour_mode_comes_as_three_channels(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
-    picture(2, mode=mode).save(path)
-    decoded = DecodedImages(
-        Files([str(path)], np.array([0])), image_transform(Data(name="folder", size=8, resize=8), False), None
-    )
-    assert decoded[0, 0, 0][0].shape == (3, 8, 8)

@@ -277,8 +277,7 @@ def test_there_are_so_many_workers_a_gpu(gpus: int, per_gpu: int, workers: int) 
     assert workers_of.default_workers("cpu", per_gpu, gpus) == workers_of.default_workers("cpu")
 
 
-@pytest.mark.parametrize("gpus", [1, 2, 3, 8])
-@pytest.mark.parametrize("workers", [1, 2, 3, 5, 8, 17])
+@pytest.mark.parametrize(("gpus", "workers"), [(1, 3), (2, 1), (2, 5), (3, 8), (8, 17)])
 def test_those_that_share_a_gpu_are_counted(gpus: int, workers: int) -> None:
     """However workers are dealt out, the fullest GPU has so many."""
     dealt = Counter(pool.gpu_of(slot, gpus) for slot in range(workers))

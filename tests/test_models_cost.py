@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.ops import deform_conv2d
 
 from senet_lab import SE
 from senet_lab.models import BACKBONES, Cost, cost, create, fingerprint, hidden_widths
 from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
 from senet_lab.models.slots import POSITIONS
+from senet_lab.models.weights import build
 
 
 def on_meta(name: str, se: SE | None = None, **options: Any) -> nn.Module:
@@ -275,3 +285,179 @@ def test_operators_of_the_plain_network_do_not_depend_on_se() -> None:
     assert plain.stages[2].operations["aten.relu_.default"] == 2
     assert plain.stages[2].operations["aten.add_.Tensor"] == 1
     assert plain.operations["aten.convolution.default"] == 7
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cost does not depend on how a network is traced, wrapped, pruned or called, and what is not known is said.
+
+SIZE = (3, 16, 16)
+
+
+def small() -> nn.Module:
+    return create("resnet8", SE(4, bias=True), 5, seed=0).eval()
+
+
+def alike(net: nn.Module, other: nn.Module) -> None:
+    """All numbers, and those of the stages; tracing merges and splits operators that count nothing."""
+    one, two = (cost(each, SIZE) for each in (net, other))
+    for mine, theirs in [(one, two), *((one.stages[stage], two.stages[stage]) for stage in one.stages)]:
+        for name in vars(mine).keys() - {"stages", "operations"}:
+            assert getattr(mine, name) == getattr(theirs, name), name
+
+
+TRACED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "fx": torch.fx.symbolic_trace,
+    "pickled": lambda net: pickle.loads(pickle.dumps(torch.fx.symbolic_trace(net))),
+    "feature extractor": lambda net: create_feature_extractor(net, ["fc"]),
+    "in another": lambda net: nn.Sequential(torch.fx.symbolic_trace(net)).eval(),
+    "exported": lambda net: torch.export.export(net, (torch.zeros(1, *SIZE),)).module(),
+    "averaged": AveragedModel,
+    "for devices": nn.DataParallel,
+    "compiled": torch.compile,
+}
+
+
+@pytest.mark.parametrize("design", [SE(4), SE(4, "none", position="pre")], ids=str)
+@pytest.mark.parametrize("how", TRACED)
+def test_a_network_that_was_traced_or_wrapped_costs_the_same(how: str, design: SE) -> None:
+    net = create("resnet8", design, 5, seed=0).eval()
+    alike(net, TRACED[how](net))
+
+
+def kept(net: nn.Module) -> None:
+    net.layer1[0].register_forward_hook(lambda module, given, out: setattr(module, "latest", [out]))
+    net(torch.zeros(1, *SIZE))
+
+
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "pruned": lambda net: prune.l1_unstructured(net.layer1[0].conv1, "weight", 0.5),
+    "gate pruned": lambda net: prune.l1_unstructured(net.layer1[0].bn2.se.fc1, "weight", 0.5),
+    "spectral norm": lambda net: nn.utils.spectral_norm(net.layer1[0].conv1),
+    "spectral norm as parametrization": lambda net: nn.utils.parametrizations.spectral_norm(net.layer1[0].conv1),
+    "an activation is kept": kept,
+    "forward replaced": lambda net: setattr(net.layer1[0], "forward", net.layer1[0].forward),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_network_whose_weights_are_made_or_that_keeps_something_costs_the_same(change: str) -> None:
+    net = small()
+    CHANGES[change](net)
+    alike(net, small())
+
+
+class Lambda(nn.Module):
+    def __init__(self, forward: Callable[..., Tensor], **parts: nn.Module) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(8, 3, 3, 3))
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.call = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self, x)
+
+
+def tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).mT
+
+
+LAYERS: dict[str, tuple[int, Lambda]] = {
+    "functional": (8 * 27 * 14 * 14, Lambda(lambda net, x: F.conv2d(x, net.weight))),
+    "transposed": (3 * 8 * 4 * 256, Lambda(lambda net, x: net.a(x), a=nn.ConvTranspose2d(3, 8, 2, 2))),
+    "einsum": (8 * 3 * 256, Lambda(lambda net, x: torch.einsum("bchw,dc->bdhw", x, net.weight[:, :, 0, 0]))),
+    "matmul": (256 * 256 * 3, Lambda(lambda net, x: tokens(x) @ tokens(x).mT)),
+    "a vector": (27 * 8, Lambda(lambda net, x: net.weight.flatten(1) @ x.flatten()[:27])),
+    "attention": (2 * 256 * 256 * 3, Lambda(lambda net, x: F.scaled_dot_product_attention(*[tokens(x)] * 3))),
+    "LSTM": (9 * 4 * 4 * (3 + 4), Lambda(lambda net, x: net.a(tokens(x)[:, :9])[0], a=nn.LSTM(3, 4, batch_first=True))),
+    "GRU": (9 * 3 * 4 * (3 + 4), Lambda(lambda net, x: net.a(tokens(x)[:, :9])[0], a=nn.GRU(3, 4, batch_first=True))),
+    "twice": (2 * 9 * 256, Lambda(lambda net, x: net.a(net.a.forward(x)), a=nn.Conv2d(3, 3, 1))),
+    "values decide": (24 * 256, Lambda(lambda net, x: net.a(x) if x.sum().item() > 0 else x, a=nn.Conv2d(3, 8, 1))),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_multiply_adds_of_layers_however_they_are_called(layer: str) -> None:
+    macs, net = LAYERS[layer]
+    assert cost(net, SIZE).macs == macs
+
+
+UNKNOWN = {
+    "_trilinear": Lambda(lambda net, x: net.a(x.mean((2, 3)), x.mean((2, 3))), a=nn.Bilinear(3, 3, 5)),
+    "_fft_c2c": Lambda(lambda net, x: torch.fft.fft2(x).real),
+    "deform_conv2d": Lambda(lambda net, x: deform_conv2d(x, x.new_zeros(1, 18, 14, 14), net.weight)),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_operators_that_multiply_nobody_knows_how_much_are_named(name: str) -> None:
+    with pytest.warns(UserWarning, match=rf"cost: how much \w+\.{name}\.default multiplies is not known"):
+        cost(UNKNOWN[name], SIZE)
+
+
+class Called(nn.Module):
+    """Its stages and its gate are called by their forward, or not at all."""
+
+    def __init__(self, inlined: bool) -> None:
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False))
+        self.layer2 = nn.ModuleList([nn.Conv2d(4, 8, 1, bias=False), nn.Conv2d(8, 8, 1, bias=False)])
+        self.se = SEBlock(8, 2)
+        self.inlined = inlined
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer1.forward(x)
+        for part in self.layer2:
+            x = part.forward(x)
+        if self.inlined:
+            return x * self.se.fc2(self.se.fc1(x.mean((2, 3), keepdim=True)))
+        return self.se.forward(x)
+
+
+def test_parts_that_are_called_by_their_forward_are_counted_where_they_are() -> None:
+    found = cost(Called(inlined=False), SIZE)
+    assert {stage: part.macs for stage, part in found.stages.items()} == {2: 12 * 256, 3: (32 + 64) * 256}
+    assert (found.se_params, found.se_macs) == (64, 64 + 2 * 8 * 256)
+
+
+def test_gates_whose_layers_are_called_from_outside_are_counted_as_others() -> None:
+    one, two = cost(Called(inlined=True), SIZE), cost(Called(inlined=False), SIZE)
+    assert (one.se_params, one.se_macs, one.backbone_macs) == (two.se_params, two.se_macs, two.backbone_macs)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")
+def test_scripted_stages_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^cost: the network is scripted and does not say"):
+        cost(torch.jit.script(small()), SIZE)
+
+
+def test_se_of_timm_is_se() -> None:
+    found = [cost(net, (3, 64, 64)) for net in (timm.create_model("seresnet18"), build("seresnet18"))]
+    assert [(each.params, each.se_params, each.macs, each.se_macs) for each in found] == [
+        (11_779_624, 90_112, found[1].macs, found[1].se_macs)
+    ] * 2
+
+
+@pytest.mark.parametrize("size", [(3, 0, 0), (3, -1, 8), (0, 8, 8), ()])
+def test_an_image_without_pixels_is_refused(size: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^cost: an image of size .* has no pixels$"):
+        cost(small(), size)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_no_classes_cost_nothing() -> None:
+    assert cost(create("resnet8", SE(4), 10), SIZE).macs - cost(create("resnet8", SE(4), 0), SIZE).macs == 640
+
+
+def test_cost_leaves_a_network_as_it_is_that_cannot_be_copied() -> None:
+    net = Lambda(lambda net, x: setattr(net, "latest", x) or net.a(x), a=nn.Conv2d(3, 8, 1))  # type: ignore[func-returns-value]
+    net.lock = threading.Lock()
+    before = {name: (module.training, dict(vars(module))) for name, module in net.named_modules()}
+    assert cost(net, SIZE).macs == 24 * 256
+    assert {name: (module.training, dict(vars(module))) for name, module in net.named_modules()} == before
+
+
+def test_what_a_gate_stands_before_is_no_part_of_it() -> None:
+    """The 1×1 convolution that the gate of position conv3x3 is wrapped with."""
+    net = create("resnet50", SE(position="conv3x3"))
+    assert cost(net, (3, 32, 32)).se_params == 157_184

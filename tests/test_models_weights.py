@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from senet_lab import SE
-from senet_lab.models import create, load_weights, pretrained, timm_state_dict
-from senet_lab.models.weights import LIBRARIES, SOURCES
+from senet_lab.models import BACKBONES, create, load_weights, pretrained, timm_state_dict
+from senet_lab.models.weights import LIBRARIES, SOURCES, classifier_of, head_of
 
 IMAGE = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def by_size(names: Iterable[str]) -> list[Any]:
-    """Parameters, of which networks of a hundred layers and more are slow, and of 34, which are as those of 18."""
-    return [pytest.param(name, marks=pytest.mark.slow if re.search(r"1\d\d|34", name) else ()) for name in names]
+def shallow(names: Iterable[str]) -> list[str]:
+    """Without networks of a hundred layers and more, and of 34, which are made of the same blocks."""
+    return [name for name in names if not re.search(r"1\d\d|34", name)]
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def norms(net: nn.Module) -> list[tuple[float, float | None]]:
 # There and back.
 
 
-@pytest.mark.parametrize("name", by_size(SOURCES))
+@pytest.mark.parametrize("name", shallow(SOURCES))
 def test_ours_computes_what_timms_does_and_timms_what_ours_does(name: str) -> None:
     theirs = drawn(timm.create_model(name, num_classes=5))
     ours = pretrained(name, theirs.state_dict(), num_classes=5).double().eval()
@@ -77,7 +78,7 @@ def test_ours_computes_what_timms_does_and_timms_what_ours_does(name: str) -> No
     assert gap(ours, theirs) < 1e-5
 
 
-@pytest.mark.parametrize("name", by_size(LIBRARIES["torchvision"]))
+@pytest.mark.parametrize("name", shallow(LIBRARIES["torchvision"]))
 def test_ours_computes_what_torchvisions_does(name: str) -> None:
     theirs = drawn(torchvision.models.get_model(name, num_classes=5))
     assert gap(pretrained(name, theirs.state_dict(), num_classes=5).double().eval(), theirs) < 1e-5
@@ -291,3 +292,109 @@ def test_names_without_weights_are_refused(name: str, library: str, words: list[
         pretrained(name, library=library)
     for word in words:
         assert word in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights in the layouts that training scripts leave them in, and which of them were taken.
+
+
+def state(seed: int = 1) -> dict[str, Tensor]:
+    return dict(create("resnet8", None, 5, seed=seed).state_dict())
+
+
+def prefixed(prefix: str, seed: int = 1) -> dict[str, Tensor]:
+    return {f"{prefix}{key}": tensor for key, tensor in state(seed).items()}
+
+
+LAYOUTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "bare": (state, ""),
+    "DDP, compiled": (lambda: prefixed("module._orig_mod."), ""),
+    "compiled, DDP, Lightning": (lambda: {"state_dict": prefixed("model._orig_mod.module."), "epoch": 3}, "state_dict"),
+    "AveragedModel": (lambda: {"n_averaged": torch.tensor(3)} | prefixed("module."), ""),
+    "timm": (lambda: {"arch": "x", "args": argparse.Namespace(lr=0.1), "state_dict": state()}, "state_dict"),
+    "torchvision": (
+        lambda: {"model": state(), "model_ema": {"n_averaged": torch.tensor(3)} | prefixed("module.", 2), "epoch": 3},
+        "model",
+    ),
+    "wrapped twice": (lambda: {"model": {"state_dict": state()}, "optimizer": {"state": {}}}, "model.state_dict"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_usual_layouts_of_checkpoints_are_read(layout: str, tmp_path: Path) -> None:
+    make, entry = LAYOUTS[layout]
+    torch.save(make(), tmp_path / "file.pth")
+    for given in (make(), tmp_path / "file.pth"):
+        net = create("resnet8", None, 5, seed=0)
+        assert load_weights(net, given) == entry
+        torch.testing.assert_close(dict(net.state_dict()), state())
+
+
+@pytest.mark.parametrize(
+    ("entry", "averaged"),
+    [
+        ("state_dict_ema", state),
+        ("model_ema", lambda: {"n_averaged": torch.tensor(3)} | prefixed("module.")),
+        ("ema.module", state),
+        ("", lambda: {"n_averaged": torch.tensor(3)} | prefixed("module.")),
+    ],
+)
+def test_averaged_weights_are_taken_where_they_are_asked_for(entry: str, averaged: Callable[[], Any]) -> None:
+    given = averaged()
+    for name in reversed(entry.split(".") if entry else []):
+        given = {name: given}
+    net = create("resnet8", None, 5, seed=0)
+    assert load_weights(net, given | ({"state_dict": state(2)} if entry else {}), averaged=True) == entry
+    torch.testing.assert_close(dict(net.state_dict()), state())
+
+
+@pytest.mark.parametrize(
+    ("given", "averaged", "words"),
+    [
+        ({"state_dict": state()}, True, "has no averaged weights, but state_dict$"),
+        (state(), True, "has no averaged weights, but one state dict$"),
+        ({"state_dict_ema": state()}, False, "has no weights that are not averaged, but state_dict_ema$"),
+        ({"a": state(), "b": state()}, False, "has several weights that are not averaged, a, b: give one$"),
+        ({"epoch": 3}, False, "is no state dict"),
+    ],
+)
+def test_weights_that_are_not_there_or_not_told_apart_are_refused(
+    given: dict[str, Any], averaged: bool, words: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^weights: what was given {words}"):
+        load_weights(create("resnet8", None, 5), given, averaged=averaged)
+
+
+class Head(nn.Module):
+    """Its classifier is a convolution, or stands before other layers."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(8, classes, 1)
+        self.stem, self.attention = nn.Conv2d(3, 8, 3), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x * self.attention(x.mean((2, 3)))[:, :, None, None]).mean((2, 3))
+
+
+@pytest.mark.parametrize(("classes", "classifier"), [(5, False), (7, False), (7, "head")])
+def test_the_classifier_that_is_left_out_is_the_layer_that_classifies(classes: int, classifier: bool | str) -> None:
+    net, other = Head(5), Head(classes)
+    head = net.head.weight.clone()
+    load_weights(net, other.state_dict(), classifier=classifier)
+    assert torch.equal(net.head.weight, head)
+    assert torch.equal(net.attention.weight, other.attention.weight)
+
+
+def test_a_classifier_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^weights: the network has no layer fc9 to leave out$"):
+        load_weights(Head(5), Head(5).state_dict(), classifier="fc9")
+
+
+def test_the_layer_that_classifies_is_that_of_before_in_every_network() -> None:
+    for name in BACKBONES:
+        with torch.device("meta"):
+            net = create(name, None, 5)
+        own = net.state_dict()
+        assert head_of(net, {key: key for key in own}, own) == classifier_of(net)[0], name

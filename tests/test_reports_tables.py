@@ -18,6 +18,7 @@ from test_reports_roundtrip import RATIO, made_up
 from senet_lab.reports import tables
 from senet_lab.reports.columns import STUDY, count, p_value, signed
 from senet_lab.reports.table import Table
+from senet_lab.reports.tex import tex
 
 AWKWARD = "a|b_c & 100% <i>$x$</i> [red] #1 ~^\\{}*"
 
@@ -368,3 +369,32 @@ def test_the_papers_rows_of_pairs() -> None:
     assert "papers had printed (top-1 / top-5): MobileNet 29.4 and ShuffleNet 32.6." in text
     assert "recipe for mobile networks" in text
     assert "ResNet-50" not in text
+
+
+LABELS = (
+    "λ=0",
+    "A → B ≈ ✓",
+    "Ω ≥ 1, Δµ·σ² ∈ ℝ",
+    "naïve Ångström ŭ",
+    "α₂ ½ ﬁ ① 𝛽 „x“ €",
+    "🚀 Жук 通 ✗ ■ ‰ \u200b",
+    "ΆΣς ß þ",
+)
+
+
+def test_labels_in_any_script_are_latex() -> None:
+    assert tex("λ → ≈ ✓ x² α₂ é Α") == ("$\\lambda$ $\\rightarrow$ $\\approx$ $\\surd$ x$^2$ $\\alpha$$_2$ \\'{e} A")
+    assert tex("🚀 通") == "(rocket) (U+901A)"
+    assert all(tex(label).isascii() for label in LABELS)
+    assert tex("".join(map(chr, range(0xA0, 0x3000)))).isascii()
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
+def test_labels_in_any_script_compile(tmp_path: Path) -> None:
+    trials = made_up(dict.fromkeys(LABELS, ""), 3, LABELS[0], "")
+    every = tex("".join(map(chr, (*range(0xA0, 0x600), *range(0x1E00, 0x2800), 0x1D6FC, 0x1F680))))
+    source = "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n%s\\end{document}\n"
+    (tmp_path / "t.tex").write_text(source % (every, tables.latex(tables.summarise(trials))), encoding="ascii")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-1500:]

@@ -227,27 +227,6 @@ def test_every_study_of_networks_composes_and_builds(name: str) -> None:
                 assert row.paper_cost.macs / 1e9 == pytest.approx(printed, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    "name",  # `test_all_studies_are_one_plan` makes the plans of them all
-    [
-        name if name in ("ratio", "nosqueeze") else pytest.param(name, marks=pytest.mark.slow)
-        for name in choices("ablation")
-        if name not in SEVERAL
-    ],
-)
-def test_every_study_of_one_network_composes_and_builds(name: str) -> None:
-    made = plan.make(compose([f"+ablation={name}"]))
-    study = made.config.study
-    assert study is not None
-    assert study.name == name
-    assert study.title
-    assert [row.label for row in made.rows] + made.left_out == sorted(
-        study.rows, key=lambda label: (label in made.left_out, list(study.rows).index(label))
-    )
-    assert all(row.paper_cost for row in made.rows)
-    assert made.twins == []
-
-
 def test_images_that_are_too_small_for_the_network_are_refused_with_the_smallest() -> None:
     with pytest.raises(
         UserError, match=r"^images of 8 × 8 pixels are too small: the network takes 32 × 32 and larger$"
@@ -308,6 +287,12 @@ def test_all_studies_are_one_plan() -> None:
     names = [study.config.study.name for study in studies if study.config.study]
     assert names == ["ratio", "squeeze", "excitation", "stages", "position", "conv3x3", "nosqueeze"]
     plans = [plan.make(study) for study in studies]
+    for each in plans:
+        assert each.config.study is not None
+        assert each.config.study.title
+        assert {*(row.label for row in each.rows), *each.left_out} == {*each.config.study.rows}
+        assert all(row.paper_cost for row in each.rows)
+        assert each.twins == []
     whole = plan.together(plans)
     assert len(whole.cells) == 2 * sum(len(each.rows) for each in plans) == 2 * 27
     # r = 16, avg, sigmoid, all stages, standard are the same network in seven tables, no SE in three.
@@ -318,15 +303,8 @@ def test_all_studies_are_one_plan() -> None:
         compose_all(["+ablation=all", "recipe.epoch=1"])
 
 
-# Every recipe with the digits, and every data set with the digits' recipe; the other pairs in the long part.
-PAIRS = [
-    pytest.param(recipe, data, marks=() if recipe == "quick" or data == "digits" else pytest.mark.slow)
-    for recipe in choices("recipe")
-    for data in choices("data")
-]
-
-
-@pytest.mark.parametrize(("recipe", "data"), PAIRS)
-def test_every_choice_composes(data: str, recipe: str) -> None:
-    made = compose([f"data={data}", f"recipe={recipe}"])
-    assert (made.config.data.name, made.config.recipe.name) == (data, recipe)
+def test_every_choice_composes() -> None:
+    pairs = [("digits", recipe) for recipe in choices("recipe")] + [(data, "quick") for data in choices("data")]
+    for data, recipe in pairs:
+        made = compose([f"data={data}", f"recipe={recipe}"])
+        assert (made.config.data.name, made.config.recipe.name) == (data, recipe)

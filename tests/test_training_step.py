@@ -49,12 +49,7 @@ def weights(path: Path) -> dict[str, Tensor]:
 @pytest.mark.usefixtures("untranslated")
 @pytest.mark.parametrize(
     "fast",
-    [
-        {"layout": "channels_last"},
-        {"fused": True},
-        {"compile": "blocks"},
-        {"layout": "channels_last", "fused": True, "compile": "whole"},
-    ],
+    [{"compile": "blocks"}, {"layout": "channels_last", "fused": True, "compile": "whole"}],
     ids=str,
 )
 def test_fast_steps_are_plain_steps(tmp_path: Path, fast: dict[str, Any]) -> None:
@@ -96,10 +91,10 @@ def test_the_fast_way_goes_on_as_if_it_had_not_been_cut_off(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fast", [{"layout": "channels_last", "fused": True}, {"compile": "blocks"}], ids=str)
-def test_trained_to_the_end_both_ways_err_alike(tmp_path: Path, fast: dict[str, Any]) -> None:
+def test_trained_to_the_end_both_ways_err_alike(tmp_path: Path) -> None:
     """Means over five seeds, on all digits: no further apart than three times the standard error of their difference.
-    `blocks` is translated by the compiler here."""
+    The blocks are translated by the compiler here."""
+    fast: dict[str, Any] = {"layout": "channels_last", "fused": True, "compile": "blocks"}
     recipe = Recipe(epochs=12, batch_size=32, lr=0.05, weight_decay=5e-4)
     spec = make_spec(SE(reduction={2: 4, 3: 4, 4: 4}), data=Data(augment="crop", validation=0.2), recipe=recipe)
     errors: list[list[float]] = []
@@ -159,10 +154,8 @@ def test_full_batches_of_training_alone_are_compiled(tmp_path: Path, monkeypatch
     assert (RUN["b made"], RUN["b run"]) == (1, 6)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "count"), [("resnet8", 3), ("resnet50", 16), ("wrn16_4", 6), ("preresnet110", 54), ("vgg16", 0)]
-)
-@pytest.mark.parametrize("position", [None, "standard", "post"])
+@pytest.mark.parametrize(("backbone", "count"), [("resnet8", 3), ("resnet50", 16), ("wrn16_4", 6), ("vgg16", 0)])
+@pytest.mark.parametrize("position", [None, "post"])
 def test_blocks_are_found_with_se_and_without(backbone: str, count: int, position: str | None) -> None:
     with torch.device("meta"):
         net = models.create(backbone, SE(position=position) if position and count else None, 10)

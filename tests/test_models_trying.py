@@ -1,4 +1,4 @@
-"""What users of this and other tools reported of putting SE into their networks, each with its kind in one line."""
+"""Networks that gates are tried in: what has SE already, which blocks get none, and that each gate is asked once."""
 
 from __future__ import annotations
 

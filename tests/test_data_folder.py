@@ -1,4 +1,4 @@
-"""What users have met with data sets of their own, each a kind of input that once gave a wrong result."""
+"""Folders of images of one's own: which images they are, and inputs that once gave a wrong result, each named."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 from test_data_feeds import make_tree, picture
 
-from senet_lab.compose import choices, compose
+from senet_lab.compose import compose
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.reports import curves
 from senet_lab.studies import outcome, plan, plan_text, search
@@ -61,7 +60,7 @@ def old(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_images_of_the_same_names_and_sizes(tree: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kind: the data set changes, and a record of the old one is shown for it."""
+    """Seen: the data set changes, and a record of the old one is shown for it."""
     old(Path(tree.root), monkeypatch)
     before = data_facts(tree)
     replaced(Path(tree.root) / "train" / "b" / "3.png")
@@ -75,7 +74,7 @@ def test_other_images_of_the_same_names_and_sizes(tree: Data, monkeypatch: pytes
 
 @pytest.mark.parametrize("feed", ["files", "memory"])
 def test_images_that_change_in_the_middle_of_a_study(tree: Data, feed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kind: a trial is recorded for images that were replaced after it was planned."""
+    """Seen: a trial is recorded for images that were replaced after it was planned."""
     if feed == "memory":
         found = folder.index
 
@@ -109,7 +108,7 @@ def spellings(root: Path) -> dict[str, str]:
 
 
 def test_however_the_root_is_spelled(tree: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kind: the same images, under another id."""
+    """Seen: the same images, under another id."""
     monkeypatch.chdir(Path(tree.root).parent)
     monkeypatch.setenv("HOME", str(Path(tree.root).parent))
     found = {
@@ -122,7 +121,7 @@ def test_however_the_root_is_spelled(tree: Data, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_second_start_reads_nothing(tree: Data, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kind: a start that takes as long as the first; and a cache that is damaged, or cannot be written."""
+    """Seen: a start that takes as long as the first; and a cache that is damaged, or cannot be written."""
     old(Path(tree.root), monkeypatch)
     first = data_facts(tree)
     (kept,) = cache.iterdir()
@@ -141,7 +140,7 @@ def test_a_second_start_reads_nothing(tree: Data, cache: Path, monkeypatch: pyte
 
 
 def test_a_file_that_has_just_changed_is_not_kept(tree: Data, cache: Path) -> None:
-    """Kind: two changes within one tick of the file system's clock."""
+    """Seen: two changes within one tick of the file system's clock."""
     assert data_facts(tree).identity
     assert not cache.exists()
 
@@ -166,14 +165,14 @@ OVERLAPS: dict[str, Callable[[Path], dict[str, str]]] = {
 
 @pytest.mark.parametrize("change", OVERLAPS.values(), ids=OVERLAPS)
 def test_trees_that_overlap_are_refused(tree: Data, change: Callable[[Path], dict[str, str]]) -> None:
-    """Kind: images are tested on that were trained on."""
+    """Seen: images are tested on that were trained on."""
     with pytest.raises(UserError, match=r"data\.test=.*(both are the folder|lies in).*data\.test_share=0\.2"):
         data_facts(dataclasses.replace(tree, **change(Path(tree.root))))
 
 
 @pytest.mark.parametrize("identity", ["contents", "names"])
 def test_test_images_that_are_training_images(tree: Data, identity: str) -> None:
-    """Kind: copies of training images (or links to them) among the test images."""
+    """Seen: copies of training images (or links to them) among the test images."""
     data, root = dataclasses.replace(tree, identity=identity), Path(tree.root)
     copied = shutil.copy if identity == "contents" else os.link
     copied(root / "train" / "a" / "0.png", root / "val" / "a" / "9.png")
@@ -185,7 +184,7 @@ def test_test_images_that_are_training_images(tree: Data, identity: str) -> None
 
 
 def test_a_share_of_the_only_tree(tree: Data) -> None:
-    """Kind: there is no test tree. A fifth of every class is tested on, always the same images."""
+    """Seen: there is no test tree. A fifth of every class is tested on, always the same images."""
     shutil.rmtree(Path(tree.root) / "val")
     with pytest.raises(UserError, match=r"no folder .*val .*data\.test_share=0\.2"):
         data_facts(tree)
@@ -214,7 +213,7 @@ def made_image(path: Path, levels: np.ndarray) -> Path:
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_sixteen_bits_are_scaled(tmp_path: Path, suffix: str) -> None:
-    """Kind: every level above 255 became white."""
+    """Seen: every level above 255 became white."""
     eight = np.arange(256, dtype=np.uint8).reshape(16, 16)
     path = made_image(tmp_path / f"x.{suffix}", eight.astype(np.uint16) * 257)
     assert np.array_equal(np.asarray(opened(path, "L")), eight)
@@ -228,7 +227,7 @@ def test_levels_that_need_not_be_multiples(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("dtype", "mode"), [(np.float32, "F"), (np.int32, "I")])
 def test_levels_of_no_known_range_are_refused(tmp_path: Path, dtype: type, mode: str) -> None:
-    """Kind: numbers whose black and white are not known, clipped in silence."""
+    """Seen: numbers whose black and white are not known, clipped in silence."""
     path = made_image(tmp_path / "x.tif", np.ones((4, 4), dtype))
     with pytest.raises(RunError, match=rf"x\.tif cannot be read: its mode is {mode}:"):
         opened(path, "RGB")
@@ -244,7 +243,7 @@ def test_eight_bits_are_as_they_were(tmp_path: Path, mode: str) -> None:
 
 
 def test_an_empty_file_is_named_before_training(tree: Data) -> None:
-    """Kind: an image of 0 bytes among the test images, found when the training has ended."""
+    """Seen: an image of 0 bytes among the test images, found when the training has ended."""
     (Path(tree.root) / "val" / "b" / "0.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"val/b/0\.png is empty"):
         data_facts(tree)
@@ -254,7 +253,7 @@ def test_an_empty_file_is_named_before_training(tree: Data) -> None:
 
 
 def test_names_that_are_no_utf8(tree: Data) -> None:
-    """Kind: a traceback, for a file, and for a class, from an archive that was made on Windows."""
+    """Seen: a traceback, for a file, and for a class, from an archive that was made on Windows."""
     plain, root = data_facts(tree).identity, os.fsencode(tree.root)
     shutil.move(root + b"/train/a/0.png", root + b"/train/a/caf\xe9.png")
     for part in (b"train", b"val"):
@@ -267,7 +266,7 @@ def test_names_that_are_no_utf8(tree: Data) -> None:
 
 @pytest.mark.parametrize("name", [".ipynb_checkpoints/x.png", "a/.ipynb_checkpoints/x.png", "a/._0.png"])
 def test_names_that_begin_with_a_dot_are_no_data(tree: Data, name: str) -> None:
-    """Kind: a class, or an image, that a tool has left."""
+    """Seen: a class, or an image, that a tool has left."""
     before = data_facts(tree)
     hidden = Path(tree.root) / "train" / name
     hidden.parent.mkdir(exist_ok=True)
@@ -275,18 +274,9 @@ def test_names_that_begin_with_a_dot_are_no_data(tree: Data, name: str) -> None:
     assert data_facts(tree) == before
 
 
-def test_studies_whose_names_begin_with_a_dot_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kind: a file that macOS has left is a study."""
-    (tmp_path / "sweeps" / "ablation").mkdir(parents=True)
-    (tmp_path / "sweeps" / "ablation" / "._mine.yaml").write_bytes(b"\0")
-    monkeypatch.chdir(tmp_path)
-    assert "ratio" in choices("ablation")
-    assert "._mine" not in choices("ablation")
-
-
 @pytest.mark.parametrize("target", ["..", ".", "../..", "../a"])
 def test_a_link_that_leads_back_up_is_named(tree: Data, target: str) -> None:
-    """Kind: a walk that does not end, or takes images again and again."""
+    """Seen: a walk that does not end, or takes images again and again."""
     (Path(tree.root) / "train" / "a" / "loop").symlink_to(target)
     with pytest.raises(UserError, match=r"a/loop.* leads back up to .*images"):
         data_facts(tree)
@@ -294,14 +284,14 @@ def test_a_link_that_leads_back_up_is_named(tree: Data, target: str) -> None:
 
 @pytest.mark.parametrize("name", ["d", "a/deeper", "a/x.png"])
 def test_a_link_that_leads_nowhere_is_named(tree: Data, name: str) -> None:
-    """Kind: a class or images that are missing in silence."""
+    """Seen: a class or images that are missing in silence."""
     (Path(tree.root) / "train" / name).symlink_to("/nowhere/at/all")
     with pytest.raises(UserError, match=rf"train/{name} leads nowhere \(to /nowhere/at/all\)"):
         data_facts(tree)
 
 
 def test_a_class_without_an_image_in_a_part_is_named(tree: Data) -> None:
-    """Kind: a subset in which a rare class has no image."""
+    """Seen: a subset in which a rare class has no image."""
     shutil.rmtree(Path(tree.root) / "val" / "c")
     assert data_facts(tree).remarks == ("no image tests of 1 of the 3 classes: c",)
     said = data_facts(dataclasses.replace(tree, subset=2, test_subset=1)).remarks
@@ -316,7 +306,7 @@ def test_a_class_without_an_image_in_a_part_is_named(tree: Data) -> None:
 
 
 def test_an_image_that_is_drawn_twice_is_augmented_twice(tree: Data) -> None:
-    """Kind: balanced sampling shows a rare class's images again, the same crops each time. One that is drawn once is
+    """Seen: balanced sampling shows a rare class's images again, the same crops each time. One that is drawn once is
     what it is in a uniform epoch."""
     root = Path(tree.root)
     for path in sorted((root / "train" / "a").iterdir())[1:]:
@@ -334,23 +324,10 @@ def test_an_image_that_is_drawn_twice_is_augmented_twice(tree: Data) -> None:
     assert len(uniform & set(of_a)) == 1
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_every_split_keeps_its_processes(tree: Data, workers: int) -> None:
-    """Kind: processes that are started anew for each validation."""
-    feed = load_splits(dataclasses.replace(tree, workers=workers)).validation
-    assert isinstance(feed, FolderFeed)
-    first = [x for x, _ in feed.batches(2)]
-    processes = list(feed.loaders.values())
-    assert all(torch.equal(x, y) for x, (y, _) in zip(first, feed.batches(2), strict=True))
-    assert list(feed.loaders.values()) == processes
-    assert len(processes) == workers
-    feed.close()
-
-
 def test_processes_without_shared_memory_are_no_fault_of_the_network(
     tree: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kind: a container's tiny /dev/shm kills them, and the trial is recorded as failed."""
+    """Seen: a container's tiny /dev/shm kills them, and the trial is recorded as failed."""
     feed = load_splits(dataclasses.replace(tree, workers=1)).train
 
     def killed(items: object) -> None:
@@ -365,7 +342,7 @@ def test_processes_without_shared_memory_are_no_fault_of_the_network(
 
 
 def test_all_of_the_training_images_are_trained_on(tmp_path: Path) -> None:
-    """Kind: a tenth of the images was held out although nothing was selected. Without them everything works, from the
+    """Seen: a tenth of the images was held out although nothing was selected. Without them everything works, from the
     training to its record, its curves and Optuna's copy."""
     words = [f"storage=sqlite:///{tmp_path}/lab.db", "recipe.ema=0.5", "recipe.epochs=2", "data.validation=0"]
     composed = compose([*words, "data.test_subset=100"])
@@ -393,14 +370,14 @@ def test_all_of_the_training_images_are_trained_on(tmp_path: Path) -> None:
 
 
 def test_a_search_needs_validation_images(tmp_path: Path) -> None:
-    """Kind: a search that would select by nothing."""
+    """Seen: a search that would select by nothing."""
     composed = compose(["+search=tabular", "data.validation=0", "plan=true", f"results={tmp_path}"])
     with pytest.raises(UserError, match=r"data\.validation=0: a search chooses designs by their validation images"):
         search.Search(composed)
 
 
 def test_the_plan_says_how_many_images_are_trained_on() -> None:
-    """Kind: the paper's recipes on fewer images than the paper's, unsaid."""
+    """Seen: the paper's recipes on fewer images than the paper's, unsaid."""
     for words, expected in ((["data=cifar10"], True), (["data=cifar10", "data.validation=0"], False)):
         console = Console(record=True, width=200)
         made = plan.make(compose([*words, "recipe=cifar", "backbone=resnet20"]))

@@ -1,4 +1,4 @@
-"""Reported: results that were shown as those of other trainings, and trainings that did not repeat themselves."""
+"""What makes a training another one, so that no result is shown as that of another; and that it repeats itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from senet_lab.__main__ import main
-from senet_lab.compose import PACKAGE, choices, compose
+from senet_lab.compose import PACKAGE, compose
 from senet_lab.config import RunError, UserError
 from senet_lab.models import BACKBONES, cifar, released
 from senet_lab.models.gates import EXCITATIONS, FROM_ONE, SQUEEZES
@@ -88,7 +88,7 @@ def net(num_classes):
 
 
 def test_a_network_that_draws_from_any_generator_repeats_itself_cut_off_or_not(tmp_path: Path, write: Write) -> None:
-    """Kind: initial weights and steps that were drawn from Python's or NumPy's generator, which nothing seeded."""
+    """Seen: initial weights and steps that were drawn from Python's or NumPy's generator, which nothing seeded."""
     write(drawing=DRAWING)
     first, second = specs("backbone=drawing:net", "se=null", *SHORT, "seeds=2")
     whole = numbers(trial.run_trial(first, tmp_path / "a.ckpt", lambda _: None))
@@ -106,7 +106,7 @@ def test_a_network_that_draws_from_any_generator_repeats_itself_cut_off_or_not(t
 
 
 def test_rows_share_initial_weights_whatever_draws_them(write: Write) -> None:
-    """Kind: as above; the plain network and the one with SE started from other weights."""
+    """As above: the plain network and the one with SE started from other weights."""
     from senet_lab import models
 
     write(drawing=DRAWING)
@@ -129,7 +129,7 @@ def test_rows_share_initial_weights_whatever_draws_them(write: Write) -> None:
     ],
 )
 def test_threads_are_a_part_of_what_a_trial_is(words: tuple[str, ...], same: bool) -> None:
-    """Kind: `executor.threads` changed every test error on a CPU under the same id."""
+    """Seen: `executor.threads` changed every test error on a CPU under the same id."""
     (plain,), (asked,) = specs(*SHORT), specs(*SHORT, *words)
     assert (asked.trial_id == plain.trial_id) == same
     assert asked.threads == 1 or asked.trial_id == replace(plain, threads=2).trial_id
@@ -201,7 +201,7 @@ def mine(write: Write, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_edited_network_is_another_training(
     mine: Path, write: Write, module: str, old: str, new: str, same: bool
 ) -> None:
-    """Kind: a network of one's own was edited, here or in what it imports, and the old result was shown as its own."""
+    """Seen: a network of one's own was edited, here or in what it imports, and the old result was shown as its own."""
     (before,) = specs(*ASKED)
     assert old in MINE[module]
     write(**{module: MINE[module].replace(old, new)})
@@ -213,7 +213,7 @@ def test_an_edited_network_is_another_training(
 def test_what_the_source_does_not_show_the_network_shows(
     mine: Path, write: Write, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Kind: as above; a constant or the weights came from elsewhere."""
+    """As above: a constant or the weights came from elsewhere."""
     (before,) = specs(*ASKED)
     (mine / "scale.json").write_text("1.5") if what == "a file" else monkeypatch.setenv("BIAS", "0.1")
     write()
@@ -223,7 +223,7 @@ def test_what_the_source_does_not_show_the_network_shows(
 
 
 def test_code_that_changes_before_its_training_halts_the_study(mine: Path, write: Write, tmp_path: Path) -> None:
-    """Kind: as above; a worker that imported the network later recorded the new code's result under the old id."""
+    """As above: a worker that imported the network later recorded the new code's result under the old id."""
     (spec,) = specs(*ASKED)
     trial.run_trial(spec, tmp_path / "a.ckpt", lambda _: None)
     (mine / "scale.json").write_text("1.5")
@@ -235,7 +235,7 @@ def test_code_that_changes_before_its_training_halts_the_study(mine: Path, write
 
 
 def test_a_network_that_no_seed_decides_is_refused(write: Write) -> None:
-    """Kind: initial weights drawn from a generator of its own: the same id gave other results."""
+    """Seen: initial weights drawn from a generator of its own: the same id gave other results."""
     write(drawing=DRAWING.replace("np.random.randn(classes, 8)", "np.random.default_rng().normal(size=(classes, 8))"))
     with pytest.raises(UserError, match="drawing:net has other initial weights each time that it is built"):
         specs("backbone=drawing:net", "se=null", *SHORT)
@@ -244,7 +244,7 @@ def test_a_network_that_no_seed_decides_is_refused(write: Write) -> None:
 def test_a_record_from_before_is_kept_and_not_used_without_a_word(
     mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Kind: records of earlier versions, which cannot say what code they are of."""
+    """Seen: records of earlier versions, which cannot say what code they are of."""
     (spec,) = specs(*ASKED)
     store = Store(f"sqlite:///{tmp_path}/lab.db")
     store.add(spec.as_recorded_earlier("").trial_id, "done", 0.0, json.dumps(RECORD))
@@ -272,7 +272,7 @@ def test_a_record_from_before_is_kept_and_not_used_without_a_word(
 def test_a_changed_entry_is_another_training(
     monkeypatch: pytest.MonkeyPatch, entries: dict[str, Any], name: str, other: Any, words: tuple[str, ...]
 ) -> None:
-    """Kind: what a name of the lab stands for was changed, and the old result was shown as the new one's."""
+    """Seen: what a name of the lab stands for was changed, and the old result was shown as the new one's."""
     plain = specs(*SHORT)[0].trial_id
     (before,) = specs(*SHORT, *words)
     assert before.code == ""
@@ -344,7 +344,7 @@ def trials(*ids: str) -> pd.DataFrame:
     ],
 )
 def test_a_table_of_other_trials_is_kept(tmp_path: Path, was: str, now: str, kept: bool) -> None:
-    """Kind: two data sets or studies of one name replaced each other's tables."""
+    """Seen: two data sets or studies of one name replaced each other's tables."""
     folder = tmp_path / "study"
     tables.write(folder, trials(*was))
     before = (folder / "trials.csv").read_bytes()
@@ -369,7 +369,7 @@ TREE = ("data=folder", "data.size=8", "data.resize=8", "data.augment=none")
 
 @pytest.mark.parametrize("words", [("data.train=train_clean",), ("data.test=exam",)])
 def test_parts_of_a_tree_are_filed_apart(words: tuple[str, ...]) -> None:
-    """Kind: as above; another training tree below the same root."""
+    """As above: another training tree below the same root."""
     assert compose([*TREE, *words]).folder != compose(TREE).folder
 
 
@@ -379,7 +379,7 @@ def test_parts_of_a_tree_are_filed_apart(words: tuple[str, ...]) -> None:
 def test_a_copied_study_whose_name_was_left_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, name: str, key: str
 ) -> None:
-    """Kind: as above; a copy of another study."""
+    """As above: a copy of another study."""
     path = tmp_path / "sweeps" / group / "mine.yaml"
     path.parent.mkdir(parents=True)
     path.write_text((PACKAGE.parent / "sweeps" / group / f"{name}.yaml").read_text())
@@ -391,7 +391,7 @@ def test_a_copied_study_whose_name_was_left_is_refused(
 
 
 def test_studies_that_train_other_things_are_other_studies_to_optuna(mine: Path, write: Write) -> None:
-    """Kind: as above; their trials stood in one Optuna study."""
+    """As above: their trials stood in one Optuna study."""
 
     def name(*words: str) -> str:
         composed = compose([*ASKED, *words])
@@ -409,7 +409,7 @@ def test_studies_that_train_other_things_are_other_studies_to_optuna(mine: Path,
 def test_a_stopped_study_has_a_table_that_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Kind: a study that was stopped had no table, and the report said that there was none."""
+    """Seen: a study that was stopped had no table, and the report said that there was none."""
     monkeypatch.chdir(tmp_path)
     words = ["excitation", "study.only=[tanh]", "recipe.epochs=1", "data.subset=60", "seeds=2", "results=out"]
     composed = compose(["+ablation=excitation", *words[1:]])
@@ -434,7 +434,7 @@ def test_a_stopped_study_has_a_table_that_says_so(
 
 
 def test_a_study_that_is_stopped_leaves_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kind: as above."""
+    """As above."""
     monkeypatch.chdir(tmp_path)
     composed = compose(["+ablation=excitation", "study.only=[tanh]", "seeds=2", "results=out", *SHORT])
     made = plan.make(composed)
@@ -458,11 +458,8 @@ def test_a_study_that_is_stopped_leaves_what_there_is(tmp_path: Path, monkeypatc
 
 
 def test_hidden_folders_and_files_are_no_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kind: a notebook's `.ipynb_checkpoints`, a copy's `._mine.yaml`."""
+    """Seen: a notebook's `.ipynb_checkpoints`, a copy's `._mine.yaml`."""
     monkeypatch.chdir(tmp_path)
     for folder in ("s", ".ipynb_checkpoints/s"):
         tables.write(tmp_path / folder, trials("a"))
     assert [each.name for each in sources.studies([tmp_path])] == ["s"]
-    (tmp_path / "sweeps" / "ablation").mkdir(parents=True)
-    (tmp_path / "sweeps" / "ablation" / "._mine.yaml").write_text("x")
-    assert not any(name.startswith(".") for name in choices("ablation"))
