@@ -168,7 +168,7 @@ def grown(
     real, local.Workers = local.Workers, workers  # type: ignore[assignment, misc]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            assert study.run([composed]) == 0
+            assert study.run_studies([composed]) == 0
     finally:
         local.Workers = real  # type: ignore[misc]
     ends = made[0].ended[1:]
@@ -202,7 +202,7 @@ def after_all(folder: Path) -> dict[str, Callable[[], object]]:
     return {
         "open the store": lambda: Store(url),
         "read every record": lambda: load_records(url),
-        "write the table": lambda: tables.write(folder / "again", trials, pd.DataFrame(), None, packed),
+        "write the table": lambda: tables.write_table(folder / "again", trials, pd.DataFrame(), None, packed),
     }
 
 
@@ -217,7 +217,7 @@ def bare(folder: Path, repeats: int) -> list[Taken]:
     torch.set_num_threads(1)
     quiet.without_advice()
     words = ["recipe.epochs=1", "recipe.batch_size=16", "data.subset=16", "data.test_subset=16"]
-    spec = plan.make(compose.compose([*words, "training.device=cpu"])).cells[0].spec
+    spec = plan.make_plan(compose.compose([*words, "training.device=cpu"])).cells[0].spec
     checkpoint = folder / "bare.ckpt"
     taken = []
     for _ in range(repeats + 1):

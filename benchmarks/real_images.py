@@ -67,7 +67,7 @@ def trained(given: argparse.Namespace) -> int:
                 return code
     finally:
         if Store(url, create=False).latest(1):
-            transfer.export(url, RECORDS)
+            transfer.export_csv(url, RECORDS)
     return code
 
 

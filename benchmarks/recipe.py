@@ -148,7 +148,7 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
     from rich.console import Console
 
     from senet_lab.studies import driver, forecast, plan, plan_text, study
-    from senet_lab.studies.executors import ready
+    from senet_lab.studies.executors import open_executor
     from senet_lab.studies.progress import Progress
     from senet_lab.studies.store import DONE, Store
 
@@ -162,7 +162,7 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
 
     if not asked:
         return {}
-    plans = {values: plan.make(compose(words)) for values, words in asked.items()}
+    plans = {values: plan.make_plan(compose(words)) for values, words in asked.items()}
     owners = {trial_id: named(keys, values) for values, each in plans.items() for trial_id in each.trials}
     config = next(iter(plans.values())).config
     for each in plans.values():
@@ -172,16 +172,16 @@ def train(asked: dict[Values, list[str]], keys: Sequence[str], lines: list[Line]
             raise UserError("data.validation=0 leaves no image to choose a recipe by")
         if len({cell.seed for cell in each.cells}) < 2:
             raise UserError("seeds=1: a standard error takes two seeds at least")
-    if missing := study.absence(config):
+    if missing := study.missing_data(config):
         raise missing
     study.check_writable(Path(config.results))
     store = Store(config.storage)
-    whole = plan.together([plan.look_up(each, store) for each in plans.values()])
+    whole = plan.merge_plans([plan.look_up(each, store) for each in plans.values()])
     console = Console(file=sys.stderr, markup=False, highlight=False, emoji=False)
-    with ready(config, whole.device, idle=not whole.todo) as executor:
+    with open_executor(config, whole.device, idle=not whole.todo) as executor:
         workers = min(executor.room, max(1, len(whole.todo)))
         processes = workers * config.training.devices
-        plan_text.check_room([cell.spec for cell in whole.todo], executor.sharing(processes))
+        plan_text.check_memory([cell.spec for cell in whole.todo], executor.sharing(processes))
         with Unseen(whole, forecast.expect(whole, store, workers), workers, console) as progress:
             records = driver.Driver(
                 whole,
@@ -261,7 +261,7 @@ def write(given: argparse.Namespace) -> None:
     keys, lines = keys_of(groups), list[Line]()
     tried = search(base, groups, lines)
     chosen, best, error = choose(tried.values())
-    config, facts = (there := plan.make(compose(base))).config, there.facts
+    config, facts = (there := plan.make_plan(compose(base))).config, there.facts
     near = sum(not each.failed and each.loss <= best.loss + error for each in tried.values())
     edges = at_edge(tried.values(), keys, chosen)
     varied = " ".join(f"--vary {shlex.join(group)}" for group in given.vary)

@@ -31,12 +31,12 @@ from senet_lab import files
 from senet_lab.config import Search
 from senet_lab.objectives import OBJECTIVES
 from senet_lab.reports import pareto
-from senet_lab.reports.drawing import drawn
+from senet_lab.reports.drawing import figure_files
 from senet_lab.reports.front import is_search
 from senet_lab.reports.trials import read_trials
 from senet_lab.studies.halving import Halving
-from senet_lab.studies.proposals import Asker
-from senet_lab.studies.space import OFF, REDUCTION, WORDS, Design, Level, Part, Space
+from senet_lab.studies.proposals import Proposer
+from senet_lab.studies.space import OFF, REDUCTION, WORDS, Candidate, Level, Space, StageCost
 
 Array = NDArray[np.float64]
 COLOURS = {"random": "0.5", "local": "0", "nsga2": "#0072B2", "tpe": "#D55E00", "gp": "#009E73"}
@@ -59,9 +59,9 @@ class Tabulated:
 
     space: Space
     objectives: tuple[str, ...]
-    values: dict[Design, list[float]]
+    values: dict[Candidate, list[float]]
     errors: Array
-    rows: dict[Design, str]
+    rows: dict[Candidate, str]
     epochs: int
 
     @property
@@ -101,7 +101,7 @@ def read(trials: pd.DataFrame) -> Tabulated:
     # The levels of a stage build different networks here: of those that do not, one alone was trained.
     stages = [key for key in keys if key.startswith(REDUCTION)]
     parts = {
-        (stage, words, level): Part((0 if level == OFF else int(level),), {})
+        (stage, words, level): StageCost((0 if level == OFF else int(level),), {})
         for stage in stages
         for level in levels[stage]
         for words in itertools.product(*(levels[word] for word in WORDS))
@@ -117,13 +117,13 @@ def read(trials: pd.DataFrame) -> Tabulated:
     return Tabulated(space, objectives, values, errors, rows, int(trials["epochs"].iloc[0]))
 
 
-def play(table: Tabulated, sampler: str, seed: int, trials: int, pending: int) -> tuple[list[Design], Asker]:
+def play(table: Tabulated, sampler: str, seed: int, trials: int, pending: int) -> tuple[list[Candidate], Proposer]:
     """The designs of one search, in order; the cheapest one is the first, as in every search."""
     cheapest = min(table.values, key=lambda design: table.values[design][1:])
     how = {"near": False, "patience": AGAIN} if sampler.endswith(ALONE) else {}
     name = sampler.removesuffix(ALONE)
-    asker = Asker(table.space, name, seed, len(table.objectives), trials, pending, [cheapest], **how)
-    asked: list[Design] = []
+    asker = Proposer(table.space, name, seed, len(table.objectives), trials, pending, [cheapest], **how)
+    asked: list[Candidate] = []
     while (design := asker.ask()) is not None:
         asked.append(design)
         asker.tell(design, table.values[design])
@@ -148,11 +148,11 @@ def play_halving(
         keep: share of the designs at a rung that goes on.
     """
     cheapest = min(table.values, key=lambda design: table.values[design][1:])
-    asker = Asker(table.space, sampler, seed, len(table.objectives), trials, trials, [cheapest])
+    asker = Proposer(table.space, sampler, seed, len(table.objectives), trials, trials, [cheapest])
     halving = Halving(
         asker, rungs, keep, cost=lambda design: table.values[design][-1], pending=pending, whole=[cheapest]
     )
-    come: dict[Design, int] = {}
+    come: dict[Candidate, int] = {}
     spent, complete = [], []
     while (job := halving.next()) is not None:
         values = list(table.values[job.design])
@@ -192,7 +192,7 @@ def halving_text(table: Tabulated, curves: pd.DataFrame, played: pd.DataFrame, g
     )
 
 
-def shares(table: Tabulated, asked: Sequence[Design]) -> Array:
+def shares(table: Tabulated, asked: Sequence[Candidate]) -> Array:
     """Share of the whole hypervolume after each design."""
     return pareto.history([table.values[design] for design in asked], table.reference) / table.whole
 
@@ -299,7 +299,7 @@ def render(played: pd.DataFrame) -> dict[str, bytes]:
         axes.legend(frameon=False, loc="lower right")
         return figure
 
-    made = drawn(draw, "samplers")
+    made = figure_files(draw, "samplers")
     return {name: made[name] for name in ("samplers.svg", "samplers.png")}
 
 

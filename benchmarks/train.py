@@ -75,19 +75,19 @@ def lab(network: str, words: list[str], count: int, epochs: int, device: str) ->
     """Seconds of each epoch but the first, as a worker trains."""
     training = [f"recipe.epochs={epochs}", f"recipe.batch_size={BATCH}", f"training.device={device}", *words]
     # The images of CIFAR are not needed, and so neither are its files: of the digits only what is said of them is left.
-    made = plans.make(compose.compose([f"backbone={network}", "recipe=cifar", *training])).cells[0].spec
+    made = plans.make_plan(compose.compose([f"backbone={network}", "recipe=cifar", *training])).cells[0].spec
     spec = dataclasses.replace(made, channels=3, classes=CLASSES)
     data = compose.compose(["data=cifar10"]).config.data
     images, labels = (torch.from_numpy(each) for each in made_up(count))
     feed, few = (TensorFeed(images[:some], labels[:some], data, device) for some in (count, VALIDATED))
     splits = lab_data.Splits(feed, few, few, tuple(map(str, range(CLASSES))))
     ends: list[float] = []
-    real, trial.splits_of = trial.splits_of, lambda spec: splits
+    real, trial.load_trial_splits = trial.load_trial_splits, lambda spec: splits
     try:
         with tempfile.TemporaryDirectory() as place:
             trial.run_trial(spec, Path(place) / "it.ckpt", lambda entry: ends.append(clock(device)))
     finally:
-        trial.splits_of = real
+        trial.load_trial_splits = real
     return [after - before for before, after in itertools.pairwise(ends)]
 
 

@@ -38,7 +38,7 @@ from scipy import optimize, special, stats
 
 from benchmarks import measuring
 from benchmarks.measuring import Line
-from senet_lab.reports.crossed import components
+from senet_lab.reports.crossed import crossed_components
 from senet_lab.reports.sequential import WORDS, Looks
 from senet_lab.reports.statistics import (
     ALPHA,
@@ -370,7 +370,7 @@ def held(rng: np.random.Generator, mix: str, n: int, images: int, error: float, 
     )
     for y_SI, on_these, on_all, deviation in cases:
         values = 100.0 * y_SI.mean(1)
-        both = components(100.0 * y_SI, step)
+        both = crossed_components(100.0 * y_SI, step)
         found += [
             bool(abs(values.mean() - on_these) <= half_width(deviation(values, step), n) + 1e-9),
             abs(both.mean - on_all) <= both.half_width() + 1e-9,

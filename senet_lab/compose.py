@@ -37,12 +37,12 @@ from senet_lab.config import (
     Recipe,
     UserError,
     check_values,
-    fault_of,
+    path_fault,
     storage_in,
 )
-from senet_lab.factors import LEVELS, VARY, as_study, expanded
-from senet_lab.files import at_home
-from senet_lab.labels import Composed, differences, label, quoted, typed
+from senet_lab.factors import LEVELS, VARY, as_study, expand_levels
+from senet_lab.files import expand_home
+from senet_lab.labels import Composed, config_differences, quote_word, with_labels, word_text
 from senet_lab.selection import as_asked, named_recipes, networks
 
 PACKAGE = Path(__file__).parent
@@ -51,7 +51,7 @@ STUDIES = {"ablation": "study", "search": "search"}  # chosen by name from sweep
 EVERY_STUDY = "ablation=all"
 
 
-def sweeps() -> list[Path]:
+def sweep_folders() -> list[Path]:
     """Where studies are looked for, the first one first."""
     places = [Path.cwd() / "sweeps", PACKAGE.parent / "sweeps", PACKAGE / "sweeps"]
     return [place for position, place in enumerate(places) if place.is_dir() and place not in places[:position]]
@@ -59,12 +59,12 @@ def sweeps() -> list[Path]:
 
 def choices(group: str) -> list[str]:
     """Names that a group can be given."""
-    places = [PACKAGE / "conf"] if group in GROUPS else sweeps()
-    files = [path for place in places for path in (place / group).glob("*.yaml") if is_there(path)]
+    places = [PACKAGE / "conf"] if group in GROUPS else sweep_folders()
+    files = [path for place in places for path in (place / group).glob("*.yaml") if is_file_or_link(path)]
     return sorted({path.stem for path in files if not path.name.startswith(".")})  # tools leave some (`._mine.yaml`)
 
 
-def is_there(path: Path) -> bool:
+def is_file_or_link(path: Path) -> bool:
     """Whether a path is that of a file, or of a link that should lead to one."""
     return path.is_file() or (path.is_symlink() and not path.exists())
 
@@ -78,13 +78,13 @@ def compose(words: Iterable[str]) -> Composed:
     given = [f"+{word}" if word.split("=")[0] in (*STUDIES, VARY) else word for word in words]
     check_words(given)
     words = as_study(given)
-    made = composed(words)
+    made = compose_config(words)
     asked = next((word.lstrip("+") for word in words if word.split("=")[0].lstrip("+") in STUDIES), "")
     if asked and getattr(made, STUDIES[asked.split("=")[0]]) is None:
         kind = STUDIES[asked.split("=")[0]]
         raise UserError(f"{asked}: it says nothing of a {kind}")
     chosen = [word for word in words if word.lstrip("+").split("=")[0] in (*GROUPS, *STUDIES, VARY)]
-    alone = composed(chosen)
+    alone = compose_config(chosen)
     if asked:
         check_name(asked, alone)
     recipes: dict[str, tuple[Recipe, Recipe]] = {}
@@ -94,8 +94,11 @@ def compose(words: Iterable[str]) -> Composed:
         whole = as_asked(dataclasses.replace(made.study, only=[]), keys)
         made.study = as_asked(made.study, keys)
         for name in named_recipes(made.study, choices("recipe")):
-            recipes[name] = (composed([*words, f"recipe={name}"]).recipe, composed([f"recipe={name}"]).recipe)
-    return dataclasses.replace(label(made, alone, recipes), study=whole)
+            recipes[name] = (
+                compose_config([*words, f"recipe={name}"]).recipe,
+                compose_config([f"recipe={name}"]).recipe,
+            )
+    return dataclasses.replace(with_labels(made, alone, recipes), study=whole)
 
 
 def check_name(asked: str, alone: Config) -> None:
@@ -104,7 +107,7 @@ def check_name(asked: str, alone: Config) -> None:
     group, name = asked.split("=")
     said = getattr(alone, STUDIES[group]).name
     if said != name:
-        path = next(path for place in sweeps() if (path := place / group / f"{name}.yaml").is_file())
+        path = next(path for place in sweep_folders() if (path := place / group / f"{name}.yaml").is_file())
         raise UserError(f"{path}: its {STUDIES[group]}.name is '{said}'; it is to be the file's, '{name}'")
 
 
@@ -115,7 +118,7 @@ def compose_all(words: Iterable[str]) -> list[Composed]:
         return [compose(words)]
     others = [word for word in words if word.removeprefix("+") != EVERY_STUDY]
     check_words([*others, "+ablation=ratio"])  # a word that is wrong is not to be blamed on one of the studies
-    made = {name: composed([f"+ablation={name}"]).study for name in choices("ablation")}
+    made = {name: compose_config([f"+ablation={name}"]).study for name in choices("ablation")}
     of_one_network = [name for name, study in made.items() if not (study and networks(study))]
     studies = [compose([f"+ablation={name}", *others]) for name in of_one_network]
     return sorted(studies, key=lambda study: (study.config.study.paper or "~") if study.config.study else "~")
@@ -127,14 +130,14 @@ def words_of(config: Config) -> str:
     another place on another machine."""
     names = {"data": config.data.name, "recipe": config.recipe.name}
     said = [f"{group}={name}" for group, name in names.items() if name in choices(group)]
-    for key, value in differences(config, composed(said)).items():
+    for key, value in config_differences(config, compose_config(said)).items():
         if key.partition(".")[0] not in ("study", "search", "budget"):
-            said.append(f"{key}={typed(value)}")
+            said.append(f"{key}={word_text(value)}")
     return shlex.join(said)
 
 
 @functools.cache
-def register() -> None:
+def register_schemas() -> None:
     """Tell Hydra the types of the fields, once for all compositions."""
     store = ConfigStore.instance()
     store.store("schema", node=Config)
@@ -142,10 +145,10 @@ def register() -> None:
         store.store(f"{group}_schema", node=node, group=group)
 
 
-def composed(words: list[str]) -> Config:
+def compose_config(words: list[str]) -> Config:
     """What the words ask for, without labels. One command asks for the same words several times; they are composed
     again only if a file has changed in between."""
-    folders = tuple(sweeps())
+    folders = tuple(sweep_folders())
     state = tuple(state_of(path) for place in (PACKAGE / "conf", *folders) for path in sorted(place.rglob("*.yaml")))
     return copy.deepcopy(from_files(tuple(words), folders, state))
 
@@ -162,10 +165,10 @@ def state_of(path: Path) -> tuple[str, int, int]:
 @functools.lru_cache(maxsize=256)
 def from_files(words: tuple[str, ...], folders: tuple[Path, ...], _state: tuple[tuple[str, int, int], ...]) -> Config:
     """Compose and check, which takes a tenth of a second; `_state` tells when what was composed is out of date."""
-    register()
+    register_schemas()
     for key, _, name in (word.lstrip("+").partition("=") for word in words):
         if key in STUDIES:
-            check_file(next(file for place in folders if is_there(file := place / key / f"{name}.yaml")))
+            check_file(next(file for place in folders if is_file_or_link(file := place / key / f"{name}.yaml")))
     places = ",".join(QuotedString(f"file://{place}", Quote.single).with_quotes() for place in folders)
     try:
         with initialize_config_dir(str(PACKAGE / "conf"), version_base="1.3"):
@@ -176,14 +179,14 @@ def from_files(words: tuple[str, ...], folders: tuple[Path, ...], _state: tuple[
         yaml.YAMLError,
         ValueError,
     ) as error:  # ValueError: `# @package x y`
-        raise UserError(plainly(error)) from error
+        raise UserError(error_line(error)) from error
     assert isinstance(made, Config)
     by_default = made.storage == f"sqlite:///{made.results}/lab.db"
-    made.results, made.data.root = at_home(made.results), at_home(made.data.root)
+    made.results, made.data.root = expand_home(made.results), expand_home(made.data.root)
     if by_default:
         made.storage = storage_in(made.results)
     if made.study is not None:
-        made.study = expanded(made.study, made)
+        made.study = expand_levels(made.study, made)
     check_values(made)
     return made
 
@@ -195,7 +198,7 @@ def check_file(path: Path) -> None:
         content = path.read_bytes()
         text = content.decode()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {fault_of(path, error)}") from error
+        raise UserError(f"{path} cannot be read: {path_fault(path, error)}") from error
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: this is no UTF-8 ({error})") from error
@@ -218,7 +221,7 @@ def check_words(words: list[str]) -> None:
         try:
             (override,) = OverridesParser.create().parse_overrides([word])
         except HydraException as error:
-            raise UserError(f"'{word}' cannot be read{advice(word)}") from error
+            raise UserError(f"'{word}' cannot be read{spelling_advice(word)}") from error
         key = override.key_or_group
         if override.is_sweep_override():
             raise UserError(f"'{word}': one value at a time; a list stands in brackets")
@@ -241,14 +244,14 @@ def check_words(words: list[str]) -> None:
             raise UserError(f"{alone[0]}: there is no {study} to change; +{kind}=NAME chooses one")
 
 
-def advice(word: str) -> str:
+def spelling_advice(word: str) -> str:
     """How a word that cannot be read is to be written; empty where that is not known."""
     key, value = (part.strip(" \ufeff") for part in word.partition("=")[::2])
     several = re.search(r"\s[+~]*[\w.]+=", value)
     if several:
         return f"; '{several[0].strip()}' looks like another word: each is an argument of its own"
     hints = {f"{key}={value}": "nothing stands around its ="}
-    hints[f"{key}={quoted(value)}"] = "special characters want quotes"
+    hints[f"{key}={quote_word(value)}"] = "special characters want quotes"
     for meant, why in hints.items():
         with suppress(HydraException):
             OverridesParser.create().parse_overrides([meant])
@@ -288,7 +291,7 @@ def inner_dataclass(annotation: Any) -> Any:
     return next((kind for kind in candidates if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
 
-def plainly(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """What one of Hydra's, OmegaConf's or YAML's errors says, in a line, with the key or the file that it is about."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from senet_lab.config import RESULT, Config, Study, UserError, flat, walk
-from senet_lab.labels import plain_name, typed
+from senet_lab.labels import plain_name, word_text
 
 SE, RECIPE = "se", "recipe"  # with SE or without; the recipe of that name
 OFF = (None, False, "off")  # levels of `se.reduction` and of `se` without SE
@@ -28,14 +28,14 @@ NO_SE = "no SE"
 VARY, LEVELS = "vary", "levels"  # words
 
 
-def can_vary() -> list[str]:
+def variable_keys() -> list[str]:
     """Every key that rows may differ in."""
     return [SE, RECIPE, *(key for key, declared, _ in walk(Config()) if declared.decides == RESULT)]
 
 
 def check_factor(key: str, where: str) -> None:
     """A UserError for a key that cannot be varied."""
-    known = can_vary()
+    known = variable_keys()
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         why = f" (did you mean {near[0]}?)" if near else ""
@@ -44,7 +44,7 @@ def check_factor(key: str, where: str) -> None:
         raise UserError(f"{where}: '{key}' cannot be varied{why}; what can: {', '.join(known)}")
 
 
-def takes_along(factor: str, key: str) -> bool:
+def may_change_with(factor: str, key: str) -> bool:
     """Whether rows that differ in the factor may differ in this key, too: a recipe is all of its values, and a backbone
     may have its own recipe, stride and size of images."""
     along = ("recipe", "stride", "data.size", "data.resize", "data.cutout") if factor == "backbone" else (factor,)
@@ -55,7 +55,7 @@ def takes_along(factor: str, key: str) -> bool:
 # Levels as rows
 
 
-def expanded(study: Study, config: Config) -> Study:
+def expand_levels(study: Study, config: Config) -> Study:
     """The study with a row for each level, or of a grid for each combination of levels; one whose rows are listed stays
     as it is. Compared are the rows with the one that the configuration has without them, else with the first.
 
@@ -86,7 +86,7 @@ def expanded(study: Study, config: Config) -> Study:
     for cell in itertools.product(*factors.values()):
         label, row = row_of(dict(zip(factors, cell, strict=True)))
         rows[label] = row
-        baseline = baseline or label * is_as(config, row)
+        baseline = baseline or label * matches_config(config, row)
     only = next(iter(factors)) if len(factors) == 1 else ""
     return replace(
         study,
@@ -101,7 +101,7 @@ def expanded(study: Study, config: Config) -> Study:
 def check_levels(key: str, levels: Any) -> None:
     """A UserError unless these are at least two different levels."""
     if not isinstance(levels, Sequence) or isinstance(levels, str) or len(levels) < 2:
-        raise UserError(f"levels of {key}: {typed(levels)} is not a list of at least two levels")
+        raise UserError(f"levels of {key}: {word_text(levels)} is not a list of at least two levels")
     texts = [level_text(key, level) for level in levels]
     twice = next((text for text in texts if texts.count(text) > 1), None)
     if twice is not None:
@@ -116,7 +116,7 @@ def level_text(key: str, level: Any) -> str:
         return NO_SE
     if isinstance(level, float) and level.is_integer() and abs(level) < 1e15:
         level = int(level)
-    return level if isinstance(level, str) else typed(level)
+    return level if isinstance(level, str) else word_text(level)
 
 
 def is_off(key: str, level: Any) -> bool:
@@ -140,7 +140,7 @@ def row_of(cell: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return ", ".join(words), row
 
 
-def is_as(config: Config, row: Mapping[str, Any]) -> bool:
+def matches_config(config: Config, row: Mapping[str, Any]) -> bool:
     """Whether the configuration has what a row says already."""
     now = flat(config) | {RECIPE: config.recipe.name, SE: config.se}
     return all(now.get(key) == level for key, level in row.items())
@@ -157,8 +157,8 @@ def as_study(words: Sequence[str]) -> list[str]:
     Raises:
         UserError: for one without the other, one that is no key or no list, and another study beside it.
     """
-    asked = {name: [word for word in words if key_of(word) == name] for name in (VARY, LEVELS)}
-    rest = [word for word in words if key_of(word) not in asked]
+    asked = {name: [word for word in words if word_key(word) == name] for name in (VARY, LEVELS)}
+    rest = [word for word in words if word_key(word) not in asked]
     if not asked[VARY] and not asked[LEVELS]:
         return list(words)
     if not asked[VARY]:
@@ -167,7 +167,7 @@ def as_study(words: Sequence[str]) -> list[str]:
         raise UserError(f"{' '.join(asked[VARY])}: two keys are a grid: '+vary=[KEY,KEY]' 'levels=[[…],[…]]'")
     if len(asked[LEVELS]) != 1:
         raise UserError(f"{asked[VARY][0]}: which levels? One list of them: 'levels=[…]'")
-    keys, levels = value_of(asked[VARY][0]), value_of(asked[LEVELS][0])
+    keys, levels = word_value(asked[VARY][0]), word_value(asked[LEVELS][0])
     if isinstance(keys, str):
         keys, levels = [keys], [levels]
     if not isinstance(keys, list) or not keys or not all(isinstance(key, str) for key in keys):
@@ -190,12 +190,12 @@ def as_study(words: Sequence[str]) -> list[str]:
     return [f"+{VARY}={choice}", *rest]
 
 
-def key_of(word: str) -> str:
+def word_key(word: str) -> str:
     """What stands before the = of a word."""
     return re.sub(r"^[+~]*", "", word).partition("=")[0]
 
 
-def value_of(word: str) -> Any:
+def word_value(word: str) -> Any:
     """What stands behind it, read by Hydra's grammar."""
     try:
         return OverridesParser.create().parse_overrides([word])[0].value()
@@ -203,7 +203,7 @@ def value_of(word: str) -> Any:
         raise UserError(f"'{word}' cannot be read: a list stands in brackets, as one argument of the shell") from error
 
 
-def levels_of(config: Config, keys: Iterable[str]) -> dict[str, Any]:
+def row_levels(config: Config, keys: Iterable[str]) -> dict[str, Any]:
     """A row's level of each key: of `se` whether there is SE, of `recipe` its name; None where there is no SE to have
     one."""
     now = flat(config) | {RECIPE: config.recipe.name, SE: config.se is not None}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A name beside a path to write a file, or a folder, to: it takes the path's place once the body has ended, and is
     gone where that failed.
 
@@ -37,10 +37,10 @@ def replace_all(folder: str | Path, contents: Mapping[str, bytes]) -> list[Path]
     paths = [Path(folder) / name for name in contents]
     with ExitStack() as stack:
         for path, content in reversed(list(zip(paths, contents.values(), strict=True))):  # so replaced in this order
-            stack.enter_context(whole(path)).write_bytes(content)
+            stack.enter_context(atomic_path(path)).write_bytes(content)
     return paths
 
 
-def at_home(path: str) -> str:
+def expand_home(path: str) -> str:
     """A path with the user's home in place of ~, which a shell does not replace behind a `=`."""
     return os.path.expanduser(path)  # noqa: PTH111  # nothing else of it changes

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from senet_lab.compose import GROUPS, STUDIES, choices, compose
 from senet_lab.config import Config, UserError, walk
 from senet_lab.config.lab import Search, Study
-from senet_lab.labels import typed
+from senet_lab.labels import word_text
 
 EXAMPLES = """\
 python -m senet_lab.run                              train one network: SE-ResNet-8 on the digits
@@ -48,13 +48,13 @@ def help_text() -> str:
         f"{EXAMPLES}\nchoices:\n{listed}\n\nevery key, its default and its meaning:\n"
         + "\n".join(
             textwrap.fill(f"{key}={value}  {means}", 100, initial_indent="  ", subsequent_indent="      ")
-            for key, value, means in every_key()
+            for key, value, means in list_keys()
         )
     )
 
 
-def every_key() -> Iterator[tuple[str, str, str]]:
+def list_keys() -> Iterator[tuple[str, str, str]]:
     """Each key, its default as it is typed, and its meaning."""
     parts: dict[str, Any] = {"study": Study(), "search": Search(), "storage": Config.storage}
     for key, declared, value in walk(dataclasses.replace(compose([]).config, **parts)):
-        yield key, typed(value), declared.told
+        yield key, word_text(value), declared.description

@@ -39,7 +39,7 @@ class Composed:
     study: Study | None = None
 
 
-def label(config: Config, chosen: Config, recipes: dict[str, tuple[Recipe, Recipe]]) -> Composed:
+def with_labels(config: Config, chosen: Config, recipes: dict[str, tuple[Recipe, Recipe]]) -> Composed:
     """File the configuration under its choices and whatever differs from them."""
     study = config.study
     data, recipe = labels(config, chosen)
@@ -49,7 +49,7 @@ def label(config: Config, chosen: Config, recipes: dict[str, tuple[Recipe, Recip
     if study and study.only:
         name += f"-only={','.join(study.only)}"
     if config.search:
-        name = config.search.name + suffix(differences(config, chosen), "search")
+        name = config.search.name + suffix(config_differences(config, chosen), "search")
     folder = f"{data}/{plain_name(network)}-{trained}/{plain_name(name)}"
     return Composed(config, data, recipe, folder, chosen, recipes)
 
@@ -62,19 +62,19 @@ def recipes_label(config: Config, chosen: Config, recipes: dict[str, tuple[Recip
         every.insert(0, (config.recipe, chosen.recipe))
     different: dict[str, Any] = {}
     for ours, theirs in every:
-        different |= differences(replace(config, recipe=ours), replace(chosen, recipe=theirs))
+        different |= config_differences(replace(config, recipe=ours), replace(chosen, recipe=theirs))
     return "+".join(ours.name for ours, _ in every) + suffix(different, "recipe")
 
 
 def labels(config: Config, chosen: Config) -> tuple[str, str]:
     """What the data set and the recipe of a configuration are called: their names and what differs from the choices."""
-    different = differences(config, chosen)
+    different = config_differences(config, chosen)
     tree = f"-{Path(config.data.root).resolve().name}" if config.data.name == "folder" else ""
     data = plain_name(config.data.name + tree + suffix(different, "data"))
     return data, plain_name(config.recipe.name + suffix(different, "recipe"))
 
 
-def differences(config: Config, chosen: Config) -> dict[str, Any]:
+def config_differences(config: Config, chosen: Config) -> dict[str, Any]:
     """Dotted key → value, where the configuration differs from the choices and that changes a result."""
     was = flat(chosen)
     different = {
@@ -98,21 +98,21 @@ def suffix(different: dict[str, Any], whose: str) -> str:
     )
 
 
-def quoted(text: str) -> str:
+def quote_word(text: str) -> str:
     """Text as the value of a word: in quotes where Hydra's grammar would not take it as it is."""
     plain = re.fullmatch(r"[A-Za-z/._][\w/.-]*", text, re.ASCII)
     return text if plain else QuotedString(text, Quote.single).with_quotes()
 
 
-def typed(value: Any) -> str:
+def word_text(value: Any) -> str:
     """A value as it is typed behind its key."""
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(typed, value))}]"
+        return f"[{','.join(map(word_text, value))}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{typed(key)}:{typed(each)}' for key, each in value.items())}}}"
+        return f"{{{','.join(f'{word_text(key)}:{word_text(each)}' for key, each in value.items())}}}"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    return quoted(value) if isinstance(value, str) and value else str(value)
+    return quote_word(value) if isinstance(value, str) and value else str(value)
 
 
 def plain_name(text: str) -> str:

@@ -46,12 +46,12 @@ class Outputs:
         return cls(right, np.frombuffer(data, "<f2", offset=bits).astype(np.float16))
 
 
-def digest(packed: bytes) -> str:
+def outputs_digest(packed: bytes) -> str:
     """What tells a trial's outputs from any others: of other images, or in another order."""
     return hashlib.sha256(packed).hexdigest()[:12]
 
 
-def joined(parts: Sequence[Sequence[NDArray[np.floating[Any]]]]) -> Outputs:
+def merge_batches(parts: Sequence[Sequence[NDArray[np.floating[Any]]]]) -> Outputs:
     """The outputs of a whole test set from those of each batch.
 
     Args:

@@ -20,7 +20,7 @@ from senet_lab.config import RunError, UserError, without_passwords
 GOES_ON = "what has ended is recorded; the same command goes on from there"
 # What is said, and the exit code: 128 + SIGINT, as shells have it; a scheduler that asks for an end gets it, in order.
 ENDS = {signal.SIGINT: (f"interrupted: {GOES_ON}", 130), signal.SIGTERM: (f"ended by SIGTERM: {GOES_ON}", 0)}
-asked: list[int] = []  # signals that have come
+SIGNALS_RECEIVED: list[int] = []  # signals that have come
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         return command(sys.argv[1:] if argv is None else argv)
     finally:
         for number, handler in before.items():
-            on_signal(number, handler)
+            set_handler(number, handler)
 
 
 def command(words: list[str]) -> int:
@@ -40,10 +40,10 @@ def command(words: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
-    asked.clear()
-    on_signals(leave)
+    SIGNALS_RECEIVED.clear()
+    set_handlers(exit_at_once)
     try:
-        return answer(words)
+        return run_words(words)
     except UserError as error:
         print(f"error: {without_passwords(error)}", file=sys.stderr)
         return 2
@@ -54,12 +54,12 @@ def command(words: list[str]) -> int:
         print(f"error: {without_passwords(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        said, code = ENDS[signal.Signals(asked[0] if asked else signal.SIGINT)]
+        said, code = ENDS[signal.Signals(SIGNALS_RECEIVED[0] if SIGNALS_RECEIVED else signal.SIGINT)]
         print(said, file=sys.stderr)
         return code
 
 
-def answer(words: list[str]) -> int:
+def run_words(words: list[str]) -> int:
     """Do what the words say; the exit code."""
     from senet_lab.compose import compose_all
     from senet_lab.help import help_text, job_text
@@ -71,25 +71,25 @@ def answer(words: list[str]) -> int:
         print(job_text(words), flush=True)
         return 0
     studies = compose_all(words)
-    from senet_lab.studies.study import run  # torch comes with it
+    from senet_lab.studies.study import run_studies  # torch comes with it
 
-    on_signals(interrupt)
-    return run(studies, words)
+    set_handlers(interrupt)
+    return run_studies(studies, words)
 
 
-def on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+def set_handlers(handler: Callable[[int, FrameType | None], None]) -> None:
     """Call the handler from now on when the user, or the system, asks for an end."""
     for number in ENDS:
-        on_signal(number, handler)
+        set_handler(number, handler)
 
 
-def on_signal(number: int, handler: Any) -> None:
+def set_handler(number: int, handler: Any) -> None:
     """Set a handler where Python lets one: it runs them in the main thread, and keeps those that it has not set."""
     if threading.current_thread() is threading.main_thread() and handler is not None:
         signal.signal(number, handler)
 
 
-def leave(number: int, frame: FrameType | None) -> None:
+def exit_at_once(number: int, frame: FrameType | None) -> None:
     """End while modules are imported: nothing has begun yet, and an exception might be lost, because Python ignores
     those that meet it in the importer's own callbacks."""
     said, code = ENDS[signal.Signals(number)]
@@ -99,15 +99,15 @@ def leave(number: int, frame: FrameType | None) -> None:
 
 def interrupt(number: int, frame: FrameType | None) -> None:
     """End in good order, as soon as an exception is heard; a second signal ends at once, which loses nothing either."""
-    if is_deaf(frame):
+    if ignores_exceptions(frame):
         threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
         return
-    on_signals(end_at_once)
-    asked.append(number)
+    set_handlers(end_at_once)
+    SIGNALS_RECEIVED.append(number)
     raise KeyboardInterrupt
 
 
-def is_deaf(frame: FrameType | None) -> bool:
+def ignores_exceptions(frame: FrameType | None) -> bool:
     """Whether Python may ignore an exception that is raised here: in a destructor, or in the importer's callbacks."""
     while frame is not None:
         if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.startswith("<frozen importlib"):
@@ -120,11 +120,11 @@ def end_at_once(number: int, frame: FrameType | None) -> None:
     """End with the exit code of the first signal."""
     if sys.stdout.isatty():
         os.write(sys.stdout.fileno(), b"\033[?25h\n")  # the display may have hidden the cursor
-    os._exit(ENDS[signal.Signals(asked[0])][1])
+    os._exit(ENDS[signal.Signals(SIGNALS_RECEIVED[0])][1])
 
 
 if __name__ == "__main__":
     code = command(sys.argv[1:])
     sys.stdout.flush()
-    on_signals(lambda number, frame: os._exit(code))  # all is done, and what Python does now is not to be interrupted
+    set_handlers(lambda number, frame: os._exit(code))  # all is done, and what Python does now is not to be interrupted
     sys.exit(code)

@@ -37,7 +37,7 @@ class Kept:
 
 def train(results: Path, words: Sequence[str] = DIGITS) -> Kept:
     """Train the network of the words once."""
-    (cell,) = plan.make(compose(words)).cells
+    (cell,) = plan.make_plan(compose(words)).cells
     record = trial.run_trial(cell.spec, results / "checkpoints" / f"{cell.trial_id}.ckpt", lambda entry: None)
     store = Store(f"sqlite:///{results}/lab.db")
     assert store.claim(cell.trial_id)

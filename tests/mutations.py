@@ -178,7 +178,7 @@ MUTATIONS: list[tuple[str, str, str, str, str]] = [
     ("seeds beyond a stop in the table", "senet_lab/reports/comparisons.py", "test_reports_conclusions.py",
      'group[group["seed"] <= ends[label]]', "group"),
     ("outputs in another order", "senet_lab/reports/outcomes.py", "test_reports_conclusions.py",
-     "if digest and outputs.digest(one.packed()) != digest:", "if False:"),
+     "if digest and outputs.outputs_digest(one.packed()) != digest:", "if False:"),
     ("an interaction that is the sum of its cells", "senet_lab/reports/contrasts.py", "test_reports_grids.py",
      "sign / number", "abs(sign) / number"),
     ("an effect over the seeds of the last verdict", "senet_lab/reports/comparisons.py", "test_reports_grids.py",

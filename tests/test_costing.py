@@ -12,12 +12,12 @@ from senet_lab import models
 from senet_lab.__main__ import main
 from senet_lab.compose import compose
 from senet_lab.config import SE
-from senet_lab.studies.costing import closed_form, show
+from senet_lab.studies.costing import closed_form, show_cost
 
 
 def printed(*words: str) -> str:
     console = Console(file=io.StringIO(), width=80)
-    show(compose(words), list(words), console)
+    show_cost(compose(words), list(words), console)
     return console.file.getvalue()
 
 

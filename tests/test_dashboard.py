@@ -20,10 +20,10 @@ from wandb_server import Server
 
 from senet_lab.__main__ import main
 from senet_lab.config import SE
-from senet_lab.reports.dashboards import Shown, group_key
+from senet_lab.reports.dashboards import DashboardContent, group_key
 from senet_lab.reports.tables import read_trials
 from senet_lab.studies.dashboard import SAVE
-from senet_lab.studies.export_facts import design
+from senet_lab.studies.export_facts import design_words
 
 SECONDS = 480  # more than any command here takes, on a machine that is busy
 FILES = ("dashboard.json", "report.json")
@@ -178,7 +178,7 @@ def test_table_and_mean_and_spread(finished: Lab, written: dict[str, bytes]) -> 
     [(SE({2: 16, 3: 16}), "16", "2 3"), (SE({2: 16, 4: 8}), "2:16 4:8", "2 4"), (None, "none", "none")],
 )
 def test_a_design_in_words(se: SE | None, reduction: str, stages: str) -> None:
-    words = design(se)
+    words = design_words(se)
     assert (words["reduction"], words["stages"]) == (reduction, stages)
     assert words["squeeze"] == ("none" if se is None else "avg")
 
@@ -196,7 +196,7 @@ def test_what_rows_are_grouped_by() -> None:
 def test_titles_that_the_server_takes(title: str) -> None:
     """W&B's library refuses symbols and more than 128 characters; texts that differ at their end stay apart."""
     trials = read_trials(ROOT / "results/digits/resnet8-quick/ratio/trials.csv")
-    shown, other = (Shown(trials.assign(title=text), (), "", "row") for text in (title, f"{title}1"))
+    shown, other = (DashboardContent(trials.assign(title=text), (), "", "row") for text in (title, f"{title}1"))
     for what in ("", "Report of "):
         assert not re.search(r"[🎉<>=+|~^]", shown.title(what))
         assert len(shown.title(what)) <= 128

@@ -20,7 +20,7 @@ from senet_lab.config import Data, RunError, UserError
 from senet_lab.reports import curves
 from senet_lab.studies import outcome, plan, plan_text, search
 from senet_lab.studies.export_facts import of_plan
-from senet_lab.studies.export_optuna import lacking
+from senet_lab.studies.export_optuna import missing_trials
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.store import Store
 from senet_lab.training import contents, feeds, folder, trial
@@ -346,7 +346,7 @@ def test_all_of_the_training_images_are_trained_on(tmp_path: Path) -> None:
     training to its record, its curves and Optuna's copy."""
     words = [f"storage=sqlite:///{tmp_path}/lab.db", "recipe.ema=0.5", "recipe.epochs=2", "data.validation=0"]
     composed = compose([*words, "data.test_subset=100"])
-    made = plan.make(composed)
+    made = plan.make_plan(composed)
     assert (made.facts.train, made.facts.validation, made.facts.test) == (898, 0, 100)
     (cell,) = made.cells
     told: list[dict[str, float]] = []
@@ -359,13 +359,13 @@ def test_all_of_the_training_images_are_trained_on(tmp_path: Path) -> None:
     rest = {"label": cell.row.label, "seed": 0, "params": 1, "macs": 1, "attempts": 1}
     assert store.finish(cell.trial_id, "done", {**record, **rest})
     records = store.read([cell.trial_id])
-    trials = outcome.trials(made, records)
+    trials = outcome.trials_frame(made, records)
     assert trials["val_error"].isna().all()
-    (tmp_path / "curves.csv").write_bytes(curves.csv_bytes(outcome.curves(trials, records)))
+    (tmp_path / "curves.csv").write_bytes(curves.curves_csv(outcome.curves_frame(trials, records)))
     read = curves.read_curves(tmp_path / "curves.csv")
     assert read["val_error"].isna().all()
     assert read["train_error"].notna().all()
-    ((_, shown),) = lacking(of_plan(made, composed), store)
+    ((_, shown),) = missing_trials(of_plan(made, composed), store)
     assert len(shown.values) == 2
 
 
@@ -373,14 +373,14 @@ def test_a_search_needs_validation_images(tmp_path: Path) -> None:
     """Seen: a search that would select by nothing."""
     composed = compose(["+search=tabular", "data.validation=0", "plan=true", f"results={tmp_path}"])
     with pytest.raises(UserError, match=r"data\.validation=0: a search chooses designs by their validation images"):
-        search.Search(composed)
+        search.SearchDesign(composed)
 
 
 def test_the_plan_says_how_many_images_are_trained_on() -> None:
     """Seen: the paper's recipes on fewer images than the paper's, unsaid."""
     for words, expected in ((["data=cifar10"], True), (["data=cifar10", "data.validation=0"], False)):
         console = Console(record=True, width=200)
-        made = plan.make(compose([*words, "recipe=cifar", "backbone=resnet20"]))
+        made = plan.make_plan(compose([*words, "recipe=cifar", "backbone=resnet20"]))
         plan_text.show_total(
             dataclasses.replace(made, recorded={key: {"state": "done"} for key in made.trials}),
             Expectation({}, False),

@@ -211,11 +211,11 @@ class Last:
         os.kill(os.getpid(), {number})
         time.sleep(0.1)
 def answer(words):
-    run.on_signals(run.interrupt)
+    run.set_handlers(run.interrupt)
     Last()
     time.sleep(30)
     return 3
-run.answer = answer
+run.run_words = answer
 raise SystemExit(run.main([]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -112,10 +112,10 @@ def test_gates_of_zero_weights_are_one_half() -> None:
     measured = gate_stats.measure(net, in_batches(*pictures(), 16), NAMES, [0, 1])
     assert set(measured.gates["mean"]) == {0.5}
     assert set(measured.gates["sd"]) == {0.0}
-    summary = excitation.summarise(measured.gates, measured.blocks)
+    summary = excitation.summarise_gates(measured.gates, measured.blocks)
     assert set(summary["specificity"]) == {0.0}
     assert set(summary["high"] + summary["low"]) == {0.0}
-    assert excitation.notes(summary) == [
+    assert excitation.gate_notes(summary) == [
         "The same for every image: the gates of SE_2_1, SE_3_1, SE_4_1, whose hidden layer may be dead."
     ]
 
@@ -241,7 +241,7 @@ def test_specificity_is_the_ratio_of_the_true_variances(effect: float) -> None:
     tally = gate_stats.Tally(classes, channels)
     tally.add(torch.tensor(gates_KNC.reshape(-1, channels)), torch.arange(classes).repeat_interleave(each))
     frame = tally.together().assign(block="SE_2_1", stage=2)
-    (found,) = excitation.summarise(frame, facts(["SE_2_1"]))["specificity"]
+    (found,) = excitation.summarise_gates(frame, facts(["SE_2_1"]))["specificity"]
     assert abs(found - effect**2) < 0.02
 
 
@@ -291,7 +291,7 @@ FOUR = ["SE_2_3", "SE_3_4", "SE_4_6", "SE_5_3"]
 
 
 def test_the_three_observations_are_said_in_numbers() -> None:
-    summary = excitation.summarise(made_up(FOUR, list(NAMES)), facts(FOUR))
+    summary = excitation.summarise_gates(made_up(FOUR, list(NAMES)), facts(FOUR))
     np.testing.assert_allclose(summary["specificity"], [0, 1, 4, 9])
     np.testing.assert_allclose(summary["high"], [0, 0.1, 0.2, 0.3])
     np.testing.assert_allclose(summary["saved_percent"], [0.1, 0.4, 1.6, 6.4])
@@ -303,7 +303,7 @@ def test_the_three_observations_are_said_in_numbers() -> None:
     assert "does not rise from block to block; most in SE_2_3, 9.00" in excitation.observations(falling)[0]
     unknown = summary.assign(specificity=np.nan)
     assert "not to be told" in excitation.observations(unknown)[0]
-    notes = excitation.notes(excitation.summarise(made_up(FOUR, NAMES), facts(FOUR, "softmax", "none")))
+    notes = excitation.gate_notes(excitation.summarise_gates(made_up(FOUR, NAMES), facts(FOUR, "softmax", "none")))
     assert "sum to 1" in notes[0]
     assert "its mean stands for it" in notes[1]
 
@@ -311,7 +311,7 @@ def test_the_three_observations_are_said_in_numbers() -> None:
 @pytest.mark.parametrize("blocks", [FOUR, ["body.features.12.squeeze_and_excite"] * 1, [f"SE_2_{i}" for i in range(9)]])
 def test_the_terminal_has_eighty_columns(blocks: list[str]) -> None:
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    excitation.terminal(excitation.summarise(made_up(blocks, NAMES, 2048), facts(blocks)), console)
+    excitation.print_gates(excitation.summarise_gates(made_up(blocks, NAMES, 2048), facts(blocks)), console)
     text = console.export_text()
     console.file.close()
     assert max(map(len, text.splitlines())) <= 80
@@ -324,9 +324,9 @@ def test_the_terminal_has_eighty_columns(blocks: list[str]) -> None:
 
 def test_the_same_gates_give_the_same_bytes(tmp_path: Path) -> None:
     frame = made_up(FOUR, ["goldfish", "plane", "NA", "7, or so"])
-    written = gate_figures.write(tmp_path / "a", frame, facts(FOUR), "resnet50, $images$")
-    again = gate_figures.write(
-        tmp_path / "b", excitation.read(tmp_path / "a" / "gates.csv"), facts(FOUR), "resnet50, $images$"
+    written = gate_figures.write_gates(tmp_path / "a", frame, facts(FOUR), "resnet50, $images$")
+    again = gate_figures.write_gates(
+        tmp_path / "b", excitation.read_gates(tmp_path / "a" / "gates.csv"), facts(FOUR), "resnet50, $images$"
     )
     assert len(written) == 2 + 2 * 3
     for one, other in zip(written, again, strict=True):
@@ -335,13 +335,13 @@ def test_the_same_gates_give_the_same_bytes(tmp_path: Path) -> None:
     assert b"CreationDate" not in (tmp_path / "a" / "gates_by_class.pdf").read_bytes()
     header = (tmp_path / "a" / "gates.csv").read_text().splitlines()[0]
     assert header.startswith("block,stage,channel,class,mean,sd,images")
-    read = excitation.read(tmp_path / "a" / "gates.csv")
+    read = excitation.read_gates(tmp_path / "a" / "gates.csv")
     pd.testing.assert_frame_equal(read, frame, check_dtype=False, rtol=1e-5)
 
 
 def test_figures_show_what_the_file_holds() -> None:
     frame = made_up(FOUR, [*NAMES, "dog"])
-    summary = excitation.summarise(frame, facts(FOUR))
+    summary = excitation.summarise_gates(frame, facts(FOUR))
     figure = gate_figures.by_class(frame, summary, "resnet50, images")
     assert len(figure.axes) == 4
     for block, axes in zip(FOUR, figure.axes, strict=True):
@@ -370,7 +370,7 @@ def test_nothing_of_a_figure_overlaps(count: int) -> None:
     blocks = [f"SE_{i}_1" for i in range(2, 2 + count)]
     frame = made_up(blocks, ["a class of a very long name indeed", *NAMES])
     for draw in (gate_figures.by_class, gate_figures.within_class):
-        figure = draw(frame, excitation.summarise(frame, facts(blocks)), "a backbone, a data set of a long name")
+        figure = draw(frame, excitation.summarise_gates(frame, facts(blocks)), "a backbone, a data set of a long name")
         figure.draw_without_rendering()
         boxes = [axes.get_tightbbox() for axes in figure.axes if axes.axison]
         boxes += [figure.legends[0].get_window_extent(), figure._suptitle.get_window_extent()]
@@ -481,7 +481,7 @@ def test_the_command_writes_the_numbers_of_its_network(
     module = checkpoints.load_network(lab.checkpoint)
     test = images.load_splits(DIGITS).test
     measured = gate_stats.measure(module.net, test.batches(64), list("0123456789"), [1, 3], images_a_class=20)
-    read = excitation.read(tmp_path / "out" / "gates.csv")
+    read = excitation.read_gates(tmp_path / "out" / "gates.csv")
     assert list(read["class"].unique()) == ["1", "3", excitation.ALL]
     pd.testing.assert_frame_equal(read, measured.gates, check_dtype=False, rtol=1e-4, atol=1e-9)
 
@@ -502,7 +502,7 @@ def test_the_default_place_and_the_record_tell_the_rest(lab: Lab, capsys: pytest
     assert main(["excitation", lab.kept, "--results", str(lab.results), "training.device=cpu"]) == 0
     assert first == {path.name: path.read_bytes() for path in (lab.results / "excitation" / lab.kept).iterdir()}
     assert "SE_4_1" in capsys.readouterr().out
-    read = excitation.read(lab.results / "excitation" / lab.kept / "gates.csv")
+    read = excitation.read_gates(lab.results / "excitation" / lab.kept / "gates.csv")
     assert list(read["class"].unique()) == ["0", "3", "6", "9", excitation.ALL]
     assert set(read["images"]) == {50, 899}
 
@@ -510,7 +510,7 @@ def test_the_default_place_and_the_record_tell_the_rest(lab: Lab, capsys: pytest
 def test_words_refine_what_the_record_says(lab: Lab, tmp_path: Path) -> None:
     arguments = ["excitation", lab.kept, "--results", str(lab.results), "--to", str(tmp_path)]
     assert main([*arguments, "--classes", "4", "data.test_subset=100"]) == 0
-    assert set(excitation.read(tmp_path / "gates.csv")["images"]) == {10, 100}
+    assert set(excitation.read_gates(tmp_path / "gates.csv")["images"]) == {10, 100}
 
 
 def own(num_classes: int, in_channels: int) -> nn.Module:
@@ -572,7 +572,7 @@ def test_bad_input_is_answered_in_one_line(
         assert told.err.startswith("error: ")
         assert not (tmp_path / "out").exists(), words
     assert main(["excitation", str(foreign), "--to", str(tmp_path / "own"), "backbone=test_excitation:own"]) == 0
-    assert set(excitation.read(tmp_path / "own" / "gates.csv")["block"]) == {"1"}
+    assert set(excitation.read_gates(tmp_path / "own" / "gates.csv")["block"]) == {"1"}
 
 
 def test_other_images_than_in_training_are_pointed_out(

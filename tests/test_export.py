@@ -27,7 +27,7 @@ from test_predict import coloured
 from senet_lab.__main__ import main
 from senet_lab.config import SE
 from senet_lab.studies import export
-from senet_lab.studies.trained import Trained
+from senet_lab.studies.trained import TrainedNetwork
 from senet_lab.training import checkpoints
 from senet_lab.training.lit import SENet
 
@@ -195,7 +195,7 @@ def test_a_model_that_differs_is_not_kept(
 ) -> None:
     """The network's own answers are made a little wrong, as a wrong translation would make the file's."""
 
-    def others(network: Trained) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def others(network: TrainedNetwork) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(x, logits + 2e-4 * logits.abs().max().clamp(min=1)) for x, logits in samples_of(network)]
 
     samples_of = export.samples_of

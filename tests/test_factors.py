@@ -14,7 +14,7 @@ from senet_lab.__main__ import main as commands
 from senet_lab.commands.table import regenerate
 from senet_lab.compose import compose
 from senet_lab.config import RESULT, RUN, Config, Study, UserError, flat, walk
-from senet_lab.factors import can_vary
+from senet_lab.factors import variable_keys
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
 from senet_lab.studies import plan
@@ -85,11 +85,11 @@ def split(levels: str) -> list[str]:
 
 
 def ids(words: list[str]) -> list[str]:
-    return [cell.trial_id for cell in plan.make(compose([*words, "seeds=1"])).cells]
+    return [cell.trial_id for cell in plan.make_plan(compose([*words, "seeds=1"])).cells]
 
 
 def test_every_key_that_determines_a_result_is_tried_here() -> None:
-    assert {*LEVELS, *ELSEWHERE, *NAMED} == set(can_vary())
+    assert {*LEVELS, *ELSEWHERE, *NAMED} == set(variable_keys())
 
 
 @pytest.mark.parametrize("key", LEVELS)
@@ -102,7 +102,7 @@ def test_a_level_is_the_training_that_its_word_asks_for(key: str) -> None:
 def test_recipes_are_varied_by_name_and_bring_all_that_they_say() -> None:
     words = ["recipe.epochs=3", "data.subset=90"]
     composed = compose(vary("recipe", "quick,wrn", *words))
-    made = plan.make(composed)
+    made = plan.make_plan(composed)
     assert [row.label for row in made.rows] == ["recipe = quick", "recipe = wrn"]
     assert [row.recipe for row in made.rows] == ["quick-epochs=3", "wrn-epochs=3"]
     assert ids(vary("recipe", "quick,wrn", *words)) == [*ids(words), *ids(["recipe=wrn", *words])]
@@ -140,7 +140,7 @@ def test_levels_in_a_file_are_the_same_study(here: Path) -> None:
 
 
 def test_a_grid_has_every_combination() -> None:
-    made = plan.make(compose(["+vary=[se.reduction,recipe.lr]", "levels=[[off,4],[0.1,0.2]]", "seeds=1"]))
+    made = plan.make_plan(compose(["+vary=[se.reduction,recipe.lr]", "levels=[[off,4],[0.1,0.2]]", "seeds=1"]))
     assert [(row.label, row.levels) for row in made.rows] == [
         ("no SE, lr = 0.1", {"se.reduction": None, "recipe.lr": 0.1}),
         ("no SE, lr = 0.2", {"se.reduction": None, "recipe.lr": 0.2}),
@@ -249,7 +249,7 @@ def test_what_only_the_run_bears_on_changes_no_trial() -> None:
     """Second implementation of what a trial is: its id knows which keys are declared to change no result."""
     other: dict[type, Any] = {bool: True, int: 7, float: 0.5, str: "other"}
     config = compose([]).config
-    before = plan.make(compose([])).cells[0].trial_id
+    before = plan.make_plan(compose([])).cells[0].trial_id
     changed = dataclasses.replace(config, executor=dataclasses.replace(config.executor))
     idle = {key for key, declared, _ in walk(config) if declared.decides == RUN} - {
         "executor.threads",
@@ -262,10 +262,10 @@ def test_what_only_the_run_bears_on_changes_no_trial() -> None:
         value = getattr(getattr(changed, part), name)
         setattr(getattr(changed, part), name, other[type(value)])
     composed = compose(["executor.workers=7", "training.keep=last", "training.outputs=off", "tracking=off", "margin=1"])
-    assert plan.make(composed).cells[0].trial_id == before
-    spec = plan.make(compose([])).cells[0].spec
+    assert plan.make_plan(composed).cells[0].trial_id == before
+    spec = plan.make_plan(compose([])).cells[0].spec
     assert dataclasses.replace(spec, data=changed.data, recipe=changed.recipe).trial_id == before
-    assert {key for key, declared, _ in walk(Config()) if declared.decides == RESULT} == {*can_vary()} - NAMED
+    assert {key for key, declared, _ in walk(Config()) if declared.decides == RESULT} == {*variable_keys()} - NAMED
     assert set(flat(Config(study=Study()))) > idle - {"study"}
 
 

@@ -24,7 +24,7 @@ from senet_lab.reports import aside, sources, tables
 from senet_lab.reports.cells import csv_bytes
 from senet_lab.reports.trials import COLUMNS, read_trials
 from senet_lab.studies import plan, plan_text, study
-from senet_lab.studies.designs import Listed
+from senet_lab.studies.designs import ListedDesign
 from senet_lab.studies.export_facts import of_plan
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.store import Store
@@ -59,7 +59,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 
 
 def specs(*words: str) -> list[Spec]:
-    return [cell.spec for cell in plan.make(compose(words)).cells]
+    return [cell.spec for cell in plan.make_plan(compose(words)).cells]
 
 
 def numbers(record: dict[str, Any]) -> tuple[Any, Any]:
@@ -248,7 +248,7 @@ def test_a_record_from_before_is_kept_and_not_used_without_a_word(
     (spec,) = specs(*ASKED)
     store = Store(f"sqlite:///{tmp_path}/lab.db")
     store.add(spec.as_recorded_earlier("").trial_id, "done", 0.0, json.dumps(RECORD))
-    looked = plan.look_up(plan.make(compose(ASKED)), store)
+    looked = plan.look_up(plan.make_plan(compose(ASKED)), store)
     assert len(looked.todo) == 1
     plan_text.show_total(looked, Expectation({spec.trial_id: 1.0}, rough=False), 1, Console(width=400))
     said = capsys.readouterr().out
@@ -346,16 +346,16 @@ def trials(*ids: str) -> pd.DataFrame:
 def test_a_table_of_other_trials_is_kept(tmp_path: Path, was: str, now: str, kept: bool) -> None:
     """Seen: two data sets or studies of one name replaced each other's tables."""
     folder = tmp_path / "study"
-    tables.write(folder, trials(*was))
+    tables.write_table(folder, trials(*was))
     before = (folder / "trials.csv").read_bytes()
-    said = aside.announced(folder, set(now))
+    said = aside.replacement_notice(folder, set(now))
     place = aside.make_room(folder, set(now))
     assert bool(said) == kept == (place is not None) == (not folder.exists())
     if place:
         assert (place / "trials.csv").read_bytes() == before
         assert place.name in said
-        tables.write(folder, trials(*now))
-        assert (len(list(tmp_path.rglob("trials.csv"))), aside.announced(folder, set(now))) == (2, "")
+        tables.write_table(folder, trials(*now))
+        assert (len(list(tmp_path.rglob("trials.csv"))), aside.replacement_notice(folder, set(now))) == (2, "")
 
 
 def test_a_damaged_table_is_kept(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_studies_that_train_other_things_are_other_studies_to_optuna(mine: Path,
 
     def name(*words: str) -> str:
         composed = compose([*ASKED, *words])
-        return of_plan(plan.make(composed), composed).optuna.rpartition(" ")[2]
+        return of_plan(plan.make_plan(composed), composed).optuna.rpartition(" ")[2]
 
     before = name()
     assert name("seeds=3") == before, "more seeds are the same study"
@@ -413,7 +413,7 @@ def test_a_stopped_study_has_a_table_that_says_so(
     monkeypatch.chdir(tmp_path)
     words = ["excitation", "study.only=[tanh]", "recipe.epochs=1", "data.subset=60", "seeds=2", "results=out"]
     composed = compose(["+ablation=excitation", *words[1:]])
-    made = plan.make(composed)
+    made = plan.make_plan(composed)
     store = Store("sqlite:///out/lab.db")
     for cell in made.cells[1:3]:  # one row has no trial of seed 0, and so no baseline there
         store.add(cell.trial_id, "done", 0.0, json.dumps(RECORD))
@@ -437,9 +437,9 @@ def test_a_study_that_is_stopped_leaves_what_there_is(tmp_path: Path, monkeypatc
     """As above."""
     monkeypatch.chdir(tmp_path)
     composed = compose(["+ablation=excitation", "study.only=[tanh]", "seeds=2", "results=out", *SHORT])
-    made = plan.make(composed)
+    made = plan.make_plan(composed)
     path = Path("out") / composed.folder / "trials.csv"
-    left = Listed([made], [path.parent])
+    left = ListedDesign([made], [path.parent])
 
     def stopped(*cells: plan.Cell) -> None:
         left.records = {cell.trial_id: RECORD for cell in cells}
@@ -461,5 +461,5 @@ def test_hidden_folders_and_files_are_no_studies(tmp_path: Path, monkeypatch: py
     """Seen: a notebook's `.ipynb_checkpoints`, a copy's `._mine.yaml`."""
     monkeypatch.chdir(tmp_path)
     for folder in ("s", ".ipynb_checkpoints/s"):
-        tables.write(tmp_path / folder, trials("a"))
-    assert [each.name for each in sources.studies([tmp_path])] == ["s"]
+        tables.write_table(tmp_path / folder, trials("a"))
+    assert [each.name for each in sources.finished_studies([tmp_path])] == ["s"]

@@ -293,13 +293,13 @@ def test_those_that_share_a_gpu_on_ray_are_counted(share: float, most: int) -> N
 def test_room_on_a_gpu_is_needed_for_all_that_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two GPUs with room for three sets of images each."""
     composed = compose([])
-    ((row,), _) = rows.build(composed, data_facts(composed.config.data))
+    ((row,), _) = rows.build_rows(composed, data_facts(composed.config.data))
     spec = replace(row.spec(data_facts(composed.config.data), 0, "cpu"), feed="memory", device="cuda")
     monkeypatch.setattr(plan_text, "size_in_memory", lambda data: 2**30)
     monkeypatch.setattr(step, "room", lambda device: 3.0 * 2**30)
-    plan_text.check_room([spec], workers_of.sharing("cuda", 6, gpus=2))
+    plan_text.check_memory([spec], workers_of.sharing("cuda", 6, gpus=2))
     with pytest.raises(UserError, match=r"take 4\.00 GiB for 4 workers on a GPU, and 3\.00 GiB are free; fewer"):
-        plan_text.check_room([spec], workers_of.sharing("cuda", 7, gpus=2))
+        plan_text.check_memory([spec], workers_of.sharing("cuda", 7, gpus=2))
 
 
 # --------------------------------------------------------------------------------------------------------------- words
@@ -329,7 +329,7 @@ def test_words_that_cannot_be(
 
 def test_limits_are_off_unless_asked_for() -> None:
     config = Config()
-    assert limits.of(config.executor) == Limits(None, None)
+    assert limits.limits_of(config.executor) == Limits(None, None)
     assert config.executor.per_gpu == 1
 
 

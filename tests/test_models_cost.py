@@ -25,7 +25,7 @@ from senet_lab import SE
 from senet_lab.models import BACKBONES, Cost, cost, create, fingerprint, hidden_widths
 from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
 from senet_lab.models.slots import POSITIONS
-from senet_lab.models.weights import build
+from senet_lab.models.weights import build_like
 
 
 def on_meta(name: str, se: SE | None = None, **options: Any) -> nn.Module:
@@ -432,7 +432,7 @@ def test_scripted_stages_are_refused() -> None:
 
 
 def test_se_of_timm_is_se() -> None:
-    found = [cost(net, (3, 64, 64)) for net in (timm.create_model("seresnet18"), build("seresnet18"))]
+    found = [cost(net, (3, 64, 64)) for net in (timm.create_model("seresnet18"), build_like("seresnet18"))]
     assert [(each.params, each.se_params, each.macs, each.se_macs) for each in found] == [
         (11_779_624, 90_112, found[1].macs, found[1].se_macs)
     ] * 2

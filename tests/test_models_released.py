@@ -1,4 +1,4 @@
-"""What the networks and gates with a name compute is what was released under it; `released.write` writes it anew."""
+"""Named networks and gates compute what was released under their names; `released.write_released` writes it anew."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LARGE |= {"inception_resnet_v2", "resnet34", "resnet50", "resnext50", "wrn16_8"}
 def test_networks_compute_what_was_released(name: str) -> None:
     """A change here would have all that is recorded of the network trained again. Where it is meant, give the new one
     a new name."""
-    was = released.table()[name]
+    was = released.released_table()[name]
     found = released.network(BACKBONES[name], was["side"])
     assert found.keys() == released.DECIMALS.keys()
     for kind, values in found.items():
         assert values == pytest.approx(was[kind], abs=1.5 * 10.0 ** -released.DECIMALS[kind]), kind
 
 
-@pytest.mark.parametrize("se", released.designs(), ids=released.gate_name)
+@pytest.mark.parametrize("se", released.gate_designs(), ids=released.gate_name)
 def test_gates_compute_what_was_released(se: released.SE) -> None:
     assert released.is_gate(se)
 
 
 def test_the_table_has_what_there_is() -> None:
-    assert list(released.table()) == [*BACKBONES, *map(released.gate_name, released.designs())]
+    assert list(released.released_table()) == [*BACKBONES, *map(released.gate_name, released.gate_designs())]

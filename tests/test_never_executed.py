@@ -94,7 +94,9 @@ def test_by_no_reader_of_weights(trapped: Path, tmp_path: Path) -> None:
 
 def test_by_no_training_that_goes_on(trapped: Path, kept: Kept, tmp_path: Path) -> None:
     """A checkpoint that is none is set aside, and the training begins anew."""
-    (cell,) = plan.make(compose(["recipe.epochs=1", "se.reduction=4", "data.subset=40", "data.test_subset=20"])).cells
+    (cell,) = plan.make_plan(
+        compose(["recipe.epochs=1", "se.reduction=4", "data.subset=40", "data.test_subset=20"])
+    ).cells
     said: list[dict[str, object]] = []
     record = trial.run_trial(cell.spec, trapped, said.append)
     assert "moved to net.damaged, training starts anew" in str(said[0]["notice"])

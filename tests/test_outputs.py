@@ -42,7 +42,7 @@ def test_a_file_is_read_back_and_has_the_same_bytes_each_time(tmp_path: Path) ->
 
 def test_a_huge_loss_is_the_largest_that_there_is() -> None:
     batch_2B = np.array([[0.0, 1.0], [1e6, 0.25]])
-    assert outputs.joined([[batch_2B]]).loss.tolist() == [65504, 0.25]
+    assert outputs.merge_batches([[batch_2B]]).loss.tolist() == [65504, 0.25]
 
 
 def test_outputs_of_other_images_are_refused_by_name() -> None:

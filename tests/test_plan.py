@@ -19,8 +19,8 @@ from senet_lab.counting import duration
 from senet_lab.run import main
 from senet_lab.studies import calibration, forecast
 from senet_lab.studies.forecast import Expectation, expect
-from senet_lab.studies.plan import Cell, Plan, look_up, make
-from senet_lab.studies.plan_text import show, show_total
+from senet_lab.studies.plan import Cell, Plan, look_up, make_plan
+from senet_lab.studies.plan_text import show_rows, show_total
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import Store
 from senet_lab.training.images import Files
@@ -77,7 +77,7 @@ def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypat
     seconds = {record["trial_id"]: record["seconds"] for record in copy.records()}
     store = Store("sqlite:///results/local/lab.db", create=False)
     monkeypatch.setattr(calibration, "calibrate", lambda *_: 1.0)
-    more = look_up(make(compose([*WORDS, "seeds=3"])), store)
+    more = look_up(make_plan(compose([*WORDS, "seeds=3"])), store)
     expectation = expect(more, store, 1)
     assert not expectation.rough
     for cell in more.todo:
@@ -86,7 +86,7 @@ def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypat
     assert expectation.total(1) == pytest.approx(sum(expectation.seconds.values()))
     assert expectation.total(100) == max(expectation.seconds.values())
 
-    other = look_up(make(compose([*WORDS, "recipe.epochs=9"])), store)
+    other = look_up(make_plan(compose([*WORDS, "recipe.epochs=9"])), store)
     expectation = expect(other, store, 1)
     assert expectation.rough, "other epochs take another time"
     cell = other.todo[0]
@@ -97,7 +97,7 @@ def test_expectations_come_from_records_of_the_same_network(copy: Lab, monkeypat
 
 def test_the_calibration_is_of_the_right_size(here: Path) -> None:
     """Multiply-adds a second: more than a pocket calculator, less than any processor has."""
-    study = make(compose([]))
+    study = make_plan(compose([]))
     assert 1e6 < calibration.calibrate(study, study.todo[0]) < 1e14
 
 
@@ -108,7 +108,7 @@ def test_a_driver_without_a_gpu_calibrates_on_few_images(here: Path, monkeypatch
     seen: list[int] = []
     loss = calibration.F.cross_entropy
     monkeypatch.setattr(calibration.F, "cross_entropy", lambda x, y: seen.append(len(y)) or loss(x, y))
-    study = make(compose(["executor=ray", "executor.gpus_per_trial=0.5", "recipe.batch_size=2000"]))
+    study = make_plan(compose(["executor=ray", "executor.gpus_per_trial=0.5", "recipe.batch_size=2000"]))
     assert study.device == "cuda"
     calibration.calibrate(study, study.todo[0])
     assert set(seen) == {calibration.PIXELS["cpu"] // 8**2}
@@ -149,7 +149,9 @@ def test_the_decoding_of_images_is_told(
     monkeypatch.setattr(calibration, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
     monkeypatch.setattr(calibration, "calibrate", lambda *_: 1e30)
     monkeypatch.setattr(forecast, "default_workers", lambda _: 8)
-    study = make(compose(["data=folder", f"data.root={here}/tree", "data.size=8", "recipe.epochs=3", *words.split()]))
+    study = make_plan(
+        compose(["data=folder", f"data.root={here}/tree", "data.size=8", "recipe.epochs=3", *words.split()])
+    )
     found = expect(study, Store("sqlite:///nowhere.db", create=False), workers)
     (cell,) = study.todo
     assert found.seconds[cell.trial_id] == pytest.approx(seconds + forecast.overhead(cell, study.facts))
@@ -159,13 +161,13 @@ def test_the_decoding_of_images_is_told(
 
 
 def test_nothing_is_decoded_where_images_lie_in_memory(here: Path) -> None:
-    study = make(compose([]))
+    study = make_plan(compose([]))
     assert calibration.decodings(study, study.todo, 1) == {}
 
 
 def test_a_record_tells_nothing_of_images_that_are_read_otherwise(here: Path) -> None:
     keys = [
-        forecast.pace_key(make(compose(words)).todo[0].spec.config())
+        forecast.pace_key(make_plan(compose(words)).todo[0].spec.config())
         for words in ([], ["data.root=elsewhere"], ["data.workers=5"], ["data.augment=none"])
     ]
     assert keys[0] == keys[1]
@@ -199,7 +201,7 @@ def test_a_study_of_many_networks_is_not_kept_waiting(here: Path, monkeypatch: p
         return rates.pop(0)
 
     monkeypatch.setattr(calibration, "calibrate", calibrate)
-    study = make(compose(["+ablation=ratio", "seeds=2"]))
+    study = make_plan(compose(["+ablation=ratio", "seeds=2"]))
     found = expect(study, Store("sqlite:///nowhere.db", create=False), 1).seconds
     for cell, rate in zip(study.todo, [2, 6, 3, 3, 3, 3] * 2, strict=True):
         overhead = forecast.overhead(cell, study.facts)
@@ -219,7 +221,7 @@ def test_a_study_of_many_networks_is_not_kept_waiting(here: Path, monkeypatch: p
 def test_a_network_that_seems_slow_is_tried_again(
     here: Path, monkeypatch: pytest.MonkeyPatch, rates: list[float], again: list[float], found: list[float]
 ) -> None:
-    study = make(compose(["+ablation=ratio", "seeds=1"]))
+    study = make_plan(compose(["+ablation=ratio", "seeds=1"]))
     reached = [*rates, *again]
     order = []
 
@@ -229,7 +231,7 @@ def test_a_network_that_seems_slow_is_tried_again(
 
     monkeypatch.setattr(calibration, "calibrate", calibrate)
     labels = [cell.row.label for cell in study.todo]
-    assert [*calibration.tried(study, {cell.row.label: cell for cell in study.todo}).values()] == found
+    assert [*calibration.calibrated_rates(study, {cell.row.label: cell for cell in study.todo}).values()] == found
     assert not reached
     assert order == labels + [labels[2]] * len(again)
 
@@ -260,13 +262,13 @@ AWKWARD = "[red] a label that goes on and on, :smile: and on, wider than any ter
 def test_the_plan_and_the_progress_fit_the_terminal(here: Path, width: int) -> None:
     (here / "sweeps/ablation").mkdir(parents=True)
     (here / "sweeps/ablation/tiny.yaml").write_text(TINY.replace("r = 8", f'"{AWKWARD}"'))
-    study = make(compose(list(WORDS)))
+    study = make_plan(compose(list(WORDS)))
     output = io.StringIO()
     console = Console(
         file=output, width=width, force_terminal=True, color_system=None, markup=False, highlight=False, emoji=False
     )
     expectation = Expectation({cell.trial_id: 60.0 for cell in study.todo}, rough=True)
-    show(study, console)
+    show_rows(study, console)
     show_total(study, expectation, 2, console)
     if width >= 80:
         assert AWKWARD[:20] in output.getvalue(), "a label is shown as it is"
@@ -285,7 +287,7 @@ def tiny(here: Path) -> Plan:
     """Six trials of 8 epochs: three rows, two seeds."""
     (here / "sweeps/ablation").mkdir(parents=True, exist_ok=True)
     (here / "sweeps/ablation/tiny.yaml").write_text(TINY)
-    return make(compose(list(WORDS)))
+    return make_plan(compose(list(WORDS)))
 
 
 def probing(here: Path, takes: Callable[[int], float], set_up: float = 0.0) -> tuple[str, int]:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from senet_lab.studies.policies import ATTEMPTS, Alone, Attempts, Failures
+from senet_lab.studies.policies import ATTEMPTS, Attempts, Failures, MemoryQueue
 from senet_lab.studies.store import DONE, FAILED, Record
 
 FELL = {"state": FAILED, "reason": "a fault"}
@@ -28,7 +28,7 @@ def test_a_trial_is_begun_so_often_and_anew_once_it_is_claimed_again() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_whoever_waits_for_memory_is_trained_once_alone(seed: int) -> None:
     """Any order of events: each trial that was out of memory is trained once more, beside none, and then the rest."""
-    chance, alone = random.Random(seed), Alone()
+    chance, alone = random.Random(seed), MemoryQueue()
     greedy = {number for number in range(12) if chance.random() < 0.4}
     offered, claimed, training, by_itself = [f"{number}" for number in range(12)], [], [], []
     for _ in range(200):
@@ -42,7 +42,7 @@ def test_whoever_waits_for_memory_is_trained_once_alone(seed: int) -> None:
             assert not set(training) & set(by_itself), "nothing beside one that is alone"
         if training:
             trial_id = training.pop(chance.randrange(len(training)))
-            if int(trial_id) in greedy and not alone.was(trial_id):
+            if int(trial_id) in greedy and not alone.had_turn(trial_id):
                 alone.ask(trial_id)
             else:
                 claimed.remove(trial_id)
@@ -51,10 +51,10 @@ def test_whoever_waits_for_memory_is_trained_once_alone(seed: int) -> None:
 
 
 def test_one_that_is_claimed_anew_is_tried_beside_others_first() -> None:
-    alone = Alone()
+    alone = MemoryQueue()
     alone.ask("a")
     assert alone.next(["a"]) == "a"
-    assert alone.was("a")
+    assert alone.had_turn("a")
     assert alone.reserved(["a"])
     assert not alone.reserved([])
     alone.forget("a")

@@ -17,10 +17,10 @@ from senet_lab import models
 from senet_lab.__main__ import main
 from senet_lab.compose import compose
 from senet_lab.config import SE
-from senet_lab.models.cost import TERMS, counted
+from senet_lab.models.cost import TERMS, convention_total
 from senet_lab.models.slots import POSITIONS
 from senet_lab.reports import paper
-from senet_lab.studies.printed import PRINTED, UNITS, cost_of, numbers, show
+from senet_lab.studies.printed import PRINTED, UNITS, numbers, paper_network_cost, show_paper_costs
 
 PAGE = (Path(__file__).parents[1] / "docs/networks.md").read_text()
 
@@ -37,7 +37,7 @@ COMPLEXITY = ("table2", "table3", "table10", "table13", "table15", "table16")
 
 
 def printed_number(table: str, row: str, unit: str) -> float | None:
-    line = paper.table(table).row(row)
+    line = paper.paper_table(table).row(row)
     return line.gflops if unit == "GFLOPs" else line.params_m
 
 
@@ -46,8 +46,8 @@ def test_every_printed_number_is_reproduced_or_explained(table: str, row: str, u
     (number,) = [number for number in numbers(table, unit) if number.row == row]
     how = PRINTED[table][row]
     convention = how.macs if unit == "GFLOPs" else how.params
-    cost = cost_of(how.backbone, how.se, paper.table(table).row(row).size)
-    assert number.recomputed == counted(cost, convention) / UNITS[unit]
+    cost = paper_network_cost(how.backbone, how.se, paper.paper_table(table).row(row).size)
+    assert number.recomputed == convention_total(cost, convention) / UNITS[unit]
     digits = (2 if table != "table3" else 3) if unit == "GFLOPs" else 1
     same = round(number.recomputed, digits) == printed_number(table, row, unit)
     assert same == number.gives(number.recomputed) == ((table, row, unit) not in DIFFERING)
@@ -55,7 +55,7 @@ def test_every_printed_number_is_reproduced_or_explained(table: str, row: str, u
 
 
 def test_every_number_that_the_paper_prints_is_there() -> None:
-    rows = {(t.id, row) for t in paper.tables().values() for row, p in t.rows.items() if p.gflops or p.params_m}
+    rows = {(t.id, row) for t in paper.paper_tables().values() for row, p in t.rows.items() if p.gflops or p.params_m}
     assert rows == {(table, row) for table, rows in PRINTED.items() for row in rows}
     assert tuple(PRINTED) == COMPLEXITY
     for table, row, unit in ROWS:
@@ -105,30 +105,32 @@ def test_designs_are_those_of_the_studies(study: str, table: str) -> None:
 def test_conventions_count_what_they_say(
     backbone: str, se: SE | None, size: int, convention: str, count: float
 ) -> None:
-    found = counted(cost_of(backbone, se, size), convention)
+    found = convention_total(paper_network_cost(backbone, se, size), convention)
     assert found == count if isinstance(count, int) else found == pytest.approx(count, abs=5e4 if count > 1e9 else 5e3)
 
 
 def test_sums_are_those_of_the_shortcuts() -> None:
     values = 56**2 * 256 * 3 + 28**2 * 512 * 4 + 14**2 * 1024 * 6 + 7**2 * 2048 * 3
-    found = cost_of("resnet50", SE(), 224)
+    found = paper_network_cost("resnet50", SE(), 224)
     assert found.sum_macs == values
     assert sum(part.sum_macs for part in found.stages.values()) == values
-    assert cost_of("vgg16", None, 224).sum_macs == cost_of("bn_inception", None, 224).sum_macs == 0
+    assert (
+        paper_network_cost("vgg16", None, 224).sum_macs == paper_network_cost("bn_inception", None, 224).sum_macs == 0
+    )
     units = 3 * 240 * 28**2 + 7 * 480 * 14**2 + 3 * 960 * 7**2
-    assert cost_of("shufflenet", None, 224).sum_macs == units
+    assert paper_network_cost("shufflenet", None, 224).sum_macs == units
 
 
 def test_an_unknown_term_is_named() -> None:
     with pytest.raises(ValueError, match=f"convention: 'pools' is not one of {', '.join(TERMS)}"):
-        counted(cost_of("resnet50", None, 224), "layers, pools")
+        convention_total(paper_network_cost("resnet50", None, 224), "layers, pools")
 
 
 def test_what_notes_say_of_se_is_counted() -> None:
     for name, added, digits in (("shufflenet", 0.0019, 4), ("inception_resnet_v2", 0.0085, 4)):
         size = 299 if name == "inception_resnet_v2" else 224
         convention = "layers, pool" if name == "shufflenet" else "layers"
-        gated, plain = (counted(cost_of(name, se, size), convention) for se in (SE(), None))
+        gated, plain = (convention_total(paper_network_cost(name, se, size), convention) for se in (SE(), None))
         assert round((gated - plain) / 1e9, digits) == added
 
 
@@ -138,7 +140,7 @@ def test_what_notes_say_of_se_is_counted() -> None:
 
 def lines_shown() -> list[str]:
     console = Console(file=io.StringIO(), width=80)
-    show(console)
+    show_paper_costs(console)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
@@ -179,16 +181,16 @@ def test_the_pages_numbers_are_the_codes(name: str) -> None:
     with torch.device("meta"):
         net = models.create(name, None, 10 if size == 32 else 1000)
         found = models.stages_of(net)
-        plain = models.cost(net, (3, size, size)) if size == 32 else cost_of(name, None, size)
+        plain = models.cost(net, (3, size, size)) if size == 32 else paper_network_cost(name, None, size)
         done = models.add_se(net)
-        gated = models.cost(net, (3, size, size)) if size == 32 else cost_of(name, SE(), size)
+        gated = models.cost(net, (3, size, size)) if size == 32 else paper_network_cost(name, SE(), size)
     assert stages == f"{found[0]}-{found[-1]}"
     assert int(gates) == len(done)
     assert [params, se_params] == [f"{cost.params / 1e6:.3f}" for cost in (plain, gated)]
     for cell, cost in ((macs, plain), (se_macs, gated)):
         assert cell == f"{cost.macs / 1e9:.{3 if cost.macs > 1e9 else 4}f}"
     rows = [
-        paper.table(table).row(row)
+        paper.paper_table(table).row(row)
         for table in ("table2", "table3")
         for row, how in PRINTED[table].items()
         if how.backbone == name

@@ -43,7 +43,7 @@ def cell_of(line: dict[str, str]) -> Cell:
         for group in ("data", "recipe"):  # cifar10-subset=5000
             name, *more = line[group].split("-")
             words += [f"{group}={name}", *(f"{group}.{word}" for word in more)]
-    found = next((cell for cell in plan.make(compose(words)).cells if cell.trial_id == line["trial_id"]), None)
+    found = next((cell for cell in plan.make_plan(compose(words)).cells if cell.trial_id == line["trial_id"]), None)
     assert found, f"{' '.join(words)} is to train {line['trial_id']} ({line['row']}, seed {line['seed']}), and does not"
     return found
 

@@ -16,10 +16,10 @@ from test_reports_tables import on_terminal, plain_cells
 
 from senet_lab import __main__ as commands
 from senet_lab import outputs
-from senet_lab.outputs import Outputs, digest
+from senet_lab.outputs import Outputs, outputs_digest
 from senet_lab.reports import sources, tables
 from senet_lab.reports import statistics as st
-from senet_lab.reports.conclusions import judge, needed, settled
+from senet_lab.reports.conclusions import judge, needed_seeds, settled_verdict
 from senet_lab.reports.sequential import Looks
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def with_outputs(wrong: dict[str, np.ndarray], **columns: object) -> tuple[pd.Da
     found = [Outputs(~row, np.where(row, 2, 0.5).astype(np.float16)) for row in rows]
     trials["test_error"] = [100 * row.mean() for row in rows]
     trials["test_loss"] = [float(each.loss.mean(dtype=float)) for each in found]
-    trials["outputs"] = [digest(each.packed()) for each in found]
+    trials["outputs"] = [outputs_digest(each.packed()) for each in found]
     for name, values in columns.items():
         trials[name] = values
     return trials, dict(zip(trials["trial_id"], found, strict=True))
@@ -71,7 +71,7 @@ def test_where_all_seeds_agree_the_test_over_images_is_that_of_their_number(fewe
     row = baseline.copy()
     row[:, :fewer] = 0
     trials, found = with_outputs({"base": baseline, "row": row})
-    cells = plain_cells(tables.summarise(trials, found))["row"]
+    cells = plain_cells(tables.summarise_study(trials, found))["row"]
     assert (cells["verdict"], cells["verdict_kind"]) == (word, KINDS[word])
     images, seeds = stats.sem(flipped(fewer)) ** 2 + 2 / 9**2, (1 / 9 / 5) ** 2
     error, delta = math.sqrt(images + seeds), -100 * fewer / 900
@@ -83,7 +83,7 @@ def test_where_all_seeds_agree_the_test_over_images_is_that_of_their_number(fewe
     assert shares == pytest.approx([seeds / error**2, images / error**2, 0], abs=1e-4)
     assert float(cells["floor"]) == pytest.approx(stats.norm.isf(0.025) * math.sqrt(images), abs=1e-4)
     worse, found = with_outputs({"base": row, "row": baseline})
-    assert plain_cells(tables.summarise(worse, found))["row"]["verdict"] == word.replace("better", "worse")
+    assert plain_cells(tables.summarise_study(worse, found))["row"]["verdict"] == word.replace("better", "worse")
 
 
 def test_over_seeds_and_images_by_hand() -> None:
@@ -100,7 +100,7 @@ def test_over_seeds_and_images_by_hand() -> None:
     half = np.dot(parts, [stats.t.ppf(0.975, 1), stats.norm.ppf(0.975)]) / math.sqrt(sum(parts))
     rest = min(ms_rest / 8, parts[0])
     parts = [parts[0] - rest, parts[1], rest]
-    cells = plain_cells(tables.summarise(trials, found))["row"]
+    cells = plain_cells(tables.summarise_study(trials, found))["row"]
     assert float(cells["delta"]) == pytest.approx(mean)
     assert float(cells["delta_high_crossed"]) == pytest.approx(mean + half, abs=1e-4)
     shares = [float(cells[f"share_{source}"]) for source in ("seeds", "images", "rest")]
@@ -109,7 +109,7 @@ def test_over_seeds_and_images_by_hand() -> None:
 
 def test_an_equivalent_row_is_within_the_margin_and_that_goes_before_better() -> None:
     d = {seed: -0.2 + shift for seed, shift in enumerate((0.01, -0.01, 0.02, -0.02, 0.0))}
-    found = st.compare(d)
+    found = st.compare_pairs(d)
     assert found is not None
     within = 0.2 + stats.t.isf(0.05 / 2, 4) * np.std(list(d.values()), ddof=1) / math.sqrt(5)
     for margin, word in (
@@ -146,17 +146,17 @@ def test_seeds_to_equate_is_the_first_n_with_the_power() -> None:
 
 def test_what_settles_an_open_row_is_the_cheaper_of_both_ways() -> None:
     d = np.array([0.3, -0.1, 0.25, 0.0, 0.05])
-    found = st.compare(dict(enumerate(d)), st.step_percent(10_000))
+    found = st.compare_pairs(dict(enumerate(d)), st.step_percent(10_000))
     assert found is not None
     effect, sd = d.mean() / d.std(ddof=1), d.std(ddof=1)
     shown = st.seeds_to_show(effect, 0.025)
-    assert needed(found, 0.025, None) == (shown, None)
+    assert needed_seeds(found, 0.025, None) == (shown, None)
     near, far = st.seeds_to_equate(effect, 0.15 / sd, 0.025), st.seeds_to_equate(effect, 1.0 / sd, 0.025)
     assert near is not None
     assert far is not None
     assert far < shown < near
-    assert needed(found, 0.025, 0.15) == (shown, None)
-    assert needed(found, 0.025, 1.0) == (far, None)
+    assert needed_seeds(found, 0.025, 0.15) == (shown, None)
+    assert needed_seeds(found, 0.025, 1.0) == (far, None)
     verdicts = [judge([found], 2, margin)[0] for margin in (None, 0.15)]
     assert {verdict.word for verdict in verdicts if verdict} == {f"open: about {shown} more seeds"}
 
@@ -170,11 +170,11 @@ def test_below_the_floor_more_test_images_are_needed() -> None:
         for seed in range(4)
     }
     values = {seed: float(each.mean()) for seed, each in ours.items()}
-    found = st.compare(values, st.step_percent(900), outcomes=ours)
+    found = st.compare_pairs(values, st.step_percent(900), outcomes=ours)
     assert found is not None
     assert found.crossed is not None
     assert abs(found.delta) < found.crossed.floor(0.05)
-    seeds, images = needed(found, 0.05, None)
+    seeds, images = needed_seeds(found, 0.05, None)
     assert seeds is None
     assert images is not None
     assert images > 900
@@ -183,15 +183,17 @@ def test_below_the_floor_more_test_images_are_needed() -> None:
     (verdict,) = judge([found])
     assert verdict is not None
     assert verdict.word == f"open: more test images needed (about {images:,})"
-    assert needed(found, 0.05, 5.0)[1] is None  # within so wide a margin, seeds show it
+    assert needed_seeds(found, 0.05, 5.0)[1] is None  # within so wide a margin, seeds show it
     for _ in range(20):  # also where the images' own part is estimated as none, because chance has made it so small
         ours = {seed: rng.choice([-100.0, 0, 100.0], 900, p=[0.01, 0.98, 0.01]) for seed in range(3)}
         values = {seed: float(each.mean()) for seed, each in ours.items()}
-        found = st.compare(values, st.step_percent(900), outcomes=ours)
+        found = st.compare_pairs(values, st.step_percent(900), outcomes=ours)
         assert found is not None
-        images = needed(found, 0.05, None)[1]
+        images = needed_seeds(found, 0.05, None)[1]
         assert images is None or images > 900
-    same = st.compare(dict.fromkeys(ours, 0.0), st.step_percent(900), outcomes={seed: np.zeros(900) for seed in ours})
+    same = st.compare_pairs(
+        dict.fromkeys(ours, 0.0), st.step_percent(900), outcomes={seed: np.zeros(900) for seed in ours}
+    )
     (verdict,) = judge([same])
     assert verdict is not None
     assert verdict.word == "open: more test images needed (above 1,000,000)"
@@ -202,11 +204,11 @@ def test_below_the_floor_more_test_images_are_needed() -> None:
 
 def test_a_table_with_outputs_regenerates_and_says_what_it_lacks_without_them(tmp_path: Path) -> None:
     trials, found = drawn({"base": 0, "low": -0.4, "same": 0}, 4, 3000)
-    tables.write(tmp_path / "a", trials, packed={name: each.packed() for name, each in found.items()})
+    tables.write_table(tmp_path / "a", trials, packed={name: each.packed() for name, each in found.items()})
     before = contents(tmp_path / "a")
     assert commands.main(["table", str(tmp_path / "a" / "trials.csv")]) == 0
     assert contents(tmp_path / "a") == before
-    (read,) = sources.studies([tmp_path])
+    (read,) = sources.finished_studies([tmp_path])
     assert {row.label: row.verdict.kind for row in read.table.rows if row.verdict} == {"low": "better", "same": "open"}
     text = before["table.md"].decode()
     assert "| ± over seeds and images |" in text
@@ -224,7 +226,7 @@ def test_a_table_with_outputs_regenerates_and_says_what_it_lacks_without_them(tm
 def test_a_row_of_which_one_trial_has_no_outputs_is_named() -> None:
     trials, found = drawn({"base": 0, "low": -0.6, "high": 0.6}, 4, 3000)
     del found[trials["trial_id"][trials["row"] == "low"].iloc[2]]
-    made = tables.summarise(trials, found)
+    made = tables.summarise_study(trials, found)
     assert [plain_cells(made)[row]["verdict"] for row in ("low", "high")] == ["better on these images", "worse"]
     assert "is not known for low (outputs.npz)" in tables.markdown(made)
 
@@ -252,7 +254,7 @@ def test_outputs_that_do_not_fit_are_refused_by_name(
 ) -> None:
     trials, found = drawn({"base": 0, "row": 0.4}, 3, 50)
     name = trials["trial_id"][4]
-    tables.write(tmp_path, trials)
+    tables.write_table(tmp_path, trials)
     images = {"number": 49}.get(what, 50)
     spoilt(found, name, what)
     held = {key: Outputs(each.right[:images], each.loss[:images]) for key, each in found.items()}
@@ -270,23 +272,23 @@ def test_outputs_of_another_error_are_refused() -> None:
     """Of a file that names no digests."""
     trials, found = drawn({"base": 0, "row": 0.4}, 3, 50)
     trials = trials.drop(columns="outputs")
-    tables.summarise(trials, found)
+    tables.summarise_study(trials, found)
     trials.loc[4, "test_error"] += 2
     with pytest.raises(
         ValueError, match=rf"trial {trials['trial_id'][4]} have an error of \d+\.\d{{4}}%, and its test_e"
     ):
-        tables.summarise(trials, found)
+        tables.summarise_study(trials, found)
 
 
 def test_the_table_with_all_columns_fits_a_terminal() -> None:
-    text = on_terminal(tables.summarise(*drawn({"base": 0, "low": -0.05, "all but the last": 0}, 10, 10_000)), 80)
+    text = on_terminal(tables.summarise_study(*drawn({"base": 0, "low": -0.05, "all but the last": 0}, 10, 10_000)), 80)
     assert max(map(len, text.splitlines())) <= 80
     assert all(word in text for word in ("error %", "[95%]", "verdict", "open: "))
 
 
 def test_long_verdicts_are_broken_where_a_page_is_narrow() -> None:
     same = np.arange(900)[None, :] < np.array([[50], [60], [70]])
-    made = tables.summarise(*with_outputs({"base": same, "row": same}))
+    made = tables.summarise_study(*with_outputs({"base": same, "row": same}))
     assert "| ○ open: more test images needed (above 1,000,000) |" in tables.markdown(made)
     lines = ["○ open: more test", "images needed", "(above 1,000,000)"]
     assert "\\shortstack[l]{" + " \\\\ ".join(lines).replace("○", "$\\circ$") + "}" in tables.latex(made)
@@ -299,7 +301,7 @@ def test_long_verdicts_are_broken_where_a_page_is_narrow() -> None:
 
 def test_verdicts_about_the_loss() -> None:
     trials, found = drawn({"base": 0, "row": -0.3}, 5, 2000, metric="loss", margin=0.5)
-    made = tables.summarise(trials, found)
+    made = tables.summarise_study(trials, found)
     losses = trials["test_loss"].to_numpy().reshape(2, 5)
     d = losses[1] - losses[0]
     cells = plain_cells(made)["row"]
@@ -310,7 +312,7 @@ def test_verdicts_about_the_loss() -> None:
     half = stats.t.ppf(0.975, 4) * stats.sem(losses[1])
     assert f"| {losses[1].mean():.4f} ± {half:.4f} |" in text
     assert "Δ: loss minus that of base in nats" in text
-    bare = tables.summarise(trials.drop(columns="margin"), found)
+    bare = tables.summarise_study(trials.drop(columns="margin"), found)
     assert plain_cells(bare)["row"]["verdict"] == "better"
 
 
@@ -320,7 +322,7 @@ def test_verdicts_about_a_loss_that_was_not_kept_are_refused() -> None:
     with pytest.raises(
         ValueError, match=f"metric=loss needs test_loss, which trial {trials['trial_id'][4]} does not ha"
     ):
-        tables.summarise(trials)
+        tables.summarise_study(trials)
 
 
 # ----------------------------------------------------------------------------------------------------------- settling
@@ -332,7 +334,7 @@ SHIFTS = {"base": 0.0, "low": -0.4, "same": 0.0, "high": 0.1}
 def test_rows_end_where_their_looks_end() -> None:
     trials, found = drawn(SHIFTS, 12, 2000, **SETTLE, margin=1.5)
     errors = {str(row): group["test_error"].to_numpy() for row, group in trials.groupby("row")}
-    made = tables.summarise(trials, found)
+    made = tables.summarise_study(trials, found)
     cells = plain_cells(made)
     ends = []
     for row in ("low", "same", "high"):
@@ -361,7 +363,7 @@ def test_rows_end_where_their_looks_end() -> None:
 
 def test_the_interval_over_images_is_taken_once_at_the_level_of_the_stop() -> None:
     trials, found = drawn({"base": 0, "low": -0.5}, 8, 1000, **SETTLE)
-    made = tables.summarise(trials, found).rows[1]
+    made = tables.summarise_study(trials, found).rows[1]
     assert made.delta is not None
     assert made.delta.crossed is not None
     looks = Looks(0.05, 3, 12, None, 0.1)
@@ -377,17 +379,17 @@ def test_the_interval_over_images_is_taken_once_at_the_level_of_the_stop() -> No
 
 def test_seeds_beyond_a_stop_change_nothing() -> None:
     trials, found = drawn(SHIFTS, 12, 2000, **SETTLE, margin=1.5)
-    made = tables.summarise(trials, found)
+    made = tables.summarise_study(trials, found)
     last = {row.label: max(row.seeds) for row in made.rows}
     assert min(last.values()) < 11
     cut = trials[[seed <= last[row] for row, seed in zip(trials["row"], trials["seed"], strict=True)]]
-    assert tables.summarise(cut, found) == made
+    assert tables.summarise_study(cut, found) == made
 
 
 def test_a_part_of_a_settling_study_is_open_and_says_how_far_it_is() -> None:
     trials, found = drawn({"base": 0, "a": 0.02, "b": 0.02, "c": 0.02}, 6, 500, **{**SETTLE, "settle_min": 5})
     gone = ((trials["row"] == "a") & (trials["seed"] == 2)) | ((trials["row"] == "b") & (trials["seed"] >= 1))
-    cells = plain_cells(tables.summarise(trials[~gone], found))
+    cells = plain_cells(tables.summarise_study(trials[~gone], found))
     assert [cells[row]["verdict"] for row in "ab"] == ["open: 2 of at most 12 seeds", "open: 1 of at most 12 seeds"]
     assert (cells["a"]["delta_low"], cells["a"]["within"], cells["a"]["more_seeds"]) == ("", "", "")
 
@@ -399,9 +401,9 @@ def test_the_interval_of_an_open_row_holds_zero() -> None:
     for shift in np.linspace(-1, 1, 60):
         d = rng.normal(shift, 0.5, 8)
         for n in range(3, 9):
-            found = st.compare(dict(enumerate(d[:n])))
+            found = st.compare_pairs(dict(enumerate(d[:n])))
             assert found is not None
-            found, verdict = settled(found, looks)
+            found, verdict = settled_verdict(found, looks)
             assert found.low is not None
             assert found.high is not None
             assert verdict.within is not None
@@ -422,7 +424,7 @@ def test_another_name_of_the_baseline_is_no_row_of_a_settling_study() -> None:
     for name in ("trial_id", "test_error", "outputs", "test_loss"):
         trials.loc[twin, name] = base[name].to_numpy()
     trials = trials[~(twin & (trials["seed"] >= 3))]
-    made = tables.summarise(trials, found)
+    made = tables.summarise_study(trials, found)
     assert made.tests == 1
     assert plain_cells(made)["twin"]["verdict"] == "same network"
     assert plain_cells(made)["twin"]["n"] == "3"
@@ -432,7 +434,7 @@ def test_a_failure_in_a_settling_study_is_no_verdict() -> None:
     trials, found = drawn({"base": 0, "a": -0.5, "b": 0.5}, 6, 1000, **SETTLE)
     at = trials.index[(trials["row"] == "a") & (trials["seed"] == 1)][0]
     trials.loc[at, ["status", "reason"]] = ["failed", "the loss is NaN"]
-    cells = plain_cells(tables.summarise(trials, found))
+    cells = plain_cells(tables.summarise_study(trials, found))
     assert cells["a"]["verdict"] == "failed in 1 of 6"
     assert cells["b"]["verdict_kind"].startswith("worse")
 
@@ -441,7 +443,7 @@ def test_what_a_failure_is_is_not_said_anew_of_seeds_that_settled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trials, found = drawn({"base": 0, "a": -0.5}, 6, 500, **SETTLE, failures="untested", classes=10)
-    tables.write(tmp_path, trials, packed={name: each.packed() for name, each in found.items()})
+    tables.write_table(tmp_path, trials, packed={name: each.packed() for name, each in found.items()})
     before, file = contents(tmp_path), str(tmp_path / "trials.csv")
     assert commands.main(["table", file, "failures=chance"]) == 2
     assert capsys.readouterr().err == f"error: failures=chance: {file} has seeds that settled by failures=untested\n"
@@ -451,7 +453,7 @@ def test_what_a_failure_is_is_not_said_anew_of_seeds_that_settled(
 
 def test_earlier_plans_on_these_rows_are_named() -> None:
     trials, found = drawn({"base": 0, "a": -0.5}, 6, 500, **SETTLE, earlier_plans="first of digits/x/ratio")
-    text = tables.markdown(tables.summarise(trials, found))
+    text = tables.markdown(tables.summarise_study(trials, found))
     assert "Earlier plans on these rows: first of digits/x/ratio." in text
 
 
@@ -462,7 +464,7 @@ def test_earlier_plans_on_these_rows_are_named() -> None:
 def test_a_large_table_with_outputs_takes_seconds(tmp_path: Path) -> None:
     """19 rows of 20 seeds on 10,000 images, in a process of its own: seconds of the processor, MB."""
     trials, found = drawn({f"row {number}": 0.01 * number for number in range(19)}, 20, 10_000)
-    tables.write(tmp_path, trials, packed={name: each.packed() for name, each in found.items()})
+    tables.write_table(tmp_path, trials, packed={name: each.packed() for name, each in found.items()})
     code = """if True:
         import sys, time
         from senet_lab.__main__ import main

@@ -19,7 +19,7 @@ from senet_lab.reports import fragments, page, sources, tables
 from senet_lab.reports.columns import STUDY
 from senet_lab.reports.front import front
 from senet_lab.reports.statistics import ALPHA, holm
-from senet_lab.reports.table import Design, Table
+from senet_lab.reports.table import FrontDesign, Table
 from senet_lab.studies import plan as plans
 from senet_lab.studies import plan_text
 
@@ -27,7 +27,7 @@ ROWS = {"base": "", "a": "", "b": "", "c": ""}
 
 
 def table(frame: pd.DataFrame) -> tuple[Table, dict[str, dict[str, str]]]:
-    made = tables.summarise(frame)
+    made = tables.summarise_study(frame)
     return made, {line["row"]: line for line in csv.DictReader(io.StringIO(tables.csv_text(made)))}
 
 
@@ -62,8 +62,8 @@ def test_one_training_under_two_names_is_corrected_for_once() -> None:
 
 def test_the_page_keeps_rows_of_one_network_apart(tmp_path: Path) -> None:
     """Seen: two rows with one network and one error were one point of the overview."""
-    tables.write(tmp_path / "x", study(network="one", test_error=5.0))
-    assert len(page.overview([0], sources.studies([tmp_path]))) == 4
+    tables.write_table(tmp_path / "x", study(network="one", test_error=5.0))
+    assert len(page.overview([0], sources.finished_studies([tmp_path]))) == 4
 
 
 def written(folder: Path, text: str) -> None:
@@ -82,12 +82,12 @@ def test_rows_that_were_picked_are_corrected_for_all(
     """Seen: `study.only` made p smaller. Twins count once, whether they were picked or not."""
     monkeypatch.chdir(tmp_path)
     written(tmp_path, f"factor: se.reduction, baseline: r16, rows: {{{TWINS}}}")
-    made = plans.make(compose(["+ablation=mine", f"study.only=['{only}']"]))
+    made = plans.make_plan(compose(["+ablation=mine", f"study.only=['{only}']"]))
     assert (len(made.rows), made.study_rows, made.study_tests) == (rows, 4, 2)
 
 
 def test_a_stage_that_the_network_lacks_is_no_test() -> None:
-    picked = plans.make(compose(["+ablation=stages", "study.only=[all]"]))
+    picked = plans.make_plan(compose(["+ablation=stages", "study.only=[all]"]))
     assert (picked.study_rows, picked.study_tests) == (6, 5)
 
 
@@ -107,7 +107,7 @@ def test_holm_counts_tests_without_a_p() -> None:
 
 
 def test_several_tables_say_what_they_come_to(capsys: pytest.CaptureFixture[str]) -> None:
-    made = plans.make(compose(["+ablation=squeeze", "seeds=1"]))
+    made = plans.make_plan(compose(["+ablation=squeeze", "seeds=1"]))
     plan_text.show_alarms([made, made], Console(width=200))
     assert f"up to {1 - (1 - ALPHA) ** 2:.0%} of such runs" in capsys.readouterr().out
     plan_text.show_alarms([made], Console(width=200))
@@ -135,9 +135,9 @@ def test_nothing_is_compared_with_a_baseline_that_fails() -> None:
 
 def test_the_page_says_what_failed(tmp_path: Path) -> None:
     """Seen: a study whose rows had failed was "no verdict" at a glance."""
-    tables.write(tmp_path / "x", study((("a", 1),)))
-    (read,) = sources.studies([tmp_path])
-    assert "✕ a is not tested, after failures" in fragments.finding(read)
+    tables.write_table(tmp_path / "x", study((("a", 1),)))
+    (read,) = sources.finished_studies([tmp_path])
+    assert "✕ a is not tested, after failures" in fragments.finding_sentence(read)
     tip = {column.tip: column.exactly(read.table.rows[1]) for column in STUDY}
     assert (tip["verdict"], tip["failed"]) == ("✕ failed in 1 of 5", "seed 1")
 
@@ -154,7 +154,7 @@ def test_failures_as_chance() -> None:
 
 def test_failures_are_said_anew_of_a_file_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "trials.csv"
-    tables.write(tmp_path, study((("a", 1),), classes=10))
+    tables.write_table(tmp_path, study((("a", 1),), classes=10))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert commands.main(["table", str(file), "failures=chance"]) == 0
     assert commands.main(["table", str(file)]) == 0
@@ -163,12 +163,12 @@ def test_failures_are_said_anew_of_a_file_and_kept(tmp_path: Path, capsys: pytes
     assert (tmp_path / "table.md").read_bytes() == before["table.md"]
     assert commands.main(["table", str(file), "failures=nothing"]) == 2
     assert "failures: there is no 'nothing'; there are untested, chance" in capsys.readouterr().err
-    tables.write(tmp_path, study((("a", 1),)))
+    tables.write_table(tmp_path, study((("a", 1),)))
     assert commands.main(["table", str(file), "failures=chance"]) == 2
     assert "needs the column classes" in capsys.readouterr().err
 
 
-def designs(made: Table) -> list[Design]:
+def designs(made: Table) -> list[FrontDesign]:
     return [row.design for row in made.rows if row.design]
 
 

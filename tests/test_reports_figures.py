@@ -22,8 +22,8 @@ from test_reports_roundtrip import RATIO, made_up
 from test_reports_tables import PAIRS, pairs, plain_cells
 
 from senet_lab.reports import drawing, figures, fragments, tables
-from senet_lab.reports.looks import LOOKS
-from senet_lab.reports.sources import Study
+from senet_lab.reports.looks import STYLES
+from senet_lab.reports.sources import FinishedStudy
 
 POSITION = {"standard": "SE", "pre": "SE-PRE", "post": "SE-POST", "identity": "SE-Identity"}
 MOBILE = ["MobileNet", "SE-MobileNet", "ShuffleNet", "SE-ShuffleNet"]
@@ -32,7 +32,7 @@ SPREAD = [place for place in (83_000, 80_000, 78_500, 77_700, 77_400, 77_000) fo
 
 
 def drawn(table: tables.Table) -> Figure:
-    with drawing.alike():
+    with drawing.lab_style():
         return figures._figure(table)
 
 
@@ -41,7 +41,7 @@ def drawn(table: tables.Table) -> Figure:
 def test_labels_of_points_hide_nothing(seed: int, failed: tuple[tuple[str, int], ...]) -> None:
     trials = made_up(params=SPREAD, failed=failed)
     trials["test_error"] += [100 / 360 * ((7 * seed + 3 * i) % 5) for i in range(len(trials))]
-    figure = drawn(tables.summarise(trials))
+    figure = drawn(tables.summarise_study(trials))
     figure.draw_without_rendering()
     ours, theirs = figure.axes
     for axes, expected in ((ours, 5 if failed else 6), (theirs, 6)):
@@ -63,7 +63,7 @@ def test_labels_of_points_hide_nothing(seed: int, failed: tuple[tuple[str, int],
 
 def test_rows_with_nearly_equal_parameters_stand_in_a_list() -> None:
     trials = made_up(POSITION, baseline="standard", paper_table="table14", failed=tuple(("post", s) for s in range(3)))
-    figure = drawn(tables.summarise(trials))
+    figure = drawn(tables.summarise_study(trials))
     ours, theirs = figure.axes
     assert [tick.get_text() for tick in ours.get_yticklabels()] == list(POSITION)
     assert ours.get_ylim() == theirs.get_ylim() == (3.5, -0.5)  # the same order, from the top
@@ -73,7 +73,7 @@ def test_rows_with_nearly_equal_parameters_stand_in_a_list() -> None:
 
 def test_each_row_of_pairs_stands_beside_its_own_baseline() -> None:
     """In a list, whatever the parameters are: points of several networks against them would be a cloud."""
-    made = tables.summarise(pairs(paper_table=["table3"] * 4, paper_row=MOBILE, params=[1, 2, 5, 9]))
+    made = tables.summarise_study(pairs(paper_table=["table3"] * 4, paper_row=MOBILE, params=[1, 2, 5, 9]))
     ours, theirs = drawn(made).axes
     assert [tick.get_text() for tick in ours.get_yticklabels()] == list(PAIRS)
     for axes, column in ((ours, "delta"), (theirs, "paper_delta_points")):
@@ -105,7 +105,9 @@ def bars(axes: Axes) -> dict[float, list[tuple[float, float]]]:
 def test_what_verdicts_are_about_with_both_intervals_and_the_margin(metric: str) -> None:
     """Against the table's own file: Δ, its interval over seeds (thick) and over seeds and images (thin)."""
     shifts = {"base": 0.0, "low": -1.0, "high": 0.4, "same": 0.01}
-    made = tables.summarise(*with_images(shifts, 5, 1000, metric=metric, margin=5.0 if metric == "error" else 0.075))
+    made = tables.summarise_study(
+        *with_images(shifts, 5, 1000, metric=metric, margin=5.0 if metric == "error" else 0.075)
+    )
     rows = list(plain_cells(made).values())
     (axes,) = drawn(made).axes
     compared = rows[1:]
@@ -139,7 +141,7 @@ def test_what_verdicts_are_about_with_both_intervals_and_the_margin(metric: str)
 
 
 def test_what_is_compared_with_nothing_shows_its_error() -> None:
-    made = tables.summarise(made_up({"x": ""}, baseline="x", paper_table=""))
+    made = tables.summarise_study(made_up({"x": ""}, baseline="x", paper_table=""))
     (axes,) = drawn(made).axes
     assert made.rows[0].top1 is not None
     assert [x for x, _ in markers(axes)] == pytest.approx([made.rows[0].top1.mean])
@@ -148,29 +150,31 @@ def test_what_is_compared_with_nothing_shows_its_error() -> None:
 
 def test_the_legend_says_of_the_paper_what_is_known() -> None:
     for table, rows, meaning in (("table3", MOBILE, "paper, single run"), ("table4", WRN, "paper")):
-        (legend,) = drawn(tables.summarise(pairs(paper_table=[table] * 4, paper_row=rows))).legends
+        (legend,) = drawn(tables.summarise_study(pairs(paper_table=[table] * 4, paper_row=rows))).legends
         assert [text.get_text() for text in legend.get_texts()][-2] == meaning
 
 
 def test_a_study_of_ones_own_has_one_panel_and_a_paper_row_that_is_not_there_says_so() -> None:
-    assert len(drawn(tables.summarise(made_up({"x": "", "y $ z": ""}, baseline="x", paper_table=""))).axes) == 1
+    assert len(drawn(tables.summarise_study(made_up({"x": "", "y $ z": ""}, baseline="x", paper_table=""))).axes) == 1
     rows = {"sigmoid": "Sigmoid", "softmax": ""}
-    figure = drawn(tables.summarise(made_up(rows, baseline="sigmoid", paper_table="table12")))
+    figure = drawn(tables.summarise_study(made_up(rows, baseline="sigmoid", paper_table="table12")))
     assert [text.get_text().strip() for text in figure.axes[1].texts] == ["not in the paper", "error"]
 
 
 def test_verdicts_differ_in_shape() -> None:
     assert len({(style.marker, style.filled) for style in figures.STYLES.values()}) == len(figures.STYLES)
-    assert len({look.mark for look in LOOKS.values()}) == len(LOOKS)
+    assert len({look.mark for look in STYLES.values()}) == len(STYLES)
 
 
 def test_a_verdict_looks_the_same_in_every_form() -> None:
-    made = tables.summarise(*with_images({"base": 0.0, "low": -1.0, "high": 0.4, "same": 0.01}, 5, 1000, margin=5.0))
+    made = tables.summarise_study(
+        *with_images({"base": 0.0, "low": -1.0, "high": 0.4, "same": 0.01}, 5, 1000, margin=5.0)
+    )
     console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    tables.terminal(made, console)
+    tables.print_table(made, console)
     assert isinstance(console.file, io.StringIO)
-    study = Study(Path("x"), "x", made, made_up(), None)
-    text, page = tables.markdown(made), fragments.table(study)
+    study = FinishedStudy(Path("x"), "x", made, made_up(), None)
+    text, page = tables.markdown(made), fragments.table_html(study)
     found = set()
     for row in made.rows:
         look, word = row.look, row.verdict.word if row.verdict else "baseline"
@@ -183,14 +187,14 @@ def test_a_verdict_looks_the_same_in_every_form() -> None:
             assert f"\x1b[38;2;{red};{green};{blue}m{look.mark} {word[:5]}" in console.file.getvalue()
     assert found == {"baseline", "better", "worse", "equivalent"}
     low, high = (f"{float(plain_cells(made)[row]['delta']):+.2f}".replace("-", "−") for row in ("low", "high"))
-    assert fragments.finding(study) == (
+    assert fragments.finding_sentence(study) == (
         f"▼ low ({low}) is better than base; ▲ high ({high}) is worse than base; "
         "● same is equivalent to base within ±5 points"
     )
 
 
 def test_files_carry_no_dates_and_are_what_they_say() -> None:
-    files = figures.render(tables.summarise(made_up(RATIO, 1)))
+    files = figures.render_study(tables.summarise_study(made_up(RATIO, 1)))
     assert list(files) == ["figure.svg", "figure.png", "figure.pdf"]
     svg, png, pdf = files.values()
     assert ET.fromstring(svg).tag.endswith("svg")
@@ -213,22 +217,24 @@ def another_dejavu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_fonts_and_settings_of_the_machine_change_nothing(request: pytest.FixtureRequest) -> None:
-    table = tables.summarise(made_up(RATIO, 1))
-    before = figures.render(table)
+    table = tables.summarise_study(made_up(RATIO, 1))
+    before = figures.render_study(table)
     request.getfixturevalue("another_dejavu")
     with mpl.rc_context({"font.size": 20, "svg.hashsalt": "another"}):
-        assert figures.render(table) == before
+        assert figures.render_study(table) == before
 
 
 def test_labels_in_any_script_and_of_any_length() -> None:
     labels = {"压缩比 16": "", "x" * 300: "", "\\frac{$": ""}
-    assert figures.render(tables.summarise(made_up(labels, baseline="压缩比 16", paper_table="")))["figure.svg"]
+    assert figures.render_study(tables.summarise_study(made_up(labels, baseline="压缩比 16", paper_table="")))[
+        "figure.svg"
+    ]
 
 
 def test_one_wide_interval_does_not_flatten_the_others() -> None:
     trials = made_up(POSITION, baseline="standard", paper_table="table14", failed=(("post", 0),))
     trials.loc[(trials["row"] == "post") & (trials["seed"] == 1), "test_error"] = 9.0
-    table = tables.summarise(trials)
+    table = tables.summarise_study(trials)
     low, high = drawn(table).axes[0].get_xlim()
     assert table.rows[2].top1 is not None
     assert (table.rows[2].top1.half_width or 0) > 30  # two seeds, six points apart

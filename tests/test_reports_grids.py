@@ -39,7 +39,7 @@ def drawn(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 def test_effects_are_contrasts_of_means_over_the_other_factor() -> None:
     errors = drawn((3, 2, 5))
-    table = tables.summarise(grid(errors))
+    table = tables.summarise_study(grid(errors))
     expected = {
         "reduction=4": errors[1].mean(0) - errors[0].mean(0),
         "reduction=2": errors[2].mean(0) - errors[0].mean(0),
@@ -75,7 +75,7 @@ def test_effects_are_contrasts_of_means_over_the_other_factor() -> None:
 def test_three_factors_have_their_effects_in_means_over_the_third() -> None:
     levels = LEVELS | {"se.excitation": ["sigmoid", "tanh", "relu"]}
     errors = drawn((3, 2, 3, 4))
-    cells = plain_cells(tables.summarise(grid(errors, levels)))
+    cells = plain_cells(tables.summarise_study(grid(errors, levels)))
     e = errors.mean(-1)
     main, two = e[:, :, 2].mean() - e[:, :, 0].mean(), e.mean(1)
     pair = two[1, 1] - two[1, 0] - two[0, 1] + two[0, 0]
@@ -87,7 +87,7 @@ def test_three_factors_have_their_effects_in_means_over_the_third() -> None:
 def test_an_additive_grid_has_no_interaction() -> None:
     seeds, noise = np.array([0.0, 0.4, 0.9, 1.3, 0.2]), np.random.default_rng(1).normal(0, 0.02, (2, 2, 5))
     additive = np.array([[5.0, 3.0], [4.0, 2.0]])[..., None] + seeds + noise
-    cells = plain_cells(tables.summarise(grid(additive, {"a": ["x", "y"], "b": ["u", "v"]})))
+    cells = plain_cells(tables.summarise_study(grid(additive, {"a": ["x", "y"], "b": ["u", "v"]})))
     assert [cells[name]["verdict_kind"] for name in ("a=y", "b=v", "a=y × b=v")] == [
         "better here",
         "better here",
@@ -104,8 +104,8 @@ def test_over_images_an_effect_is_that_of_each_image() -> None:
     trials, found = with_outputs(wrong)
     trials["factors"] = "a b"
     trials[["a", "b"]] = [row.split(", ") for row in trials["row"]]
-    effect = tables.summarise(trials, found).rows[4]
-    alone = tables.summarise(*with_outputs({label: wrong[label] for label in ("x, u", "y, u")})).rows[1]
+    effect = tables.summarise_study(trials, found).rows[4]
+    alone = tables.summarise_study(*with_outputs({label: wrong[label] for label in ("x, u", "y, u")})).rows[1]
     assert (effect.label, effect.baseline) == ("a=y", "a=x")
     assert effect.delta is not None
     assert alone.delta is not None
@@ -122,13 +122,13 @@ def test_a_grid_settles_by_its_effects() -> None:
     errors = np.array([[9.0, 3.0], [9.02, 3.02]])[..., None] + rng.normal(0, 0.3, (2, 2, 20)).round(1)
     levels = {"a": ["x", "y"], "b": ["u", "v"]}
     plan = {"settle_min": 3, "settle_max": 20, "first_seed": 0, "margin": 0.5, "metric": "error"}
-    table = tables.summarise(grid(errors, levels, **plan))
+    table = tables.summarise_study(grid(errors, levels, **plan))
     rows = {row.label: row for row in table.rows}
     stops = {name: row.delta.n for name, row in rows.items() if row.effect and row.delta}
     assert stops["b=v"] < stops["a=y"], "the large difference needs fewer seeds"
     assert [rows[name].kind for name in ("b=v", "a=y")] == ["better here", "equivalent"]
     assert {len(row.seeds) for row in table.trained} == {max(stops.values())}
-    alone = tables.summarise(grid(errors[..., : max(stops.values())], levels, **plan))
+    alone = tables.summarise_study(grid(errors[..., : max(stops.values())], levels, **plan))
     assert tables.csv_text(alone) == tables.csv_text(table), "what was trained beyond the stops is not looked at"
 
 
@@ -136,10 +136,10 @@ def test_cells_that_failed_or_are_missing_leave_their_effects_untested() -> None
     trials = grid(drawn((3, 2, 4)))
     lost = (trials["row"] == "2, pre") & (trials["seed"] == 1)
     failed = trials.assign(status=trials["status"].mask(lost, "failed"), test_error=trials["test_error"].mask(lost))
-    cells = plain_cells(tables.summarise(failed))
+    cells = plain_cells(tables.summarise_study(failed))
     assert cells["reduction=2"]["verdict"] == "2, pre failed in 1 of 4"
     assert cells["reduction=4 × position=pre"]["p_holm"] != ""
-    some = tables.summarise(trials[trials["row"] != "2, pre"].assign(study_rows=6, study_tests=5))
+    some = tables.summarise_study(trials[trials["row"] != "2, pre"].assign(study_rows=6, study_tests=5))
     assert plain_cells(some)["position=pre"]["verdict"] == "cells missing"
     assert plain_cells(some)["reduction=4 × position=pre"]["p_holm"] != ""
     assert "5 of 6 rows of the study are here; p is corrected for all that it compares (5)." in tables.markdown(some)
@@ -147,17 +147,17 @@ def test_cells_that_failed_or_are_missing_leave_their_effects_untested() -> None
 
 def test_a_grid_in_every_form(tmp_path: Path) -> None:
     trials = grid(drawn((3, 2, 4)))
-    tables.write(tmp_path, trials)
+    tables.write_table(tmp_path, trials)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    tables.write(tmp_path, read_trials(tmp_path / "trials.csv"))
+    tables.write_table(tmp_path, read_trials(tmp_path / "trials.csv"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert before["table.tex"].count(b"\\addlinespace") == 2
-    table = tables.summarise(trials)
+    table = tables.summarise_study(trials)
     assert "reduction=2 × position=pre" in " ".join(on_terminal(table, 200).split())
-    assert figures.render(table)["figure.svg"] == before["figure.svg"]
-    text = page.render(sources.studies([tmp_path])).decode()
+    assert figures.render_study(table)["figure.svg"] == before["figure.svg"]
+    text = page.render_page(sources.finished_studies([tmp_path])).decode()
     assert "1 study, 6 rows, 24 trainings" in text
-    assert fragments.baseline_of(table) == "the baseline's level"
+    assert fragments.baseline_name(table) == "the baseline's level"
     assert max(map(len, on_terminal(table, 80).splitlines())) <= 80
 
 
@@ -165,8 +165,8 @@ def test_what_rows_vary_may_differ_from_the_baseline() -> None:
     """A factor of training is in the setting; without a word of it, mixed settings are refused."""
     trials = grid(drawn((2, 2, 3)), {"backbone": ["a", "b"], "recipe.epochs": ["1", "2"]})
     mixed = trials.assign(backbone=trials["backbone"], epochs=trials["recipe.epochs"], recipe="q")
-    assert "backbone a, b, recipe q, 1, 2 epochs" in tables.markdown(tables.summarise(mixed))
+    assert "backbone a, b, recipe q, 1, 2 epochs" in tables.markdown(tables.summarise_study(mixed))
     with pytest.raises(ValueError, match="backbone is mixed in one table: a, b"):
-        tables.summarise(mixed.drop(columns="factors"))
+        tables.summarise_study(mixed.drop(columns="factors"))
     with pytest.raises(ValueError, match=r"column missing: recipe\.epochs"):
-        tables.summarise(mixed.drop(columns="recipe.epochs"))
+        tables.summarise_study(mixed.drop(columns="recipe.epochs"))

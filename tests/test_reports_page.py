@@ -73,7 +73,7 @@ def learned(trials: pd.DataFrame, epochs: int = 4) -> pd.DataFrame:
     for name, lines in known.items():
         for line in lines:
             line["val_error"] += int(name[-1], 16)  # seeds differ
-    return curves.of_records(trials, known)
+    return curves.curves_of_records(trials, known)
 
 
 def put(folder: Path, trials: pd.DataFrame, learn: bool = True) -> Path:
@@ -81,7 +81,7 @@ def put(folder: Path, trials: pd.DataFrame, learn: bool = True) -> Path:
     folder.mkdir(parents=True)
     (folder / "trials.csv").write_bytes(csv_bytes(trials))
     if learn:
-        (folder / "curves.csv").write_bytes(curves.csv_bytes(learned(trials)))
+        (folder / "curves.csv").write_bytes(curves.curves_csv(learned(trials)))
     return folder
 
 
@@ -91,7 +91,7 @@ def data_of(text: str) -> dict[str, Any]:
 
 
 def rendered(*folders: Path) -> str:
-    return page.render(sources.studies(folders), sources.gates(folders)).decode()
+    return page.render_page(sources.finished_studies(folders), sources.measured_gates(folders)).decode()
 
 
 @cache
@@ -104,7 +104,7 @@ def test_the_tables_are_those_of_the_markdown(tmp_path: Path) -> None:
     """Cell by cell, for every published table; a search has a front instead."""
     read = Read(published_page())
     published = [table for table in read.tables[1:] if table[0][0] == "row"]
-    studies = sorted(sources.studies([RESULTS]), key=page.order)
+    studies = sorted(sources.finished_studies([RESULTS]), key=page.order)
     assert len(published) == len(studies)
     tables = [pair for pair in zip(published, studies, strict=True) if not (pair[1].folder / "front.md").exists()]
     assert len(tables) >= 8
@@ -117,7 +117,7 @@ def test_the_tables_are_those_of_the_markdown(tmp_path: Path) -> None:
 
 def test_every_note_of_the_markdown_is_there() -> None:
     text = unescape(published_page())
-    for study in sources.studies([RESULTS]):
+    for study in sources.finished_studies([RESULTS]):
         for note in (*study.table.notes, *study.table.warnings):
             assert f">{note}<" in text
 
@@ -189,7 +189,7 @@ def test_a_search_shows_its_front(tmp_path: Path) -> None:
 def test_long_curves_are_thinned_and_keep_their_ends() -> None:
     trials = made_up({"a": ""}, seeds=2, baseline="a", paper_table="")
     whole = learned(trials, epochs=1000)
-    kept = curves.by_row(whole)["a"]
+    kept = curves.row_curves(whole)["a"]
     assert (len(kept.epochs), kept.epochs[0], kept.epochs[-1], set(kept.n)) == (curves.POINTS, 1, 1000, {2})
     at = whole[whole["epoch"] == kept.epochs[77]]["train_loss"]
     assert kept.values["train_loss"][:, 77] == pytest.approx([at.mean(), at.min(), at.max()])
@@ -197,13 +197,13 @@ def test_long_curves_are_thinned_and_keep_their_ends() -> None:
 
 def test_curves_survive_their_file(tmp_path: Path) -> None:
     made = learned(made_up(failed=(("no SE", 0),)))
-    (tmp_path / "curves.csv").write_bytes(curves.csv_bytes(made))
+    (tmp_path / "curves.csv").write_bytes(curves.curves_csv(made))
     read = curves.read_curves(tmp_path / "curves.csv")
     pd.testing.assert_frame_equal(read, made, check_dtype=False, rtol=1e-5)
-    assert curves.csv_bytes(read) == (tmp_path / "curves.csv").read_bytes()
+    assert curves.curves_csv(read) == (tmp_path / "curves.csv").read_bytes()
     assert "no SE" in set(read["row"])
-    nothing = curves.of_records(made_up(), {})
-    (tmp_path / "curves.csv").write_bytes(curves.csv_bytes(nothing))
+    nothing = curves.curves_of_records(made_up(), {})
+    (tmp_path / "curves.csv").write_bytes(curves.curves_csv(nothing))
     assert len(curves.read_curves(tmp_path / "curves.csv")) == 0
 
 
@@ -279,7 +279,7 @@ def test_text_of_users_is_text(tmp_path: Path) -> None:
     assert any(cell.startswith(NASTY) for table in read.tables for line in table for cell in line)
     assert "</script><!--" not in text.replace("&lt;", "")
     assert [NASTY] in [facet for study in data_of(text)["studies"] for facet in study["facets"]]
-    latex = tables.latex(tables.summarise(trials))
+    latex = tables.latex(tables.summarise_study(trials))
     assert "$<$script$>$window.ran = 1$<$/script$>$" in latex
     assert "\\textbackslash{}" in latex
 
@@ -300,7 +300,7 @@ def test_the_role_of_excitation(tmp_path: Path) -> None:
     block = {"block": "SE_2_1", "stage": 2, "squeeze": "avg", "excitation": "sigmoid"}
     blocks = pd.DataFrame([{**block, "stage_se_params": 50, "params": 1000}])
     folder = tmp_path / "results" / "local" / "excitation" / trials["trial_id"][4]
-    gate_figures.write(folder, gates, blocks, "a network")
+    gate_figures.write_gates(folder, gates, blocks, "a network")
     read = Read(rendered(tmp_path / "results"))
     pictures = [attributes for tag, attributes in read.elements if tag == "img"]
     for picture, name in zip(pictures, excitation.FIGURES, strict=True):
@@ -345,13 +345,13 @@ def test_what_was_published_as_it_is_counts_once(tmp_path: Path) -> None:
     for place in ("results/d/n-r/ratio", "results/local/d/n-r/ratio", "results/local/d/n-r/other"):
         put(tmp_path / place, made_up())
     put(tmp_path / "results/local/e/n-r/ratio", made_up(seeds=2))
-    found = sources.studies([tmp_path / "results"])
+    found = sources.finished_studies([tmp_path / "results"])
     assert [(study.name, "local" in study.folder.parts) for study in found] == [
         ("d/n-r/ratio", False),
         ("d/n-r/other", True),
         ("e/n-r/ratio", True),
     ]
-    assert len(sources.studies([tmp_path / "results", tmp_path / "results" / "local"])) == 3
+    assert len(sources.finished_studies([tmp_path / "results", tmp_path / "results" / "local"])) == 3
 
 
 def test_curves_come_from_the_file_or_the_store(copy: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ PRINTED = {
 
 
 def test_the_tables() -> None:
-    tables = paper.tables()
+    tables = paper.paper_tables()
     assert [table.number for table in tables.values()] == [str(n) for n in (*range(2, 7), *range(10, 17))]
     for name, table in tables.items():
         assert table.caption
@@ -97,7 +97,7 @@ def test_the_tables() -> None:
 
 
 def test_every_printed_number_is_the_papers() -> None:
-    for name, table in paper.tables().items():
+    for name, table in paper.paper_tables().items():
         entries = (entry.split(": ") for entry in PRINTED[name].strip().replace("\n", ";").split(";"))
         expected = {row.strip(): [None if n == "-" else float(n) for n in numbers.split()] for row, numbers in entries}
         assert list(table.rows) == list(expected)
@@ -109,7 +109,7 @@ def test_every_printed_number_is_the_papers() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_tables_of_networks_are_pairs_that_gain(name: str) -> None:
-    rows = list(paper.table(name).rows.values())
+    rows = list(paper.paper_table(name).rows.values())
     for plain, se in zip(rows[::2], rows[1::2], strict=True):
         assert se.name == f"SE-{plain.name}"
         assert se.top1 < plain.top1
@@ -120,7 +120,7 @@ def test_tables_of_networks_are_pairs_that_gain(name: str) -> None:
 
 
 def test_the_gains_of_table_2_are_those_that_it_prints_in_brackets() -> None:
-    table = paper.table("table2")
+    table = paper.paper_table("table2")
     assert [f"SE-{name}" for name in GAINS] == list(table.rows)[1::2]
     for name, (top1, top5) in GAINS.items():
         plain, se = table.row(name), table.row(f"SE-{name}")
@@ -129,17 +129,17 @@ def test_the_gains_of_table_2_are_those_that_it_prints_in_brackets() -> None:
 
 
 def test_images_are_named_where_multiply_adds_are_counted() -> None:
-    tables = paper.tables()
+    tables = paper.paper_tables()
     assert "one 224 × 224 image" in tables["table10"].gflops
     assert "one 224 × 224 (Inception-ResNet-v2: 299 × 299) image" in tables["table2"].gflops
     assert "one 32 × 32 image" in tables["table4"].gflops
 
 
 def test_exactly_five_printed_parameter_counts_differ_as_the_note_says() -> None:
-    printed = {key: paper.table(key[0]).row(key[1]).params_m for key in ADDED}
+    printed = {key: paper.paper_table(key[0]).row(key[1]).params_m for key in ADDED}
     have = {
         (table.id, row.name)
-        for table in paper.tables().values()
+        for table in paper.paper_tables().values()
         for row in table.rows.values()
         if table.trunk and row.params_m
     }
@@ -148,11 +148,11 @@ def test_exactly_five_printed_parameter_counts_differ_as_the_note_says() -> None
     assert [name for _, name in differing] == ["4", "8", "32", "SE_Stage_4", "SE_3x3"]
     for key in differing:
         assert (printed[key] or 0) - round((PLAIN + ADDED[key]) / 1e6, 1) == pytest.approx(0.1)
-    assert "five" in paper.table("table10").params
+    assert "five" in paper.paper_table("table10").params
 
 
 def test_names_that_the_paper_does_not_have() -> None:
     with pytest.raises(ValueError, match="table 14 has no row 'SE-pre'; it has SE, SE-PRE, SE-POST, SE-Identity"):
-        paper.table("table14").row("SE-pre")
+        paper.paper_table("table14").row("SE-pre")
     with pytest.raises(ValueError, match="'table7' is not one of table2, table3"):
-        paper.table("table7")
+        paper.paper_table("table7")

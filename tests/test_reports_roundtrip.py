@@ -104,19 +104,19 @@ def test_write_read_write_gives_the_same_bytes(tmp_path: Path, failed: tuple[tup
     runs = pd.DataFrame({"trial_id": ["a"], "row": ["r = 2"], "seed": [0], "seconds": [1.5], "host": [None]})
     shuffled = trials.iloc[np.random.default_rng(0).permutation(3)].reset_index(drop=True)  # seeds in any order
     shuffled = pd.concat([shuffled, trials[3:]], ignore_index=True)
-    written = tables.write(tmp_path / "a", shuffled, runs)
+    written = tables.write_table(tmp_path / "a", shuffled, runs)
     assert {path.name for path in written} == FILES | {"runs.csv"}
     assert (tmp_path / "a" / "runs.csv").read_text() == "trial_id,row,seed,seconds,host\na,r = 2,0,1.5,\n"
-    tables.write(tmp_path / "b", tables.read_trials(tmp_path / "a" / "trials.csv"))
+    tables.write_table(tmp_path / "b", tables.read_trials(tmp_path / "a" / "trials.csv"))
     assert contents(tmp_path / "b") == {k: v for k, v in contents(tmp_path / "a").items() if k != "runs.csv"}
     assert all(b"202" not in v for k, v in contents(tmp_path / "b").items() if k in ("table.md", "table.tex"))
 
 
 def test_another_process_writes_the_same_bytes_without_torch(tmp_path: Path) -> None:
-    tables.write(tmp_path / "a", made_up())
+    tables.write_table(tmp_path / "a", made_up())
     script = (
         "import sys; from senet_lab.reports import tables\n"
-        "tables.write(sys.argv[2], tables.read_trials(sys.argv[1]))\n"
+        "tables.write_table(sys.argv[2], tables.read_trials(sys.argv[1]))\n"
         "bad = {'torch', 'torchvision', 'pytorch_lightning', 'matplotlib.pyplot'} & set(sys.modules)\n"
         "sys.exit(f'imported: {bad}' if bad else 0)"
     )
@@ -135,7 +135,7 @@ def test_numbers_and_odd_text_survive(tmp_path: Path) -> None:
     trials = made_up(rows, baseline="ö × 3|4", failed=(('a "b", c', 0),), val_loss=0.1 + 0.2)
     trials["reason"] = trials["reason"].where(trials["status"] == "done", "line one\nline two\x1b[31m,\ud800 end")
     trials["mine"] = [0.1, None, 3, 4, 5, 6]
-    tables.write(tmp_path, trials)
+    tables.write_table(tmp_path, trials)
     back = tables.read_trials(tmp_path / "trials.csv")
     assert list(back["row"].unique()) == list(rows)
     assert back["reason"][0] == "line one line two [31m,? end"
@@ -195,7 +195,7 @@ BAD_TABLES = {
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a good table in it."""
     folder = tmp_path_factory.mktemp("published")
-    tables.write(folder, made_up())
+    tables.write_table(folder, made_up())
     return folder
 
 
@@ -205,10 +205,10 @@ def test_what_makes_no_table_is_refused_and_nothing_is_overwritten(tmp_path: Pat
     before = contents(published)
     bad = change(made_up())
     with pytest.raises(ValueError, match=rf"^{message}$"):
-        tables.write(published, bad)
+        tables.write_table(published, bad)
     assert contents(published) == before
     with pytest.raises(ValueError, match=rf"^{message}$"):
-        tables.summarise(bad)
+        tables.summarise_study(bad)
     path = tmp_path / "bad.csv"
     path.write_bytes(csv_bytes(bad))
     with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: {message}$"):
@@ -247,7 +247,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tables.write(tmp_path, made_up())
+    tables.write_table(tmp_path, made_up())
     before = contents(tmp_path)
     write_bytes, left = Path.write_bytes, [3]
 
@@ -259,13 +259,13 @@ def test_a_full_disk_replaces_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        tables.write(tmp_path, made_up(seeds=5))
+        tables.write_table(tmp_path, made_up(seeds=5))
     assert contents(tmp_path) == before
 
 
 def test_a_disk_that_fills_up_in_a_figure_is_one_line_and_leaves_all_as_it_was(tmp_path: Path) -> None:
     """In the command itself: no file may grow beyond what the figure's PNG needs."""
-    tables.write(tmp_path, made_up())
+    tables.write_table(tmp_path, made_up())
     before = contents(tmp_path)
     (tmp_path / "trials.csv").write_bytes(csv_bytes(made_up(seeds=5)))
     others = max(path.stat().st_size for path in tmp_path.iterdir() if path.suffix in (".csv", ".md", ".tex", ".pdf"))
@@ -298,8 +298,8 @@ def test_ten_thousand_records(tmp_path: Path) -> None:
     trials = made_up(labels, seeds=10, baseline="row 0", paper_table="")
     (tmp_path / "trials.csv").write_bytes(csv_bytes(trials))
     read = tables.read_trials(tmp_path / "trials.csv")
-    table = tables.summarise(read)
+    table = tables.summarise_study(read)
     expected = trials.groupby("row", sort=False)["test_error"].mean()
     assert [row.top1.mean for row in table.rows if row.top1] == pytest.approx(list(expected))
     assert len(tables.csv_text(table).splitlines()) == 1001
-    assert set(contents(tmp_path)) < {path.name for path in tables.write(tmp_path, read)}
+    assert set(contents(tmp_path)) < {path.name for path in tables.write_table(tmp_path, read)}

@@ -43,7 +43,7 @@ def test_two_and_three_seeds_by_hand() -> None:
     assert st.half_width(st.standard_deviation([2, 4]), 2) == pytest.approx(12.7062, abs=1e-4)
     # n = 3, differences 1, 2, 3: t = 2 √3 = 3.4641; with two degrees of freedom p = 1 − t / √(t² + 2).
     assert st.paired_t_test([1, 2, 3]) == pytest.approx(1 - math.sqrt(12 / 14))
-    c = st.compare({0: 1, 1: 2, 2: 3})
+    c = st.compare_pairs({0: 1, 1: 2, 2: 3})
     assert c is not None
     assert (c.n, c.delta, c.sd, c.floored) == (3, 2, 1, False)
     assert (c.low, c.high) == (pytest.approx(2 - 4.30265 / math.sqrt(3), abs=1e-4), pytest.approx(4.48414, abs=1e-4))
@@ -137,7 +137,7 @@ def test_the_floor_is_the_smallest_variance_that_counts_can_show() -> None:
         smallest = min(s for s in (np.std(v, ddof=1) for v in values) if s > 1e-9)
         assert st.standard_deviation([7 * STEP] * n, STEP) == pytest.approx(smallest)
         assert st.standard_deviation([*[7 * STEP] * (n - 1), 8 * STEP], STEP) == pytest.approx(smallest)
-    c = st.compare(dict.fromkeys(range(3), STEP), STEP)
+    c = st.compare_pairs(dict.fromkeys(range(3), STEP), STEP)
     assert c is not None
     assert c.floored
     assert c.sd == pytest.approx(STEP / math.sqrt(3))
@@ -193,7 +193,7 @@ def test_verdicts_point_the_right_way() -> None:
     noise = rng.normal(0, 0.05, 5)
 
     def row(shift: float) -> st.Comparison | None:
-        return st.compare(dict(enumerate(shift + noise)))
+        return st.compare_pairs(dict(enumerate(shift + noise)))
 
     lower, higher, same = judge([row(-1.0), row(+1.0), row(-noise.mean())])
     assert lower is not None
@@ -212,17 +212,17 @@ def test_verdicts_point_the_right_way() -> None:
 
 def test_one_seed_gives_neither_interval_nor_verdict() -> None:
     assert st.sample([3.0], 360) == st.Sample(1, 3.0)
-    single = st.compare({0: 1.0}, STEP)
+    single = st.compare_pairs({0: 1.0}, STEP)
     assert single == st.Comparison((1.0,), 1.0)
     assert judge([single, None]) == [None, None]
-    assert st.compare({}, STEP) is None
+    assert st.compare_pairs({}, STEP) is None
     assert st.sample([], 360) is None
 
 
 def test_permutation_test_from_eight_to_twenty() -> None:
     rng = np.random.default_rng(10)
     for n, there in ((7, False), (8, True), (20, True), (21, False)):
-        c = st.compare(dict(enumerate(rng.normal(0, 1, n))), 0.1)
+        c = st.compare_pairs(dict(enumerate(rng.normal(0, 1, n))), 0.1)
         assert c is not None
         assert (c.p_flips is not None) == there
     # From n = 8 on, and not below, the smallest p passes the correction for six rows.

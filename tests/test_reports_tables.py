@@ -36,7 +36,7 @@ def plain_cells(table: Table) -> dict[str, dict[str, str]]:
 
 def on_terminal(table: Table, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    tables.terminal(table, console)
+    tables.print_table(table, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -46,7 +46,7 @@ def test_a_table_by_hand() -> None:
     that t = 2√(3 / 1.001667) and p = 1 − √(12 / (12 + 2 × 1.001667)); over one comparison."""
     trials = errors({"base": [2.0, 2.0, 5.0], "other": [3.0, 4.0, 8.0]}, test_images=1000)
     trials["test_top5_error"] = [0.0, 0.0, 0.0, 0.5, 1.0, 1.5]
-    table = tables.summarise(trials)
+    table = tables.summarise_study(trials)
     cells = plain_cells(table)["other"]
     assert (cells["n"], cells["error_percent"], cells["error_sd"]) == ("3", "5.0000", "2.6458")
     assert (cells["top5_error_percent"], cells["top5_error_half_width"]) == ("1.00", "1.2421")  # 4.30 × 0.5 / √3
@@ -64,7 +64,7 @@ def test_a_table_by_hand() -> None:
 def test_pairs_are_the_seeds_that_both_have() -> None:
     trials = errors({"base": [2.0, 2.5, 4.0, 0.0], "other": [3.0, 4.0, 6.0, 50.0]})
     left = trials[(trials["row"] != "base") | (trials["seed"] != 3)]
-    cells = plain_cells(tables.summarise(left))["other"]
+    cells = plain_cells(tables.summarise_study(left))["other"]
     assert (cells["n"], cells["pairs"], cells["delta"]) == ("4", "3", "1.5000")
 
 
@@ -72,7 +72,7 @@ def test_better_and_worse_are_corrected_for_the_rows() -> None:
     base = [5.0, 5.2, 5.1, 5.3, 5.4]
     rows = {"base": base, "low": [e - 1 - i / 100 for i, e in enumerate(base)], "high": [e + 1 for e in base]}
     rows["same"] = [e + d for e, d in zip(base, (-0.3, 0.3, 0.0, 0.2, -0.2), strict=True)]
-    cells = plain_cells(tables.summarise(errors(rows, test_images=10_000)))
+    cells = plain_cells(tables.summarise_study(errors(rows, test_images=10_000)))
     assert [cells[row]["verdict"] for row in rows] == [
         "baseline",
         "better on these images",
@@ -87,7 +87,7 @@ def test_better_and_worse_are_corrected_for_the_rows() -> None:
 
 def test_a_failed_seed_drops_its_pair_and_is_named() -> None:
     trials = made_up(failed=(("r = 4", 1), ("r = 16", 2), ("r = 8", 0), ("r = 8", 1), ("r = 8", 2)))
-    table = tables.summarise(trials)
+    table = tables.summarise_study(trials)
     cells = plain_cells(table)
     assert [(cells[row]["n"], cells[row]["pairs"]) for row in ("r = 2", "r = 4", "r = 16")] == [
         ("3", "2"),
@@ -112,18 +112,18 @@ def test_numbers_of_a_trial_that_failed_count_for_nothing() -> None:
     left = made_up()
     left["status"], left["reason"] = trials["status"], trials["reason"]
     left.loc[left["status"] == "failed", ["test_error", "test_top5_error", "val_error"]] += 50
-    assert tables.csv_text(tables.summarise(left)) == tables.csv_text(tables.summarise(trials))
+    assert tables.csv_text(tables.summarise_study(left)) == tables.csv_text(tables.summarise_study(trials))
 
 
 def test_all_failed_still_makes_a_table() -> None:
-    table = tables.summarise(made_up({"r = 2": "2", "r = 16": "16"}, 1, failed=(("r = 2", 0), ("r = 16", 0))))
+    table = tables.summarise_study(made_up({"r = 2": "2", "r = 16": "16"}, 1, failed=(("r = 2", 0), ("r = 16", 0))))
     assert table.test_images is None
     assert "2 trials failed" in tables.markdown(table)
     assert "n = 0 seeds a row" in tables.markdown(table)
 
 
 def test_a_single_seed_has_no_interval_and_no_verdict() -> None:
-    table = tables.summarise(made_up(seeds=1))
+    table = tables.summarise_study(made_up(seeds=1))
     text = tables.markdown(table)
     assert "n = 1 for every row: a single run has no interval and allows no verdict." in text
     table_lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -136,7 +136,7 @@ def test_rows_of_one_network_are_pointed_out_and_not_tested() -> None:
     trials["trial_id"] = (
         trials["seed"].map("{:x}".format).where(trials["row"].isin(["r = 16", "r = 32"]), trials["trial_id"])
     )
-    table = tables.summarise(trials)
+    table = tables.summarise_study(trials)
     cells = plain_cells(table)
     assert (cells["r = 32"]["verdict"], cells["r = 32"]["p_holm"]) == ("same network", "")
     assert cells["r = 32"]["same_network_as"] == "r = 16"
@@ -146,7 +146,7 @@ def test_rows_of_one_network_are_pointed_out_and_not_tested() -> None:
 
 
 def test_the_paper_stands_beside_ours_with_the_reasons_for_differences() -> None:
-    table = tables.summarise(made_up())
+    table = tables.summarise_study(made_up())
     text = tables.markdown(table)
     assert "| r = 4 | 22.25 | 6.09 | 35.7 | 3.872 | 35.617 |" in text  # no printed GFLOPs in this table
     assert "differ for r = 4 (35.617, printed 35.7), r = 8 (30.587, printed 30.7) and r = 32 (26.815, printed" in text
@@ -159,11 +159,11 @@ def test_the_paper_stands_beside_ours_with_the_reasons_for_differences() -> None
 
 
 def test_rows_that_the_paper_does_not_have_are_marked() -> None:
-    table = tables.summarise(made_up({**RATIO, "r = 64": ""}))
+    table = tables.summarise_study(made_up({**RATIO, "r = 64": ""}))
     assert "| r = 64 \\* |" in tables.markdown(table)
     assert "\\* Not in the paper: r = 64." in tables.markdown(table)
     assert "r = 64 *" in on_terminal(table, 80)
-    own = tables.markdown(tables.summarise(made_up({"x": "", "y": ""}, baseline="x", paper_table="")))
+    own = tables.markdown(tables.summarise_study(made_up({"x": "", "y": ""}, baseline="x", paper_table="")))
     assert "\\*" not in own
     assert "paper" not in own
 
@@ -182,33 +182,33 @@ def test_rows_that_the_paper_does_not_have_are_marked() -> None:
 )
 def test_a_row_or_table_that_the_paper_lacks(rows: dict[str, str], paper_table: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        tables.summarise(made_up(rows, baseline=next(iter(rows)), paper_table=paper_table))
+        tables.summarise_study(made_up(rows, baseline=next(iter(rows)), paper_table=paper_table))
 
 
 def test_a_row_has_one_network() -> None:
     trials = made_up()
     trials.loc[1, "params"] = 5
     with pytest.raises(ValueError, match=r"row 'r = 2' has more than one value of params: 77000, 5"):
-        tables.summarise(trials)
+        tables.summarise_study(trials)
 
 
 def test_equal_differences_are_floored_and_the_note_says_so() -> None:
     step = 100 / 360
-    table = tables.summarise(errors({"a": [2 * step, 5 * step, 9 * step], "b": [3 * step, 6 * step, 10 * step]}))
+    table = tables.summarise_study(errors({"a": [2 * step, 5 * step, 9 * step], "b": [3 * step, 6 * step, 10 * step]}))
     assert plain_cells(table)["b"]["delta_sd"] == f"{step / 3**0.5:.4f}"
     assert "All seeds give the same difference for b. One test image weighs 0.278 points" in tables.markdown(table)
 
 
 def test_the_permutation_test_appears_from_eight_seeds() -> None:
-    assert "sign flips" not in tables.markdown(tables.summarise(made_up(seeds=7)))
-    assert "| p (sign flips) |" in tables.markdown(tables.summarise(made_up(seeds=8)))
-    assert "is run for n = 8 to 20 only" in tables.markdown(tables.summarise(made_up(seeds=21)))
+    assert "sign flips" not in tables.markdown(tables.summarise_study(made_up(seeds=7)))
+    assert "| p (sign flips) |" in tables.markdown(tables.summarise_study(made_up(seeds=8)))
+    assert "is run for n = 8 to 20 only" in tables.markdown(tables.summarise_study(made_up(seeds=21)))
 
 
 def test_markdown_escapes_and_keeps_its_columns() -> None:
     rows = {AWKWARD: "2", "r = 16": "16"}
     trials = made_up(rows, title=AWKWARD, failed=((AWKWARD, 0),), reason=AWKWARD)
-    text = tables.markdown(tables.summarise(trials))
+    text = tables.markdown(tables.summarise_study(trials))
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert r"a\|b\_c &amp; 100% &lt;i&gt;\$x\$&lt;/i&gt; \[red\] \#1 \~^" in lines[2]
@@ -217,7 +217,7 @@ def test_markdown_escapes_and_keeps_its_columns() -> None:
 
 def test_latex_escapes_and_keeps_its_columns() -> None:
     trials = made_up({AWKWARD: "2", "[x] 3×3": "4", "r = 16": "16"}, title=AWKWARD)
-    text = tables.latex(tables.summarise(trials))
+    text = tables.latex(tables.summarise_study(trials))
     columns = re.search(r"\\begin{tabular}{@{}([lr]+)@{}}", text)
     assert columns is not None
     body = text[text.index("\\toprule") : text.index("\\bottomrule")].splitlines()
@@ -236,7 +236,7 @@ def test_latex_escapes_and_keeps_its_columns() -> None:
 def test_latex_compiles(tmp_path: Path) -> None:
     trials = made_up({AWKWARD: "2", "[x] 3×3": "4", "r = 16": "16"}, 8, title=AWKWARD, failed=(("r = 16", 1),))
     source = "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\\end{document}\n"
-    (tmp_path / "t.tex").write_text(source % tables.latex(tables.summarise(trials)))
+    (tmp_path / "t.tex").write_text(source % tables.latex(tables.summarise_study(trials)))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error"] if shutil.which("pdflatex") else ["tectonic"]
     subprocess.run([*command, "t.tex"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
     assert (tmp_path / "t.pdf").stat().st_size > 1000
@@ -245,7 +245,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [80, 120, 250])
 @pytest.mark.parametrize("seeds", [1, 3, 10])
 def test_the_terminal_shows_as_many_columns_as_fit(width: int, seeds: int) -> None:
-    table = tables.summarise(made_up({**RATIO, "all but the last": ""}, seeds))
+    table = tables.summarise_study(made_up({**RATIO, "all but the last": ""}, seeds))
     text = on_terminal(table, width)
     assert max(len(line) for line in text.splitlines()) <= width
     for row in table.rows:
@@ -259,13 +259,13 @@ def test_the_terminal_shows_as_many_columns_as_fit(width: int, seeds: int) -> No
 
 
 def test_the_terminal_takes_labels_literally_and_wraps_when_narrow() -> None:
-    table = tables.summarise(made_up({"[red]x[/red]": "2", "r = 16": "16"}))
+    table = tables.summarise_study(made_up({"[red]x[/red]": "2", "r = 16": "16"}))
     assert "[red]x[/red]" in on_terminal(table, 80)
     assert max(len(line) for line in on_terminal(table, 30).splitlines()) <= 30
 
 
 def test_columns_without_a_number_are_left_out_except_in_the_csv() -> None:
-    table = tables.summarise(made_up({"x": "", "y": ""}, baseline="x", paper_table="", paper_params=None))
+    table = tables.summarise_study(made_up({"x": "", "y": ""}, baseline="x", paper_table="", paper_params=None))
     assert "paper" not in tables.markdown(table)
     header = tables.csv_text(table).splitlines()[0].split(",")
     assert header == [column.name for column in STUDY if column.name]
@@ -299,11 +299,11 @@ def pairs(**columns: Sequence[object]) -> pd.DataFrame:
 
 
 def test_each_pair_has_its_own_baseline_and_all_share_the_correction() -> None:
-    table = tables.summarise(pairs())
+    table = tables.summarise_study(pairs())
     cells = plain_cells(table)
     assert {row: each["baseline"] for row, each in cells.items()} == {"A": "A", "SE-A": "A", "B": "B", "SE-B": "B"}
     assert (cells["SE-A"]["delta"], cells["SE-B"]["delta"]) == ("-0.9667", "0.0000")
-    alone = {row: tables.summarise(pairs()[lambda t, b=row: t["baseline"] == b]) for row in "AB"}
+    alone = {row: tables.summarise_study(pairs()[lambda t, b=row: t["baseline"] == b]) for row in "AB"}
     for row, first in (("SE-A", True), ("SE-B", False)):
         p = float(plain_cells(alone[row[-1]])[row]["p_uncorrected"])
         assert float(cells[row]["p_uncorrected"]) == p
@@ -316,7 +316,7 @@ def test_each_pair_has_its_own_baseline_and_all_share_the_correction() -> None:
 
 def test_the_note_names_what_each_pair_has_of_its_own() -> None:
     def note(**columns: Sequence[object]) -> str:
-        return tables.markdown(tables.summarise(pairs(**columns)))
+        return tables.markdown(tables.summarise_study(pairs(**columns)))
 
     own = "backbones resnet20, wrn in the order of the pairs"
     assert f"- Data digits (360 test images), recipe quick, 30 epochs; {own}; n = 3 seeds" in note()
@@ -328,32 +328,32 @@ def test_the_note_names_what_each_pair_has_of_its_own() -> None:
     assert "- Data digits (360 test images), backbone wrn, 30 epochs; A: recipe a; B: recipe b; n" in text
     alone = pairs(baseline="ABCD", backbone="abcd", recipe="xxyx")
     alone["row"] = alone["baseline"]
-    assert "A, B and D: recipe x; C: recipe y; n = 3" in tables.markdown(tables.summarise(alone))
+    assert "A, B and D: recipe x; C: recipe y; n = 3" in tables.markdown(tables.summarise_study(alone))
 
 
 @pytest.mark.parametrize("name", ["data", "backbone", "recipe", "epochs"])
 def test_a_pair_is_of_one_network_and_recipe(name: str) -> None:
     values = [1, 1, 1, 2] if name == "epochs" else ["a", "a", "a", "b"]
     with pytest.raises(ValueError, match=f"^{name} is mixed in what is compared with 'B': {values[0]}, {values[3]}$"):
-        tables.summarise(pairs(**{name: values}))
+        tables.summarise_study(pairs(**{name: values}))
     with pytest.raises(ValueError, match="test_images is mixed in one table: 1, 2"):
-        tables.summarise(pairs(test_images=[1, 1, 2, 2]))
+        tables.summarise_study(pairs(test_images=[1, 1, 2, 2]))
 
 
 def test_pairs_stand_apart() -> None:
-    table = tables.summarise(pairs())
+    table = tables.summarise_study(pairs())
     lines = tables.latex(table).splitlines()
     assert [n for n, line in enumerate(lines) if line == "\\addlinespace"] == [
         next(n for n, line in enumerate(lines) if line.startswith("B &")) - 1
     ]
     screen = [line.strip() for line in on_terminal(table, 80).splitlines()]
     assert screen[screen.index("") + 1].startswith("B ")
-    assert "" not in [line.strip() for line in on_terminal(tables.summarise(errors(PAIRS)), 80).splitlines()]
+    assert "" not in [line.strip() for line in on_terminal(tables.summarise_study(errors(PAIRS)), 80).splitlines()]
 
 
 def test_the_papers_rows_of_pairs() -> None:
     rows = ["MobileNet", "SE-MobileNet", "ShuffleNet", "SE-ShuffleNet"]
-    table = tables.summarise(
+    table = tables.summarise_study(
         pairs(
             paper_table=["table3"] * 4,
             paper_row=rows,
@@ -394,7 +394,7 @@ def test_labels_in_any_script_compile(tmp_path: Path) -> None:
     trials = made_up(dict.fromkeys(LABELS, ""), 3, LABELS[0], "")
     every = tex("".join(map(chr, (*range(0xA0, 0x600), *range(0x1E00, 0x2800), 0x1D6FC, 0x1F680))))
     source = "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n%s\\end{document}\n"
-    (tmp_path / "t.tex").write_text(source % (every, tables.latex(tables.summarise(trials))), encoding="ascii")
+    (tmp_path / "t.tex").write_text(source % (every, tables.latex(tables.summarise_study(trials))), encoding="ascii")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-1500:]

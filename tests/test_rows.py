@@ -14,10 +14,10 @@ import torch
 from senet_lab import models
 from senet_lab.compose import choices, compose, compose_all
 from senet_lab.config import Config, Study, UserError
-from senet_lab.labels import label
+from senet_lab.labels import with_labels
 from senet_lab.reports import paper
 from senet_lab.studies import plan
-from senet_lab.studies.rows import Row, build
+from senet_lab.studies.rows import Row, build_rows
 from senet_lab.training.data import DataFacts, data_facts
 from senet_lab.training.lit import SENet
 
@@ -35,12 +35,12 @@ def study_of(rows: dict[str, Any], factor: str = "se.reduction", baseline: str =
 
 
 def rows_of(*args: Any, data_facts: DataFacts = DIGITS, **kwargs: Any) -> list[Row]:
-    return build(label(study_of(*args, **kwargs), BASE, {}), data_facts)[0]
+    return build_rows(with_labels(study_of(*args, **kwargs), BASE, {}), data_facts)[0]
 
 
 def rows_for(*words: str) -> list[Row]:
     """The rows that these words ask for, on the digits."""
-    return build(compose(words), DIGITS)[0]
+    return build_rows(compose(words), DIGITS)[0]
 
 
 def refusal(*args: Any, **kwargs: Any) -> str:
@@ -124,7 +124,7 @@ def test_se_may_be_off_for_all_rows() -> None:
 def test_rows_that_build_the_same_network_are_pointed_out_and_share_their_trials() -> None:
     """16 channels in stage 2: r = 16 and r = 32 both leave one hidden unit."""
     config = compose(["+ablation=ratio", "se.stages=[2]", "seeds=2"])
-    made = plan.make(config)
+    made = plan.make_plan(config)
     assert made.twins == [["r = 16", "r = 32"]]
     ids = {row.label: [cell.trial_id for cell in made.cells if cell.row is row] for row in made.rows}
     assert ids["r = 16"] == ids["r = 32"]
@@ -133,14 +133,14 @@ def test_rows_that_build_the_same_network_are_pointed_out_and_share_their_trials
 
 
 def test_rows_that_differ_share_nothing() -> None:
-    made = plan.make(compose(["+ablation=ratio"]))
+    made = plan.make_plan(compose(["+ablation=ratio"]))
     assert made.twins == []
     assert len(made.trials) == len(made.cells) == 18
 
 
 def test_only_the_gates_are_new(tmp_path: Path) -> None:
     """Every row starts from the same backbone weights, given the same seed."""
-    made = plan.make(compose(["+ablation=ratio", "seeds=1"]))
+    made = plan.make_plan(compose(["+ablation=ratio", "seeds=1"]))
     plain: dict[str, torch.Tensor] = {}
     for cell in reversed(made.cells):  # the row without SE comes last
         spec = cell.spec
@@ -204,8 +204,8 @@ def test_every_study_of_networks_composes_and_builds(name: str) -> None:
     assert study.name == name
     assert study.title
     facts = FACTS[composed.config.data.name]
-    rows, absent = build(composed, facts)
-    assert [row.label for row in rows] == list(paper.table(study.paper).rows) == list(study.rows)
+    rows, absent = build_rows(composed, facts)
+    assert [row.label for row in rows] == list(paper.paper_table(study.paper).rows) == list(study.rows)
     assert absent == []
     assert len({(row.network, row.recipe, row.data) for row in rows}) == len(rows)
     for plain, se in zip(rows[::2], rows[1::2], strict=True):
@@ -217,12 +217,12 @@ def test_every_study_of_networks_composes_and_builds(name: str) -> None:
         assert (plain.data, plain.recipe) == (se.data, se.recipe)
         for row in (plain, se):
             assert row.config.backbone == plain.config.backbone
-            size = paper.table(study.paper).row(row.paper_row).size
+            size = paper.paper_table(study.paper).row(row.paper_row).size
             assert row.config.data.size == size
             assert row.paper_cost is not None
             head = row.cost.params - row.paper_cost.params  # what other classes make of the classifier
             assert (head == 0) == (name != "networks_places")
-            printed = paper.table(study.paper).row(row.paper_row).gflops
+            printed = paper.paper_table(study.paper).row(row.paper_row).gflops
             if printed and "Inception-ResNet" not in row.label:  # printed for a network that was never released
                 assert row.paper_cost.macs / 1e9 == pytest.approx(printed, abs=0.03)
 
@@ -235,14 +235,16 @@ def test_images_that_are_too_small_for_the_network_are_refused_with_the_smallest
 
 
 def test_stages_are_those_that_the_network_has() -> None:
-    three, four = (plan.make(compose(["+ablation=stages", f"backbone={name}"])) for name in ("resnet8", "resnet18"))
+    three, four = (
+        plan.make_plan(compose(["+ablation=stages", f"backbone={name}"])) for name in ("resnet8", "resnet18")
+    )
     assert three.left_out == ["stage 5"]
     assert three.title == "Stages (stage 5: not in this network)"
     assert (four.left_out, four.title) == ([], "Stages")
     hidden = {row.label: list(row.hidden) for row in four.rows}
     assert (hidden["stage 5"], hidden["all but the last"], hidden["all"]) == ([5], [2, 3, 4], [2, 3, 4, 5])
     assert {row.label: list(row.hidden) for row in three.rows}["all but the last"] == [2, 3]
-    inception = plan.make(compose(["+ablation=stages", "backbone=bn_inception"]))
+    inception = plan.make_plan(compose(["+ablation=stages", "backbone=bn_inception"]))
     assert inception.left_out == ["stage 2"]
     assert {row.label: list(row.hidden) for row in inception.rows}["all but the last"] == [3, 4]
     assert "no stage 7" in refusal({"a": {"se.stages": [2]}, "b": {"se.stages": [7]}}, factor="se.stages")
@@ -286,14 +288,14 @@ def test_all_studies_are_one_plan() -> None:
     studies = compose_all(["+ablation=all", "seeds=2"])
     names = [study.config.study.name for study in studies if study.config.study]
     assert names == ["ratio", "squeeze", "excitation", "stages", "position", "conv3x3", "nosqueeze"]
-    plans = [plan.make(study) for study in studies]
+    plans = [plan.make_plan(study) for study in studies]
     for each in plans:
         assert each.config.study is not None
         assert each.config.study.title
         assert {*(row.label for row in each.rows), *each.left_out} == {*each.config.study.rows}
         assert all(row.paper_cost for row in each.rows)
         assert each.twins == []
-    whole = plan.together(plans)
+    whole = plan.merge_plans(plans)
     assert len(whole.cells) == 2 * sum(len(each.rows) for each in plans) == 2 * 27
     # r = 16, avg, sigmoid, all stages, standard are the same network in seven tables, no SE in three.
     assert len(whole.trials) == len(whole.todo) == 2 * (27 - 6 - 2)

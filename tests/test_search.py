@@ -89,7 +89,7 @@ def test_a_search_trains_each_design_once_and_leaves_its_front(whole: Searching)
     assert [(line["row"], line["epoch"]) for line in curves] == [(line["row"], "1") for line in trials]
 
     held = outputs.read_file(whole.front(TPE) / outputs.FILE)
-    assert {name: outputs.digest(each.packed()) for name, each in held.items()} == {
+    assert {name: outputs.outputs_digest(each.packed()) for name, each in held.items()} == {
         line["trial_id"]: line["outputs"] for line in trials
     }
     for line in trials:

@@ -12,15 +12,15 @@ from test_search_proposals import ERRORS, SPACE, values
 from test_training_spec import spec_of
 
 from senet_lab.studies.halving import Halving, Job, edges
-from senet_lab.studies.proposals import Asker
-from senet_lab.studies.space import Design
+from senet_lab.studies.proposals import Proposer
+from senet_lab.studies.space import Candidate
 from senet_lab.training import trial
 
 RUNGS = (6, 12)
 WHOLE = 24
 
 
-def cost(design: Design) -> float:
+def cost(design: Candidate) -> float:
     return SPACE.cost(design)["params"]
 
 
@@ -43,7 +43,7 @@ def play(halving: Halving, order: Callable[[list[Job]], int] = lambda training: 
 
 
 def halving(trials: int = 60, strata: int = 3, **other: object) -> Halving:
-    asker = Asker(SPACE, "nsga2", 1, 2, trials, pending=trials)
+    asker = Proposer(SPACE, "nsga2", 1, 2, trials, pending=trials)
     return Halving(asker, RUNGS, 0.5, strata, cost, pending=4, **other)  # type: ignore[arg-type]
 
 
@@ -89,7 +89,7 @@ def test_jobs_are_the_same_in_whatever_order_trainings_end() -> None:
 
 def test_some_designs_are_trained_to_their_end_at_once() -> None:
     design = next(SPACE.designs())
-    asker = Asker(SPACE, "nsga2", 1, 2, 20, pending=20, first=[design])
+    asker = Proposer(SPACE, "nsga2", 1, 2, 20, pending=20, first=[design])
     jobs = play(Halving(asker, RUNGS, 0.5, 3, cost, pending=4, whole=[design]))
     assert jobs[0] == Job(design, None)
     assert [job.epochs for job in jobs[1:] if job.design == design] == []
@@ -105,7 +105,7 @@ def test_a_design_that_fails_is_not_promoted() -> None:
 
 
 def test_without_rungs_every_design_is_trained_to_its_end() -> None:
-    asker = Asker(SPACE, "random", 1, 2, 20, pending=20)
+    asker = Proposer(SPACE, "random", 1, 2, 20, pending=20)
     assert [job.epochs for job in play(Halving(asker, (), cost=cost))] == [None] * 20
     assert len(ERRORS) == SPACE.distinct()
 
@@ -128,6 +128,6 @@ def test_rungs_ascend(rungs: list[int]) -> None:
     from senet_lab.studies import worth
 
     with pytest.raises(UserError, match=r"search\.rungs="):
-        worth.check(Search(rungs=rungs), epochs=10)
+        worth.check_search(Search(rungs=rungs), epochs=10)
     with pytest.raises(UserError, match=r"below recipe\.epochs=4"):
-        worth.check(Search(rungs=[2, 4]), epochs=4)
+        worth.check_search(Search(rungs=[2, 4]), epochs=4)

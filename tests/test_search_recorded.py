@@ -19,7 +19,7 @@ from senet_lab.run import main
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.rows import Row
-from senet_lab.studies.search import Search
+from senet_lab.studies.search import SearchDesign
 from senet_lab.studies.store import DONE, Store
 from senet_lab.studies.workers import Workers
 
@@ -29,11 +29,11 @@ WORDS = ("+search=small", f"recipe.epochs={EPOCHS}", "seeds=2", "search.sampler=
 Made = Callable[[str, int], tuple[list[float], float]]
 
 
-def record(words: tuple[str, ...], seeds: int, made: Made) -> Search:
+def record(words: tuple[str, ...], seeds: int, made: Made) -> SearchDesign:
     """The search of these words, all of whose trainings are in the store, with so many seeds."""
     composed = compose(words)
     Path("results/local").mkdir(parents=True)
-    search = Search(composed)
+    search = SearchDesign(composed)
     search.look_up(Store(composed.config.storage))
     rows: list[Row] = [search.priced.row(design) for design in search.priced.space.designs()] + search.references
     for row in rows:

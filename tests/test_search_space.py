@@ -13,8 +13,8 @@ from senet_lab import models
 from senet_lab.compose import compose
 from senet_lab.config import UserError
 from senet_lab.studies import pricing
-from senet_lab.studies.pricing import Priced
-from senet_lab.studies.space import OFF, WORDS, label
+from senet_lab.studies.pricing import PricedSpace
+from senet_lab.studies.space import OFF, WORDS, design_text
 from senet_lab.training import data as images
 
 # In stages 2 and 3 of a ResNet-8 (16 and 32 channels) 32 and 64 leave one hidden unit, or less than one.
@@ -28,7 +28,7 @@ SPACES: list[dict[str, Any]] = [
 ]
 
 
-def priced(space: dict[str, Any], *words: str) -> Priced:
+def priced(space: dict[str, Any], *words: str) -> PricedSpace:
     composed = compose(["+search=tabular", *words])
     config = composed.config
     assert config.search is not None
@@ -85,7 +85,10 @@ def test_costs_are_those_of_the_networks(space: dict[str, Any]) -> None:
 
 def test_what_the_space_leaves_out_stays_as_the_words_say() -> None:
     made = priced({"se.squeeze": ["avg", "max"]}, "se.reduction={3:8}", "se.position=post")
-    assert [label(made.space, design) for design in made.space.designs()] == ["r off/8/off, avg", "r off/8/off, max"]
+    assert [design_text(made.space, design) for design in made.space.designs()] == [
+        "r off/8/off, avg",
+        "r off/8/off, max",
+    ]
     assert all(made.row(design).se.position == "post" for design in made.space.designs())  # type: ignore[union-attr]
 
 

@@ -27,9 +27,9 @@ from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
 from senet_lab.studies import settling, transfer
 from senet_lab.studies.dashboard import from_store
-from senet_lab.studies.designs import Listed
+from senet_lab.studies.designs import ListedDesign
 from senet_lab.studies.forecast import Expectation
-from senet_lab.studies.plan import Plan, make, together
+from senet_lab.studies.plan import Plan, make_plan, merge_plans
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, FAILED, Record, Store
 
@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Store:
 
 def placed(store: Store, *words: str, folder: Path = Path("nowhere")) -> Plan:
     """A settling plan with its first seed."""
-    (plan,) = settling.placed([make(compose([*WORDS, *words]))], [folder], store)
+    (plan,) = settling.with_first_seeds([make_plan(compose([*WORDS, *words]))], [folder], store)
     return plan
 
 
@@ -75,8 +75,8 @@ def settled(plan: Plan, record: Callable[[str, int], Record], order: random.Rand
     return design.plans[0]
 
 
-def listed(*plans: Plan) -> Listed:
-    return Listed(plans, [Path("nowhere")] * len(plans))
+def listed(*plans: Plan) -> ListedDesign:
+    return ListedDesign(plans, [Path("nowhere")] * len(plans))
 
 
 def progress(plan: Plan) -> Progress:
@@ -116,7 +116,7 @@ def test_neither_order_nor_workers_change_what_is_looked_at(store: Store) -> Non
 def test_effects_of_a_grid_settle_each_by_itself(store: Store) -> None:
     """A second implementation: main effects and interaction by linear algebra, all seeds at once."""
     words = ["+vary=[se.reduction,recipe.lr]", "levels=[[2,8],[0.05,0.1]]", *WORDS[1:]]
-    (plan,) = settling.placed([make(compose(words))], [Path("nowhere")], store)
+    (plan,) = settling.with_first_seeds([make_plan(compose(words))], [Path("nowhere")], store)
     assert plan.study_tests == 3
     signs = np.array([[-1, -1, 1, 1], [-1, 1, -1, 1], [1, -1, -1, 1]]) * [[0.5], [0.5], [1]]  # over the cells in order
     stops = set()
@@ -152,16 +152,16 @@ def test_verdicts_are_told_once_as_they_come_in(store: Store) -> None:
     assert set(told) == expected
     assert len(told) == 3
     again = listed(replace(design.plans[0], recorded=design.records))
-    assert again.news() == []  # of a study that goes on, they were told before
+    assert again.new_verdicts() == []  # of a study that goes on, they were told before
 
 
 def test_rows_of_several_studies_share_their_trainings(store: Store) -> None:
     names = ("excitation", "squeeze")
-    made = [make(compose([f"+ablation={name}", *WORDS[1:]])) for name in names]
-    plans = settling.placed(made, [Path("nowhere")] * 2, store)
+    made = [make_plan(compose([f"+ablation={name}", *WORDS[1:]])) for name in names]
+    plans = settling.with_first_seeds(made, [Path("nowhere")] * 2, store)
     records: dict[str, Record] = {}
     design = listed(*plans)
-    waiting, trained = list(together(plans).todo), []
+    waiting, trained = list(merge_plans(plans).todo), []
     while waiting or (waiting := design.more(progress(plans[0]))):
         cell = waiting.pop(0)
         if cell.trial_id not in records:
@@ -196,21 +196,21 @@ def test_a_row_that_failed_has_no_more_seeds(store: Store) -> None:
 def test_seeds_that_have_been_seen_are_not_used(store: Store, tmp_path: Path) -> None:
     assert placed(store).aim.first == 0
     plan = placed(store)
-    shown = settling.likes(plan)["tanh"].with_seed(4)
+    shown = settling.row_cells(plan)["tanh"].with_seed(4)
     store.claim(shown.trial_id)
     assert placed(store).aim.first == 0  # nobody has seen what is in training
     store.finish(shown.trial_id, DONE, {**FIELDS, "metrics": {"test_error": 1.0, "val_error": 1.0}})
     assert placed(store).aim.first == 5
-    (tmp_path / "trials.csv").write_text(f"trial_id\n{settling.likes(plan)['ReLU'].with_seed(7).trial_id}\n")
+    (tmp_path / "trials.csv").write_text(f"trial_id\n{settling.row_cells(plan)['ReLU'].with_seed(7).trial_id}\n")
     assert placed(store, folder=tmp_path).aim.first == 8  # of a table whose records are gone
-    other = make(compose(["+ablation=squeeze", *WORDS[1:]]))  # shares the baseline alone
-    assert settling.placed([other], [Path("nowhere")], store)[0].aim.first == 0
+    other = make_plan(compose(["+ablation=squeeze", *WORDS[1:]]))  # shares the baseline alone
+    assert settling.with_first_seeds([other], [Path("nowhere")], store)[0].aim.first == 0
 
 
 def test_a_plan_is_kept_and_its_words_go_on_with_it(store: Store) -> None:
     first, where = placed(store), [Path("a/b/excitation")]
     assert not settling.write_down([first], where, store)
-    seen = settling.likes(first)["tanh"].with_seed(0)
+    seen = settling.row_cells(first)["tanh"].with_seed(0)
     store.claim(seen.trial_id)
     store.finish(seen.trial_id, DONE, {**FIELDS, "metrics": {"test_error": 1.0, "val_error": 1.0}})
     again = placed(store)
@@ -221,7 +221,7 @@ def test_a_plan_is_kept_and_its_words_go_on_with_it(store: Store) -> None:
     second = placed(store, "margin=3", "settle.name=second")
     assert second.aim.first == 1
     assert second.aim.earlier == "a/b/excitation (metric=error margin=2 settle.min=3 settle.max=9, seeds from 0)"
-    late = settling.placed([first], where, store)
+    late = settling.with_first_seeds([first], where, store)
     assert late[0].aim == first.aim
 
 
@@ -272,15 +272,17 @@ def test_a_study_settles_and_ends_the_same_again(tmp_path: Path, monkeypatch: py
     pd.testing.assert_frame_equal(shown.trials, read_trials(folder / "trials.csv"))
     for number, source in enumerate((folder / "trials.csv", Path("all.csv"))):  # another machine takes both over
         if number:
-            transfer.export("sqlite:///one/lab.db", source)
+            transfer.export_csv("sqlite:///one/lab.db", source)
         transfer.read_in(f"sqlite:///other{number}/lab.db", [source])
-        (plan,) = settling.placed(
-            [make(compose([*words, f"results=other{number}"]))], [folder], Store(f"sqlite:///other{number}/lab.db")
+        (plan,) = settling.with_first_seeds(
+            [make_plan(compose([*words, f"results=other{number}"]))], [folder], Store(f"sqlite:///other{number}/lab.db")
         )
         ended = settling.look_at(plan, Store(f"sqlite:///other{number}/lab.db"))
         assert (ended.aim.first, ended.todo, len(ended.trials)) == (0, [], len(read_trials(folder / "trials.csv")))
         with pytest.raises(UserError, match=r"/excitation \(metric=error margin=2 .* settle.max=4"):
-            settling.placed([make(compose([*words, "margin=1"]))], [folder], Store(f"sqlite:///other{number}/lab.db"))
+            settling.with_first_seeds(
+                [make_plan(compose([*words, "margin=1"]))], [folder], Store(f"sqlite:///other{number}/lab.db")
+            )
 
 
 def test_a_study_with_open_verdicts_ends_with_the_command_that_settles_them(
@@ -328,6 +330,6 @@ def test_a_single_row_has_nothing_to_settle(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "sweeps/ablation").mkdir(parents=True)
     (tmp_path / "sweeps/ablation/tiny.yaml").write_text(TINY.partition("  rows:")[0].replace("r = 2", "alone") + rows)
     monkeypatch.chdir(tmp_path)
-    assert len(make(compose(["+ablation=tiny", *SMALL])).rows) == 1
+    assert len(make_plan(compose(["+ablation=tiny", *SMALL])).rows) == 1
     with pytest.raises(UserError, match=r"^seeds=settle compares rows, and here is only alone$"):
-        make(compose(["+ablation=tiny", "seeds=settle", *SMALL]))
+        make_plan(compose(["+ablation=tiny", "seeds=settle", *SMALL]))

@@ -25,7 +25,7 @@ from test_store import FAILURE, RECORD, another, claim_all, dead_owner
 from benchmarks.postgres import BINARIES, Postgres
 from senet_lab.config import RunError, UserError
 from senet_lab.studies import database, transfer
-from senet_lab.studies.export_optuna import opened
+from senet_lab.studies.export_optuna import open_study
 from senet_lab.studies.store import DONE, FAILED, Store
 
 pytestmark = pytest.mark.skipif(not BINARIES, reason="there is no PostgreSQL here")
@@ -296,7 +296,7 @@ def test_what_was_committed_before_the_connection_was_lost_counts_once(
 def test_a_server_that_is_killed_and_started_again_is_waited_for(pooled: Store, server: Postgres) -> None:
     said: list[str] = []
     pooled.say = said.append
-    study = opened(pooled, "mirrored", ["error"])
+    study = open_study(pooled, "mirrored", ["error"])
     assert pooled.claim("a")
     server.kill()
     with pytest.raises(RunError, match=r"^the store postgresql.* failed: "):
@@ -311,7 +311,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(pooled: Store, 
     assert pooled.finish("a", DONE, RECORD)
     server.kill()
     server.start()
-    pooled.patiently(lambda: study.add_trial(optuna.trial.create_trial(value=1.0)))
+    pooled.retry(lambda: study.add_trial(optuna.trial.create_trial(value=1.0)))
     assert len(study.trials) == 1
     pooled.release("b")
     assert table(server, pooled) == [("a", "done", True)]

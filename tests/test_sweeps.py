@@ -113,7 +113,7 @@ def test_designs_are_those_of_the_papers_table(name: str) -> None:
     made = variants(composed)
     assert {row.label: (row.paper_row, row.config.se) for row in made} == rows
     assert {row.baseline for row in made} == {baseline}
-    assert {row for row, _ in rows.values()} - {""} == set(paper.table(table).rows)
+    assert {row for row, _ in rows.values()} - {""} == set(paper.paper_table(table).rows)
 
 
 @cache
@@ -128,7 +128,9 @@ def test_networks_are_those_of_the_papers_table(name: str) -> None:
     assert composed.config.study is not None
     assert composed.config.study.paper == table
     made = {row.label: row for row in variants(composed)}
-    assert list(made) == [row for plain in rows for row in (plain, f"SE-{plain}")] == list(paper.table(table).rows)
+    assert (
+        list(made) == [row for plain in rows for row in (plain, f"SE-{plain}")] == list(paper.paper_table(table).rows)
+    )
     for plain, (backbone, recipe, other) in rows.items():
         base = base_of(data, recipe)
         decay = other.get("weight_decay", base.recipe.weight_decay)

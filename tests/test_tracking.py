@@ -21,7 +21,7 @@ from wandb_runs import END_SECONDS, WANDB, finish, first_line, inspect, services
 from wandb_server import Server
 
 from senet_lab.config import UserError
-from senet_lab.studies.export_wandb import LONGEST, mode_of, short
+from senet_lab.studies.export_wandb import LONGEST, run_name, wandb_mode
 
 ROOT = Path(__file__).parents[1]
 LONG = "a row whose label holds “quotes”, 100 %, a/slash, \\ and #?:" + 12 * " and more"
@@ -143,7 +143,7 @@ def test_every_trial_is_one_offline_run(offline: tuple[Place, subprocess.Complet
         assert run["last"]["type"] == "exit"
         assert run["about"]["run_id"] == trial["trial_id"]
         assert run["about"]["run_group"].endswith("/tiny")
-        assert run["about"]["job_type"] == short(trial["row"])
+        assert run["about"]["job_type"] == run_name(trial["row"])
         assert len(run["about"]["job_type"]) <= LONGEST
         assert len(run["about"]["display_name"]) <= LONGEST
         config = run["config"]
@@ -224,7 +224,7 @@ def test_sync_uploads_everything_once(
         assert server.runs.keys() == runs.keys()
         for trial in where.trials("tiny"):
             run = server.runs[trial["trial_id"]]
-            assert run.about["jobType"] == short(trial["row"])
+            assert run.about["jobType"] == run_name(trial["row"])
             assert run.about["groupName"].endswith("/tiny")
             assert [line["epoch"] for line in run.history] == [1, 2]
             assert run.summary["final/test_error"] == pytest.approx(float(trial["test_error"]))
@@ -394,13 +394,13 @@ def test_the_mode_is_what_is_said_of_it(
 ) -> None:
     """Off is off, by whichever word; else the lab's word is the nearer one."""
     monkeypatch.setenv("WANDB_MODE", said) if said else monkeypatch.delenv("WANDB_MODE", raising=False)
-    assert mode_of(word) == mode
+    assert wandb_mode(word) == mode
 
 
 def test_a_mode_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "of")
     with pytest.raises(UserError, match=r"^WANDB_MODE=of: there is no such mode; there are online, run, "):
-        mode_of("offline")
+        wandb_mode("offline")
 
 
 @pytest.mark.slow
@@ -414,9 +414,9 @@ def test_what_the_client_has_switched_off_writes_nothing(fresh: Place) -> None:
 
 
 def test_long_texts_stay_apart() -> None:
-    assert short("r = 2") == "r = 2"
-    assert len(short(LONG + "x" * 200)) == LONGEST
-    assert short("x" * 200 + "1") != short("x" * 200 + "2")
+    assert run_name("r = 2") == "r = 2"
+    assert len(run_name(LONG + "x" * 200)) == LONGEST
+    assert run_name("x" * 200 + "1") != run_name("x" * 200 + "2")
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ def test_a_training_goes_on_of_which_a_process_was_killed(whole: dict[str, Any],
 def test_what_one_process_meets_is_the_trial_s_end(tmp_path: Path, backbone: str, kind: str, reason: str) -> None:
     spec = make_spec(recipe=RECIPE, backbone=f"parted:{backbone}")
     begun = time.monotonic()
-    found = pool.attempt(dataclasses.replace(spec, devices=2), tmp_path / "a.ckpt", None, silent)
+    found = pool.train_trial(dataclasses.replace(spec, devices=2), tmp_path / "a.ckpt", None, silent)
     assert found == (kind, {"reason": reason})
     assert distributed.RANKS == []
     assert time.monotonic() - begun < 120, "no process waits for another for ever"

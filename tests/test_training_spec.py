@@ -154,7 +154,7 @@ def spec_of(*words: str) -> Spec:
     """The training that a command line asks for."""
     composed = compose(words)
     known = data_facts(composed.config.data)
-    ((row,), _) = rows.build(composed, known)
+    ((row,), _) = rows.build_rows(composed, known)
     return row.spec(known, seed=0, device="cpu")
 
 

@@ -214,7 +214,7 @@ def test_words_that_there_are_not(word: str, value: str) -> None:
 def spec_of(*words: str) -> Spec:
     composed = compose(words)
     known = data_facts(composed.config.data)
-    ((row,), _) = rows.build(composed, known)
+    ((row,), _) = rows.build_rows(composed, known)
     return row.spec(known, seed=0, device="cpu")
 
 
@@ -230,26 +230,26 @@ def test_each_way_has_its_own_id() -> None:
 def test_the_optimiser_is_recorded_under_the_name_that_it_has_in_trials_of_old() -> None:
     composed = compose(["training.precision=32-true"])
     known = data_facts(composed.config.data)
-    ((row,), _) = rows.build(composed, known)
+    ((row,), _) = rows.build_rows(composed, known)
     spec = row.spec(known, 0, "cuda")
     assert spec.determinants()["fused"] is spec.config()["fused"] is True
     assert spec_from(json.loads(json.dumps(spec.config()))).trial_id == spec.trial_id
-    assert "fused optimiser" in plan_text.carried_out(spec)
+    assert "fused optimiser" in plan_text.step_text(spec)
 
 
 def test_the_plan_says_how_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_tree(tmp_path, {"a": 12, "b": 12})
     words = ["data=folder", f"data.root={data.root}", "data.size=16", "training.feed=memory"]
     held = spec_of(*words, "training.compile=whole")
-    assert plan_text.carried_out(held) == "images in memory, 0.00 GiB a worker, compiled: whole"
-    assert plan_text.carried_out(spec_of(*words[:3])) == ""
+    assert plan_text.step_text(held) == "images in memory, 0.00 GiB a worker, compiled: whole"
+    assert plan_text.step_text(spec_of(*words[:3])) == ""
     assert held.trial_id != spec_of(*words[:3]).trial_id
-    plan_text.check_room([held, spec_of()], 4)
+    plan_text.check_memory([held, spec_of()], 4)
     monkeypatch.setattr(step, "room", lambda device: 1000.0)
     with pytest.raises(
         UserError, match=r"training\.feed=memory: the images take 0\.00 GiB for 4 workers, and 0\.00 GiB"
     ):
-        plan_text.check_room([held], 4)
+        plan_text.check_memory([held], 4)
 
 
 def test_free_memory_is_a_number_of_bytes() -> None:

@@ -118,9 +118,9 @@ def test_the_studies_of_one_network_stay_the_seven() -> None:
 
 def test_a_pair_is_the_same_two_trainings_as_its_networks_alone() -> None:
     """A pair that was trained for the table is never trained again, and the other way round."""
-    pair = plan.make(compose([CIFAR10, "study.only=[wrn16_8]", "seeds=1"])).cells
+    pair = plan.make_plan(compose([CIFAR10, "study.only=[wrn16_8]", "seeds=1"])).cells
     alone = [
-        plan.make(compose(["data=cifar10", "recipe=wrn", "backbone=wrn16_8", *more])).cells[0]
+        plan.make_plan(compose(["data=cifar10", "recipe=wrn", "backbone=wrn16_8", *more])).cells[0]
         for more in (["se=null"], [])
     ]
     assert [cell.trial_id for cell in pair] == [cell.trial_id for cell in alone]
@@ -204,7 +204,7 @@ def test_comparisons_of_any_factor_may_be_of_several_networks(here: Path) -> Non
     )
     text = HEAD.replace("factor: se", "factor: se.reduction") + rows
     (here / "sweeps/ablation/mine.yaml").write_text(text)
-    made = plan.make(compose(["+ablation=mine", "seeds=1"]))
+    made = plan.make_plan(compose(["+ablation=mine", "seeds=1"]))
     assert [(row.label, row.baseline, row.paper_cost) for row in made.rows] == [
         ("resnet8 r = 2", "resnet8 r = 2", None),
         ("resnet8 r = 8", "resnet8 r = 2", None),

@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from senet_lab.files import at_home
+from senet_lab.files import expand_home
 
 STORAGE = "sqlite:///results/local/lab.db"
 
 
 def path(text: str) -> Path:
     """A path as it is typed."""
-    return Path(at_home(text))
+    return Path(expand_home(text))
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, name: str = "checkpoint") -> None:

@@ -25,9 +25,9 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.words:
         from senet_lab.studies import printed  # torch comes with it
 
-        printed.show(Console())
+        printed.show_paper_costs(Console())
         return
     from senet_lab.compose import compose
     from senet_lab.studies import costing  # torch comes with it
 
-    costing.show(compose(arguments.words), arguments.words, Console())
+    costing.show_cost(compose(arguments.words), arguments.words, Console())

@@ -18,4 +18,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     from senet_lab.studies import dashboard  # W&B's client comes with it
 
-    dashboard.make(arguments)
+    dashboard.make_dashboards(arguments)

@@ -33,9 +33,9 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.what in ("wandb", "optuna"):
         export_records(arguments.what, arguments.words)
         return
-    from senet_lab.studies.export import write  # torch comes with it
+    from senet_lab.studies.export import write_onnx  # torch comes with it
 
-    write(arguments)
+    write_onnx(arguments)
 
 
 def export_records(side: str, words: list[str]) -> None:
@@ -49,23 +49,23 @@ def export_records(side: str, words: list[str]) -> None:
 
     from senet_lab.compose import compose_all
     from senet_lab.studies import exporting, plan, study  # torch comes with them
-    from senet_lab.studies.export_wandb import mode_of
+    from senet_lab.studies.export_wandb import wandb_mode
     from senet_lab.studies.forecast import Expectation
     from senet_lab.studies.progress import Progress
     from senet_lab.studies.store import Store
 
     studies = [replace(each, config=replace(each.config, plan=True, retry=False)) for each in compose_all(words)]
     config = studies[0].config
-    if side == "wandb" and mode_of(config.tracking) == "off":
+    if side == "wandb" and wandb_mode(config.tracking) == "off":
         raise UserError("tracking=off, or WANDB_MODE=disabled: there is nothing to write for W&B")
     design = study.design_of(studies)
     store = Store(config.storage, create=False)
     design.look_up(store)
     whole = True
     if config.search:  # it is played again, as far as it is recorded
-        made = plan.together(design.plans)
+        made = plan.merge_plans(design.plans)
         whole = not design.more(Progress(made, Expectation({}, False), 1, Console(quiet=True)))
-    lacking = plan.together(design.plans).todo
+    lacking = plan.merge_plans(design.plans).todo
     if not design.records:
         raise UserError(
             f"{store.name} has no record of {studies[0].folder}: there is nothing to export; "
@@ -73,5 +73,5 @@ def export_records(side: str, words: list[str]) -> None:
         )
     done = exporting.once(studies, design, side, whole and not lacking)
     if done.left != 0:
-        raise RunError(f"not exported: {done.told(side)}; the same command goes on")
+        raise RunError(f"not exported: {done.failure_text(side)}; the same command goes on")
     print(f"written: {done.written} {exporting.SIDES[side]}; all others were there")

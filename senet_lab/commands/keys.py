@@ -13,10 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the reference of keys."""
-    from senet_lab.help import every_key
+    from senet_lab.help import list_keys
 
     groups: dict[str, list[str]] = {}
-    for key, value, means in every_key():
+    for key, value, means in list_keys():
         shown = f"`{value}`" if value else ""
         groups.setdefault(key.rpartition(".")[0], []).append(f"| `{key}` | {shown} | {means} |")
     print("# Every key\n\nWhat `python -m senet_lab.run` can be told, as `key=value`.")

@@ -17,4 +17,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     from senet_lab.studies import browse  # SQLAlchemy comes with it
 
-    browse.serve(arguments.storage, arguments.port)
+    browse.serve_dashboard(arguments.storage, arguments.port)

@@ -26,7 +26,7 @@ def main(arguments: argparse.Namespace) -> None:
     from senet_lab.studies.store import Store
 
     try:
-        studies = sources.studies(arguments.folders)
+        studies = sources.finished_studies(arguments.folders)
         if not studies:
             below = ", ".join(map(str, arguments.folders))
             raise UserError(f"there is no study below {below}; python -m senet_lab.run +ablation=NAME trains one")
@@ -35,11 +35,11 @@ def main(arguments: argparse.Namespace) -> None:
             store = Store(arguments.storage, create=False)
             epochs = {trial_id: record.get("epochs", []) for trial_id, record in store.read(lacking).items()}
             studies = sources.with_curves(studies, epochs)
-        gates = sources.gates(arguments.folders)
-        content = page.render(studies, gates)
+        gates = sources.measured_gates(arguments.folders)
+        content = page.render_page(studies, gates)
     except ValueError as error:
         raise UserError(str(error)) from error
     if arguments.to.is_dir():
         raise UserError(f"--to: {arguments.to} is a folder, not the name of a page")
     (written,) = files.replace_all(arguments.to.parent, {arguments.to.name: content})
-    print(f"written: {written} ({page.counted(studies)}; {len(content) / 1e6:.1f} MB)")
+    print(f"written: {written} ({page.count_summary(studies)}; {len(content) / 1e6:.1f} MB)")

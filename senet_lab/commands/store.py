@@ -34,11 +34,11 @@ def main(arguments: argparse.Namespace) -> None:
 
     match arguments.action:
         case "check":
-            checking.check(arguments.storage)
+            checking.check_store(arguments.storage)
         case "copy":
             transfer.copy(arguments.source, arguments.target)
         case "export":
-            transfer.export(arguments.storage, arguments.path)
+            transfer.export_csv(arguments.storage, arguments.path)
         case "import":
             transfer.read_in(arguments.storage, arguments.paths)
         case "forget":

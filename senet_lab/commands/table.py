@@ -46,12 +46,12 @@ def regenerate(source: Path, folder: Path, failures: str | None = None) -> None:
     try:
         trials, known = tables.read_study(source)
         if failures is not None:
-            planned = aim.of(trials)
+            planned = aim.aim_of(trials)
             if planned.settles and failures != planned.failures:
                 raise ValueError(f"failures={failures}: {source} has seeds that settled by failures={planned.failures}")
             trials["failures"] = failures
-        tables.write(folder, trials, known=known)
-        tables.show(trials, Console(), known)
+        tables.write_table(folder, trials, known=known)
+        tables.show_table(trials, Console(), known)
     except ValueError as error:
         raise UserError(str(error)) from error
     print(f"written: {folder}/\n")

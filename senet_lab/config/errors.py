@@ -20,7 +20,7 @@ def first_line(error: object) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def fault_of(path: Path, error: OSError) -> str:
+def path_fault(path: Path, error: OSError) -> str:
     """Why a path cannot be used. Of a link that leads nowhere (a disk that is not there) the system would say that the
     file exists."""
     with suppress(OSError):  # of a folder that may not be looked into

@@ -37,7 +37,7 @@ class Key:
     decides: str
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Meaning, choices and bounds in a sentence or two."""
         words = [f"{word} ({meaning})" if meaning else word for word, meaning in self.choices.items()]
         said = [self.means, f"One of {', '.join(words)}"] if words else [self.means]

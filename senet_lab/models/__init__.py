@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from senet_lab.config import SE
 from senet_lab.models.backbones import BACKBONES, create, seed_others, with_se
-from senet_lab.models.cost import Cost, cost, counted, fingerprint, hidden_widths, latency
+from senet_lab.models.cost import Cost, convention_total, cost, fingerprint, hidden_widths, latency
 from senet_lab.models.detection import faster_rcnn
 from senet_lab.models.gates import SEBlock
 from senet_lab.models.identity import code
@@ -18,8 +18,8 @@ __all__ = [
     "SEBlock",
     "add_se",
     "code",
+    "convention_total",
     "cost",
-    "counted",
     "create",
     "faster_rcnn",
     "fingerprint",

@@ -36,7 +36,7 @@ from senet_lab.models.gates import check_known
 from senet_lab.models.inception import bn_inception
 from senet_lab.models.insert import STANDARD, add_se, put_se
 from senet_lab.models.shufflenet import shufflenet
-from senet_lab.models.stages import saying
+from senet_lab.models.stages import declare_stages
 
 
 def imagenet(
@@ -100,7 +100,7 @@ def vgg16(num_classes: int, in_channels: int = 3) -> nn.Module:
         channels = layer.out_channels if isinstance(layer, nn.Conv2d) else channels
         if isinstance(layer, nn.ReLU):
             places[path] = channels
-    return saying(net, stages, places)
+    return declare_stages(net, stages, places)
 
 
 def inception_resnet_v2(num_classes: int, in_channels: int = 3) -> nn.Module:
@@ -121,7 +121,7 @@ def inception_resnet_v2(num_classes: int, in_channels: int = 3) -> nn.Module:
         for path, unit in net.named_modules()
         if isinstance(getattr(unit, "conv2d", None), nn.Conv2d)
     }
-    return saying(net, stages, places)
+    return declare_stages(net, stages, places)
 
 
 def mobilenet(num_classes: int, in_channels: int = 3) -> nn.Module:
@@ -138,7 +138,7 @@ def mobilenet(num_classes: int, in_channels: int = 3) -> nn.Module:
     places = {
         f"{path}.bn2": block.conv_pw.out_channels for path, block in net.named_modules() if hasattr(block, "conv_pw")
     }
-    return saying(net, stages, places)
+    return declare_stages(net, stages, places)
 
 
 # Name → builder, called with num_classes and in_channels.
@@ -211,9 +211,9 @@ def create(
     """
     check_known("stride", stride, STRIDES)
     check_known("pool", pool, POOLS)
-    build = imported(name) if ":" in name else registered(name)
+    build = import_builder(name) if ":" in name else builder_of(name)
     device = torch.get_default_device()
-    with torch.device("meta" if device.type == "meta" else "cpu"), drawn_from(seed):
+    with torch.device("meta" if device.type == "meta" else "cpu"), seeded(seed):
         net = build(num_classes=num_classes, in_channels=in_channels)
     if not isinstance(net, nn.Module):
         raise ValueError(f"backbone: {name} returned a {type(net).__name__}, not a torch.nn.Module")
@@ -236,13 +236,13 @@ def is_own(name: str) -> bool:
     return str(getattr(getattr(build, "func", build), "__module__", "")).startswith("senet_lab.")
 
 
-def registered(name: str) -> Callable[..., nn.Module]:
+def builder_of(name: str) -> Callable[..., nn.Module]:
     """The builder of that name; a ValueError that lists the names if there is none."""
     check_known("backbone", name, [*BACKBONES, "package.module:function"])
     return BACKBONES[name]
 
 
-def imported(name: str) -> Callable[..., Any]:
+def import_builder(name: str) -> Callable[..., Any]:
     """The user's builder at `package.module:function`, which may do without a parameter `in_channels`.
 
     Raises:
@@ -291,7 +291,7 @@ def use_ceil(net: nn.Module, name: str) -> None:
 
 
 @contextmanager
-def drawn_from(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
     """What is drawn on the CPU inside, from torch's, NumPy's or Python's global generator, depends on `seed` alone and
     moves none of them; None changes nothing."""
     if seed is None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 
-def copied(module: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
+def copy_tensors(module: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
     """A copy of a module with other tensors: deepcopy takes what its memo holds already, so nothing is copied twice.
 
     Hooks stay behind, as they are for what the module's owner computes; but those by which torch.nn.utils makes weights
@@ -32,7 +32,7 @@ def copied(module: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
 
 def shadow_of(module: nn.Module) -> nn.Module:
     """A copy without weights, on the meta device."""
-    return copied(module, lambda tensor: tensor.to("meta"))
+    return copy_tensors(module, lambda tensor: tensor.to("meta"))
 
 
 Image = Callable[[Sequence[int]], Tensor]
@@ -49,24 +49,24 @@ def without_weights(net: nn.Module) -> Iterator[tuple[nn.Module, Image]]:
 def with_weights(net: nn.Module) -> Iterator[tuple[nn.Module, Image]]:
     """Likewise on the CPU."""
     with torch.random.fork_rng(devices=[]):
-        yield copied(net, lambda tensor: tensor.cpu().clone()), lambda size: drawn(net, size)
+        yield copy_tensors(net, lambda tensor: tensor.cpu().clone()), lambda size: random_image(net, size)
 
 
 @contextmanager
-def itself(net: nn.Module) -> Iterator[tuple[nn.Module, Image]]:
+def attributes_restored(net: nn.Module) -> Iterator[tuple[nn.Module, Image]]:
     """The network itself, whose attributes are afterwards what they were."""
     was = [(module, dict(vars(module))) for module in net.modules()]
     device = next((weight.device for weight in net.parameters()), None)
     try:
         with torch.random.fork_rng(devices=[]):
-            yield net, lambda size: drawn(net, size).to(device)
+            yield net, lambda size: random_image(net, size).to(device)
     finally:
         for module, attributes in was:
             vars(module).clear()
             vars(module).update(attributes)
 
 
-def drawn(net: nn.Module, size: Sequence[int]) -> Tensor:
+def random_image(net: nn.Module, size: Sequence[int]) -> Tensor:
     return torch.rand(1, *size, generator=torch.Generator().manual_seed(0)).to(dtype_of(net))
 
 

@@ -26,9 +26,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from senet_lab.config import first_line
-from senet_lab.models.copying import is_on_meta, itself, with_weights, without_weights
+from senet_lab.models.copying import attributes_restored, is_on_meta, with_weights, without_weights
 from senet_lab.models.gates import Descriptors, SEBlock, check_known
-from senet_lab.models.operators import POOLING, SCALING, SUMS, Step, Watch, common, is_in
+from senet_lab.models.operators import POOLING, SCALING, SUMS, OperatorCall, OperatorLog, common, is_in
 from senet_lab.models.stages import stage_of
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
@@ -91,7 +91,7 @@ TERMS: dict[str, Callable[[Cost], int]] = {
 }
 
 
-def counted(cost: Cost, convention: str) -> int:
+def convention_total(cost: Cost, convention: str) -> int:
     """What the cost comes to by a convention: the sum of its terms.
 
     Raises:
@@ -122,7 +122,7 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     net = unwrapped(net)
     check_not_scripted(net)
     try:
-        watch = watched(net, input_size)
+        watch = run_operators(net, input_size)
     except Exception as error:  # whatever a network makes of an image
         size = " × ".join(map(str, input_size))
         least = smallest_side(net, input_size)
@@ -188,7 +188,7 @@ def check_not_scripted(net: nn.Module) -> None:
             )
 
 
-def watched(net: nn.Module, input_size: Sequence[int]) -> Watch:
+def run_operators(net: nn.Module, input_size: Sequence[int]) -> OperatorLog:
     """What a network runs for one image; the network is left as it is.
 
     It is copied and run without weights. What cannot be run so (it looks at values, or has operators that know no
@@ -198,17 +198,17 @@ def watched(net: nn.Module, input_size: Sequence[int]) -> Watch:
         Exception: whatever the network raises for such an image.
     """
     problem: Exception | None = None
-    for run in (without_weights,) if is_on_meta(net) else (without_weights, with_weights, itself):
+    for run in (without_weights,) if is_on_meta(net) else (without_weights, with_weights, attributes_restored):
         try:
             with run(net) as (shadow, image), torch.no_grad():
-                return Watch(shadow.eval()).run(image(input_size))
+                return OperatorLog(shadow.eval()).run(image(input_size))
         except Exception as error:  # whatever a network raises
             problem = error
     assert problem is not None
     raise problem
 
 
-def gate_weights(watch: Watch) -> set[str]:
+def gate_weights(watch: OperatorLog) -> set[str]:
     """The weights of the gates of what ran, whose steps then say that they are a gate's.
 
     A step of a gate is where the gate's weights are: in a traced network it may not say itself where it is.
@@ -277,11 +277,11 @@ def smallest_side(net: nn.Module, input_size: Sequence[int], largest: int = 1024
     return taken if not runs(min(input_size[1:])) and runs(2 * taken) else None
 
 
-def macs(steps: Sequence[Step], kinds: Sequence[Any]) -> int:
+def macs(steps: Sequence[OperatorCall], kinds: Sequence[Any]) -> int:
     return sum(step.macs for step in steps if step.kind in kinds)
 
 
-def layers(steps: Sequence[Step]) -> int:
+def layers(steps: Sequence[OperatorCall]) -> int:
     """Multiply-adds of convolutions, linear layers and whatever else multiplies matrices."""
     return sum(step.macs for step in steps if step.kind not in POOLING + SCALING + SUMS)
 

@@ -26,7 +26,7 @@ from torch import nn
 from senet_lab.config import SE
 from senet_lab.models import released
 from senet_lab.models.backbones import BACKBONES, create
-from senet_lab.models.released import Measured, measured
+from senet_lab.models.released import Measurement, measure
 
 LAB = Path(__file__).parents[1]
 
@@ -47,22 +47,22 @@ def code(backbone: str, se: SE | None, classes: int, channels: int, size: int) -
     """
     parts: list[Any] = []
     if ":" in backbone or not released.is_network(backbone):
-        source = json.dumps(sources(home(backbone)), sort_keys=True)
-        parts += [source, built(backbone, classes, channels, size, source)]
+        source = json.dumps(sources(defining_module(backbone)), sort_keys=True)
+        parts += [source, network_measurement(backbone, classes, channels, size, source)]
     if se is not None and not released.is_gate(se):
         parts.append(released.gate(se))
-    return digest(json.dumps(parts, sort_keys=True)) if parts else ""
+    return short_digest(json.dumps(parts, sort_keys=True)) if parts else ""
 
 
 @functools.lru_cache(maxsize=64)
-def built(backbone: str, classes: int, channels: int, size: int, source: str) -> Measured:
+def network_measurement(backbone: str, classes: int, channels: int, size: int, source: str) -> Measurement:
     """What the plain network of seed 0 is; `source` tells when it is another one. What else it reads may have changed
     when another study is planned, or another trial begins: then the cache is to be cleared."""
 
     def build() -> nn.Module:
         return create(backbone, None, classes, in_channels=channels, stride="torchvision", seed=0)
 
-    found = measured(build, (1, channels, size, size))
+    found = measure(build, (1, channels, size, size))
     if repr(released.weights(build())) != repr(found["weights"]):
         raise ValueError(
             f"backbone: {backbone} has other initial weights each time that it is built; what it draws them from is to "
@@ -71,7 +71,7 @@ def built(backbone: str, classes: int, channels: int, size: int, source: str) ->
     return found
 
 
-def home(backbone: str) -> str:
+def defining_module(backbone: str) -> str:
     """The module that a network is built by."""
     if ":" in backbone:
         return backbone.partition(":")[0]
@@ -102,10 +102,10 @@ def sources(module: str) -> dict[str, str]:
         try:
             tree = ast.parse(content)
         except (SyntaxError, ValueError):  # compiled, say
-            found[name] = digest(content)
+            found[name] = short_digest(content)
             continue
         waiting |= set(imports(tree, name, is_package=path.stem == "__init__"))
-        found[name] = digest(ast.unparse(without_docstrings(tree)))
+        found[name] = short_digest(ast.unparse(without_docstrings(tree)))
     main = {"__main__", "__mp_main__"} & found.keys()  # one script, under another name in a worker
     return {"__main__" if name in main else name: text for name, text in found.items()}
 
@@ -172,5 +172,5 @@ def without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-def digest(text: str | bytes) -> str:
+def short_digest(text: str | bytes) -> str:
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:16]

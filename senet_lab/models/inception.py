@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.models.cifar import assemble
-from senet_lab.models.stages import saying
+from senet_lab.models.stages import declare_stages
 
 
 class Widths(NamedTuple):
@@ -81,7 +81,7 @@ def bn_inception(num_classes: int, in_channels: int = 3) -> nn.Module:
         layers.append((name, module))
         stages.setdefault(stage, []).append(name)
         places[name] = channels
-    return saying(assemble(layers, [], [], channels, num_classes), stages, places)
+    return declare_stages(assemble(layers, [], [], channels, num_classes), stages, places)
 
 
 class Inception(nn.Module):

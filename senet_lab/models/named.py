@@ -31,7 +31,7 @@ def matches(model: nn.Module, where: str | Sequence[str]) -> list[str]:
     for pattern in patterns:
         fitting = [path for path in paths if fits(path, pattern)]
         if not fitting:
-            raise ValueError(f"where: no module is called {pattern}; {nearest(paths, pattern)}")
+            raise ValueError(f"where: no module is called {pattern}; {nearest_names(paths, pattern)}")
         found |= set(fitting)
     chosen = [path for path in paths if path in found]
     for path in chosen:
@@ -57,7 +57,7 @@ def fits(path: str, pattern: str) -> bool:
     return rest_fits(path.split("."), pattern.split("."))
 
 
-def nearest(paths: Sequence[str], pattern: str) -> str:
+def nearest_names(paths: Sequence[str], pattern: str) -> str:
     """What is there instead: the names below the longest beginning of the pattern that matches."""
     words = pattern.split(".")
     for length in range(len(words) - 1, 0, -1):
@@ -65,11 +65,11 @@ def nearest(paths: Sequence[str], pattern: str) -> str:
         above = [path for path in paths if fits(path, beginning)]
         if above:
             below = dict.fromkeys(path.rpartition(".")[2] for path in paths if path.rpartition(".")[0] in above)
-            return f"in {beginning} there is {listed(list(below)) or 'nothing'}"
-    return f"there is {listed([path for path in paths if '.' not in path])}"
+            return f"in {beginning} there is {comma_list(list(below)) or 'nothing'}"
+    return f"there is {comma_list([path for path in paths if '.' not in path])}"
 
 
-def listed(words: Sequence[str]) -> str:
+def comma_list(words: Sequence[str]) -> str:
     return ", ".join(words[:8]) + (", …" if len(words) > 8 else "")
 
 
@@ -122,11 +122,11 @@ def shown_widths(model: nn.Module, paths: Sequence[str]) -> dict[str, int]:
                 f"reach {path}, so nothing tells its channels: {fault}"
             )
         if not all(isinstance(output, Tensor) and output.dim() == 4 for output in outputs):
-            raise ValueError(f"where: {path} gives {described(outputs[0])}, not images (B × C × H × W)")
+            raise ValueError(f"where: {path} gives {output_text(outputs[0])}, not images (B × C × H × W)")
         if len({output.shape[1] for output in outputs}) > 1:
-            raise ValueError(f"where: {path} gives {described(outputs[0])}, whose second axis is not its channels")
+            raise ValueError(f"where: {path} gives {output_text(outputs[0])}, whose second axis is not its channels")
     return {path: int(outputs[0].shape[1]) for path, outputs in seen.items()}
 
 
-def described(output: Any) -> str:
+def output_text(output: Any) -> str:
     return " × ".join(map(str, output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"

@@ -49,7 +49,7 @@ TRANSFORMING = ("fft", "linalg", "matrix_exp", "cdist")
 
 
 @dataclass
-class Step:
+class OperatorCall:
     """One operator that ran.
 
     Attributes:
@@ -92,7 +92,7 @@ class Gate:
     pooled: bool
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the operators that a network runs, whose forwards say from then on where they are.
 
     Attributes:
@@ -112,7 +112,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.names.setdefault(tensor.untyped_storage(), []).append(name)
         for path, module in list(net.named_modules()):
             if isinstance(module, fx.GraphModule):
-                module.forward = self.inside(path, Traced(module, path, self).run)
+                module.forward = self.inside(path, TracedForward(module, path, self).run)
             elif not isinstance(module, torch.jit.ScriptModule):
                 module.forward = self.inside(path, module.forward)
         self.net = net
@@ -120,14 +120,14 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.forget()
 
     def forget(self) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[OperatorCall] = []
         self.gates: list[Gate] = []
         self.unknown: set[str] = set()
         self.norms: set[str] = set()
         # id of a tensor → number of its step, and of the one that made its values (of a view); and it, to keep the id
         self.made: dict[int, tuple[int, int, Tensor]] = {}
 
-    def run(self, x: Tensor, part: nn.Module | None = None) -> Watch:
+    def run(self, x: Tensor, part: nn.Module | None = None) -> OperatorLog:
         """Run the network, or a part of it, on x, and note that alone."""
         self.forget()
         self.made[id(x)] = (-1, -1, x)
@@ -190,7 +190,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             window = tensors[1].shape[2:] if kind is aten.convolution and tensors[1].dim() == 4 else ()
         number = len(self.steps)
         place = self.running[-1] if self.running else ""
-        self.steps.append(Step(kind, str(func), macs, place, places, weights, takes, window))
+        self.steps.append(OperatorCall(kind, str(func), macs, place, places, weights, takes, window))
         if len(shapes) == 2 and all(id(each) in self.made for each in tensors):
             self.look_for_gate(number, [self.made[id(each)] for each in tensors], shapes)
         same = (func.is_view or kind in COPIES) and tensors and id(tensors[0]) in self.made
@@ -245,11 +245,11 @@ def may_multiply(func: torch._ops.OpOverload, tensors: Sequence[Tensor]) -> bool
     return len(maps) > 1 and not moves
 
 
-class Traced(fx.Interpreter):
+class TracedForward(fx.Interpreter):
     """Runs a traced network step by step, each where it belongs: where the tracer noted; without a note, in the module
     that it calls, or where the step before it ran."""
 
-    def __init__(self, module: fx.GraphModule, path: str, watch: Watch) -> None:
+    def __init__(self, module: fx.GraphModule, path: str, watch: OperatorLog) -> None:
         super().__init__(module)
         self.path = path
         self.watch = watch
@@ -261,7 +261,7 @@ class Traced(fx.Interpreter):
             self.last = noted[-1][0]
         elif n.op == "call_module":
             self.last = str(n.target)
-        with self.watch.at(joined(self.path, self.last)):
+        with self.watch.at(shared_places(self.path, self.last)):
             return super().run_node(n)
 
 
@@ -271,7 +271,7 @@ def common(paths: Sequence[str]) -> str:
     return ".".join(level[0] for level in takewhile(lambda level: len({*level}) == 1, levels))
 
 
-def joined(*paths: str) -> str:
+def shared_places(*paths: str) -> str:
     return ".".join(filter(None, paths))
 
 

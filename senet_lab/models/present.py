@@ -14,7 +14,7 @@ from torch import nn
 
 from senet_lab.models.copying import shadow_of
 from senet_lab.models.gates import SEBlock
-from senet_lab.models.operators import Watch, is_in
+from senet_lab.models.operators import OperatorLog, is_in
 
 WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")  # of a name: SELayer1D is SE, Layer, D
 KINDS = {"se", "scse", "cse", "ese"}
@@ -79,7 +79,7 @@ def gates_its_input(module: nn.Module) -> bool:
     dtype = next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), None)
     widths: list[int] = [getattr(one, "in_channels", getattr(one, "in_features", 8)) for one in layers[:1]]
     try:
-        watch = Watch(shadow_of(module).eval())
+        watch = OperatorLog(shadow_of(module).eval())
     except Exception:  # a module that cannot be copied shows nothing
         return False
     for width in dict.fromkeys([*widths, 8]):  # one whose layers take any width (ECA) tells none

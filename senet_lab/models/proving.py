@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.config import first_line
-from senet_lab.models.copying import copied, dtype_of, has_forward, is_on_meta
+from senet_lab.models.copying import copy_tensors, dtype_of, has_forward, is_on_meta
 from senet_lab.models.gated import Planned, put
 from senet_lab.models.gates import SEBlock
-from senet_lab.models.operators import Watch, is_in
+from senet_lab.models.operators import OperatorLog, is_in
 
 # Sides of the images that are tried until one goes through, by device.
 PIXELS = {"meta": (224, 32, 64, 28, 96, 128, 256, 299), "cpu": (64, 224, 32)}
@@ -39,7 +39,7 @@ def called_with_input_alone(model: nn.Module, plan: Sequence[Planned]) -> set[st
     Warns:
         UserWarning: for a network that does not take one image; its parts are run instead, as far as they do.
     """
-    trial = Trial(model, plan)
+    trial = GateProof(model, plan)
     fault = trial.fault_of_copy() or trial.run("")
     if fault:
         warnings.warn(
@@ -53,7 +53,7 @@ def called_with_input_alone(model: nn.Module, plan: Sequence[Planned]) -> set[st
 
 def check_not_written_out(model: nn.Module) -> None:
     """A ValueError for a network that has SE which is no module of its own, as far as it runs on an image."""
-    trial = Trial(model, [])
+    trial = GateProof(model, [])
     if has_forward(model) and not trial.fault_of_copy():
         trial.fault_of("")
 
@@ -64,7 +64,7 @@ def takes_one(body: nn.Module | None) -> bool:
     return body is None or kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD]
 
 
-class Trial:
+class GateProof:
     """Copies of a network, with and without gates, and what the gates were asked.
 
     Attributes:
@@ -79,14 +79,14 @@ class Trial:
         self.widths = {gate.name: gate.channels for gate, _ in plan}
         self.alone = {path: takes_one(attribute(model, path)) for path in self.widths}
         self.asked: dict[str, list[tuple[int, ...]]] = {path: [] for path in self.widths}
-        self.watches: dict[tuple[str, bool], Watch] = {}
+        self.watches: dict[tuple[str, bool], OperatorLog] = {}
         self.devices = ("meta",) if is_on_meta(model) else ("meta", "cpu")
 
     def copy(self, device: str, gated: bool) -> nn.Module:
         """The network on a device, in evaluation mode; its weights are not the network's own."""
-        net = copied(self.model, lambda tensor: tensor.to(device, copy=True)).eval()
+        net = copy_tensors(self.model, lambda tensor: tensor.to(device, copy=True)).eval()
         for gate, se in self.plan if gated else ():
-            twin = copied(se, lambda tensor: tensor.to(device, copy=True))
+            twin = copy_tensors(se, lambda tensor: tensor.to(device, copy=True))
             put(net, [(gate, twin)], alone=())
 
             def called(module: nn.Module, args: Any, kwargs: Any, path: str = gate.name) -> None:
@@ -99,9 +99,9 @@ class Trial:
             twin.register_forward_pre_hook(asks)
         return net
 
-    def watch(self, device: str, gated: bool) -> Watch:
+    def watch(self, device: str, gated: bool) -> OperatorLog:
         if (device, gated) not in self.watches:
-            self.watches[device, gated] = Watch(self.copy(device, gated))
+            self.watches[device, gated] = OperatorLog(self.copy(device, gated))
         return self.watches[device, gated]
 
     def fault_of_copy(self) -> str:
@@ -132,16 +132,16 @@ class Trial:
         """Why no image goes through a part, gated or not; empty if one does, and its gates are as they should be."""
         mine, faults = self.in_part(root), []
         for device, image in self.images(root):
-            fault = self.passed(device, True, root, image)
+            fault = self.image_fault(device, True, root, image)
             if not fault:
-                self.also_training(device, root, image)
+                self.run_training_mode(device, root, image)
                 self.check(mine)
-            if not fault or (mine and not any(map(self.odd, mine))):
+            if not fault or (mine and not any(map(self.gate_fault, mine))):
                 return ""
             faults.append(fault)
         for device, image in self.images(root) if mine else ():
-            if not self.passed(device, False, root, image):
-                fault = self.passed(device, True, root, image)
+            if not self.image_fault(device, False, root, image):
+                fault = self.image_fault(device, True, root, image)
                 self.check([path for path in mine if self.asked[path]])
                 raise ValueError(f"with gates in it the network does not run: {fault}")
         return faults[0]
@@ -155,7 +155,7 @@ class Trial:
                 for side in PIXELS[device]:
                     yield device, torch.zeros(2, channels, side, side, dtype=dtype_of(part), device=device)
 
-    def passed(self, device: str, gated: bool, root: str, image: Tensor) -> str:
+    def image_fault(self, device: str, gated: bool, root: str, image: Tensor) -> str:
         """Why a part does not take an image; empty if it does.
 
         Raises:
@@ -179,17 +179,17 @@ class Trial:
                 )
         return fault
 
-    def also_training(self, device: str, root: str, image: Tensor) -> None:
+    def run_training_mode(self, device: str, root: str, image: Tensor) -> None:
         """Run a part as in training for those of its gates that nothing asks in evaluation, as in auxiliary heads."""
         there = {path: list(self.asked[path]) for path in self.in_part(root) if self.asked[path]}
         if len(there) < len(self.in_part(root)):
             part = self.watch(device, True).net.get_submodule(root)
             part.train()
-            self.passed(device, True, root, image)
+            self.image_fault(device, True, root, image)
             part.eval()
             self.asked |= there
 
-    def odd(self, path: str) -> str:
+    def gate_fault(self, path: str) -> str:
         """What is wrong with how a gate was asked; empty if nothing is."""
         shapes, width = self.asked[path], self.widths[path]
         if not shapes:
@@ -202,7 +202,7 @@ class Trial:
 
     def check(self, paths: Sequence[str]) -> None:
         """A ValueError that says what is wrong with the first of these gates that are not asked as they should be."""
-        for odd in filter(None, map(self.odd, paths)):
+        for odd in filter(None, map(self.gate_fault, paths)):
             raise ValueError(odd)
 
     def check_fusing(self) -> None:

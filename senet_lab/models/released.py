@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.config import SE
-from senet_lab.models.backbones import BACKBONES, drawn_from, registered
+from senet_lab.models.backbones import BACKBONES, builder_of, seeded
 from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
 
 FILE = Path(__file__).with_name("released.json")
@@ -37,7 +37,7 @@ SIDES = (16, 32, 96)  # pixels; the smallest that a network takes
 # Decimals that tell. Where torch draws normal numbers by other instructions, weights differ in their eighth digit.
 DECIMALS = {"weights": 3, "output": 4, "training": 4}
 PERIOD = 65_521
-Measured = dict[str, list[float]]
+Measurement = dict[str, list[float]]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ Measured = dict[str, list[float]]
 
 
 @functools.cache
-def table() -> dict[str, dict[str, Any]]:
+def released_table() -> dict[str, dict[str, Any]]:
     """Name of a network or kind of gate → what was measured of it; of a network, at which `side` of the image."""
     found: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
     return found
@@ -53,28 +53,28 @@ def table() -> dict[str, dict[str, Any]]:
 
 def is_network(name: str) -> bool:
     """Whether the backbone of this name is the released one; a ValueError if there is none."""
-    return computes(name, registered(name))
+    return computes(name, builder_of(name))
 
 
 @functools.cache
 def computes(name: str, build: Callable[..., nn.Module]) -> bool:
     """Whether a builder builds what was released under a name."""
-    was = table().get(name)
+    was = released_table().get(name)
     if was is None:
         return False
     try:
-        return alike(network(build, was["side"]), was)
+        return is_alike(network(build, was["side"]), was)
     except Exception:  # of a builder that takes something else, or a network that does not run: it is another one
         return False
 
 
 def is_gate(se: SE) -> bool:
     """Whether a design's gates are the released ones."""
-    was = table().get(gate_name(se))
-    return was is not None and alike(gate(se), was)
+    was = released_table().get(gate_name(se))
+    return was is not None and is_alike(gate(se), was)
 
 
-def alike(found: Measured, was: dict[str, Any]) -> bool:
+def is_alike(found: Measurement, was: dict[str, Any]) -> bool:
     return all(
         math.isclose(one, other, rel_tol=0, abs_tol=1.5 * 10.0 ** -DECIMALS[name])
         for name, values in found.items()
@@ -82,8 +82,8 @@ def alike(found: Measured, was: dict[str, Any]) -> bool:
     )
 
 
-def network(build: Callable[..., nn.Module], side: int) -> Measured:
-    return measured(
+def network(build: Callable[..., nn.Module], side: int) -> Measurement:
+    return measure(
         lambda: build(num_classes=CLASSES, in_channels=CHANNELS), (BATCH, CHANNELS, side, side), training=True
     )
 
@@ -109,30 +109,30 @@ def one_thread() -> Iterator[None]:
 
 
 @one_thread()
-def measured(build: Callable[[], nn.Module], shape: tuple[int, ...], *, training: bool = False) -> Measured:
+def measure(build: Callable[[], nn.Module], shape: tuple[int, ...], *, training: bool = False) -> Measurement:
     """What a network is, in a few numbers: its weights of seed 0, and its output in evaluation on fixed weights and a
     fixed image, in double precision; with `training`, its output in training and the gradient that the image gets, too.
     No output of a network that cannot compute in double precision."""
-    with drawn_from(0):
+    with seeded(0):
         net = build()
     found = {"weights": weights(net)}
-    dropped = float(sum(getattr(part, rate) for part, rate in dropping(net)))
+    dropped = float(sum(getattr(part, rate) for part, rate in dropout_modules(net)))
     with suppress(Exception):
-        net = fixed(net.double()).eval()
+        net = with_fixed_weights(net.double()).eval()
         x = pattern(math.prod(shape)).view(shape)
-        with torch.no_grad(), drawn_from(0):
+        with torch.no_grad(), seeded(0):
             found["output"] = summary("output", [net(x)])
         if training:
             x.requires_grad_()
-            with drawn_from(0):
-                y = training_apart(net)(x)
+            with seeded(0):
+                y = training_output(net)(x)
                 (slope,) = torch.autograd.grad((y * pattern(y.numel()).view(y.shape)).sum(), x)
             found["training"] = [*summary("training", [y, slope]), dropped]
     return found
 
 
 @one_thread()
-def gate(se: SE) -> Measured:
+def gate(se: SE) -> Measurement:
     """What a gate of a design is, likewise."""
     generator = torch.Generator().manual_seed(0)
     block = SEBlock(8, 2, se.squeeze, se.excitation, se.bias, se.identity_start, generator=generator)
@@ -151,7 +151,7 @@ def weights(net: nn.Module) -> list[float]:
     return summary("weights", [*net.parameters(), *net.buffers()])
 
 
-def fixed(net: nn.Module) -> nn.Module:
+def with_fixed_weights(net: nn.Module) -> nn.Module:
     """The network with other weights, the same for every machine, of about the size that weights begin with."""
     for weight in net.parameters():
         if weight.dim() > 1:
@@ -160,11 +160,11 @@ def fixed(net: nn.Module) -> nn.Module:
     return net
 
 
-def training_apart(net: nn.Module) -> nn.Module:
+def training_output(net: nn.Module) -> nn.Module:
     """The network as it trains, less what differs by machine: batch norms, which of two images amplify the last digit,
     keep their statistics, and dropout, whose draws are other ones elsewhere, drops nothing."""
     net.train()
-    for part, word in dropping(net):
+    for part, word in dropout_modules(net):
         setattr(part, word, 0.0)
     for part in net.modules():
         if hasattr(part, "running_mean"):
@@ -172,7 +172,7 @@ def training_apart(net: nn.Module) -> nn.Module:
     return net
 
 
-def dropping(net: nn.Module) -> list[tuple[nn.Module, str]]:
+def dropout_modules(net: nn.Module) -> list[tuple[nn.Module, str]]:
     """The modules that drop out, and what the share is called there: torch's word and timm's."""
     words = ("p", "drop_rate")
     return [(part, word) for part in net.modules() for word in words if isinstance(vars(part).get(word), float)]
@@ -205,7 +205,7 @@ def pattern(count: int) -> Tensor:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def computed(name: str) -> dict[str, Any]:
+def network_entry(name: str) -> dict[str, Any]:
     """The entry of a network."""
     for side in SIDES:
         found = network(BACKBONES[name], side)
@@ -214,7 +214,7 @@ def computed(name: str) -> dict[str, Any]:
     return {"side": side, **found}
 
 
-def designs() -> list[SE]:
+def gate_designs() -> list[SE]:
     """One of each kind of gate."""
     flags = [(bias, start) for bias in (False, True) for start in (False, True)]
     return [
@@ -225,8 +225,8 @@ def designs() -> list[SE]:
     ]
 
 
-def write(path: Path = FILE) -> None:
+def write_released(path: Path = FILE) -> None:
     """Write the file anew, of what there is now."""
-    entries = {name: computed(name) for name in BACKBONES} | {gate_name(se): gate(se) for se in designs()}
+    entries = {name: network_entry(name) for name in BACKBONES} | {gate_name(se): gate(se) for se in gate_designs()}
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries.items())
     path.write_text("{\n" + lines + "\n}\n", encoding="utf-8")

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet_lab.models.cifar import assemble
-from senet_lab.models.stages import saying
+from senet_lab.models.stages import declare_stages
 
 GROUPS = 3
 STAGES = {3: (4, 240), 4: (8, 480), 5: (4, 960)}  # stage → units, channels
@@ -51,7 +51,7 @@ def shufflenet(num_classes: int, in_channels: int = 3) -> nn.Module:
         before = width
     # By fan-in: torch's fan-out ignores that a group sees its own channels only.
     net = assemble(stem, stages, [], before, num_classes, fan="fan_in")
-    return saying(net, {number: [f"stage{number}"] for number in STAGES}, places)
+    return declare_stages(net, {number: [f"stage{number}"] for number in STAGES}, places)
 
 
 class Unit(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from senet_lab.models.named import matches, widths_of
 from senet_lab.models.shake import Branches
-from senet_lab.models.stages import said_places, stage_of
+from senet_lab.models.stages import declared_places, stage_of
 from senet_lab.models.structure import Residual, residual_blocks
 from senet_lab.models.trying import Slot, checked_width
 
@@ -93,7 +93,7 @@ def targets_of(model: nn.Module, where: str | Sequence[str] | None = None) -> li
     Raises:
         ValueError: if there is nothing that takes a gate.
     """
-    declared = said_places(model)
+    declared = declared_places(model)
     if where is not None:
         targets = [target_after(model, path, width) for path, width in widths_of(model, matches(model, where)).items()]
     elif declared is not None:

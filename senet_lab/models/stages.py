@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 
-def saying(net: nn.Module, stage_roots: Mapping[int, Sequence[str]], se_places: Mapping[str, int]) -> nn.Module:
+def declare_stages(net: nn.Module, stage_roots: Mapping[int, Sequence[str]], se_places: Mapping[str, int]) -> nn.Module:
     """`net`, which from now on says itself what its stages are (`stage_of`) and where its gates go (`said_places`)."""
     vars(net).update(stage_roots=dict(stage_roots), se_places=dict(se_places))
     return net
 
 
-def said_places(model: nn.Module) -> Mapping[str, int] | None:
+def declared_places(model: nn.Module) -> Mapping[str, int] | None:
     """Where a network says itself that its gates go, by an attribute `se_places`: path of the module after which a gate
     is → how many channels that gate has. None for a network that says nothing. The stages of these modules are what
     `stage_of` says."""

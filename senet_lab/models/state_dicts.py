@@ -30,7 +30,7 @@ def state_dict_in(weights: Mapping[str, Any] | str | Path, averaged: bool = Fals
         ValueError: if there is none, none that is averaged, or several.
     """
     what = "what was given" if isinstance(weights, Mapping) else str(weights)
-    held = weights if isinstance(weights, Mapping) else read(Path(weights))
+    held = weights if isinstance(weights, Mapping) else read_weights(Path(weights))
     if is_state_dict(held):
         if averaged and "n_averaged" not in held:
             raise ValueError(f"weights: {what} has no averaged weights, but one state dict")
@@ -74,7 +74,7 @@ def without_prefixes(given: Mapping[str, Tensor], names: Iterable[str]) -> dict[
     return max(levels, key=lambda level: len(level.keys() & own))
 
 
-def read(path: Path) -> Any:
+def read_weights(path: Path) -> Any:
     """What a file of weights holds, on the CPU. Nothing in it is executed.
 
     Raises:

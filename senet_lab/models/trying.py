@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from senet_lab.config import first_line
-from senet_lab.models.copying import copied
+from senet_lab.models.copying import copy_tensors
 from senet_lab.models.gated import Inserted, put
 
 PIXELS = 8  # side of the image that a block is tried on
@@ -29,7 +29,7 @@ class Site(NamedTuple):
     user: fx.Node
 
 
-class Fixed(nn.Module):
+class FixedGate(nn.Module):
     """A gate that is the same for every image."""
 
     def __init__(self, gate_BC11: Tensor) -> None:
@@ -40,7 +40,7 @@ class Fixed(nn.Module):
         return x_BCHW * self.gate_BC11
 
 
-class Formula(fx.Interpreter):
+class TracedBlock(fx.Interpreter):
     """Runs a traced block with random gates at a site; they are kept as `gate_BC11`."""
 
     def __init__(self, block: nn.Module, site: Site, dice: torch.Generator) -> None:
@@ -77,15 +77,15 @@ def checked_width(block: nn.Module, site: Site, width: int) -> int:
     dice = torch.Generator("cpu").manual_seed(0)
     with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            twin = copied(block, lambda tensor: drawn(tensor, dice)).eval()
+            twin = copy_tensors(block, lambda tensor: random_values(tensor, dice)).eval()
             x_BCHW = torch.randn(1, width, PIXELS, PIXELS, generator=dice, dtype=torch.float64)
             plain = twin(x_BCHW.clone())
-            formula = Formula(twin, site, dice)
+            formula = TracedBlock(twin, site, dice)
             expected = formula.run(x_BCHW.clone())
             gate_BC11 = formula.gate_BC11
             assert gate_BC11 is not None
-            ones = gated(twin, site.slot, torch.ones_like(gate_BC11))(x_BCHW.clone())
-            ours = gated(twin, site.slot, gate_BC11)(x_BCHW.clone())
+            ones = gated_copy(twin, site.slot, torch.ones_like(gate_BC11))(x_BCHW.clone())
+            ours = gated_copy(twin, site.slot, gate_BC11)(x_BCHW.clone())
             untouched = torch.equal(ones, plain)
             right = torch.allclose(ours, expected, rtol=1e-9, atol=1e-9) and not torch.allclose(ours, plain)
         except Exception as error:  # whatever a block makes of an image of this size, or of a child that is wrapped
@@ -97,15 +97,15 @@ def checked_width(block: nn.Module, site: Site, width: int) -> int:
     return gate_BC11.shape[1]
 
 
-def gated(block: nn.Module, slot: Slot, gate_BC11: Tensor) -> nn.Module:
+def gated_copy(block: nn.Module, slot: Slot, gate_BC11: Tensor) -> nn.Module:
     """A copy of a block, of the same weights, with given gates in a slot."""
-    holder = nn.ModuleDict({"block": copied(block, lambda tensor: tensor)})
+    holder = nn.ModuleDict({"block": copy_tensors(block, lambda tensor: tensor)})
     path = f"block.{slot.child}".rstrip(".")
-    put(holder, [(Inserted(path, slot.side, None, gate_BC11.shape[1], 0), Fixed(gate_BC11))], alone=())
+    put(holder, [(Inserted(path, slot.side, None, gate_BC11.shape[1], 0), FixedGate(gate_BC11))], alone=())
     return holder["block"]
 
 
-def drawn(tensor: Tensor, dice: torch.Generator) -> Tensor:
+def random_values(tensor: Tensor, dice: torch.Generator) -> Tensor:
     """Random values for a tensor without any: about 1 in a vector, so that norms have positive variances and no branch
     is 0; scaled by their number in a filter. Whole numbers become 0."""
     if not tensor.is_floating_point():

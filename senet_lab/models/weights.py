@@ -29,7 +29,7 @@ from senet_lab.models.tracing import NoBlockError, is_layer, trace
 
 
 @dataclass(frozen=True)
-class Source:
+class LibraryNetwork:
     """What a network of timm or torchvision is, in our words.
 
     Attributes:
@@ -49,12 +49,12 @@ PLAIN |= {"resnext50_32x4d": "resnext50", "resnext101_32x4d": "resnext101"}
 ROUNDED = {2: 8, 3: 16, 4: 16, 5: 16}
 
 # Name in timm, and for plain networks in torchvision → what it is.
-SOURCES = {name: Source(ours) for name, ours in PLAIN.items()}
-SOURCES |= {f"se{name}": Source(ours, 16) for name, ours in PLAIN.items()}
-SOURCES |= {f"se{name}": Source(name, ROUNDED) for name in ("resnet18", "resnet34")}
-SOURCES |= {"senet154": Source("senet154", 16)}
-SOURCES |= {f"legacy_se{name}": Source(ours, 16, legacy=True) for name, ours in PLAIN.items()}
-SOURCES |= {"legacy_senet154": Source("senet154", 16, legacy=True)}
+SOURCES = {name: LibraryNetwork(ours) for name, ours in PLAIN.items()}
+SOURCES |= {f"se{name}": LibraryNetwork(ours, 16) for name, ours in PLAIN.items()}
+SOURCES |= {f"se{name}": LibraryNetwork(name, ROUNDED) for name in ("resnet18", "resnet34")}
+SOURCES |= {"senet154": LibraryNetwork("senet154", 16)}
+SOURCES |= {f"legacy_se{name}": LibraryNetwork(ours, 16, legacy=True) for name, ours in PLAIN.items()}
+SOURCES |= {"legacy_senet154": LibraryNetwork("senet154", 16, legacy=True)}
 
 LIBRARIES = {
     "timm": list(SOURCES),
@@ -101,13 +101,13 @@ def pretrained(
     base = name.partition(".")[0] if library == "timm" else name
     check_known("weights", base, LIBRARIES[library])
     if weights is None:
-        weights = fetched(name, library)
-    net = build(base, num_classes=num_classes, seed=seed)
+        weights = library_weights(name, library)
+    net = build_like(base, num_classes=num_classes, seed=seed)
     load_weights(net, weights, classifier=classifier)
     return net
 
 
-def build(
+def build_like(
     name: str, num_classes: int = 1000, in_channels: int = 3, *, bias: bool = True, seed: int | None = None
 ) -> nn.Module:
     """Our network with the structure of `SOURCES[name]`; without `bias` its gates have none, unlike timm's."""
@@ -125,7 +125,7 @@ def build(
     return net
 
 
-def fetched(name: str, library: str) -> Mapping[str, Tensor]:
+def library_weights(name: str, library: str) -> Mapping[str, Tensor]:
     """The library's own weights, from its cache or the network. Nothing in their file is executed.
 
     Raises:
@@ -176,8 +176,8 @@ def load_weights(
     """
     own = net.state_dict()
     held, taken = state_dict_in(weights, averaged)
-    given = without_prefixes(held, [name for names in namings(own) for name in names.values()])
-    names = max(namings(own), key=lambda names: len(given.keys() & names.values()))
+    given = without_prefixes(held, [name for names in key_mapping(own) for name in names.values()])
+    names = max(key_mapping(own), key=lambda names: len(given.keys() & names.values()))
     if classifier is not True:
         head = head_of(net, names, given) if classifier is False else classifier
         if not any(ours.startswith(f"{head}.") for ours in own):
@@ -194,9 +194,9 @@ def load_weights(
         if theirs in given and given[theirs].shape != own[ours].shape
     }
     faults = [
-        counted("missing", [theirs for theirs in names.values() if theirs not in given]),
-        counted("left over", given.keys() - names.values()),
-        counted("of another shape", shapes.values()),
+        fault_text("missing", [theirs for theirs in names.values() if theirs not in given]),
+        fault_text("left over", given.keys() - names.values()),
+        fault_text("of another shape", shapes.values()),
     ]
     if any(faults):
         raise ValueError(f"weights: they do not fit the network: {'; '.join(filter(None, faults))}")
@@ -236,7 +236,7 @@ def head_of(net: nn.Module, names: Mapping[str, str], given: Mapping[str, Tensor
         ) from error
 
 
-def counted(fault: str, keys: Iterable[str]) -> str:
+def fault_text(fault: str, keys: Iterable[str]) -> str:
     """`3 missing: a, b, …`, with the first two in the alphabet; empty if there are none."""
     first = sorted(keys)
     return f"{len(first)} {fault}: {', '.join(first[:2])}{', …' if len(first) > 2 else ''}" if first else ""
@@ -258,8 +258,8 @@ def timm_state_dict(net: nn.Module, name: str) -> dict[str, Tensor]:
     num_classes = classifier_of(net)[1].out_features
     in_channels = next((module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d)), 3)
     with torch.device("meta"):
-        expected = parts(build(name, num_classes, in_channels, bias=bias))
-    found = parts(net)
+        expected = module_settings(build_like(name, num_classes, in_channels, bias=bias))
+    found = module_settings(net)
     for path in {**expected, **found}:
         has, wanted = found.get(path, "not there"), expected.get(path, "not there")
         if has != wanted:
@@ -270,12 +270,12 @@ def timm_state_dict(net: nn.Module, name: str) -> dict[str, Tensor]:
             for fc in ("fc1", "fc2"):
                 weight = getattr(gate, fc).weight
                 state[f"{path}.{fc}.bias"] = weight.new_zeros(len(weight))
-    _, timms, released = namings(state)
+    _, timms, released = key_mapping(state)
     names = released if source.legacy else timms
     return {names[ours]: tensor for ours, tensor in state.items()}
 
 
-def parts(net: nn.Module) -> dict[str, str]:
+def module_settings(net: nn.Module) -> dict[str, str]:
     """Path → kind and settings of every module."""
     return {path: f"{type(module).__name__}({module.extra_repr()})" for path, module in net.named_modules()}
 
@@ -288,7 +288,7 @@ def classifier_of(net: nn.Module) -> tuple[str, nn.Linear]:
     return linears[-1]
 
 
-def namings(keys: Iterable[str]) -> list[dict[str, str]]:
+def key_mapping(keys: Iterable[str]) -> list[dict[str, str]]:
     """Our keys → ours, timm's (torchvision's, too) and the released models'.
 
     Only gates at the standard position have a name of timm's; others keep ours, which no file of timm's has.

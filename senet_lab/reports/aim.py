@@ -72,13 +72,13 @@ class Aim:
         }
 
 
-def of(trials: pd.DataFrame) -> Aim:
+def aim_of(trials: pd.DataFrame) -> Aim:
     """The aim of a study's trials; that of an earlier lab where they do not say."""
     said = {name: value for name, column in COLUMNS.items() for value in present(trials.get(column, ()))[:1]}
     return Aim(**said | {name: int(said[name]) for name in ("least", "most", "first") if name in said})
 
 
-def asked(config: Config, settles: bool) -> Aim:
+def aim_from_config(config: Config, settles: bool) -> Aim:
     """The aim of a study by the words for it, whose seeds may settle."""
     seeds = (config.settle.min, config.settle.max) if settles else (0, 0)
     return Aim(config.metric, config.margin, config.failures, *seeds)

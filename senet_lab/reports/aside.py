@@ -18,7 +18,7 @@ from senet_lab.reports.cells import csv_bytes, read_cells
 from senet_lab.reports.trials import PARTIAL, canonical
 
 
-def lost(folder: Path, trial_ids: Collection[str]) -> tuple[int, int]:
+def lost_trials(folder: Path, trial_ids: Collection[str]) -> tuple[int, int]:
     """How many trials of the table in a folder are not among these, and how many it has; a table that cannot be read
     has one, which is not."""
     path = folder / "trials.csv"
@@ -32,20 +32,21 @@ def lost(folder: Path, trial_ids: Collection[str]) -> tuple[int, int]:
     return len(there - set(trial_ids)), len(there)
 
 
-def beside(folder: Path) -> Path:
+def kept_folder(folder: Path) -> Path:
     """Where the table in a folder is kept when another one takes its place: `ratio~1a2b3c4d`."""
     name = f"{folder.name}~{hashlib.sha256((folder / 'trials.csv').read_bytes()).hexdigest()[:8]}"
     places = [folder.with_name(name), *(folder.with_name(f"{name}-{number}") for number in range(2, 100))]
     return next(place for place in places if not place.exists())
 
 
-def announced(folder: Path, trial_ids: Collection[str]) -> str:
+def replacement_notice(folder: Path, trial_ids: Collection[str]) -> str:
     """What is to be said before these trials are trained; empty where their table loses none."""
-    gone, there = lost(folder, trial_ids)
+    gone, there = lost_trials(folder, trial_ids)
     if not gone:
         return ""
     whose = "other trials" if gone == there else f"{there} trials, {gone} of which are not among these"
-    return f"{folder}/ has a table of {whose}: it will be kept as {beside(folder).name}/ (results=DIR leaves it there)"
+    kept = kept_folder(folder).name
+    return f"{folder}/ has a table of {whose}: it will be kept as {kept}/ (results=DIR leaves it there)"
 
 
 def make_room(folder: Path, trial_ids: Collection[str]) -> Path | None:
@@ -54,9 +55,9 @@ def make_room(folder: Path, trial_ids: Collection[str]) -> Path | None:
     Raises:
         OSError: where it cannot be renamed.
     """
-    if not lost(folder, trial_ids)[0]:
+    if not lost_trials(folder, trial_ids)[0]:
         return None
-    place = beside(folder)
+    place = kept_folder(folder)
     folder.rename(place)
     return place
 
@@ -70,7 +71,7 @@ def leave_part(folder: Path, trials: pd.DataFrame) -> None:
     """
     path = folder / "trials.csv"
     whole = path.exists() and not is_partial(path)
-    if not (whole or lost(folder, set(trials["trial_id"]))[0]):
+    if not (whole or lost_trials(folder, set(trials["trial_id"]))[0]):
         files.replace_all(folder, {path.name: csv_bytes(canonical(trials))})
 
 

@@ -24,7 +24,7 @@ def clean_text(value: Any) -> str:
     return " ".join(printable.split())
 
 
-def whole(text: str) -> int:
+def whole_number(text: str) -> int:
     """`text` as a whole number; "360.0" is taken, too, as pandas writes integers beside empty cells."""
     try:
         return int(text)
@@ -35,7 +35,7 @@ def whole(text: str) -> int:
         return int(number)
 
 
-def finite(text: str) -> float:
+def finite_number(text: str) -> float:
     """`text` as a finite number."""
     number = float(text)
     if not math.isfinite(number):
@@ -44,13 +44,13 @@ def finite(text: str) -> float:
 
 
 PARSERS: dict[str, tuple[Callable[[str], Any], str, str]] = {
-    "int": (whole, "Int64", "a whole number"),
-    "float": (finite, "float64", "a finite number"),
+    "int": (whole_number, "Int64", "a whole number"),
+    "float": (finite_number, "float64", "a finite number"),
 }
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
+def with_file_name(path: str | Path) -> Iterator[None]:
     """Inside, what is wrong with a file is said with its name."""
     try:
         yield
@@ -65,7 +65,7 @@ def read_cells(path: str | Path) -> pd.DataFrame:
         ValueError: in one line that names the file, where it cannot be read or is cut off.
     """
     path = Path(path)
-    with naming(path):
+    with with_file_name(path):
         try:
             content = path.read_bytes()
             text = (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8-sig")
@@ -104,7 +104,7 @@ def require(columns: Iterable[str], names: Collection[str]) -> None:
         raise ValueError(f"column{'s' * (len(missing) > 1)} missing: {', '.join(missing)}")
 
 
-def typed(name: str, kind: str, cells: list[str]) -> pd.Series[Any]:
+def typed_column(name: str, kind: str, cells: list[str]) -> pd.Series[Any]:
     """A column of text as what it holds, "text", "int" or "float"; a ValueError names the line that does not."""
     if kind == "text":
         return pd.Series(cells, dtype=object)

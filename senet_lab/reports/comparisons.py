@@ -18,7 +18,7 @@ from senet_lab.reports.cells import first
 from senet_lab.reports.conclusions import Verdict
 from senet_lab.reports.contrasts import Contrast, effects, of_rows
 from senet_lab.reports.outcomes import outcomes
-from senet_lab.reports.sequential import Looks, planned, rounding
+from senet_lab.reports.sequential import Looks, looks_of, rounding
 from senet_lab.reports.table import Failure
 from senet_lab.reports.trials import factors_of, guessing
 
@@ -26,7 +26,7 @@ Groups = dict[str, pd.DataFrame]  # label → trials
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyTrials:
     """What the rows of a table are made from.
 
     Attributes:
@@ -52,7 +52,7 @@ class Study:
 
     def looks(self, weights: Mapping[str, float]) -> Looks:
         """At each difference, where seeds are added until a verdict is in."""
-        return planned(self.aim, self.tests, self.images, weights.values())
+        return looks_of(self.aim, self.tests, self.images, weights.values())
 
     def values(self, group: pd.DataFrame, metric: str) -> dict[int, float]:
         """seed → error in percent, or loss in nats; of a failed trial the guess where it counts as that. No losses
@@ -98,7 +98,7 @@ class Study:
             return {seed: sum(weight * of[label][seed] for label, weight in weights.items()) for seed in seeds}
 
         known = total(images, [seed for seed in seeds if all(seed in images[label] for label in weights)])
-        return statistics.compare(total(values, seeds), self.step(weights), tested, known)
+        return statistics.compare_pairs(total(values, seeds), self.step(weights), tested, known)
 
 
 def trainings_of(group: pd.DataFrame) -> tuple[tuple[int, str], ...]:
@@ -106,10 +106,10 @@ def trainings_of(group: pd.DataFrame) -> tuple[tuple[int, str], ...]:
     fewer of them."""
     ids = [str(each) for each in group["trial_id"]]
     trained = tuple(zip(map(int, group["seed"]), ids, strict=True)) if all(ids) else ()
-    return trained[:1] if aim.of(group).settles else trained
+    return trained[:1] if aim.aim_of(group).settles else trained
 
 
-def baseline_of(label: str, group: pd.DataFrame) -> str:
+def baseline_label(label: str, group: pd.DataFrame) -> str:
     """The row that one is compared with; empty for a baseline."""
     baseline = first(group["baseline"]) or ""
     return "" if baseline == label else str(baseline)
@@ -117,7 +117,7 @@ def baseline_of(label: str, group: pd.DataFrame) -> str:
 
 def contrasts_of(frame: pd.DataFrame, groups: Groups) -> dict[str, Contrast]:
     """What the study compares, each of which has a row of the table: the rows themselves, or the effects of a grid."""
-    baselines = {label: baseline_of(label, group) for label, group in groups.items()}
+    baselines = {label: baseline_label(label, group) for label, group in groups.items()}
     factors = factors_of(frame)
     if len(factors) < 2 or "objectives" in frame:  # no grid: what rows vary, or a search's designs
         return of_rows({label: trainings_of(group) or label for label, group in groups.items()}, baselines)
@@ -145,7 +145,7 @@ def untested_of(frame: pd.DataFrame, groups: Groups, contrasts: Mapping[str, Con
     return found
 
 
-def up_to_stops(study: Study, groups: Groups, untested: Mapping[str, str]) -> tuple[Groups, dict[str, int]]:
+def up_to_stops(study: StudyTrials, groups: Groups, untested: Mapping[str, str]) -> tuple[Groups, dict[str, int]]:
     """The trials of each row up to the seed at which the last verdict was in that it is needed for, where seeds are
     added until then; what was trained beyond is not looked at. And those seeds, by contrast."""
     if not study.aim.settles or study.images is None:
@@ -163,12 +163,12 @@ def up_to_stops(study: Study, groups: Groups, untested: Mapping[str, str]) -> tu
         for row in contrast.weights:
             ends[row] = max(of[label], ends.get(row, 0))
     for label, group in groups.items():  # the baseline's own network, and what nothing is compared with
-        ends.setdefault(label, ends.get(baseline_of(label, group), int(group["seed"].max())))
+        ends.setdefault(label, ends.get(baseline_label(label, group), int(group["seed"].max())))
     return {label: group[group["seed"] <= ends[label]] for label, group in groups.items()}, of
 
 
 def verdicts_of(
-    study: Study, groups: Groups, untested: Mapping[str, str], ends: Mapping[str, int]
+    study: StudyTrials, groups: Groups, untested: Mapping[str, str], ends: Mapping[str, int]
 ) -> tuple[dict[str, statistics.Comparison | None], dict[str, Verdict | None]]:
     """Label of what is compared → its difference; and → its verdict, of those that may have one."""
     deltas = {
@@ -181,7 +181,9 @@ def verdicts_of(
         for label in judged:
             found = deltas[label]
             if found is not None and not untested[label]:
-                deltas[label], verdicts[label] = conclusions.settled(found, study.looks(study.contrasts[label].weights))
+                deltas[label], verdicts[label] = conclusions.settled_verdict(
+                    found, study.looks(study.contrasts[label].weights)
+                )
         return deltas, verdicts
     once = {key: label for label, key in reversed(judged.items())}
     tested = [deltas[label] for label in once.values()]

@@ -106,7 +106,7 @@ def _judged(c: Comparison, corrected: Sequence[float], level: float, margin: flo
     return replace(found, p=p, p_crossed=p_crossed, p_flips=p_flips, could_show=could_show)
 
 
-def settled(c: Comparison, looks: Looks) -> tuple[Comparison, Verdict]:
+def settled_verdict(c: Comparison, looks: Looks) -> tuple[Comparison, Verdict]:
     """The verdict on a row that has as many seeds as it needed, and the comparison with its repeated interval: such
     intervals hold for all rows at all looks together, at 95% or more, and that of an open row never excludes 0. The
     interval over seeds and images is taken once, at the stop, at the level that was left to it.
@@ -143,7 +143,7 @@ def _floor(c: Comparison, level: float) -> float | None:
 
 def _verdict(c: Comparison, kind: str, within: float, level: float, margin: float | None) -> Verdict:
     """A verdict of this kind with its word, and with what would settle it if it is open."""
-    seeds, images = needed(c, level, margin) if kind == "open" else (None, None)
+    seeds, images = needed_seeds(c, level, margin) if kind == "open" else (None, None)
     if kind == "equivalent":
         word = f"equivalent within ±{margin:g}"
     elif seeds is not None:
@@ -156,7 +156,7 @@ def _verdict(c: Comparison, kind: str, within: float, level: float, margin: floa
     return Verdict(kind, word, within, _floor(c, level), seeds, images)
 
 
-def needed(c: Comparison, level: float, margin: float | None) -> tuple[int | None, int | None]:
+def needed_seeds(c: Comparison, level: float, margin: float | None) -> tuple[int | None, int | None]:
     """What would settle an open row with 80% power, were the observed difference and its spread the true ones: about
     how many fresh seeds, or, where no number of seeds does, how many test images. One of both is None.
 

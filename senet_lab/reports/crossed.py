@@ -92,7 +92,7 @@ class Components:
         return float(stats.norm.isf(level / 2)) * math.sqrt(self.over_images)
 
 
-def components(outcomes: ArrayLike, step: float = 0.0) -> Components:
+def crossed_components(outcomes: ArrayLike, step: float = 0.0) -> Components:
     """Variance components of crossed outcomes.
 
     Args:

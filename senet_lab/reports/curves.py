@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from senet_lab.reports.cells import clean_text, naming, read_cells, require, typed
+from senet_lab.reports.cells import clean_text, read_cells, require, typed_column, with_file_name
 
 METRICS = ("train_loss", "train_error", "val_loss", "val_error")  # errors: top-1, percent
 PER_EPOCH = ("epoch", *METRICS)
@@ -28,7 +28,7 @@ COLUMNS: dict[str, str] = {
 POINTS = 200  # of a curve that is shown; a longer one is thinned
 
 
-def csv_bytes(curves: pd.DataFrame) -> bytes:
+def curves_csv(curves: pd.DataFrame) -> bytes:
     """Curves as CSV: the columns of `COLUMNS`, in the order given."""
     text: str = curves.reindex(columns=list(COLUMNS)).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     return text.encode("utf-8", "replace")
@@ -41,21 +41,21 @@ def read_curves(path: str | Path) -> pd.DataFrame:
         ValueError: in one line that names the file and what is wrong with it.
     """
     cells = read_cells(path)
-    with naming(path):
+    with with_file_name(path):
         require(COLUMNS, cells.columns)
         texts = {name: [clean_text(cell) for cell in cells[name]] for name in COLUMNS}
         for name, kind in COLUMNS.items():
             # A study without validation images has no such curves; a gap in any other is damage.
             if kind != "text" and "" in texts[name] and (name not in METRICS or any(texts[name])):
                 raise ValueError(f"line {texts[name].index('') + 2}: {name} is empty")
-        frame = pd.DataFrame({name: typed(name, kind, texts[name]) for name, kind in COLUMNS.items()})
+        frame = pd.DataFrame({name: typed_column(name, kind, texts[name]) for name, kind in COLUMNS.items()})
         twice = frame.index[frame.duplicated(["row", "seed", "epoch"])]
         if len(twice):
             raise ValueError(f"line {int(twice[0]) + 2}: this epoch of its row and seed appears twice")
         return frame
 
 
-def of_records(trials: pd.DataFrame, epochs: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+def curves_of_records(trials: pd.DataFrame, epochs: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     """Curves in the order of the trials, from what each trained epoch by epoch.
 
     Args:
@@ -85,7 +85,7 @@ class Curve:
     values: dict[str, NDArray[np.float64]]
 
 
-def by_row(curves: pd.DataFrame) -> dict[str, Curve]:
+def row_curves(curves: pd.DataFrame) -> dict[str, Curve]:
     """Row → its curve. Of more than 200 epochs, 200 are kept, evenly spaced from the first to the last."""
     groups = curves.groupby(["row", "epoch"], sort=True)
     counts = groups.size()

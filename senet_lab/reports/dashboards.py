@@ -19,7 +19,7 @@ import pandas as pd
 
 from senet_lab.outputs import Outputs
 from senet_lab.reports.render import markdown
-from senet_lab.reports.summary import summarise
+from senet_lab.reports.summary import summarise_study
 
 # What is plotted: key of a run's summary, or of its history → what its axis says.
 ERROR = ("final/test_error", "test error (%)")
@@ -39,7 +39,7 @@ Spec = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Shown:
+class DashboardContent:
     """What a dashboard shows.
 
     Attributes:
@@ -66,7 +66,7 @@ class Shown:
         first = self.trials.iloc[0]
         text = f"{what}{first['title']}: {first['backbone']} on {first['data']}, recipe {first['recipe']}"
         plain = "".join(" " if unicodedata.category(c) in ("So", "Sk", "Sm", "Sc", "Cs") else c for c in text)
-        return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 9]} {stable(text)[:8]}"
+        return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 9]} {stable_id(text)[:8]}"
 
 
 def group_key(factor: str, trials: pd.DataFrame) -> str:
@@ -78,12 +78,12 @@ def group_key(factor: str, trials: pd.DataFrame) -> str:
     return factor if factor and without_se.nunique() == 1 else "row"
 
 
-def stable(text: str) -> str:
+def stable_id(text: str) -> str:
     """Twelve hexadecimal digits that stand for a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def as_json(view: Spec) -> bytes:
+def view_json(view: Spec) -> bytes:
     return (json.dumps(view, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
@@ -91,12 +91,14 @@ def as_json(view: Spec) -> bytes:
 # Panels
 
 
-def results(shown: Shown) -> list[Any]:
+def result_panels(shown: DashboardContent) -> list[Any]:
     """Mean and spread of each row, and the study's table."""
     import wandb_workspaces.reports.v2.interface as wr
 
     key, words = ERROR
-    bars = wr.BarPlot(title=f"{words}: mean, standard deviation", metrics=[key], title_x=words, **grouped(shown))
+    bars = wr.BarPlot(
+        title=f"{words}: mean, standard deviation", metrics=[key], title_x=words, **group_arguments(shown)
+    )
     return [bars, wr.MarkdownPanel(markdown=table_text(shown)), *of_table_run()]
 
 
@@ -107,7 +109,7 @@ def of_table_run() -> list[Any]:
     return [wr.MediaBrowser(title="figure", media_keys=["figure"]), wr.WeavePanelSummaryTable(table_name="table")]
 
 
-def costs() -> list[Any]:
+def cost_panels() -> list[Any]:
     """Error against each cost."""
     import wandb_workspaces.reports.v2.interface as wr
 
@@ -118,7 +120,7 @@ def costs() -> list[Any]:
     ]
 
 
-def curves(shown: Shown) -> list[Any]:
+def curve_panels(shown: DashboardContent) -> list[Any]:
     """Learning curves: the mean of each row, and its spread as a band."""
     import wandb_workspaces.reports.v2.interface as wr
 
@@ -130,13 +132,13 @@ def curves(shown: Shown) -> list[Any]:
             title_x="epoch",
             title_y=words,
             max_runs_to_show=MOST_RUNS,
-            **grouped(shown),
+            **group_arguments(shown),
         )
         for key, words in CURVES.items()
     ]
 
 
-def factors() -> list[Any]:
+def factor_panels() -> list[Any]:
     """Parallel coordinates: from the factors of the design over its cost to its error."""
     import wandb_workspaces.reports.v2.interface as wr
 
@@ -146,25 +148,25 @@ def factors() -> list[Any]:
     return [wr.ParallelCoordinatesPlot(title="design, cost and error", columns=axes)]
 
 
-def grouped(shown: Shown) -> Spec:
+def group_arguments(shown: DashboardContent) -> Spec:
     """Arguments of a panel that shows the mean of each row, and its standard deviation."""
     import wandb_workspaces.reports.v2.interface as wr
 
     return {"groupby": wr.Config(shown.group), "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
 
 
-def table_text(shown: Shown) -> str:
+def table_text(shown: DashboardContent) -> str:
     """The study's table as it is published, in Markdown."""
-    return markdown(summarise(shown.trials, shown.outputs))
+    return markdown(summarise_study(shown.trials, shown.outputs))
 
 
-def named(panels: Sequence[Any], place: str, columns: int) -> list[Any]:
+def panel_grid(panels: Sequence[Any], place: str, columns: int) -> list[Any]:
     """Panels in a grid, with ids that are the same every time."""
     import wandb_workspaces.reports.v2.interface as wr
 
     width = 24 // columns
     for number, panel in enumerate(panels):
-        panel._id = stable(f"{place}/{number}")
+        panel._id = stable_id(f"{place}/{number}")
         panel.layout = wr.Layout(x=width * (number % columns), y=8 * (number // columns), w=width, h=8)
     return list(panels)
 
@@ -173,29 +175,29 @@ def named(panels: Sequence[Any], place: str, columns: int) -> list[Any]:
 # Views
 
 
-def workspace(shown: Shown, entity: str, project: str) -> Spec:
+def workspace(shown: DashboardContent, entity: str, project: str) -> Spec:
     """The workspace: a section each for results, costs, learning curves and factors."""
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 
-    name = stable(f"workspace {shown.folder}")
+    name = stable_id(f"workspace {shown.folder}")
     contents = {
-        "Results": results(shown),
-        "Error against cost": costs(),
-        "Learning curves": curves(shown),
-        "Factors": factors(),
+        "Results": result_panels(shown),
+        "Error against cost": cost_panels(),
+        "Learning curves": curve_panels(shown),
+        "Factors": factor_panels(),
     }
     sections = []
     for title, panels in contents.items():
         columns = 1 if title == "Factors" else 2
         section = ws.Section(
             name=title,
-            panels=named(panels, f"{name}/{title}", columns),
+            panels=panel_grid(panels, f"{name}/{title}", columns),
             is_open=True,
             layout_settings=ws.SectionLayoutSettings(columns=columns, rows=-(-len(panels) // columns)),
             panel_settings=ws.SectionPanelSettings(x_axis="epoch"),
         )
-        section._id = stable(f"{name}/{title}")
+        section._id = stable_id(f"{name}/{title}")
         sections.append(section)
     made = ws.Workspace(
         entity=entity,
@@ -210,25 +212,25 @@ def workspace(shown: Shown, entity: str, project: str) -> Spec:
             pinned_columns=list(COLUMNS),
         ),
     )
-    made._internal_runset_id = stable(f"{name}/runs")
+    made._internal_runset_id = stable_id(f"{name}/runs")
     model = made._to_model()
     return view("project-view", f"nw-{name}-v", shown.title(""), "", entity, project, model.spec)
 
 
-def report(shown: Shown, entity: str, project: str) -> Spec:
+def report(shown: DashboardContent, entity: str, project: str) -> Spec:
     """The report: the table as the paper prints it, the figure, and below them the curves and costs."""
     import wandb_workspaces.reports.v2.interface as wr
     from wandb_workspaces import expr
 
-    name = stable(f"report {shown.folder}")
-    table = summarise(shown.trials, shown.outputs)
+    name = stable_id(f"report {shown.folder}")
+    table = summarise_study(shown.trials, shown.outputs)
     first, _, rest = table_text(shown).partition("\n")  # the heading is the report's title already
     assert first.startswith("# ")
 
     def grid(what: str, runs: Iterable[str], panels: Sequence[Any], groupby: Sequence[str] = ()) -> Any:
         runset = wr.Runset(name=what, filters=[expr.Metric("ID").isin(list(runs))], groupby=list(groupby))
-        runset._id = stable(f"{name}/{what}")
-        return wr.PanelGrid(runsets=[runset], panels=named(panels, f"{name}/{what}", 2), hide_run_sets=True)
+        runset._id = stable_id(f"{name}/{what}")
+        return wr.PanelGrid(runsets=[runset], panels=panel_grid(panels, f"{name}/{what}", 2), hide_run_sets=True)
 
     by_row = [f"config.{shown.group}"]
     made = wr.Report(
@@ -241,11 +243,11 @@ def report(shown: Shown, entity: str, project: str) -> Spec:
             wr.MarkdownBlock(text=rest.strip()),
             grid("figure", [shown.table_run], of_table_run()),
             wr.H2("Error against cost"),
-            grid("cost", shown.runs, costs(), by_row),
+            grid("cost", shown.runs, cost_panels(), by_row),
             wr.H2("Learning curves"),
-            grid("curves", shown.runs, curves(shown), by_row),
+            grid("curves", shown.runs, curve_panels(shown), by_row),
             wr.H2("Factors"),
-            grid("factors", shown.runs, factors()),
+            grid("factors", shown.runs, factor_panels()),
         ],
     )
     model = made._to_model()  # type: ignore[no-untyped-call]

@@ -34,7 +34,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def alike() -> Iterator[None]:
+def lab_style() -> Iterator[None]:
     """Inside, matplotlib's settings are the lab's."""
     if FONT not in fontManager.ttflist:
         fontManager.ttflist.append(FONT)
@@ -45,9 +45,9 @@ def alike() -> Iterator[None]:
         yield
 
 
-def drawn(draw: Callable[[], Figure], stem: str) -> dict[str, bytes]:
+def figure_files(draw: Callable[[], Figure], stem: str) -> dict[str, bytes]:
     """The files `<stem>.svg`, `.png` and `.pdf` of what `draw` makes, by name."""
-    with alike():
+    with lab_style():
         figure = draw()
         contents = {}
         for form, options in FORMATS.items():
@@ -57,11 +57,11 @@ def drawn(draw: Callable[[], Figure], stem: str) -> dict[str, bytes]:
     return contents
 
 
-def short(text: str, longest: int) -> str:
+def shorten(text: str, longest: int) -> str:
     """Text of at most so many characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def extent(few: float, many: float) -> str:
+def range_text(few: float, many: float) -> str:
     """ "3", or "3–5" where they differ."""
     return f"{few}" if few == many else f"{few}–{many}"

@@ -30,7 +30,7 @@ FIGURES = {
 }
 
 
-def summarise(gates: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
+def summarise_gates(gates: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
     """The three observations, one line a block.
 
     Args:
@@ -97,10 +97,10 @@ def observations(summary: pd.DataFrame) -> list[str]:
         f"Cost: without SE in {where}, the last with any, the network would have {last['stage_se_params']:,} "
         f"parameters fewer, {last['saved_percent']:.2f}% of its {last['params']:,}."
     )
-    return said + notes(summary)
+    return said + gate_notes(summary)
 
 
-def notes(summary: pd.DataFrame) -> list[str]:
+def gate_notes(summary: pd.DataFrame) -> list[str]:
     """What a reader must know about these gates."""
     kinds = sorted(set(summary["excitation"]) - set(BOUNDED))
     said = []
@@ -147,7 +147,7 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
 # Files and terminal
 
 
-def read(source: Any) -> pd.DataFrame:
+def read_gates(source: Any) -> pd.DataFrame:
     """The gates in a `gates.csv`."""
     kinds: dict[Any, Any] = {"class": str, "block": str, "stage": "Int64"}
     return pd.read_csv(
@@ -158,7 +158,7 @@ def read(source: Any) -> pd.DataFrame:
     )
 
 
-def terminal(summary: pd.DataFrame, console: Console) -> None:
+def print_gates(summary: pd.DataFrame, console: Console) -> None:
     """The observations on the terminal: a table and its reading, no wider than 80 columns."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in COLUMNS:

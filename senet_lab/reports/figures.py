@@ -23,21 +23,21 @@ from matplotlib.patches import Patch
 
 from senet_lab.reports import labels
 from senet_lab.reports.aim import DIGITS
-from senet_lab.reports.drawing import LABEL_SIZE, drawn, extent, short
-from senet_lab.reports.looks import LOOKS, Look
-from senet_lab.reports.table import Row, Table
+from senet_lab.reports.drawing import LABEL_SIZE, figure_files, range_text, shorten
+from senet_lab.reports.looks import STYLES, VerdictStyle
+from senet_lab.reports.table import Table, TableRow
 
 LABELLED = 8  # rows drawn against parameters; more would crowd their labels
 LISTED = 60  # rows one below the other; beyond, they are left to the table
 NEARLY_EQUAL = 0.05  # spread of the parameters, relative to the largest
 THICK, THIN = 2.6, 0.9  # of an interval over the seeds, and over seeds and images
 BAND = "#DCF1EA"  # of the margin: equivalent's colour, light
-STYLES = LOOKS | {"paper": Look("paper", "", "D", "soft", False)}
+STYLES = STYLES | {"paper": VerdictStyle("paper", "", "D", "soft", False)}
 ENTRY = 1.75  # inches of an entry of the legend
 
 
 @dataclass(frozen=True)
-class Point:
+class FigurePoint:
     """One row in one panel, in the unit of the panel.
 
     Attributes:
@@ -64,9 +64,9 @@ class Point:
         return max(self.half or 0, self.wide or 0)
 
 
-def render(table: Table) -> dict[str, bytes]:
+def render_study(table: Table) -> dict[str, bytes]:
     """The figure's files by name."""
-    return drawn(lambda: _figure(table), "figure")
+    return figure_files(lambda: _figure(table), "figure")
 
 
 def _figure(table: Table) -> Figure:
@@ -85,10 +85,10 @@ def _figure(table: Table) -> Figure:
     columns = max(1, min(len(handles), int(width / ENTRY)))
     height = 3.6 if against_params else 1.3 + 0.28 * max(3, len(rows))
     figure = Figure(figsize=(width, height + 0.18 * math.ceil(len(handles) / columns)), layout="constrained")
-    figure.suptitle(short(table.title, 90), fontsize=10)
+    figure.suptitle(shorten(table.title, 90), fontsize=10)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     of = ", ".join(table.facts[name] for name in ("data", "backbone")) if not table.breaks else _several(table)
-    titles = [short(f"here: {of}, n = {extent(*table.seeds)}", 60)]
+    titles = [shorten(f"here: {of}, n = {range_text(*table.seeds)}", 60)]
     titles += [f"paper: {table.printed.setting}"] * (panels - 1) if table.printed else []
     pending = []
     for panel, title, points in zip(axes, titles, (ours, theirs), strict=False):
@@ -110,23 +110,25 @@ def _figure(table: Table) -> Figure:
     return figure
 
 
-def _our_point(row: Row, compared: bool) -> Point | None:
+def _our_point(row: TableRow, compared: bool) -> FigurePoint | None:
     """A row of ours; None where it has nothing to draw."""
     sample, delta = row.sample, row.delta
     if sample is None and not row.effect:
         return None
     reached = "" if sample is None else f"{sample.mean:.{DIGITS[row.metric]}f}" + "%" * (row.metric == "error")
     if sample is not None and not compared:
-        return Point(row.label, sample.mean, sample.half_width, sample.half_crossed, row.params, row.kind, reached)
+        return FigurePoint(
+            row.label, sample.mean, sample.half_width, sample.half_crossed, row.params, row.kind, reached
+        )
     if not row.baseline:
-        return Point(row.label, 0.0, None, None, row.params, row.kind, reached)
+        return FigurePoint(row.label, 0.0, None, None, row.params, row.kind, reached)
     if delta is None:
         return None
     half = None if delta.high is None else delta.high - delta.delta
-    return Point(row.label, delta.delta, half, delta.half_crossed, row.params, row.kind, reached)
+    return FigurePoint(row.label, delta.delta, half, delta.half_crossed, row.params, row.kind, reached)
 
 
-def _paper_point(row: Row, compared: bool) -> Point | None:
+def _paper_point(row: TableRow, compared: bool) -> FigurePoint | None:
     """A row of the paper; None where it has nothing to draw."""
     if row.printed is None:
         return None
@@ -136,10 +138,10 @@ def _paper_point(row: Row, compared: bool) -> Point | None:
     millions = row.printed.params_m
     params = row.paper_params if row.paper_params is not None else None if millions is None else millions * 1e6
     style = "paper" if row.baseline else "baseline"
-    return Point(row.label, value, None, None, params, style, f"{row.printed.top1:.2f}%")
+    return FigurePoint(row.label, value, None, None, params, style, f"{row.printed.top1:.2f}%")
 
 
-def _differ(points: Sequence[Point]) -> bool:
+def _differ(points: Sequence[FigurePoint]) -> bool:
     """Whether parameters tell the points apart: at least three values, spread over more than 5%."""
     values = {p.params for p in points if p.params is not None}
     return len(values) >= 3 and None not in {p.params for p in points} and 1 - min(values) / max(values) > NEARLY_EQUAL
@@ -152,7 +154,7 @@ def _axis(table: Table, compared: bool, ours: bool) -> str:
     if not compared:
         return f"{what} ({of})"
     named = table.compared_with
-    baseline = short(named[0], 16) if len(named) == 1 else "the row's baseline"
+    baseline = shorten(named[0], 16) if len(named) == 1 else "the row's baseline"
     return f"Δ to {baseline}: {what} ({of})"
 
 
@@ -163,7 +165,7 @@ def _baseline(axes: Axes, margin: float | None, upright: bool) -> None:
         (axes.axvspan if upright else axes.axhspan)(-margin, margin, color=BAND, linewidth=0, zorder=0)
 
 
-def _scatter(axes: Axes, points: list[Point], title: str, margin: float | None) -> list[Point]:
+def _scatter(axes: Axes, points: list[FigurePoint], title: str, margin: float | None) -> list[FigurePoint]:
     """Values against parameters; the points, for their labels."""
     largest = max((p.params or 0 for p in points), default=1)
     unit, letter = next((u, c) for u, c in ((1e9, " (G)"), (1e6, " (M)"), (1e3, " (k)"), (1, "")) if largest >= u)
@@ -177,21 +179,21 @@ def _scatter(axes: Axes, points: list[Point], title: str, margin: float | None) 
     return moved
 
 
-def _label(figure: Figure, axes: Axes, points: list[Point], compared: bool) -> None:
+def _label(figure: Figure, axes: Axes, points: list[FigurePoint], compared: bool) -> None:
     if not points:
         return
-    labels.place(
+    labels.place_labels(
         figure,
         axes,
         [(p.params or 0, p.value) for p in points],
         [(p.value - p.reach, p.value + p.reach) if p.reach else None for p in points],
         [0.0] if compared else [],
-        [short(p.label, 24) + f" ({p.reached})" * (p.style == "baseline") for p in points],
+        [shorten(p.label, 24) + f" ({p.reached})" * (p.style == "baseline") for p in points],
         LABEL_SIZE,
     )
 
 
-def _list(axes: Axes, table: Table, points: Sequence[Point | None], title: str, ours: bool) -> None:
+def _list(axes: Axes, table: Table, points: Sequence[FigurePoint | None], title: str, ours: bool) -> None:
     """Rows one below the other, in the study's order, what they reached to the right."""
     rows = table.rows[:LISTED]
     for place, (row, p) in enumerate(zip(rows, points, strict=True)):
@@ -209,7 +211,7 @@ def _list(axes: Axes, table: Table, points: Sequence[Point | None], title: str, 
     _limits(axes, [p for p in points if p is not None], table.aim.margin if ours else None, upright=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(
-        range(len(rows)), [short(row.label, 40 if row.effect else 24) for row in rows] if ours else [""] * len(rows)
+        range(len(rows)), [shorten(row.label, 40 if row.effect else 24) for row in rows] if ours else [""] * len(rows)
     )
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
@@ -217,7 +219,7 @@ def _list(axes: Axes, table: Table, points: Sequence[Point | None], title: str, 
     _reached(axes, table, points, ours)
 
 
-def _reached(axes: Axes, table: Table, points: Sequence[Point | None], ours: bool) -> None:
+def _reached(axes: Axes, table: Table, points: Sequence[FigurePoint | None], ours: bool) -> None:
     """Each row's error or loss beside its line, and its seeds where rows differ in their number."""
     differ = ours and len({len(row.seeds) for row in table.rows}) > 1
     seeds = [f" ({len(row.seeds)})" * differ for row in table.rows[: len(points)]]
@@ -232,7 +234,7 @@ def _reached(axes: Axes, table: Table, points: Sequence[Point | None], ours: boo
     axes.text(1.0, 1.0, f"  {what}{' (n)' * differ}", transform=axes.transAxes, fontsize=LABEL_SIZE, color="0.35")
 
 
-def _mark(axes: Axes, p: Point, x: float, y: float, upright: bool) -> None:
+def _mark(axes: Axes, p: FigurePoint, x: float, y: float, upright: bool) -> None:
     """One marker with its intervals."""
     style = STYLES[p.style]
     colour = _colour(style)
@@ -252,7 +254,7 @@ def _mark(axes: Axes, p: Point, x: float, y: float, upright: bool) -> None:
     axes.plot(x, y, style.marker, markersize=6, color=colour, markerfacecolor=fill, zorder=3)
 
 
-def _limits(axes: Axes, points: Sequence[Point], margin: float | None, upright: bool) -> None:
+def _limits(axes: Axes, points: Sequence[FigurePoint], margin: float | None, upright: bool) -> None:
     """Room for the intervals and the margin, but none for an interval so wide (two seeds) that the others would shrink
     to dots: it is cut."""
     if not points:
@@ -266,7 +268,7 @@ def _limits(axes: Axes, points: Sequence[Point], margin: float | None, upright: 
     (axes.set_ylim if upright else axes.set_xlim)(low - room, high + room)
 
 
-def _handles(table: Table, ours: Sequence[Point], theirs: Sequence[Point]) -> list[Artist]:
+def _handles(table: Table, ours: Sequence[FigurePoint], theirs: Sequence[FigurePoint]) -> list[Artist]:
     """The legend: of markers, intervals and the margin, those that are drawn."""
     compared = any(row.delta for row in table.rows)
     used = {p.style for p in [*ours, *theirs] if compared or p.style != "baseline"}
@@ -297,7 +299,7 @@ def _handles(table: Table, ours: Sequence[Point], theirs: Sequence[Point]) -> li
     return handles
 
 
-def _colour(style: Look) -> str:
+def _colour(style: VerdictStyle) -> str:
     return style.colour or {"ink": "black", "soft": "0.35"}[style.tone]
 
 

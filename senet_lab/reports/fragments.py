@@ -15,10 +15,10 @@ from senet_lab.config import first_line
 from senet_lab.reports import excitation as role
 from senet_lab.reports.aim import DIGITS
 from senet_lab.reports.columns import signed, visible
-from senet_lab.reports.looks import LOOKS
-from senet_lab.reports.notes import listed
-from senet_lab.reports.sources import Gates, Study
-from senet_lab.reports.table import Column, Row, Table
+from senet_lab.reports.looks import STYLES
+from senet_lab.reports.notes import and_list
+from senet_lab.reports.sources import FinishedStudy, Gates
+from senet_lab.reports.table import Column, Table, TableRow
 
 FIRST = 6  # columns that a terminal keeps about as long are shown at once (`Column.drop`), the others on demand
 STAR = "*"  # begins the note that says what a star in the table means
@@ -42,7 +42,7 @@ def _class(names: str) -> str:
     return f' class="{names.strip()}"' if names.strip() else ""
 
 
-def table(study: Study) -> str:
+def table_html(study: FinishedStudy) -> str:
     """A study's table, in the columns of its other forms; a search's front is marked."""
     columns = visible(study.table)
     heads = [(_names(column), escape(column.head or "")) for column in columns]
@@ -57,7 +57,7 @@ def _names(column: Column) -> str:
     return "words " * column.words + "more" * (column.drop is None or column.drop > FIRST)
 
 
-def _cell(column: Column, row: Row, study: Study) -> Cell:
+def _cell(column: Column, row: TableRow, study: FinishedStudy) -> Cell:
     text = column.text(row)
     if column.name == "row":
         on_front = row.label in (study.front or ())
@@ -72,24 +72,24 @@ def _cell(column: Column, row: Row, study: Study) -> Cell:
     return f"{row.look.tone} {_names(column)}", f'<span class="mark" aria-hidden="true">{mark}</span> {escape(words)}'
 
 
-def notes(made: Table) -> str:
+def notes_html(made: Table) -> str:
     """What the columns mean and what the numbers stand for."""
     return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in made.notes[1:]) + "</ul>"
 
 
-def warnings(made: Table) -> str:
+def warnings_html(made: Table) -> str:
     """What a reader must know about these trials in particular."""
     said = [warning for warning in made.warnings if not warning.startswith(STAR)]
     return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in said)
 
 
-def remarks(made: Table) -> str:
+def remarks_html(made: Table) -> str:
     """Below the table: what a star in it means, and what the trials were."""
     said = [*(warning for warning in made.warnings if warning.startswith(STAR)), *made.notes[:1]]
     return "".join(f'<p class="source">{escape(remark)}</p>' for remark in said)
 
 
-def baseline_of(made: Table) -> str:
+def baseline_name(made: Table) -> str:
     """The row that the others are compared with; "the row's own baseline" where there are several."""
     named = made.compared_with
     if made.factors:
@@ -97,28 +97,28 @@ def baseline_of(made: Table) -> str:
     return named[0] if len(named) == 1 else "the row's own baseline" if named else ""
 
 
-def finding(study: Study) -> str:
+def finding_sentence(study: FinishedStudy) -> str:
     """What a study found, in a sentence: which rows are better or worse than the baseline, by how much, which are
     equivalent, and what is open; of a search, its front."""
     made = study.table
     said = []
     if study.front is not None:
         said.append(f"● {sum(row.label in study.front for row in made.rows)} of {len(made.rows)} designs on the front")
-    rows = {each: [row for row in made.rows if row.baseline and row.kind == each] for each in LOOKS}
+    rows = {each: [row for row in made.rows if row.baseline and row.kind == each] for each in STYLES}
     for each in ("better", "worse", "better here", "worse here"):
         largest = sorted(rows[each], key=lambda row: -abs(row.delta.delta) if row.delta else 0)
         named = [f"{row.label} ({signed(row.delta.delta, DIGITS[row.metric])})" for row in largest if row.delta]
         if named:
             word, here = each.split()[0], " on these images" * each.endswith("here")
-            said.append(f"{LOOKS[each].mark} {_are(named)} {word} than {baseline_of(made)}{here}")
+            said.append(f"{STYLES[each].mark} {_are(named)} {word} than {baseline_name(made)}{here}")
     endings = {
-        "equivalent": f" equivalent to {baseline_of(made)} within ±{made.aim.margin or 0:g} {made.aim.unit}",
+        "equivalent": f" equivalent to {baseline_name(made)} within ±{made.aim.margin or 0:g} {made.aim.unit}",
         "open": " open",
         "failed": " not tested, after failures",
     }
     for each, ending in endings.items():
         if rows[each] and not (each == "failed" and study.front is not None):
-            said.append(f"{LOOKS[each].mark} {_are([row.label for row in rows[each]])}{ending}")
+            said.append(f"{STYLES[each].mark} {_are([row.label for row in rows[each]])}{ending}")
     single = any(row.top1 is not None and row.top1.n == 1 for row in made.rows)
     return "; ".join(said) or ("one seed: no verdict" if single else "no verdict")
 
@@ -126,10 +126,10 @@ def finding(study: Study) -> str:
 def _are(names: Sequence[str]) -> str:
     """ "a is", "a and b are"; the first of many names, the others are counted."""
     few = [*names[:NAMED], *([f"{len(names) - NAMED} more"] if len(names) > NAMED else [])]
-    return f"{listed(few)} {'are' if len(names) > 1 else 'is'}"
+    return f"{and_list(few)} {'are' if len(names) > 1 else 'is'}"
 
 
-def index(studies: Sequence[Study], ids: Sequence[str]) -> str:
+def index(studies: Sequence[FinishedStudy], ids: Sequence[str]) -> str:
     """All studies at a glance, a line each."""
     heads = ("study", "what was found", "data", "backbone", "recipe", "rows", "seeds", "failed")
     classes = ["words"] * 5 + [""] * 3
@@ -138,13 +138,18 @@ def index(studies: Sequence[Study], ids: Sequence[str]) -> str:
         made = study.table
         failed = sum(len(row.failures) for row in made.rows)
         few, many = made.seeds
-        texts = [finding(study), *study.setting, str(len(made.trained)), f"{few}" if few == many else f"{few}–{many}"]
+        texts = [
+            finding_sentence(study),
+            *study.setting,
+            str(len(made.trained)),
+            f"{few}" if few == many else f"{few}–{many}",
+        ]
         cells = [f'<a href="#{name}">{escape(made.title)}</a>', *map(escape, texts), str(failed or "")]
         lines.append((f' data-study="{name}"', list(zip(classes, cells, strict=True))))
     return element(zip(classes, heads, strict=True), lines)
 
 
-def excitation(measured: Gates, trained: str, of: str) -> str:
+def excitation_html(measured: Gates, trained: str, of: str) -> str:
     """Both figures of one network's gates, what the numbers say, and the numbers.
 
     Args:
@@ -174,11 +179,11 @@ def excitation(measured: Gates, trained: str, of: str) -> str:
         f'<article class="excitation" data-of="{escape(of)}"><h3>{escape(trained)}</h3>'
         f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in said)}</ul>"
         f'<div class="pictures">{figures}</div>'
-        f"{scrolling(blocks_table, f'Gates of {trained}')}"
+        f"{scroll_box(blocks_table, f'Gates of {trained}')}"
         f'<p class="source">{escape(str(measured.folder))}/</p></article>'
     )
 
 
-def scrolling(inside: str, label: str) -> str:
+def scroll_box(inside: str, label: str) -> str:
     """A box that scrolls by itself, reached by the keyboard, too."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{inside}</div>'

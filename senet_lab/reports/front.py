@@ -20,8 +20,8 @@ from senet_lab.reports.cells import first, present
 from senet_lab.reports.columns import front_columns
 from senet_lab.reports.render import escape
 from senet_lab.reports.statistics import Sample, sample
-from senet_lab.reports.summary import summarise
-from senet_lab.reports.table import Design, Row, Table
+from senet_lab.reports.summary import summarise_study
+from senet_lab.reports.table import FrontDesign, Table, TableRow
 from senet_lab.reports.trials import canonical, factors_of, guessing
 
 RATIO = "se.reduction."  # and the stage: columns of a design's levels
@@ -31,7 +31,7 @@ TOLD_FROM = 5  # fresh seeds; of fewer, chances of being on the front are not to
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class Confirmation:
     """What fresh seeds said of a design: its test error, its chance of being on the front, and how often it failed."""
 
     test_error: Sample | None = None
@@ -62,8 +62,8 @@ def front(trials: pd.DataFrame, table: Table | None = None) -> Table:
     unknown = [name for name in objectives if name not in OBJECTIVES]
     if unknown or (trials["objectives"] != trials["objectives"].iloc[0]).any():
         raise ValueError(f"objectives: {' '.join(unknown) or 'mixed'}; there are {', '.join(OBJECTIVES)}")
-    table = table or summarise(trials)
-    found = designs(trials, objectives)
+    table = table or summarise_study(trials)
+    found = front_designs(trials, objectives)
     rows = tuple(replace(row, design=found[row.label]) for row in table.rows if row.label in found)
     facts = {name: ", ".join(map(str, present(trials[name]))) for name in FACTS}
     made = replace(table, rows=rows, objectives=objectives, facts=facts)
@@ -76,21 +76,21 @@ def front(trials: pd.DataFrame, table: Table | None = None) -> Table:
         heading=f"{table.title}: {', '.join(OBJECTIVES[name].heading for name in objectives)}",
         columns=front_columns(made),
         visible=(*best, *others),
-        warnings=(*halved(facts), *warnings(trials, rows, max(counts))),
+        warnings=(*halving_saving(facts), *front_warnings(trials, rows, max(counts))),
     )
-    return replace(made, notes=tuple(notes(made, "–".join(map(str, counts)))), recipe=tuple(recipe(made)))
+    return replace(made, notes=tuple(front_notes(made, "–".join(map(str, counts)))), recipe=tuple(recipe(made)))
 
 
-def designs(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Design]:
+def front_designs(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, FrontDesign]:
     """Row → what the search knows of it."""
     if "latency_ms" in trials.columns:
         trials = trials.assign(latency_ms=pd.to_numeric(trials["latency_ms"], errors="coerce"))
-    counted = as_guessed(trials)
+    counted = with_guesses(trials)
     again, searched = (counted[counted["part"] == part] for part in ("confirmation", "search"))
     confirmed = confirm(again, objectives)
     factors = factors_of(trials) or [str(name) for name in trials.columns if str(name).startswith(LEVELS)]
     found = {
-        str(label): design(group, objectives, factors, confirmed.get(str(label), Confirmed()))
+        str(label): front_design(group, objectives, factors, confirmed.get(str(label), Confirmation()))
         for label, group in searched.groupby("row", sort=False)
     }
     inside = [label for label, d in found.items() if not (d.failed or d.failed_again or d.asked is None)]
@@ -99,7 +99,9 @@ def designs(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Desi
     return {label: replace(each, on_front=label in best) for label, each in found.items()}
 
 
-def design(group: pd.DataFrame, objectives: Sequence[str], factors: Sequence[str], confirmed: Confirmed) -> Design:
+def front_design(
+    group: pd.DataFrame, objectives: Sequence[str], factors: Sequence[str], confirmed: Confirmation
+) -> FrontDesign:
     """One design, from its trials of the search and what confirmed it."""
     done = group[group["status"] == "done"]
     line, failed = group.iloc[0], failures(group)
@@ -107,7 +109,7 @@ def design(group: pd.DataFrame, objectives: Sequence[str], factors: Sequence[str
     known = {each.column: line.get(each.column) for name, each in OBJECTIVES.items() if name in COSTS}
     costs = {column: float(value) for column, value in known.items() if not pd.isna(value) and value != ""}
     means = {name: float(done[OBJECTIVES[name].column].astype(float).mean()) for name in objectives if not failed}
-    return Design(
+    return FrontDesign(
         asked=int(asked) if asked else None,
         reference=str(line["reference"]),
         levels={name: str(line[name]) for name in factors},
@@ -122,7 +124,7 @@ def design(group: pd.DataFrame, objectives: Sequence[str], factors: Sequence[str
     )
 
 
-def confirm(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Confirmed]:
+def confirm(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Confirmation]:
     """Test errors of the designs that were trained again, and their chances of being on the front.
 
     Args:
@@ -130,7 +132,7 @@ def confirm(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Conf
         objectives: of the search; those that take a training are the test error here.
     """
     failed = {str(label): failures(group) for label, group in trials.groupby("row", sort=False)}
-    lost = {label: Confirmed(failed=text) for label, text in failed.items() if text}
+    lost = {label: Confirmation(failed=text) for label, text in failed.items() if text}
     done = trials[~trials["row"].isin(lost)]
     errors = done.pivot(index="row", columns="seed", values="test_error").dropna()
     if errors.empty:
@@ -142,10 +144,10 @@ def confirm(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Conf
     if values.shape[1] >= TOLD_FROM:
         told = list(map(float, pareto.chances(values, fixed.to_numpy(dtype=float))))
     lines = zip(errors.index, values, told, strict=True)
-    return lost | {str(label): Confirmed(sample(list(line), images), chance) for label, line, chance in lines}
+    return lost | {str(label): Confirmation(sample(list(line), images), chance) for label, line, chance in lines}
 
 
-def as_guessed(trials: pd.DataFrame) -> pd.DataFrame:
+def with_guesses(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials, those that failed as if they had ended by guessing, if that is how failures count."""
     guess = guessing(trials)
     if guess is None:
@@ -166,7 +168,7 @@ def failures(trials: pd.DataFrame) -> str:
 # What stands below it
 
 
-def halved(facts: dict[str, str]) -> list[str]:
+def halving_saving(facts: dict[str, str]) -> list[str]:
     """What successive halving has saved, where there was any."""
     spent, _, whole = facts["spent"].partition("/")
     if spent == whole:
@@ -175,7 +177,7 @@ def halved(facts: dict[str, str]) -> list[str]:
     return [f"Successive halving trained {int(spent):,} of {int(whole):,} epochs, {share:.0%} less."]
 
 
-def warnings(trials: pd.DataFrame, rows: tuple[Row, ...], seeds: int) -> list[str]:
+def front_warnings(trials: pd.DataFrame, rows: tuple[TableRow, ...], seeds: int) -> list[str]:
     """What is particular about these trials."""
     said = []
     guess = guessing(trials)
@@ -195,7 +197,7 @@ def warnings(trials: pd.DataFrame, rows: tuple[Row, ...], seeds: int) -> list[st
     return said
 
 
-def notes(table: Table, seeds: str) -> list[str]:
+def front_notes(table: Table, seeds: str) -> list[str]:
     """What the numbers rest on, and what they mean."""
     f = table.facts
     known = [row.design for row in table.rows if row.design]

@@ -19,7 +19,7 @@ from matplotlib.patheffects import withStroke
 from senet_lab.objectives import COSTS as COSTED
 from senet_lab.objectives import OBJECTIVES
 from senet_lab.reports import labels, pareto
-from senet_lab.reports.drawing import LABEL_SIZE, drawn
+from senet_lab.reports.drawing import LABEL_SIZE, figure_files
 from senet_lab.reports.front import LEVELS
 from senet_lab.reports.table import Table
 
@@ -30,9 +30,9 @@ LABELLED = 8  # designs on the front that are numbered, and named below; more wo
 FEW = 4  # designs; with fewer there is nothing to be seen of how a search went
 
 
-def render(table: Table) -> dict[str, bytes]:
+def render_front(table: Table) -> dict[str, bytes]:
     """The figures' files by name."""
-    return drawn(lambda: _front(table), "front") | drawn(lambda: _search(table), "search")
+    return figure_files(lambda: _front(table), "front") | figure_files(lambda: _search(table), "search")
 
 
 def frame(table: Table) -> pd.DataFrame:
@@ -69,7 +69,7 @@ def _front(table: Table) -> Figure:
     for panel, best in pending:
         points = list(best.itertuples(index=False, name=None))
         texts = [str(named.get(label, "")) for label in best.index]
-        for note in labels.place(figure, panel, points, [None] * len(points), [], texts, LABEL_SIZE):
+        for note in labels.place_labels(figure, panel, points, [None] * len(points), [], texts, LABEL_SIZE):
             note.set_path_effects([withStroke(linewidth=2, foreground="white")])  # readable across what is behind it
     return figure
 

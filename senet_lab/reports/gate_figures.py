@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from senet_lab import files
 from senet_lab.reports import excitation
-from senet_lab.reports.drawing import LABEL_SIZE, drawn, extent, short
+from senet_lab.reports.drawing import LABEL_SIZE, figure_files, range_text, shorten
 from senet_lab.reports.excitation import ALL, BOUNDED, FIGURES
 
 CHANNELS = 50  # drawn of each block
@@ -50,17 +50,17 @@ STYLES = (
 MOST = len(STYLES)  # classes that one figure can tell apart
 
 
-def render(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> dict[str, bytes]:
+def render_gates(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> dict[str, bytes]:
     """Both figures' files by name."""
     contents: dict[str, bytes] = {}
     for name, draw in zip(FIGURES, (by_class, within_class), strict=True):
-        contents |= drawn(partial(draw, gates, summary, title), name)
+        contents |= figure_files(partial(draw, gates, summary, title), name)
     return contents
 
 
 def by_class(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> Figure:
     """Figure 6: for each block the mean gate of its channels, a line a class, and one for all classes."""
-    classes = classes_of(gates)
+    classes = listed_classes(gates)
 
     def lines(axes: Axes, block: pd.DataFrame) -> None:
         for name, style in [(ALL, EVERY), *zip(classes, STYLES, strict=False)]:
@@ -75,7 +75,7 @@ def by_class(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> Figure:
 
 def within_class(gates: pd.DataFrame, summary: pd.DataFrame, title: str) -> Figure:
     """Figure 7: for each block mean ± standard deviation of its channels' gates over the images of one class."""
-    classes = classes_of(gates)[:2]
+    classes = listed_classes(gates)[:2]
     looks = ((STYLES[0], 0.30, None), (Style("#D55E00", (0, (4, 1.5)), 1.1, "^"), 0.0, "//////"))
 
     def bands(axes: Axes, block: pd.DataFrame) -> None:
@@ -96,10 +96,10 @@ def _line(style: Style) -> dict[str, Any]:
 
 def _images(gates: pd.DataFrame, classes: list[str]) -> str:
     counts = gates.groupby("class", sort=False)["images"].first()[classes]
-    return f"{extent(counts.min(), counts.max())} images a class"
+    return f"{range_text(counts.min(), counts.max())} images a class"
 
 
-def classes_of(gates: pd.DataFrame) -> list[str]:
+def listed_classes(gates: pd.DataFrame) -> list[str]:
     """The classes that are listed one by one, in their order."""
     return [name for name in gates["class"].unique() if name != ALL]
 
@@ -124,7 +124,7 @@ def _panels(
     figure = Figure(figsize=(width, PANEL[1] * rows + 0.9), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # type: ignore[union-attr,call-arg]
     room = int(13 * width)  # letters that fit into a line
-    figure.suptitle("\n".join(short(line, room) for line in heading), fontsize=9.5)
+    figure.suptitle("\n".join(shorten(line, room) for line in heading), fontsize=9.5)
     grid = figure.subplots(rows, columns, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place >= len(summary):
@@ -135,7 +135,7 @@ def _panels(
         channels = drawn_channels(int(row["channels"]))
         draw(axes, block[block["channel"].isin(channels)])
         count = f"{len(channels)} of {row['channels']:,}" if len(channels) < row["channels"] else f"{row['channels']}"
-        axes.set_title(f"{short(str(row['block']), 30)}: {count} channels")
+        axes.set_title(f"{shorten(str(row['block']), 30)}: {count} channels")
         axes.set_xlabel("channel")
         axes.set_ylabel(what)
         axes.margins(x=0.02)
@@ -147,7 +147,7 @@ def _panels(
     handles, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(
         handles,
-        [short(name, 24) for name in names],
+        [shorten(name, 24) for name in names],
         loc="outside lower center",
         title="class",
         title_fontsize=LABEL_SIZE,
@@ -159,21 +159,21 @@ def _panels(
     return figure
 
 
-def write(folder: str | Path, gates: pd.DataFrame, blocks: pd.DataFrame, title: str) -> list[Path]:
+def write_gates(folder: str | Path, gates: pd.DataFrame, blocks: pd.DataFrame, title: str) -> list[Path]:
     """Write `gates.csv`, `blocks.csv` and both figures (svg, png, pdf) into a folder, all or none.
 
     Args:
         folder: made if missing.
-        gates: see `excitation.summarise`.
-        blocks: see `excitation.summarise`.
+        gates: see `excitation.summarise_gates`.
+        blocks: see `excitation.summarise_gates`.
         title: what network on what images.
     """
     text = gates.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    gates = excitation.read(io.StringIO(text))
-    summary = excitation.summarise(gates, blocks)
+    gates = excitation.read_gates(io.StringIO(text))
+    summary = excitation.summarise_gates(gates, blocks)
     contents = {
         "gates.csv": text.encode(),
         "blocks.csv": summary.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode(),
-        **render(gates, summary, title),
+        **render_gates(gates, summary, title),
     }
     return files.replace_all(folder, contents)

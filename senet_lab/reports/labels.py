@@ -20,7 +20,7 @@ CAP = 4.0  # half of what the cap of an interval takes
 
 
 @dataclass(frozen=True)
-class Spot:
+class LabelPlacement:
     """A place for a label: its centre relative to the point, the box it takes and the line to its point (pixels)."""
 
     offset: tuple[float, float]
@@ -28,7 +28,7 @@ class Spot:
     leader: tuple[Bbox, ...]
 
 
-def place(
+def place_labels(
     figure: Figure,
     axes: Axes,
     points: Sequence[tuple[float, float]],
@@ -103,9 +103,9 @@ def _spot(
     scale: float,
     taken: list[Bbox],
     frame: Bbox,
-) -> Spot:
+) -> LabelPlacement:
     """The first place around (x, y) where a label hides nothing, or the one where it hides least."""
-    best: tuple[float, Spot] | None = None
+    best: tuple[float, LabelPlacement] | None = None
     for spot in _candidates(x, y, width, height, reach, scale):
         # Where nothing is free: better a line across an interval than a label on one, or beyond the axes.
         hidden = LABEL_COSTS * sum(_overlap(spot.box, other) for other in taken)
@@ -122,18 +122,18 @@ def _spot(
 
 def _candidates(
     x: float, y: float, width: float, height: float, reach: tuple[float, float], scale: float
-) -> Iterator[Spot]:
+) -> Iterator[LabelPlacement]:
     """Places from near to far: around the point, then above and below its interval, then away with a line."""
     for distance in DISTANCES:
         for angle in ANGLES:
             cos, sin = round(math.cos(math.radians(angle)), 6), round(math.sin(math.radians(angle)), 6)
             dx, dy = cos * (distance * scale + width / 2), sin * (distance * scale + height / 2)
             leader = _leader(x, y, dx, dy, width, height) if distance >= LEADER_FROM else ()
-            yield Spot((dx, dy), _box(x + dx, y + dy, width, height), leader)
+            yield LabelPlacement((dx, dy), _box(x + dx, y + dy, width, height), leader)
         if distance == DISTANCES[0]:
             gap = 3 * scale + height / 2
             for dy in (reach[0] + gap, -reach[1] - gap):
-                yield Spot((0.0, dy), _box(x, y + dy, width, height), ())
+                yield LabelPlacement((0.0, dy), _box(x, y + dy, width, height), ())
 
 
 def _leader(x: float, y: float, dx: float, dy: float, width: float, height: float) -> tuple[Bbox, ...]:

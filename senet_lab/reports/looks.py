@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Look:
+class VerdictStyle:
     """How a row with one kind of verdict is drawn.
 
     Attributes:
@@ -34,15 +34,15 @@ class Look:
 
 
 COLOURS = {"better": "#0072B2", "worse": "#D55E00", "equivalent": "#009E73"}
-LOOKS = {
-    "baseline": Look("baseline", "■", "s", "ink", True),
-    "better": Look("better", "▼", "v", "better", True),
-    "better here": Look("better on these images", "▽", "v", "better", False),
-    "worse": Look("worse", "▲", "^", "worse", True),
-    "worse here": Look("worse on these images", "△", "^", "worse", False),
-    "equivalent": Look("equivalent", "●", "o", "equivalent", True),
-    "open": Look("open", "○", "o", "soft", False),
-    "failed": Look("failed", "✕", "X", "soft", True),
-    "same network": Look("same network", "□", "s", "ink", False),
-    "": Look("no verdict", "", "P", "soft", False),
+STYLES = {
+    "baseline": VerdictStyle("baseline", "■", "s", "ink", True),
+    "better": VerdictStyle("better", "▼", "v", "better", True),
+    "better here": VerdictStyle("better on these images", "▽", "v", "better", False),
+    "worse": VerdictStyle("worse", "▲", "^", "worse", True),
+    "worse here": VerdictStyle("worse on these images", "△", "^", "worse", False),
+    "equivalent": VerdictStyle("equivalent", "●", "o", "equivalent", True),
+    "open": VerdictStyle("open", "○", "o", "soft", False),
+    "failed": VerdictStyle("failed", "✕", "X", "soft", True),
+    "same network": VerdictStyle("same network", "□", "s", "ink", False),
+    "": VerdictStyle("no verdict", "", "P", "soft", False),
 }

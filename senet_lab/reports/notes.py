@@ -9,18 +9,18 @@ from collections.abc import Collection, Iterable, Sequence
 
 from senet_lab.reports import statistics
 from senet_lab.reports.paper import gflops_digits
-from senet_lab.reports.table import Row, Table
+from senet_lab.reports.table import Table, TableRow
 
 FAILURES_SHOWN = 20  # in full; the others are counted
 
 
-def listed(words: Iterable[str]) -> str:
+def and_list(words: Iterable[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     items = list(words)
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
-def facts(table: Table) -> str:
+def facts_line(table: Table) -> str:
     """One line: data, network, recipe, seeds, device and version behind our numbers. What the whole table shares comes
     first, then what is each comparison's own, those that have the same together."""
     f = table.facts
@@ -39,7 +39,7 @@ def facts(table: Table) -> str:
     alike: dict[str, list[str]] = {}
     for baseline, each in settings.items():
         alike.setdefault(setting(each, own), []).append(baseline)
-    parts += [f"{listed(baselines)}: {said}" for said, baselines in alike.items() if own]
+    parts += [f"{and_list(baselines)}: {said}" for said, baselines in alike.items() if own]
     said = "; ".join(part for part in [*parts, seeds(table)] if part)
     return f"{said[0].upper()}{said[1:]}{device}{version}."
 
@@ -65,7 +65,7 @@ def seeds(table: Table) -> str:
     return f"n = {number} seed{'s' * (number != '1')} a row" + (f" ({which})" if every else "")
 
 
-def warnings(table: Table) -> list[str]:
+def table_warnings(table: Table) -> list[str]:
     """What a reader must know about these trials in particular; empty if nothing is out of the ordinary."""
     out = []
     if len(table.trained) < table.study_rows:
@@ -90,11 +90,11 @@ def warnings(table: Table) -> list[str]:
     bare = [row.label for row in table.rows if row.untested and not row.baseline]
     chosen = [row.label for row in table.rows if row.untested and row.baseline and row.failures]
     if bare:
-        out.append(f"What is compared with {listed(bare)} is not tested, because trainings of the baseline failed.")
+        out.append(f"What is compared with {and_list(bare)} is not tested, because trainings of the baseline failed.")
     if chosen:
         out.append(
-            f"Not tested, because trainings failed: {listed(chosen)}. The seeds that are left are no fair sample of a "
-            "design; failures=chance counts the others as guessing."
+            f"Not tested, because trainings failed: {and_list(chosen)}. The seeds that are left are no fair sample of "
+            "a design; failures=chance counts the others as guessing."
         )
     same: dict[object, list[str]] = {}
     for row in table.rows:
@@ -102,20 +102,22 @@ def warnings(table: Table) -> list[str]:
             same.setdefault(row.trainings, []).append(row.label)
     for labels in same.values():
         if len(labels) > 1:
-            out.append(f"{listed(labels)} are the same network here: between them there is nothing to compare.")
+            out.append(f"{and_list(labels)} are the same network here: between them there is nothing to compare.")
     single = [row.label for row in table.rows if row.top1 is not None and row.top1.n == 1]
     if single:
-        rows = "every row" if len(single) == len(table.trained) else listed(single)
+        rows = "every row" if len(single) == len(table.trained) else and_list(single)
         out.append(f"n = 1 for {rows}: a single run has no interval and allows no verdict.")
     absent = [row.label for row in table.rows if row.starred]
     if absent:
-        out.append(f"* Not in the paper: {listed(absent)}.")
+        out.append(f"* Not in the paper: {and_list(absent)}.")
     return out
 
 
-def notes(table: Table) -> list[str]:
+def column_notes(table: Table) -> list[str]:
     """What the columns mean, for the columns that this table has."""
-    return [text for text in (facts(table), _images(table), _error(table), *_comparison(table), *_paper(table)) if text]
+    return [
+        text for text in (facts_line(table), _images(table), _error(table), *_comparison(table), *_paper(table)) if text
+    ]
 
 
 def _images(table: Table) -> str:
@@ -158,19 +160,19 @@ def _comparison(table: Table) -> list[str]:
     if floored and table.test_images:
         step = statistics.step_percent(table.test_images)
         out.append(
-            f"All seeds give the same difference for {listed(floored)}. One test image weighs {step:.3g} points, and "
+            f"All seeds give the same difference for {and_list(floored)}. One test image weighs {step:.3g} points, and "
             "no variance is taken to be below the smallest that n such counts can show, (one image)² / n."
         )
     return out
 
 
-def _difference(table: Table, compared: Sequence[Row]) -> str:
+def _difference(table: Table, compared: Sequence[TableRow]) -> str:
     named = list(dict.fromkeys(row.baseline for row in compared))
-    baselines = listed(named) if len(named) == 1 else f"the row's own baseline ({listed(named)})"
+    baselines = and_list(named) if len(named) == 1 else f"the row's own baseline ({and_list(named)})"
     unit = {"points": "percentage points"}.get(table.aim.unit, table.aim.unit)
     interval = "repeated" if table.aim.settles else "t"
     if table.factors:
-        levels = listed(dict.fromkeys(row.baseline for row in compared if row.effect == 1))
+        levels = and_list(dict.fromkeys(row.baseline for row in compared if row.effect == 1))
         return (
             f"Δ of a level: {table.aim.metric} minus that of the baseline's level ({levels}), both in means over the "
             "levels of the other factors; of two levels (×): what both together have beyond the sum of what each has "
@@ -183,7 +185,7 @@ def _difference(table: Table, compared: Sequence[Row]) -> str:
     )
 
 
-def _tests(table: Table, judged: Sequence[Row]) -> str:
+def _tests(table: Table, judged: Sequence[TableRow]) -> str:
     """How a fixed number of seeds is tested."""
     count = f"{table.tests} rows" if table.tests > 1 else "one row"
     crossed = any(row.verdict and row.verdict.p_crossed is not None for row in judged)
@@ -215,7 +217,7 @@ def _settled(table: Table) -> list[str]:
     return [plan, *([earlier] if earlier else [])]
 
 
-def _verdicts(table: Table, judged: Sequence[Row]) -> list[str]:
+def _verdicts(table: Table, judged: Sequence[TableRow]) -> list[str]:
     """What the verdicts say, of those that this table has."""
     kinds = {row.verdict.kind for row in judged if row.verdict}
     said = [
@@ -242,7 +244,7 @@ def _verdicts(table: Table, judged: Sequence[Row]) -> list[str]:
     return [" ".join(said)]
 
 
-def _crossed(table: Table, compared: Sequence[Row], judged: Sequence[Row]) -> list[str]:
+def _crossed(table: Table, compared: Sequence[TableRow], judged: Sequence[TableRow]) -> list[str]:
     """What is said of other test images, and where nothing is."""
     known = [row for row in compared if row.delta is not None and row.delta.crossed is not None]
     lacking = [row.label for row in judged if row not in known]
@@ -255,7 +257,7 @@ def _crossed(table: Table, compared: Sequence[Row], judged: Sequence[Row]) -> li
             f"show on {table.test_images:,} test images, at 0.05 / {table.tests}."
         )
     if lacking:
-        rows = "these rows" if len(lacking) == len(judged) else listed(lacking)
+        rows = "these rows" if len(lacking) == len(judged) else and_list(lacking)
         out.append(
             f"What the networks made of each test image is not known for {rows} (outputs.npz): nothing is said of "
             "other test images there, and better or worse is meant of these images only."
@@ -275,11 +277,11 @@ def _paper(table: Table) -> list[str]:
         (row.label, getattr(row.printed, "params_m", None), row.paper_params, 1e6) for row in table.rows
     )
     if params:
-        out.append(f"Parameters recomputed and printed differ for {listed(params)}. {printed.params}")
+        out.append(f"Parameters recomputed and printed differ for {and_list(params)}. {printed.params}")
     gflops = _differing((row.label, getattr(row.printed, "gflops", None), row.paper_macs, 1e9) for row in table.rows)
     if gflops:
         out.append(
-            f"GFLOPs recomputed and printed differ for {listed(gflops)}. `python -m senet_lab cost` shows how each "
+            f"GFLOPs recomputed and printed differ for {and_list(gflops)}. `python -m senet_lab cost` shows how each "
             "printed number is counted."
         )
     return out
@@ -291,7 +293,7 @@ def _originals(table: Table) -> list[str]:
     if not known:
         return []
     errors = (f"{row.name} {row.original_top1}" + f" / {row.original_top5}" * bool(row.original_top5) for row in known)
-    return [f"Errors that the networks' own papers had printed (top-1 / top-5): {listed(errors)}."]
+    return [f"Errors that the networks' own papers had printed (top-1 / top-5): {and_list(errors)}."]
 
 
 def _differing(numbers: Iterable[tuple[str, float | None, int | None, float]]) -> list[str]:

@@ -14,7 +14,7 @@ from senet_lab.outputs import Outputs
 NEAR = 1e-3  # of one test image: an error in percent has no more rounding than that
 
 
-def checked(trials: pd.DataFrame, found: Mapping[str, Outputs]) -> dict[str, Outputs]:
+def check_outputs(trials: pd.DataFrame, found: Mapping[str, Outputs]) -> dict[str, Outputs]:
     """The outputs of the finished trials among these, as far as there are any. A line with an empty digest has none.
 
     Args:
@@ -39,7 +39,7 @@ def checked(trials: pd.DataFrame, found: Mapping[str, Outputs]) -> dict[str, Out
 def _of_this_trial(one: Outputs, what: str, images: int, error: float, digest: str | None) -> Outputs:
     if len(one.right) != images:
         raise ValueError(f"{what} are of {len(one.right):,} test images, and there are {images:,}")
-    if digest and outputs.digest(one.packed()) != digest:
+    if digest and outputs.outputs_digest(one.packed()) != digest:
         raise ValueError(f"{what} are not those that it left: their digest is not {digest} (another trial or order?)")
     counted = 100 * float(np.mean(~one.right))
     if abs(counted - error) * images > NEAR * 100:

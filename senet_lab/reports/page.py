@@ -27,16 +27,16 @@ import pandas as pd
 from senet_lab.reports import curves, fragments
 from senet_lab.reports.cells import present
 from senet_lab.reports.columns import STUDY
-from senet_lab.reports.looks import LOOKS
-from senet_lab.reports.sources import Gates, Study
-from senet_lab.reports.table import Row, Table
+from senet_lab.reports.looks import STYLES
+from senet_lab.reports.sources import FinishedStudy, Gates
+from senet_lab.reports.table import Table, TableRow
 
 SCRIPTS = ("axes.js", "plots.js", "marks.js", "page.js", "tables.js")  # one after the other, in one scope
 FACETS = ("data", "backbone", "study")  # filters, in this order
 DIGITS = 4  # significant, of a point of a curve: more than a pixel can show
 
 
-def render(studies: Sequence[Study], gates: Sequence[Gates] = ()) -> bytes:
+def render_page(studies: Sequence[FinishedStudy], gates: Sequence[Gates] = ()) -> bytes:
     """The whole page.
 
     Raises:
@@ -53,7 +53,7 @@ def render(studies: Sequence[Study], gates: Sequence[Gates] = ()) -> bytes:
         "studies": [data(study, name) for study, name in zip(studies, ids, strict=True)],
         "settings": [overview(places, studies) for places in settings.values()],
         "looks": {
-            name: [look.marker, look.tone + " open" * (not look.filled), look.meaning] for name, look in LOOKS.items()
+            name: [look.marker, look.tone + " open" * (not look.filled), look.meaning] for name, look in STYLES.items()
         },
     }
     script = "\n".join(asset(name) for name in SCRIPTS)
@@ -63,24 +63,24 @@ def render(studies: Sequence[Study], gates: Sequence[Gates] = ()) -> bytes:
             hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             style=asset("page.css"),
             script=script,
-            counts=escape(counted(studies)),
+            counts=escape(count_summary(studies)),
             filters=filters(studies),
-            index=fragments.scrolling(fragments.index(studies, ids), "All studies"),
+            index=fragments.scroll_box(fragments.index(studies, ids), "All studies"),
             sections=sections,
             excitation=role_of_excitation(studies, gates),
-            data=as_json(content),
+            data=script_json(content),
         )
         .encode("utf-8", "replace")
     )
 
 
-def order(study: Study) -> tuple[Any, ...]:
+def order(study: FinishedStudy) -> tuple[Any, ...]:
     """Settings by name; in each the paper's tables first, in its order."""
     number = study.table.printed.number if study.table.printed else ""
     return (*study.setting, not number, int(number or 0), study.table.study, study.name, str(study.folder))
 
 
-def identifiers(studies: Sequence[Study]) -> list[str]:
+def identifiers(studies: Sequence[FinishedStudy]) -> list[str]:
     """A name for each study that an address can end in, unique on the page."""
     taken: dict[str, int] = defaultdict(int)
     out = []
@@ -91,7 +91,7 @@ def identifiers(studies: Sequence[Study]) -> list[str]:
     return out
 
 
-def counted(studies: Sequence[Study]) -> str:
+def count_summary(studies: Sequence[FinishedStudy]) -> str:
     """ "8 studies, 57 designs, 205 trainings"; what several studies share counts once."""
     trials = pd.concat([study.trials[["trial_id", "status"]] for study in studies]).drop_duplicates("trial_id")
     failed = int((trials["status"] == "failed").sum())
@@ -104,12 +104,12 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def facets(study: Study) -> tuple[list[str], ...]:
+def facets(study: FinishedStudy) -> tuple[list[str], ...]:
     """What the filters ask of a study, in the order of `FACETS`; a study may have several backbones."""
     return tuple(present(study.trials[name]) for name in FACETS)
 
 
-def filters(studies: Sequence[Study]) -> str:
+def filters(studies: Sequence[FinishedStudy]) -> str:
     """A group of buttons for each facet that tells studies apart."""
     groups = []
     for place, name in enumerate(FACETS):
@@ -129,7 +129,9 @@ def filters(studies: Sequence[Study]) -> str:
     return "".join(groups)
 
 
-def section(setting: tuple[str, str, str], places: list[int], studies: Sequence[Study], ids: Sequence[str]) -> str:
+def section(
+    setting: tuple[str, str, str], places: list[int], studies: Sequence[FinishedStudy], ids: Sequence[str]
+) -> str:
     """The studies of one setting, below what all of their designs cost and reach."""
     data, backbone, recipe = (escape(word) for word in setting)
     articles = "".join(article(studies[place], ids[place]) for place in places)
@@ -140,18 +142,18 @@ def section(setting: tuple[str, str, str], places: list[int], studies: Sequence[
     )
 
 
-def article(study: Study, name: str) -> str:
+def article(study: FinishedStudy, name: str) -> str:
     made = study.table
     number = f' <span class="number">table {escape(made.printed.number)} of the paper</span>' if made.printed else ""
     return (
         f'<article class="study" id="{name}"><h3>{escape(made.title)}{number}</h3>'
-        f'<p class="finding">{escape(fragments.finding(study))}</p>'
-        f"{fragments.warnings(made)}"
-        f"{fragments.scrolling(fragments.table(study), f'Table: {made.title}')}"
-        f"{fragments.remarks(made)}"
+        f'<p class="finding">{escape(fragments.finding_sentence(study))}</p>'
+        f"{fragments.warnings_html(made)}"
+        f"{fragments.scroll_box(fragments.table_html(study), f'Table: {made.title}')}"
+        f"{fragments.remarks_html(made)}"
         '<div class="plots"><div class="plot" data-kind="rows"></div>'
         + ('<div class="plot" data-kind="curves"></div>' if study.curves is not None and len(study.curves) else "")
-        + f"</div><details><summary>What these numbers mean</summary>{fragments.notes(made)}</details>"
+        + f"</div><details><summary>What these numbers mean</summary>{fragments.notes_html(made)}</details>"
         f'<p class="source">{escape(study.folder.as_posix())}/</p></article>'
     )
 
@@ -160,7 +162,7 @@ def article(study: Study, name: str) -> str:
 # Numbers for the plots
 
 
-def data(study: Study, name: str) -> dict[str, Any]:
+def data(study: FinishedStudy, name: str) -> dict[str, Any]:
     """A study as the scripts take it."""
     made = study.table
     validated = study.trials[study.trials["status"] == "done"].groupby("row")["val_error"].mean()
@@ -168,7 +170,7 @@ def data(study: Study, name: str) -> dict[str, Any]:
         "id": name,
         "facets": facets(study),
         "title": made.title,
-        "baseline": fragments.baseline_of(made),
+        "baseline": fragments.baseline_name(made),
         "metric": "test loss" if made.aim.metric == "loss" else "top-1 test error",
         "unit": made.aim.unit,
         "margin": made.aim.margin,
@@ -179,7 +181,7 @@ def data(study: Study, name: str) -> dict[str, Any]:
     }
 
 
-def row_data(row: Row, compared: bool, validated: float | None) -> dict[str, Any]:
+def row_data(row: TableRow, compared: bool, validated: float | None) -> dict[str, Any]:
     """One design: `at` is its error and half its intervals over seeds, and over seeds and images (`wide`), its
     difference likewise, validation error, params and macs; None is none.
 
@@ -210,7 +212,7 @@ def row_data(row: Row, compared: bool, validated: float | None) -> dict[str, Any
 def curve_data(made: Table, table: pd.DataFrame) -> dict[str, Any]:
     """Row number → epochs `x`, seeds `n`, and for each metric that the file has mean, min and max."""
     out: dict[str, Any] = {}
-    found = curves.by_row(table)
+    found = curves.row_curves(table)
     for place, row in enumerate(made.rows):
         if row.label in found:
             curve = found[row.label]
@@ -226,7 +228,7 @@ def curve_data(made: Table, table: pd.DataFrame) -> dict[str, Any]:
     return out
 
 
-def overview(places: list[int], studies: Sequence[Study]) -> list[dict[str, Any]]:
+def overview(places: list[int], studies: Sequence[FinishedStudy]) -> list[dict[str, Any]]:
     """The networks of one setting, each once: those that several studies share are one point that names them all."""
     points: dict[Any, dict[str, Any]] = {}
     for place in places:
@@ -247,7 +249,7 @@ def rounded(value: float | None) -> float | None:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def role_of_excitation(studies: Sequence[Study], gates: Sequence[Gates]) -> str:
+def role_of_excitation(studies: Sequence[FinishedStudy], gates: Sequence[Gates]) -> str:
     """The networks whose gates were measured; nothing where there are none."""
     if not gates:
         return ""
@@ -259,7 +261,7 @@ def role_of_excitation(studies: Sequence[Study], gates: Sequence[Gates]) -> str:
             trained.setdefault(name, f"{study.table.title}: {label}, seed {seed} ({', '.join(study.setting[:2])})")
             of[name].append([place, numbers[label]])
     articles = "".join(
-        fragments.excitation(each, trained.get(each.name, each.name), as_json(of[each.name])) for each in gates
+        fragments.excitation_html(each, trained.get(each.name, each.name), script_json(of[each.name])) for each in gates
     )
     return f'<section id="excitation"><h2>The role of excitation</h2>{articles}</section>'
 
@@ -269,7 +271,7 @@ def asset(name: str) -> str:
     return resources.files("senet_lab.reports").joinpath("web", name).read_text(encoding="utf-8")
 
 
-def as_json(content: Any) -> str:
+def script_json(content: Any) -> str:
     """JSON that may stand in a script element: nothing in it can end the element or begin a comment."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":

@@ -81,18 +81,18 @@ def gflops_digits(gflops: float) -> int:
 
 
 @cache
-def tables() -> dict[str, PaperTable]:
+def paper_tables() -> dict[str, PaperTable]:
     """All tables by id, from the package's `paper.yaml`, read once."""
     text = resources.files("senet_lab.reports").joinpath("paper.yaml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
     return {name: _table(name, entry, document) for name, entry in document["tables"].items()}
 
 
-def table(name: str) -> PaperTable:
+def paper_table(name: str) -> PaperTable:
     """The table with this id; a ValueError that lists the ids there are otherwise."""
-    if name not in tables():
-        raise ValueError(f"paper_table: '{name}' is not one of {', '.join(tables())}")
-    return tables()[name]
+    if name not in paper_tables():
+        raise ValueError(f"paper_table: '{name}' is not one of {', '.join(paper_tables())}")
+    return paper_tables()[name]
 
 
 def _table(name: str, entry: dict[str, Any], document: dict[str, Any]) -> PaperTable:

@@ -15,7 +15,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from senet_lab.reports.columns import visible
-from senet_lab.reports.table import Column, Row, Table
+from senet_lab.reports.table import Column, Table, TableRow
 from senet_lab.reports.tex import tex
 
 LONG = 26  # characters that a page has room for in one line of words
@@ -98,7 +98,7 @@ def _latex_heads(heads: list[str], many: bool) -> list[str]:
     return [" & ".join(tex(head[line]) for head in padded) + " \\\\" for line in range(height)]
 
 
-def terminal(table: Table, console: Console) -> None:
+def print_table(table: Table, console: Console) -> None:
     """Print the table with as many columns as fit the console, what it rests on, and what is particular about it."""
     columns, wrapped = [column for column in visible(table) if column.drop is not None], False
     while (grid := _grid(table, columns, wrapped)) and width(grid, console) > console.width:
@@ -136,7 +136,7 @@ def _grid(table: Table, columns: Sequence[Column], wrapped: bool, fold: bool = F
     return grid
 
 
-def _screen_cell(column: Column, row: Row, wrapped: bool) -> Text:
+def _screen_cell(column: Column, row: TableRow, wrapped: bool) -> Text:
     text = column.text(row)
     if wrapped and column.wrap:
         text = fill(text, column.wrap)

@@ -201,7 +201,7 @@ def rounding(weights: Iterable[float]) -> float:
     return math.sqrt(sum(weight**2 for weight in weights) / 2)
 
 
-def planned(aim: Aim, tests: int, test_images: int | None, weights: Iterable[float] = (1, -1)) -> Looks:
+def looks_of(aim: Aim, tests: int, test_images: int | None, weights: Iterable[float] = (1, -1)) -> Looks:
     """The looks at each difference of a study that settles: α is split over its tests.
 
     Args:

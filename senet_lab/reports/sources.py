@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from senet_lab.reports.cells import naming
-from senet_lab.reports.curves import of_records, read_curves
+from senet_lab.reports.cells import with_file_name
+from senet_lab.reports.curves import curves_of_records, read_curves
 from senet_lab.reports.front import front, is_search
-from senet_lab.reports.summary import summarise
+from senet_lab.reports.summary import summarise_study
 from senet_lab.reports.table import Table
 from senet_lab.reports.trials import read_study
 
@@ -20,7 +20,7 @@ LOCAL = "local"  # the folder of runs that are not published, below `results`
 
 
 @dataclass(frozen=True)
-class Study:
+class FinishedStudy:
     """One finished study.
 
     Attributes:
@@ -59,34 +59,34 @@ class Gates:
     name: str
 
 
-def studies(roots: Iterable[Path]) -> list[Study]:
+def finished_studies(roots: Iterable[Path]) -> list[FinishedStudy]:
     """The studies below folders, published ones first; one that was published as it is counts once.
 
     Raises:
         ValueError: in one line, for a folder that is missing or a file that is damaged (which, and how).
     """
-    found: list[Study] = []
+    found: list[FinishedStudy] = []
     seen: set[tuple[str, bytes]] = set()
     for name, path in below(roots, "trials.csv"):
         known = (name, path.read_bytes())
         if known not in seen:
             seen.add(known)
-            found.append(study(path, name))
+            found.append(finished_study(path, name))
     return found
 
 
-def study(path: Path, name: str) -> Study:
+def finished_study(path: Path, name: str) -> FinishedStudy:
     """The study of a `trials.csv`."""
     trials, known = read_study(path)
-    with naming(path):
-        table = summarise(trials, known)
+    with with_file_name(path):
+        table = summarise_study(trials, known)
         chosen = frozenset(row.label for row in front(trials, table).front) if is_search(trials) else None
     beside = path.with_name("curves.csv")
     curves = read_curves(beside) if beside.is_file() else None
-    return Study(path.parent, name, table, trials, curves, chosen)
+    return FinishedStudy(path.parent, name, table, trials, curves, chosen)
 
 
-def without_curves(found: Iterable[Study]) -> list[str]:
+def without_curves(found: Iterable[FinishedStudy]) -> list[str]:
     """The finished trials of studies that have no `curves.csv`."""
     return [
         trial_id
@@ -97,17 +97,17 @@ def without_curves(found: Iterable[Study]) -> list[str]:
     ]
 
 
-def with_curves(found: Iterable[Study], epochs: dict[str, list[dict[str, Any]]]) -> list[Study]:
+def with_curves(found: Iterable[FinishedStudy], epochs: dict[str, list[dict[str, Any]]]) -> list[FinishedStudy]:
     """The studies, those without a `curves.csv` with what is known of their trials: trial id → a mapping an epoch."""
     out = []
     for each in found:
         if each.curves is None and any(trial_id in epochs for trial_id in each.trials["trial_id"]):
-            each = replace(each, curves=of_records(each.trials, epochs))
+            each = replace(each, curves=curves_of_records(each.trials, epochs))
         out.append(each)
     return out
 
 
-def gates(roots: Iterable[Path]) -> list[Gates]:
+def measured_gates(roots: Iterable[Path]) -> list[Gates]:
     """The measured gates below folders; those of the same name count once."""
     found: dict[str, Gates] = {}
     for _, path in below(roots, "gates.csv"):

@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
-from senet_lab.reports.crossed import Components, components
+from senet_lab.reports.crossed import Components, crossed_components
 
 Array = NDArray[np.float64]
 
@@ -273,7 +273,7 @@ def sample(
     return Sample(n, mean, sd, float(half_width(sd, n)), None if found is None else found.half_width())
 
 
-def compare(
+def compare_pairs(
     differences: Mapping[int, float],
     step: float = 0.0,
     tested: bool = True,
@@ -315,4 +315,4 @@ def compare(
 def _crossed(outcomes: Sequence[ArrayLike | None], step: float) -> Components | None:
     """Variance components, where each of two seeds or more says what it made of each of two images or more."""
     known = [np.asarray(each, dtype=float) for each in outcomes if each is not None]
-    return components(known, step) if len(known) == len(outcomes) >= 2 and len(known[0]) >= 2 else None
+    return crossed_components(known, step) if len(known) == len(outcomes) >= 2 and len(known[0]) >= 2 else None

@@ -15,8 +15,8 @@ from senet_lab.reports.cells import first, present
 from senet_lab.reports.columns import study_columns
 from senet_lab.reports.comparisons import (
     Groups,
-    Study,
-    baseline_of,
+    StudyTrials,
+    baseline_label,
     by_seed,
     contrasts_of,
     failures_in,
@@ -25,16 +25,16 @@ from senet_lab.reports.comparisons import (
     up_to_stops,
     verdicts_of,
 )
-from senet_lab.reports.notes import notes, warnings
-from senet_lab.reports.outcomes import checked
-from senet_lab.reports.table import Row, Table
+from senet_lab.reports.notes import column_notes, table_warnings
+from senet_lab.reports.outcomes import check_outputs
+from senet_lab.reports.table import Table, TableRow
 from senet_lab.reports.trials import SETTING, canonical, factors_of, guessing
 
 FACTS = ("data", "backbone", "recipe", "epochs", "device", "torch")  # named under the table
 NONE: Mapping[str, Outputs] = MappingProxyType({})
 
 
-def summarise(trials: pd.DataFrame, outputs: Mapping[str, Outputs] = NONE) -> Table:
+def summarise_study(trials: pd.DataFrame, outputs: Mapping[str, Outputs] = NONE) -> Table:
     """The table of one study's trials (the columns of `trials.COLUMNS`).
 
     Args:
@@ -43,10 +43,10 @@ def summarise(trials: pd.DataFrame, outputs: Mapping[str, Outputs] = NONE) -> Ta
 
     Raises:
         ValueError: where the trials do not make one table (see `trials.canonical`), name a table or row that the paper
-            does not have, or have outputs that do not fit them (see `outcomes.checked`).
+            does not have, or have outputs that do not fit them (see `outcomes.check_outputs`).
     """
     frame = canonical(trials)
-    printed = paper.table(name) if (name := first(frame["paper_table"])) else None
+    printed = paper.paper_table(name) if (name := first(frame["paper_table"])) else None
     groups = {str(label): group for label, group in frame.groupby("row", sort=False)}
     images = None if (known := first(frame["test_images"])) is None else int(known)
     contrasts = contrasts_of(frame, groups)
@@ -55,7 +55,7 @@ def summarise(trials: pd.DataFrame, outputs: Mapping[str, Outputs] = NONE) -> Ta
     study_rows = max(len(groups), int(first(frame.get("study_rows", ()), 0)))
     if not factors or len(groups) < study_rows:  # what was left out after a look is corrected for, too
         tests = max(tests, int(first(frame.get("study_tests", ()), 0)))
-    study = Study(frame, aim.of(frame), images, tests, contrasts, checked(frame, outputs))
+    study = StudyTrials(frame, aim.aim_of(frame), images, tests, contrasts, check_outputs(frame, outputs))
     rows = _rows(study, groups, printed)
     title = str(first(frame["title"], frame["study"][0]))
     table = Table(
@@ -75,10 +75,12 @@ def summarise(trials: pd.DataFrame, outputs: Mapping[str, Outputs] = NONE) -> Ta
         heading=title + (f" (table {printed.number} of the paper)" if printed else ""),
         visible=rows,
     )
-    return replace(table, columns=study_columns(table), warnings=tuple(warnings(table)), notes=tuple(notes(table)))
+    return replace(
+        table, columns=study_columns(table), warnings=tuple(table_warnings(table)), notes=tuple(column_notes(table))
+    )
 
 
-def _rows(study: Study, whole: Groups, printed: paper.PaperTable | None) -> tuple[Row, ...]:
+def _rows(study: StudyTrials, whole: Groups, printed: paper.PaperTable | None) -> tuple[TableRow, ...]:
     """The rows with what they reached, and below a grid's cells its effects."""
     untested = untested_of(study.frame, whole, study.contrasts)
     groups, ends = up_to_stops(study, whole, untested)
@@ -90,13 +92,13 @@ def _rows(study: Study, whole: Groups, printed: paper.PaperTable | None) -> tupl
     }
     names = {label: first(group["paper_row"], "") for label, group in groups.items()}
     found = {label: _printed_row(label, name, printed) for label, name in names.items()}
-    baselines = {label: baseline_of(label, group) for label, group in groups.items()}
+    baselines = {label: baseline_label(label, group) for label, group in groups.items()}
     twins: dict[str, str] = {}
     for label, baseline in baselines.items():
         known = [baseline, *list(groups)[: list(groups).index(label)]]
         twins[label] = next((each for each in known if each and trained[each] and trained[each] == trained[label]), "")
     rows = [
-        Row(
+        TableRow(
             label=label,
             baseline=baselines[label],
             setting=settings[label],
@@ -123,7 +125,7 @@ def _rows(study: Study, whole: Groups, printed: paper.PaperTable | None) -> tupl
         for label, group in groups.items()
     ]
     rows += [
-        Row(
+        TableRow(
             label=label,
             baseline=contrast.baseline,
             setting=rows[0].setting,
@@ -146,7 +148,7 @@ def _only(values: Iterable[Any]) -> Any:
     return found[0] if len(found) == 1 else None
 
 
-def shared(rows: Iterable[Row]) -> tuple[int, ...]:
+def shared(rows: Iterable[TableRow]) -> tuple[int, ...]:
     """The seeds that all of these rows have."""
     every = [set(row.seeds) for row in rows]
     return tuple(sorted(set.intersection(*every))) if every else ()

@@ -9,7 +9,7 @@ from typing import Any
 from senet_lab.reports import paper, statistics
 from senet_lab.reports.aim import Aim
 from senet_lab.reports.conclusions import Verdict
-from senet_lab.reports.looks import LOOKS, Look
+from senet_lab.reports.looks import STYLES, VerdictStyle
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Design:
+class FrontDesign:
     """What a search knows of a row: `Row`'s own numbers are over all its seeds, those that confirmed it included.
 
     Attributes:
@@ -57,7 +57,7 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of a table; None is a number that there is not.
 
     Attributes:
@@ -109,7 +109,7 @@ class Row:
     top5: statistics.Sample | None = None
     loss: statistics.Sample | None = None
     effect: int = 0
-    design: Design | None = None
+    design: FrontDesign | None = None
 
     @property
     def kind(self) -> str:
@@ -123,8 +123,8 @@ class Row:
         return self.verdict.kind if self.verdict else ""
 
     @property
-    def look(self) -> Look:
-        return LOOKS[self.kind]
+    def look(self) -> VerdictStyle:
+        return STYLES[self.kind]
 
     @property
     def sample(self) -> statistics.Sample | None:
@@ -154,10 +154,10 @@ class Column:
 
     name: str
     head: str | None = None
-    value: Callable[[Row], Any] = lambda row: None
+    value: Callable[[TableRow], Any] = lambda row: None
     exact: Callable[[Any], str] = str
     show: Callable[[Any], str] | None = None
-    cell: Callable[[Row], str | None] | None = None
+    cell: Callable[[TableRow], str | None] | None = None
     words: bool = False
     drop: int | None = None
     wrap: int | None = None
@@ -165,19 +165,19 @@ class Column:
     paper: bool = False
     tip: str = ""
 
-    def text(self, row: Row) -> str:
+    def text(self, row: TableRow) -> str:
         """What people read in a row; empty without a value."""
         if self.cell is not None:
             return self.cell(row) or ""
         value = self.value(row)
         return "" if value is None or value == "" else (self.show or self.exact)(value)
 
-    def exactly(self, row: Row) -> str:
+    def exactly(self, row: TableRow) -> str:
         """`text`, a whole number in full."""
         value = self.value(row)
         return f"{value:,}" if self.cell is None and isinstance(value, int) else self.text(row)
 
-    def plain(self, row: Row) -> str:
+    def plain(self, row: TableRow) -> str:
         """What the CSV holds."""
         value = self.value(row)
         return "" if value is None else self.exact(value) if isinstance(value, float) else str(value)
@@ -216,7 +216,7 @@ class Table:
     test_images: int | None
     train_images: int | None
     validation_images: int | None
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     study_rows: int
     tests: int
     aim: Aim
@@ -225,20 +225,20 @@ class Table:
     objectives: tuple[str, ...] = ()
     heading: str = ""
     columns: tuple[Column, ...] = field(default=(), repr=False)
-    visible: tuple[Row, ...] = field(default=(), repr=False)
+    visible: tuple[TableRow, ...] = field(default=(), repr=False)
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     recipe: tuple[str, ...] = ()
 
     @property
-    def trained(self) -> tuple[Row, ...]:
+    def trained(self) -> tuple[TableRow, ...]:
         """The rows that are trainings, without the effects of a grid."""
         return tuple(row for row in self.rows if not row.effect)
 
     @property
-    def comparisons(self) -> dict[str, list[Row]]:
+    def comparisons(self) -> dict[str, list[TableRow]]:
         """Baseline → it and the rows that are compared with it, in the table's order."""
-        found: dict[str, list[Row]] = {}
+        found: dict[str, list[TableRow]] = {}
         for row in self.trained:
             found.setdefault(row.baseline or row.label, []).append(row)
         return found
@@ -269,7 +269,7 @@ class Table:
         return min(counts), max(counts)
 
     @property
-    def front(self) -> list[Row]:
+    def front(self) -> list[TableRow]:
         """A search's rows that no other design is better than, the cheapest first."""
         chosen = [(row.design, row) for row in self.rows if row.design is not None and row.design.on_front]
         return [row for _, row in sorted(chosen, key=lambda each: (each[0].costs["params"], *each[0].values.values()))]

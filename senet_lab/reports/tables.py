@@ -16,10 +16,10 @@ from senet_lab import files, outputs
 from senet_lab.outputs import Outputs
 from senet_lab.reports import figures, front_figures
 from senet_lab.reports.cells import csv_bytes
-from senet_lab.reports.curves import csv_bytes as curve_bytes
+from senet_lab.reports.curves import curves_csv as curve_bytes
 from senet_lab.reports.front import front, is_search
-from senet_lab.reports.render import csv_text, latex, markdown, terminal
-from senet_lab.reports.summary import NONE, summarise
+from senet_lab.reports.render import csv_text, latex, markdown, print_table
+from senet_lab.reports.summary import NONE, summarise_study
 from senet_lab.reports.table import Table
 from senet_lab.reports.trials import canonical, read_study, read_trials
 
@@ -28,34 +28,34 @@ __all__ = [
     "canonical",
     "csv_text",
     "latex",
-    "made",
+    "make_table",
     "markdown",
+    "print_table",
     "read_study",
     "read_trials",
-    "show",
-    "summarise",
-    "terminal",
-    "unpacked",
-    "write",
+    "show_table",
+    "summarise_study",
+    "unpack_outputs",
+    "write_table",
 ]
 
 
-def made(trials: pd.DataFrame, known: Mapping[str, Outputs] = NONE) -> Table:
+def make_table(trials: pd.DataFrame, known: Mapping[str, Outputs] = NONE) -> Table:
     """The table of trials, and of their outputs by trial id; of a search its front."""
-    return front(trials) if is_search(trials) else summarise(trials, known)
+    return front(trials) if is_search(trials) else summarise_study(trials, known)
 
 
-def show(trials: pd.DataFrame, console: Console, known: Mapping[str, Outputs] = NONE) -> None:
+def show_table(trials: pd.DataFrame, console: Console, known: Mapping[str, Outputs] = NONE) -> None:
     """Print the table of trials."""
-    terminal(made(trials, known), console)
+    print_table(make_table(trials, known), console)
 
 
-def unpacked(packed: Mapping[str, bytes]) -> dict[str, Outputs]:
+def unpack_outputs(packed: Mapping[str, bytes]) -> dict[str, Outputs]:
     """Trial id → outputs, from their bytes."""
     return {name: Outputs.unpacked(data) for name, data in packed.items()}
 
 
-def write(
+def write_table(
     folder: str | Path,
     trials: pd.DataFrame,
     runs: pd.DataFrame | None = None,
@@ -86,7 +86,7 @@ def write(
     """
     frame = canonical(trials)
     searched = is_search(frame)
-    table = table or made(frame, unpacked(packed) if packed else known)
+    table = table or make_table(frame, unpack_outputs(packed) if packed else known)
     contents = {"trials.csv": csv_bytes(frame)}
     if runs is not None:
         contents["runs.csv"] = csv_bytes(runs)
@@ -98,5 +98,5 @@ def write(
     name = "front" if searched else "table"
     for form, text in (("md", markdown(table)), ("csv", csv_text(table)), ("tex", latex(table))):
         contents[f"{name}.{form}"] = text.encode("utf-8", "replace")
-    drawn = front_figures.render(table) if searched else figures.render(table)
+    drawn = front_figures.render_front(table) if searched else figures.render_study(table)
     return files.replace_all(folder, contents | drawn)

@@ -15,7 +15,7 @@ import pandas as pd
 from senet_lab import outputs
 from senet_lab.config import FAILURES
 from senet_lab.outputs import Outputs
-from senet_lab.reports.cells import clean_text, first, naming, present, read_cells, require, typed
+from senet_lab.reports.cells import clean_text, first, present, read_cells, require, typed_column, with_file_name
 
 # What each column holds: "text", "int" or "float"; errors and losses are empty where a trial failed.
 COLUMNS: dict[str, str] = {
@@ -89,7 +89,7 @@ def read_trials(path: str | Path) -> pd.DataFrame:
         ValueError: in one line that names the file and what is wrong with it.
     """
     cells = read_cells(path)
-    with naming(path):
+    with with_file_name(path):
         return canonical(cells)
 
 
@@ -124,7 +124,7 @@ def canonical(trials: pd.DataFrame) -> pd.DataFrame:
     for name in NOT_EMPTY:
         if "" in text[name]:
             raise ValueError(f"line {text[name].index('') + 2}: {name} is empty")
-    frame = pd.DataFrame({name: typed(name, KINDS.get(name, "text"), cells) for name, cells in text.items()})
+    frame = pd.DataFrame({name: typed_column(name, KINDS.get(name, "text"), cells) for name, cells in text.items()})
     _check(frame)
     order = {label: place for place, label in enumerate(dict.fromkeys(text["row"]))}
     return frame.sort_values(["row", "seed"], key=lambda c: c.map(order) if c.name == "row" else c, ignore_index=True)

@@ -25,14 +25,14 @@ class Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class Quiet(WSGIRequestHandler):
+class SilentHandler(WSGIRequestHandler):
     """Prints no line for a request."""
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
-def serve(url: str, port: int) -> None:
+def serve_dashboard(url: str, port: int) -> None:
     """Serve the Optuna studies of a store until Ctrl-C.
 
     Args:
@@ -62,7 +62,7 @@ def serve(url: str, port: int) -> None:
         skip_table_creation=True,
     )
     try:
-        server = make_server(HOST, port, optuna_dashboard.wsgi(storage), Server, Quiet)
+        server = make_server(HOST, port, optuna_dashboard.wsgi(storage), Server, SilentHandler)
     except (OSError, OverflowError) as error:
         raise UserError(f"--port {port} cannot be served: {getattr(error, 'strerror', None) or error}") from error
     with server:

@@ -41,7 +41,7 @@ class Decoding:
     once: float = 0.0
 
 
-def tried(plan: Plan, cells: dict[str, Cell]) -> dict[str, float]:
+def calibrated_rates(plan: Plan, cells: dict[str, Cell]) -> dict[str, float]:
     """Multiply-adds a second that a few steps of these cells' networks reach, of as many as `PROBING` seconds allow.
     One that is much slower than the others is tried once more: it may have been other work on the machine."""
     rates: dict[str, float] = {}
@@ -57,7 +57,7 @@ def tried(plan: Plan, cells: dict[str, Cell]) -> dict[str, float]:
     return rates
 
 
-def read_by(cell: Cell) -> str:
+def reading_key(cell: Cell) -> str:
     """Trials with the same word read the same images in the same way."""
     return f"{cell.spec.feed} {cell.spec.data}"
 
@@ -65,7 +65,7 @@ def read_by(cell: Cell) -> str:
 def decodings(plan: Plan, cells: list[Cell], cores: float) -> dict[str, Decoding]:
     """What decoding takes, by `read_by`, from some images of these cells' data sets; nothing where those lie in memory
     already."""
-    specs = {read_by(cell): cell.spec for cell in cells if cell.spec.data.name == "folder"}
+    specs = {reading_key(cell): cell.spec for cell in cells if cell.spec.data.name == "folder"}
     with threads(plan.config.executor.threads):
         return {
             key: decoding(spec.data, spec.feed, plan.facts, cores, DECODING / len(specs)) for key, spec in specs.items()
@@ -87,25 +87,25 @@ def decoding(data: Data, feed: str, facts: DataFacts, cores: float, seconds: flo
     tested = FolderFeed(test, here).test_batches(1)
     if feed != "memory":
         feeds = [FolderFeed(train, here).batches(1, seed=0), FolderFeed(train, here).batches(1), tested]
-        return Decoding(*(an_image(images, seconds / 3) for images in feeds))
+        return Decoding(*(seconds_an_image(images, seconds / 3) for images in feeds))
     held = [(train, facts.train, True), (train, facts.validation, False), (test, facts.test, False)]
     again = 0.0
     if views_of(data):
         held.pop()  # the test reads its files
-        again = an_image(tested, seconds / 3)
+        again = seconds_an_image(tested, seconds / 3)
     once = sum(
-        count * an_image((memory.decode(file, here, training) for file in singly(files)), seconds / 3)
+        count * seconds_an_image((memory.decode(file, here, training) for file in split_files(files)), seconds / 3)
         for files, count, training in held
     )
     return Decoding(test=again, once=once / min(max(1, data.workers), cores))
 
 
-def singly(files: Files) -> Iterator[Files]:
+def split_files(files: Files) -> Iterator[Files]:
     """Each file by itself."""
     return (files.take(np.array([place])) for place in range(len(files)))
 
 
-def an_image(images: Iterable[Any], seconds: float) -> float:
+def seconds_an_image(images: Iterable[Any], seconds: float) -> float:
     """Seconds that an image takes to be read, by as many as so many seconds allow, but at least two: the lower
     median, as the first warms up, and others meet other work on the machine."""
     ends = [time.perf_counter()]

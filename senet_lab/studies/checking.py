@@ -20,7 +20,7 @@ from senet_lab.training.faults import is_no_result
 from senet_lab.training.spec import REMOVED_FIELDS, Spec
 
 
-def check(url: str) -> None:
+def check_store(url: str) -> None:
     """Read every record of a store, print what it holds, and what is wrong with it: also which failures an earlier
     version has recorded that a machine was to blame for.
 
@@ -28,11 +28,11 @@ def check(url: str) -> None:
         UserError: if it cannot be opened.
         RunError: if anything in it is damaged.
     """
-    store = opened(url)
+    store = open_existing(url)
     counts: Counter[str] = Counter()
     wrong: dict[str, str] = {}
     no_results: dict[str, str] = {}
-    for row, packed in everything(store):
+    for row, packed in all_records(store):
         counts[row.state] += 1
         if found := fault(store, row, packed):
             wrong[row.trial_id] = found
@@ -62,7 +62,7 @@ def check(url: str) -> None:
         raise RunError(f"{len(wrong)} of its entries {'is' if len(wrong) == 1 else 'are'} damaged, see above{cure}")
 
 
-def opened(url: str) -> Store:
+def open_existing(url: str) -> Store:
     """A store that is there."""
     store = Store(url, create=False)
     if store.empty:
@@ -70,7 +70,7 @@ def opened(url: str) -> Store:
     return store
 
 
-def everything(store: Store) -> Iterator[tuple[sa.Row[Any], bytes | None]]:
+def all_records(store: Store) -> Iterator[tuple[sa.Row[Any], bytes | None]]:
     """Every row of the records with its outputs, the oldest first."""
     ids = [row.trial_id for row in store.rows(sa.select(records.c.trial_id).order_by(records.c.heartbeat))]
     for start in range(0, len(ids), SOME):

@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from senet_lab.reports.pareto import on_front
-from senet_lab.studies.space import Design
+from senet_lab.studies.space import Candidate
 
 MOST = 12  # designs; the front itself is always confirmed
 
 
-def chosen(values: Mapping[Design, Sequence[float]], errors: Sequence[int], images: int) -> list[Design]:
+def designs_to_confirm(
+    values: Mapping[Candidate, Sequence[float]], errors: Sequence[int], images: int
+) -> list[Candidate]:
     """The designs on the front, then those near it, the most accurate first.
 
     Args:

@@ -32,7 +32,7 @@ def closed_form(gates: list[Inserted], se: SE, available: tuple[int, ...]) -> di
     return dict(sums)
 
 
-def show(composed: Composed, words: list[str], console: Console) -> None:
+def show_cost(composed: Composed, words: list[str], console: Console) -> None:
     """Print the cost of the network that the words describe; ImageNet's images if they name no data set.
 
     Raises:

@@ -22,7 +22,7 @@ from senet_lab.files import replace_all
 from senet_lab.labels import Composed, plain_name
 from senet_lab.outputs import Outputs
 from senet_lab.reports import dashboards, tables
-from senet_lab.reports.dashboards import Shown, Spec
+from senet_lab.reports.dashboards import DashboardContent, Spec
 from senet_lab.reports.trials import canonical
 from senet_lab.studies import export_wandb
 from senet_lab.training.processes import in_subprocess
@@ -52,7 +52,7 @@ mutation SaveView($id: ID, $entityName: String, $projectName: String, $type: Str
 """
 
 
-def make(arguments: argparse.Namespace) -> None:
+def make_dashboards(arguments: argparse.Namespace) -> None:
     """Write a study's dashboards, and save them if there is a W&B key.
 
     Raises:
@@ -72,11 +72,11 @@ def make(arguments: argparse.Namespace) -> None:
         check_installed()
         shown, folder = from_store(composed, words)
     folder = arguments.to or folder
-    entity, project = export_wandb.place()
+    entity, project = export_wandb.entity_and_project()
     views = {name: build(shown, entity, project) for name, build in FILES.items()}
-    replace_all(folder, {name: dashboards.as_json(view) for name, view in views.items()})
+    replace_all(folder, {name: dashboards.view_json(view) for name, view in views.items()})
     print(f"written: {folder}/ ({', '.join(views)})")
-    if export_wandb.mode_of("online") == "off":
+    if export_wandb.wandb_mode("online") == "off":
         print("not saved: WANDB_MODE=disabled switches W&B off")
         return
     otherwise = f"{folder}/ holds what would be saved"
@@ -99,14 +99,14 @@ def check_installed() -> None:
 # What is shown
 
 
-def from_store(composed: Composed, words: list[str]) -> tuple[Shown, Path]:
+def from_store(composed: Composed, words: list[str]) -> tuple[DashboardContent, Path]:
     """A study with those of its trials that are recorded, and its folder of results."""
     from senet_lab.studies import outcome, plan, settling  # torch comes with it
     from senet_lab.studies.store import Store
 
     store = Store(composed.config.storage, create=False)
     folder = Path(composed.config.results) / composed.folder
-    (study,) = settling.recorded([plan.make(composed)], [folder], store)
+    (study,) = settling.with_records([plan.make_plan(composed)], [folder], store)
     if not study.recorded:
         raise UserError(
             f"{store.name} has no record of {composed.folder}: there is nothing to show; "
@@ -114,13 +114,15 @@ def from_store(composed: Composed, words: list[str]) -> tuple[Shown, Path]:
         )
     there = replace(study, cells=[cell for cell in study.cells if cell.trial_id in study.recorded])
     packed = store.outputs(study.trials)
-    trials = outcome.trials(there, study.recorded, packed)
-    runs = tuple(cell.trial_id for cell in outcome.by_row(study))  # those that are still to come, too
+    trials = outcome.trials_frame(there, study.recorded, packed)
+    runs = tuple(cell.trial_id for cell in outcome.cells_by_row(study))  # those that are still to come, too
     assert composed.config.study
-    return shown_of(trials, tables.unpacked(packed), runs, composed.config.study.factor, composed.folder), folder
+    return dashboard_content(
+        trials, tables.unpack_outputs(packed), runs, composed.config.study.factor, composed.folder
+    ), folder
 
 
-def from_file(path: Path) -> tuple[Shown, Path]:
+def from_file(path: Path) -> tuple[DashboardContent, Path]:
     """A study by its trials.csv, and the folder of results that it has below results/local."""
     try:
         trials, known = tables.read_study(path)
@@ -132,17 +134,19 @@ def from_file(path: Path) -> tuple[Shown, Path]:
     if first["study"] in choices("ablation"):
         study = compose([f"+ablation={first['study']}"]).config.study
         factor = study.factor if study else ""
-    return shown_of(trials, known, tuple(trials["trial_id"]), factor, folder), Path("results/local") / folder
+    return dashboard_content(trials, known, tuple(trials["trial_id"]), factor, folder), Path("results/local") / folder
 
 
-def shown_of(trials: Any, known: dict[str, Outputs], runs: tuple[str, ...], factor: str, folder: str) -> Shown:
+def dashboard_content(
+    trials: Any, known: dict[str, Outputs], runs: tuple[str, ...], factor: str, folder: str
+) -> DashboardContent:
     """What a dashboard shows of trials in the columns of a trials.csv, and of their outputs."""
     try:
         frame = canonical(trials)
-        table = tables.csv_text(tables.summarise(frame, known)).encode("utf-8", "replace")
+        table = tables.csv_text(tables.summarise_study(frame, known)).encode("utf-8", "replace")
     except ValueError as error:
         raise UserError(f"{folder}: {error}") from error
-    return Shown(
+    return DashboardContent(
         frame,
         tuple(dict.fromkeys(runs)),
         export_wandb.table_run_id(folder, table),
@@ -165,13 +169,13 @@ def save_all(views: Sequence[Spec], otherwise: str) -> list[str]:
     if not export_wandb.log_in("dashboard", otherwise):
         return []
     try:
-        return [save(view) for view in views]
+        return [save_view(view) for view in views]
     except Exception as error:  # whatever the client makes of a network that is gone
         reason = first_line(error).rstrip(".")
         raise RunError(f"dashboard: it could not be saved ({reason}); {otherwise}") from error
 
 
-def save(view: Spec) -> str:
+def save_view(view: Spec) -> str:
     """Save a view, in place of the one of its name if there is one; its address."""
     import wandb
     from wandb_workspaces._graphql import execute_graphql, get_app_url

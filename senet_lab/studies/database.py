@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from senet_lab.config import RunError, UserError, fault_of, first_line
-from senet_lab.files import at_home
+from senet_lab.config import RunError, UserError, first_line, path_fault
+from senet_lab.files import expand_home
 
 PATIENCE_SECONDS = 60.0  # a database that does not answer is asked again for so long
 QUIET_SECONDS = 3.0  # and after this the user is told so
@@ -65,7 +65,7 @@ class Database:
                     location = location.set(database=":memory:")
             self.engine = sa.create_engine(location, connect_args=self.waits)
             # A file is there, and may be locked; a server that does not answer yet may never, and is said so at once.
-            self.patiently(lambda: self.open(tables if create else None), PATIENCE_SECONDS if is_sqlite else 0)
+            self.retry(lambda: self.open(tables if create else None), PATIENCE_SECONDS if is_sqlite else 0)
 
     @contextmanager
     def opening(self, location: sa.URL) -> Iterator[None]:
@@ -82,9 +82,9 @@ class Database:
         except exc.OperationalError as error:
             raise UserError(f"storage={self.name} cannot be opened: {first_line(error.orig)}") from error
         except (exc.DBAPIError, UnicodeDecodeError) as error:  # names of tables that are no UTF-8 any more
-            raise UserError(f"storage={self.name} is damaged, or no database: {said_by(error)}") from error
+            raise UserError(f"storage={self.name} is damaged, or no database: {database_message(error)}") from error
         except OSError as error:
-            raise UserError(f"storage={self.name}: {fault_of(Path(location.database or ''), error)}") from error
+            raise UserError(f"storage={self.name}: {path_fault(Path(location.database or ''), error)}") from error
         except (TypeError, exc.SQLAlchemyError) as error:  # TypeError: an option that the driver lacks
             raise UserError(f"storage={self.name}: {first_line(error)}") from error
 
@@ -134,11 +134,11 @@ class Database:
                 return act(connection)
 
         try:
-            return self.patiently(once, patience)
+            return self.retry(once, patience)
         except exc.IntegrityError:
             raise
         except (exc.DBAPIError, UnicodeDecodeError) as error:
-            raise RunError(f"the store {self.name} failed: {said_by(error)}") from error
+            raise RunError(f"the store {self.name} failed: {database_message(error)}") from error
 
     def inserted(self, act: Callable[[sa.Connection], object]) -> bool:
         """Do what inserts. False if what it inserts is there, which may be the same."""
@@ -148,7 +148,7 @@ class Database:
         except exc.IntegrityError:
             return False
 
-    def patiently(self, act: Callable[[], T], patience: float = PATIENCE_SECONDS) -> T:
+    def retry(self, act: Callable[[], T], patience: float = PATIENCE_SECONDS) -> T:
         """Do something with the database that may be done twice; again while it does not answer, for at most `patience`
         seconds, after which its last error is raised as it is."""
         begun, pause, told = time.monotonic(), 0.1, False
@@ -161,7 +161,7 @@ class Database:
                     raise
                 if waited > QUIET_SECONDS and not told:
                     left = f"trying again for {patience - waited:.0f} s"
-                    self.say(f"the store {self.name} does not answer ({said_by(error)}); {left}")
+                    self.say(f"the store {self.name} does not answer ({database_message(error)}); {left}")
                     told = True
                 self.back = time.time()
             else:
@@ -177,7 +177,7 @@ def parse(url: str) -> sa.URL:
     try:
         location = sa.make_url(url)
         if location.get_backend_name() == "sqlite" and location.database:
-            return location.set(database=at_home(location.database))
+            return location.set(database=expand_home(location.database))
         return location
     except (exc.ArgumentError, ValueError) as error:  # ValueError: a port that is no number
         raise UserError(f"storage={url} is not a database URL such as sqlite:///results/local/lab.db") from error
@@ -198,7 +198,7 @@ def is_away(error: BaseException | None) -> bool:
     return isinstance(error, exc.OperationalError) and code[:2] in ("08", "57", "40")
 
 
-def said_by(error: Exception) -> str:
+def database_message(error: Exception) -> str:
     """What the database itself said."""
     if error.__cause__ is not None and not isinstance(error, exc.DBAPIError):
         return first_line(error.__cause__)

@@ -1,7 +1,7 @@
 """How the trials of a study come about: which there are at first, and which follow from the records so far.
 
 Two designs have this form: rows that a file lists, with fixed seeds or as many as their verdicts need (`Listed`), and
-the designs that a sampler proposes (`search.Search`). `studies.study` runs both in the same way.
+the designs that a sampler proposes (`search.SearchDesign`). `studies.study` runs both in the same way.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def folder_of(composed: Composed) -> Path:
     return Path(composed.config.results) / composed.folder
 
 
-class Listed:
+class ListedDesign:
     """Studies whose rows are listed, trained together: rows that they share are trained once.
 
     Args:
@@ -99,38 +99,38 @@ class Listed:
     def take_over(self, plans: Sequence[Plan]) -> None:
         """Set out from plans, and from the records that they have."""
         self.plans = list(plans)
-        self.records: dict[str, Record] = dict(plan.together(self.plans).recorded)
+        self.records: dict[str, Record] = dict(plan.merge_plans(self.plans).recorded)
         self.asked = {trial_id for each in plans for trial_id in each.trials}  # that the driver has been given
-        self.told: set[tuple[int, str]] = set()  # rows whose verdicts are in, by number of the study and label
-        self.news()
+        self.reported: set[tuple[int, str]] = set()  # rows whose verdicts are in, by number of the study and label
+        self.new_verdicts()
 
     @property
     def most(self) -> int:
-        return len(plan.together(self.plans).todo)
+        return len(plan.merge_plans(self.plans).todo)
 
     def look_up(self, store: Store) -> None:
         self.store = store
-        found = settling.recorded(self.plans, self.folders, store)
+        found = settling.with_records(self.plans, self.folders, store)
         if self.config.retry and not self.config.plan:
-            ended = plan.together(found).recorded
+            ended = plan.merge_plans(found).recorded
             store.forget(trial_id for trial_id, record in ended.items() if record["state"] == FAILED)
-            found = settling.recorded(self.plans, self.folders, store)
+            found = settling.with_records(self.plans, self.folders, store)
         self.take_over(found)
 
     def specs(self) -> list[Spec]:
-        return [cell.spec for cell in plan.together(self.plans).todo]
+        return [cell.spec for cell in plan.merge_plans(self.plans).todo]
 
     def forecast(self, workers: int) -> Expectation:
-        return expect(plan.together(self.plans), self.store, workers)
+        return expect(plan.merge_plans(self.plans), self.store, workers)
 
     def show(self, forecast: Expectation, workers: int, console: Console) -> None:
         for each in self.plans:
-            plan_text.show(each, console)
+            plan_text.show_rows(each, console)
         for folder, each in zip(self.folders, self.plans, strict=True):
-            said = aside.announced(folder, each.trials)
+            said = aside.replacement_notice(folder, each.trials)
             console.print(said, style="yellow", soft_wrap=True) if said else None
-        settling.show(self.plans, forecast, workers, console)
-        plan_text.show_total(plan.together(self.plans), forecast, workers, console)
+        settling.show_settling(self.plans, forecast, workers, console)
+        plan_text.show_total(plan.merge_plans(self.plans), forecast, workers, console)
         plan_text.show_alarms(self.plans, console)
 
     def begin(self) -> None:
@@ -160,21 +160,21 @@ class Listed:
 
     def ended(self, cell: Cell, record: Record) -> list[str]:
         self.records[cell.trial_id] = record
-        return self.news()
+        return self.new_verdicts()
 
-    def news(self) -> list[str]:
+    def new_verdicts(self) -> list[str]:
         """Verdicts over seeds that have come in since this was asked last: "tanh: worse, after 5 seeds". What other
         test images would say is told in the table."""
         said = []
         for number, each in enumerate(self.plans):
             for label, need in settling.needs(each, self.records).items() if each.aim.settles else ():
-                if need.word and (number, label) not in self.told:
-                    self.told.add((number, label))
+                if need.word and (number, label) not in self.reported:
+                    self.reported.add((number, label))
                     said.append(f"{label}: {need.word}, after {need.seeds} seeds")
         return said
 
     def finish(self) -> None:
-        self.plans = [settling.finished(each, self.records) for each in self.plans]
+        self.plans = [settling.without_unused_seeds(each, self.records) for each in self.plans]
 
     def columns(self, cell: Cell) -> dict[str, Any]:
         return {}

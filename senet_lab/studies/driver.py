@@ -20,9 +20,9 @@ from typing import Any
 
 from senet_lab.config import RunError
 from senet_lab.studies.plan import Cell, Plan
-from senet_lab.studies.policies import ATTEMPTS, Alone, Attempts, Failures
+from senet_lab.studies.policies import ATTEMPTS, Attempts, Failures, MemoryQueue
 from senet_lab.studies.pool import ELAPSED, Event, Pool
-from senet_lab.studies.progress import Progress, named
+from senet_lab.studies.progress import Progress, trial_name
 from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Record, Store
 from senet_lab.training.faults import with_advice
 
@@ -31,7 +31,7 @@ FEW = 100  # trials that are looked up each time that a worker is free; more of 
 LOOK_SECONDS = 2.0
 
 
-def nothing(cell: Cell, value: Record) -> None:
+def ignore(cell: Cell, value: Record) -> None:
     """What is done of an event that nobody asks for."""
 
 
@@ -63,11 +63,11 @@ class Driver:
     workers: Pool
     progress: Progress
     checkpoints: Path
-    on_end: Callable[[Cell, Record], None] = nothing
+    on_end: Callable[[Cell, Record], None] = ignore
     more: Callable[[], list[Cell]] = list
     until: Callable[[Cell], int | None] = lambda cell: None
-    on_stop: Callable[[Cell, Record], None] = nothing
-    known: Mapping[str, Record] | None = None
+    on_stop: Callable[[Cell, Record], None] = ignore
+    search_records: Mapping[str, Record] | None = None
     records: dict[str, Record] = field(init=False)
     waiting: dict[str, Cell] = field(init=False)
     running: dict[str, Cell] = field(init=False, default_factory=dict)
@@ -76,8 +76,10 @@ class Driver:
         self.records = dict(self.plan.recorded)
         self.waiting = {cell.trial_id: cell for cell in self.plan.todo}
         self.attempts = Attempts()
-        self.alone = Alone()
-        self.failures = Failures(self.plan.config.max_failures, self.records if self.known is None else self.known)
+        self.alone = MemoryQueue()
+        self.failures = Failures(
+            self.plan.config.max_failures, self.records if self.search_records is None else self.search_records
+        )
         self.paused = False  # whether nothing is handed out because nothing ends well
         self.looked = 0.0  # when it was last looked up what other drivers have recorded
         self.commit = git_commit()
@@ -91,7 +93,7 @@ class Driver:
         """
         self.store.say = self.progress.say
         try:
-            with beating(self.store):
+            with heartbeats(self.store):
                 self.hand_out()
                 while self.waiting or self.running:
                     idle = self.workers.free and not (self.paused or self.alone.reserved(self.running))
@@ -175,21 +177,21 @@ class Driver:
                 self.end(cell, DONE, value)
             case "failed":
                 self.end(cell, FAILED, value)
-            case "memory" if self.alone.was(cell.trial_id):
+            case "memory" if self.alone.had_turn(cell.trial_id):
                 self.end(cell, FAILED, {"reason": f"out of memory, also alone: {value['reason']}"})
             case "memory":
                 self.attempts.again(cell.trial_id)
                 self.alone.ask(cell.trial_id)
                 why = f"out of memory ({value['reason']})"
-                self.progress.say(f"{named(cell)}: {why}; once more alone, when nothing else trains")
+                self.progress.say(f"{trial_name(cell)}: {why}; once more alone, when nothing else trains")
             case "lost" if self.attempts.left(cell.trial_id):
                 self.attempts.again(cell.trial_id)
-                self.progress.say(f"{named(cell)}: {value['reason']}; it goes on from its last epoch")
+                self.progress.say(f"{trial_name(cell)}: {value['reason']}; it goes on from its last epoch")
                 self.submit(cell)
             case "lost":
-                raise RunError(f"{named(cell)}: {with_advice(value['reason'])} ({ATTEMPTS} times)")
+                raise RunError(f"{trial_name(cell)}: {with_advice(value['reason'])} ({ATTEMPTS} times)")
             case "halt":
-                raise RunError(f"{named(cell)}: {value['reason']}")
+                raise RunError(f"{trial_name(cell)}: {value['reason']}")
 
     def end(self, cell: Cell, state: str, value: dict[str, Any]) -> None:
         """Record how a trial has ended."""
@@ -226,7 +228,7 @@ class Driver:
 
 
 @contextmanager
-def beating(store: Store) -> Iterator[None]:
+def heartbeats(store: Store) -> Iterator[None]:
     """Renew the heartbeat of this process's claims while the body runs."""
     stop = threading.Event()
 

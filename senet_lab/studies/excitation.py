@@ -12,17 +12,17 @@ from senet_lab.config import UserError
 from senet_lab.counting import counting
 from senet_lab.reports import excitation, gate_figures
 from senet_lab.studies.plan import device_of
-from senet_lab.studies.trained import composed, data_of, network_of, weights_of
+from senet_lab.studies.trained import compose_words, network_data, network_of, weights_of
 from senet_lab.training import checkpoints, gate_stats
 from senet_lab.training import data as images
 from senet_lab.training.folder import root_of
 
 
-def draw(arguments: argparse.Namespace) -> None:
+def measure_gates(arguments: argparse.Namespace) -> None:
     """Measure the gates of a trained network, and write and show what they say."""
     words = arguments.words + [word for word in arguments.classes or () if "=" in word]
     wanted = [word for word in arguments.classes or () if "=" not in word]
-    chosen = composed(words, "excitation")
+    chosen = compose_words(words, "excitation")
     if arguments.images < 1:
         raise UserError(f"--images: {arguments.images} is not a number of images of at least 1")
     if len(wanted) > gate_figures.MOST:
@@ -31,7 +31,7 @@ def draw(arguments: argparse.Namespace) -> None:
     device = device_of(chosen.config.training.device)
     module = network_of(path, chosen, record)
     checkpoints.check_gates(module, path)
-    data = data_of(words, chosen, record, arguments.data_root)
+    data = network_data(words, chosen, record, arguments.data_root)
     facts = checkpoints.check_fit(module, data)
     test = images.load_splits(data).test
     names = images.names_of(data, facts)
@@ -53,7 +53,7 @@ def draw(arguments: argparse.Namespace) -> None:
         report=counting(len(test), "images"),
     )
     folder = arguments.to or (arguments.results or Path("results/local")) / "excitation" / path.stem
-    written = gate_figures.write(folder, measured.gates, measured.blocks, title)
+    written = gate_figures.write_gates(folder, measured.gates, measured.blocks, title)
     console.print()
-    excitation.terminal(excitation.summarise(measured.gates, measured.blocks), console)
+    excitation.print_gates(excitation.summarise_gates(measured.gates, measured.blocks), console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)

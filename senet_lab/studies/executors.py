@@ -8,13 +8,13 @@ from typing import Protocol
 
 from senet_lab.config import Config, UserError
 from senet_lab.studies import ray, workers
-from senet_lab.studies.pool import Ready
+from senet_lab.studies.pool import Capacity
 
 
-class Executor(Protocol):
+class ExecutorFactory(Protocol):
     """Has trials trained."""
 
-    def __call__(self, config: Config, device: str, idle: bool = False) -> AbstractContextManager[Ready]:
+    def __call__(self, config: Config, device: str, idle: bool = False) -> AbstractContextManager[Capacity]:
         """Whoever trains, for the time of a `with`.
 
         Args:
@@ -27,10 +27,10 @@ class Executor(Protocol):
         """
 
 
-EXECUTORS: dict[str, Executor] = {"local": workers.ready, "ray": ray.ready}
+EXECUTORS: dict[str, ExecutorFactory] = {"local": workers.local_workers, "ray": ray.ray_workers}
 
 
-def ready(config: Config, device: str, idle: bool = False) -> AbstractContextManager[Ready]:
+def open_executor(config: Config, device: str, idle: bool = False) -> AbstractContextManager[Capacity]:
     """Whoever `config.executor` names; a UserError if there is no such executor."""
     name = config.executor.name
     if name not in EXECUTORS:

@@ -24,8 +24,8 @@ from rich.console import Console
 from torch import Tensor
 
 from senet_lab.config import RunError, UserError, first_line
-from senet_lab.files import whole
-from senet_lab.studies.trained import Trained, composed, trained
+from senet_lab.files import atomic_path
+from senet_lab.studies.trained import TrainedNetwork, compose_words, load_trained
 from senet_lab.training.gate_stats import evaluating
 from senet_lab.training.transforms import channels_of, short_side, statistics_of
 
@@ -35,7 +35,7 @@ TOLERANCE = 1e-4
 BATCHES = (1, 2, 5)  # images that the written model is tried on at once
 
 
-def write(arguments: argparse.Namespace) -> None:
+def write_onnx(arguments: argparse.Namespace) -> None:
     """Write the network of a checkpoint as ONNX, once it has been compared with the original.
 
     Raises:
@@ -44,8 +44,8 @@ def write(arguments: argparse.Namespace) -> None:
     """
     for name in LIBRARIES:
         check_library(name)
-    chosen = composed(arguments.words, "export")
-    network = trained(arguments, arguments.words, chosen)
+    chosen = compose_words(arguments.words, "export")
+    network = load_trained(arguments, arguments.words, chosen)
     path = arguments.to or (arguments.results or Path("results/local")) / "export" / f"{network.path.stem}.onnx"
     if path.exists() and not arguments.overwrite:
         raise UserError(f"{path} is there already; --overwrite replaces it")
@@ -54,9 +54,9 @@ def write(arguments: argparse.Namespace) -> None:
     if say:
         print("exporting …", end="", file=sys.stderr, flush=True)  # half a minute for a deep network
     try:
-        with whole(path) as part:
-            save(network, part)
-            difference = compare(samples, part)
+        with atomic_path(path) as part:
+            save_onnx(network, part)
+            difference = logit_difference(samples, part)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
@@ -86,13 +86,13 @@ def check_library(name: str) -> None:
         ) from error
 
 
-def save(network: Trained, path: Path) -> None:
+def save_onnx(network: TrainedNetwork, path: Path) -> None:
     """Write the network as one ONNX file with its metadata."""
     import onnx
 
     reading = network.description.reading
     example_BCHW = torch.zeros(2, channels_of(reading), reading.size, reading.size)
-    with evaluating(network.module.net), quiet():
+    with evaluating(network.module.net), exporter_silenced():
         try:
             program = torch.onnx.export(
                 network.module.net,
@@ -117,7 +117,7 @@ def save(network: Trained, path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def metadata(network: Trained) -> dict[str, str]:
+def metadata(network: TrainedNetwork) -> dict[str, str]:
     """What a user of the file needs to know, as ONNX keeps it: text, here in JSON where it is no plain word."""
     reading, hparams = network.description.reading, network.module.hparams
     mean, std = statistics_of(reading)
@@ -139,7 +139,7 @@ def metadata(network: Trained) -> dict[str, str]:
     return said
 
 
-def samples_of(network: Trained) -> list[tuple[Tensor, Tensor]]:
+def samples_of(network: TrainedNetwork) -> list[tuple[Tensor, Tensor]]:
     """Random images in batches of several sizes, and the network's logits; raises as `Trained.logits`."""
     generator = torch.Generator().manual_seed(0)
     reading = network.description.reading
@@ -151,7 +151,7 @@ def samples_of(network: Trained) -> list[tuple[Tensor, Tensor]]:
     return samples
 
 
-def compare(samples: Sequence[tuple[Tensor, Tensor]], path: Path) -> float:
+def logit_difference(samples: Sequence[tuple[Tensor, Tensor]], path: Path) -> float:
     """The largest difference of the file's logits, relative to the largest logit where that is above 1 (float32 keeps
     no more than seven digits of it).
 
@@ -173,7 +173,7 @@ def compare(samples: Sequence[tuple[Tensor, Tensor]], path: Path) -> float:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def exporter_silenced() -> Iterator[None]:
     """Inside, the exporter keeps what it has to say of its own steps to itself."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

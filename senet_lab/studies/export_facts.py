@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, cast
 from senet_lab.config import SE
 from senet_lab.labels import Composed, short_hash
 from senet_lab.objectives import OBJECTIVES
-from senet_lab.studies.space import label
+from senet_lab.studies.space import design_text
 
 if TYPE_CHECKING:
     from senet_lab.studies.designs import Design as StudyDesign
     from senet_lab.studies.plan import Cell, Plan
-    from senet_lab.studies.search import Search
+    from senet_lab.studies.search import SearchDesign
 
 NO_SE = "none"
 
 
 @dataclass(frozen=True)
-class Run:
+class WandbRun:
     """A training, as W&B shows it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Point:
+class OptunaPoint:
     """A trial of an Optuna study.
 
     Attributes:
@@ -59,7 +59,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedStudy:
     """A study, with all trials that were asked for so far.
 
     Attributes:
@@ -77,19 +77,19 @@ class Exported:
     objectives: tuple[str, ...]
     levels: dict[str, tuple[Any, ...]]
     about: dict[str, str]
-    runs: list[Run]
-    points: list[Point]
+    runs: list[WandbRun]
+    points: list[OptunaPoint]
     files: tuple[Path, Path]
 
 
-def of_design(studies: Sequence[Composed], design: StudyDesign) -> list[Exported]:
+def of_design(studies: Sequence[Composed], design: StudyDesign) -> list[ExportedStudy]:
     """The studies of one command, one each."""
     if studies[0].config.search:
-        return [of_search(cast("Search", design))]
+        return [of_search(cast("SearchDesign", design))]
     return [of_plan(each, study) for study, each in zip(studies, design.plans, strict=True)]
 
 
-def of_plan(plan: Plan, composed: Composed) -> Exported:
+def of_plan(plan: Plan, composed: Composed) -> ExportedStudy:
     """Of an ablation, or of a single network.
 
     Rows are Optuna's categories, which it fixes for good: other rows under the same name are another Optuna study. So
@@ -100,23 +100,23 @@ def of_plan(plan: Plan, composed: Composed) -> Exported:
     told = [(cell.row.label, cell.with_seed(0).trial_id) for cell in plan.cells if cell.seed == first]
     about = {
         "title": plan.title,
-        "data": listed(row.data for row in rows),
-        "backbone": listed(row.config.backbone for row in rows),
-        "recipe": listed(row.recipe for row in rows),
-        "factor": listed(study.varied) if study else "",
-        "baseline": listed(row.baseline for row in rows) if study else "",
+        "data": distinct_texts(row.data for row in rows),
+        "backbone": distinct_texts(row.config.backbone for row in rows),
+        "recipe": distinct_texts(row.recipe for row in rows),
+        "factor": distinct_texts(study.varied) if study else "",
+        "baseline": distinct_texts(row.baseline for row in rows) if study else "",
     }
     points = [
-        Point(
+        OptunaPoint(
             {"row": cell.row.label, "seed": cell.seed},
             (cell.trial_id,),
             {"params": cell.row.cost.params, "macs": cell.row.cost.macs},
-            {factor: level(factor, value) for factor, value in cell.row.levels.items()},
+            {factor: level_word(factor, value) for factor, value in cell.row.levels.items()},
         )
         for cell in plan.cells
     ]
     folder = Path(composed.config.results) / composed.folder
-    return Exported(
+    return ExportedStudy(
         composed.folder,
         f"{composed.folder} ({short_hash(repr(told))})",
         ("val_error", "params", "macs") if plan.facts.validation else ("params", "macs"),
@@ -128,7 +128,7 @@ def of_plan(plan: Plan, composed: Composed) -> Exported:
     )
 
 
-def of_search(search: Search) -> Exported:
+def of_search(search: SearchDesign) -> ExportedStudy:
     """Of a search. Optuna fixes levels for good: other ones under the same name are another Optuna study."""
     name, space = search.composed.folder, search.priced.space
     titles = [OBJECTIVES[each].title for each in search.asked.objectives]
@@ -136,12 +136,12 @@ def of_search(search: Search) -> Exported:
     for design in search.asker.asked:
         params, ids = space.params(design), [cell.trial_id for cell in search.cells[design]]
         varied = {key: params[key] for key in space.varied}
-        shown = {"trial": {"design": label(space, design), "ids": ids}}
-        points.append(Point(varied, tuple(ids), search.worth.cost(design), shown))
+        shown = {"trial": {"design": design_text(space, design), "ids": ids}}
+        points.append(OptunaPoint(varied, tuple(ids), search.worth.cost(design), shown))
     cells = [cell for row in search.references for cell in search.trainings(row)]
     cells += [cell for each in search.asker.asked for cell in search.cells[each]] + (search.confirmed or [])
     folder = Path(search.config.results) / name
-    return Exported(
+    return ExportedStudy(
         name,
         f"{name} ({short_hash(repr((sorted(space.varied.items()), titles)))})",
         tuple(search.asked.objectives),
@@ -153,7 +153,7 @@ def of_search(search: Search) -> Exported:
     )
 
 
-def runs_of(cells: Iterable[Cell]) -> list[Run]:
+def runs_of(cells: Iterable[Cell]) -> list[WandbRun]:
     """The runs of cells, one each."""
     configs: dict[str, dict[str, Any]] = {}
     found = []
@@ -166,13 +166,13 @@ def runs_of(cells: Iterable[Cell]) -> list[Run]:
                 **config,
                 "se": config["se"] or NO_SE,
                 "row": row.label,
-                "design": design(cell.spec.se),
+                "design": design_words(cell.spec.se),
             }
-        found.append(Run(cell.trial_id, row.label, cell.seed, configs[row.label], row.cost.params, row.cost.macs))
+        found.append(WandbRun(cell.trial_id, row.label, cell.seed, configs[row.label], row.cost.params, row.cost.macs))
     return found
 
 
-def design(se: SE | None) -> dict[str, str]:
+def design_words(se: SE | None) -> dict[str, str]:
     """An SE design in one word a factor, which W&B can group by; `none` all over for the plain network.
 
     A trial may belong to several studies, under another label in each. What it is grouped by must hold in all of them.
@@ -189,13 +189,13 @@ def design(se: SE | None) -> dict[str, str]:
     }
 
 
-def level(factor: str, value: Any) -> str:
+def level_word(factor: str, value: Any) -> str:
     """A row's level of a factor, in words; `none` where the row has no SE to have one."""
     if factor == "se":
         return "SE" if value else NO_SE
     return NO_SE if value is None else str(value)
 
 
-def listed(texts: Iterable[str]) -> str:
+def distinct_texts(texts: Iterable[str]) -> str:
     """Each of the texts once."""
     return ", ".join(dict.fromkeys(texts))

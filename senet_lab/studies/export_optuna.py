@@ -22,8 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from senet_lab.config import RunError
 from senet_lab.objectives import OBJECTIVES
-from senet_lab.studies.database import PARTING_SECONDS, PATIENCE_SECONDS, said_by
-from senet_lab.studies.export_facts import Exported, Point
+from senet_lab.studies.database import PARTING_SECONDS, PATIENCE_SECONDS, database_message
+from senet_lab.studies.export_facts import ExportedStudy, OptunaPoint
 from senet_lab.studies.store import DONE, HEARTBEAT_SECONDS, Record, Store
 
 TEST_ERROR = "test error (%)"
@@ -31,7 +31,9 @@ Key = tuple[str, tuple[str, ...]]
 LOCK = "mirror"  # claimed like a trial by whoever writes to Optuna's tables
 
 
-def write(studies: Sequence[Exported], store: Store, heard: Callable[[int], None], patience: float = 0.0) -> None:
+def write_optuna(
+    studies: Sequence[ExportedStudy], store: Store, heard: Callable[[int], None], patience: float = 0.0
+) -> None:
     """Add to the Optuna studies the trials that are recorded and lacking, one process at a time.
 
     Args:
@@ -44,11 +46,11 @@ def write(studies: Sequence[Exported], store: Store, heard: Callable[[int], None
         RunError: the tables cannot be written, or another process has not ended writing.
     """
     with one_writer(store, patience):
-        store.patiently(lambda: add(studies, store, heard))  # what a try that was cut off has added is there then
+        store.retry(lambda: add_trials(studies, store, heard))  # what a try that was cut off has added is there then
 
 
-def add(studies: Sequence[Exported], store: Store, heard: Callable[[int], None]) -> None:
-    todo = [each for study in studies for each in lacking(study, store)]
+def add_trials(studies: Sequence[ExportedStudy], store: Store, heard: Callable[[int], None]) -> None:
+    todo = [each for study in studies for each in missing_trials(study, store)]
     heard(len(todo))
     beat = time.monotonic()
     for number, (study, trial) in enumerate(todo, start=1):
@@ -59,28 +61,28 @@ def add(studies: Sequence[Exported], store: Store, heard: Callable[[int], None])
         heard(len(todo) - number)
 
 
-def lacking(facts: Exported, store: Store) -> list[tuple[optuna.Study, FrozenTrial]]:
+def missing_trials(facts: ExportedStudy, store: Store) -> list[tuple[optuna.Study, FrozenTrial]]:
     """The trials that an Optuna study lacks; the study is made if there is none."""
-    ended = store.known(trial_id for point in facts.points for trial_id in point.trial_ids)
+    ended = store.finished(trial_id for point in facts.points for trial_id in point.trial_ids)
     points = [point for point in facts.points if ended >= set(point.trial_ids)]
     if not points:
         return []
-    study = opened(store, facts.optuna, [OBJECTIVES[name].title for name in facts.objectives])
+    study = open_study(store, facts.optuna, [OBJECTIVES[name].title for name in facts.objectives])
     for name in facts.about.keys() - study.user_attrs.keys():
         study.set_user_attr(name, facts.about[name])
-    here = {(*key_of(trial), trial.state) for trial in study.get_trials(deepcopy=False)}
-    points = [point for point in points if (*key(point), TrialState.COMPLETE) not in here]
+    here = {(*trial_key(trial), trial.state) for trial in study.get_trials(deepcopy=False)}
+    points = [point for point in points if (*point_key(point), TrialState.COMPLETE) not in here]
     records = store.read(trial_id for point in points for trial_id in point.trial_ids)
     seeds = IntDistribution(0, max(point.params.get("seed", 0) for point in facts.points))
     # A dashboard's axes are as wide as these, and Optuna lets the range of the seeds grow.
     kinds = {name: CategoricalDistribution(levels) for name, levels in facts.levels.items()} | {"seed": seeds}
     trials = [frozen(facts, point, [records[each] for each in point.trial_ids], kinds) for point in points]
     # One that had failed and was trained again is here twice, as Optuna deletes none.
-    return [(study, trial) for trial in trials if (*key_of(trial), trial.state) not in here]
+    return [(study, trial) for trial in trials if (*trial_key(trial), trial.state) not in here]
 
 
 def frozen(
-    facts: Exported, point: Point, records: Sequence[Record], kinds: Mapping[str, BaseDistribution]
+    facts: ExportedStudy, point: OptunaPoint, records: Sequence[Record], kinds: Mapping[str, BaseDistribution]
 ) -> FrozenTrial:
     """A point's trial. What a dashboard sorts by is a user attribute of its own; one more, `trial`, holds the rest,
     since each costs a query."""
@@ -95,7 +97,7 @@ def frozen(
         state=TrialState.COMPLETE if done else TrialState.FAIL,
         params=point.params,
         distributions={name: kinds[name] for name in point.params},
-        values=[value_of(name, point, records) for name in facts.objectives] if done else None,
+        values=[objective_value(name, point, records) for name in facts.objectives] if done else None,
         user_attrs=shown,
     )
     times = [(record["started"], record["seconds"]) for record in records if {"started", "seconds"} <= record.keys()]
@@ -105,7 +107,7 @@ def frozen(
     return trial
 
 
-def value_of(objective: str, point: Point, records: Sequence[Record]) -> float:
+def objective_value(objective: str, point: OptunaPoint, records: Sequence[Record]) -> float:
     """What a point comes to: its mean over the trainings, where it takes them to know it."""
     each = OBJECTIVES[objective]
     if not each.trained:
@@ -113,12 +115,12 @@ def value_of(objective: str, point: Point, records: Sequence[Record]) -> float:
     return statistics.fmean(record["metrics"][each.column] for record in records)
 
 
-def key(point: Point) -> Key:
+def point_key(point: OptunaPoint) -> Key:
     """What tells a trial, beside how it ended: row and trainings."""
     return str(point.params.get("row")), point.trial_ids
 
 
-def key_of(trial: FrozenTrial) -> Key:
+def trial_key(trial: FrozenTrial) -> Key:
     """The same of a trial that is there."""
     about: dict[str, Any] = trial.user_attrs.get("trial", {})
     return str(trial.params.get("row")), tuple(about.get("ids", [about.get("id")]))
@@ -144,7 +146,7 @@ def one_writer(store: Store, patience: float) -> Iterator[None]:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         # RuntimeError: tables of an Optuna that this one cannot read
-        raise RunError(f"the Optuna study in {store.name} cannot be written: {said_by(error)}") from error
+        raise RunError(f"the Optuna study in {store.name} cannot be written: {database_message(error)}") from error
     finally:
         if sys.exc_info()[0] is None:
             store.release(LOCK, PATIENCE_SECONDS)
@@ -153,7 +155,7 @@ def one_writer(store: Store, patience: float) -> Iterator[None]:
                 store.release(LOCK, PARTING_SECONDS)
 
 
-def opened(store: Store, name: str, metrics: list[str]) -> optuna.Study:
+def open_study(store: Store, name: str, metrics: list[str]) -> optuna.Study:
     """The Optuna study of that name, which minimises the metrics; made if there is none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():

@@ -27,7 +27,7 @@ from typing import Any
 
 from senet_lab.config import RunError, UserError, first_line
 from senet_lab.labels import short_hash
-from senet_lab.studies.export_facts import Exported, Run
+from senet_lab.studies.export_facts import ExportedStudy, WandbRun
 from senet_lab.studies.store import DONE, Record, Store
 
 PROJECT = "senet_lab"
@@ -60,7 +60,7 @@ class Wandb:
     online: bool
 
     def write(
-        self, studies: Sequence[Exported], store: Store, heard: Callable[[int], None], whole: bool = False
+        self, studies: Sequence[ExportedStudy], store: Store, heard: Callable[[int], None], whole: bool = False
     ) -> None:
         """Write the runs of trials that are recorded and, of studies that are whole, those of their tables, as far as
         they are not there.
@@ -76,7 +76,7 @@ class Wandb:
         """
         trials = {run.trial_id: (study, run) for study in reversed(studies) for run in study.runs}
         there = self.look()
-        ended = store.known(trials.keys() - there)
+        ended = store.finished(trials.keys() - there)
         failures = store.read(each for each in ended if each + FAILED in there)
         todo = [each for each in trials if each in ended and failures.get(each, {}).get("state") != "failed"]
         tables = {table_run_id(study.name, study.files[0].read_bytes()): study for study in studies if whole}
@@ -87,7 +87,7 @@ class Wandb:
         for trial_id in todo:
             (study, run), record = trials[trial_id], store.read([trial_id])[trial_id]
             outcome = trial_id if record["state"] == DONE else trial_id + FAILED
-            self.add(outcome, trial_id, study.name, *described(run), partial(fill, run=run, record=record))
+            self.add(outcome, trial_id, study.name, *run_description(run), partial(fill, run=run, record=record))
             heard(left := left - 1)
         for run_id in tables.keys() - there:
             study = tables[run_id]
@@ -111,7 +111,7 @@ class Wandb:
         """
         temporary = self.folder / ".writing"
         (self.folder / "online" if self.online else self.folder).mkdir(parents=True, exist_ok=True)
-        with within(RUN_SECONDS), (self.folder / ".lock").open("a") as lock:
+        with time_limit(RUN_SECONDS), (self.folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a writer that is killed lets go of it
             if {run_id, outcome} & self.look():
                 return
@@ -134,13 +134,13 @@ class Wandb:
 # What stands in a run
 
 
-def described(run: Run) -> tuple[str, str, Config]:
+def run_description(run: WandbRun) -> tuple[str, str, Config]:
     """Name, job type and configuration of a trial's run."""
     config = text_keys({**run.config, "seed": run.seed, "trial_id": run.trial_id})
     return f"{run.row}, seed {run.seed}", run.row, config
 
 
-def fill(made: Any, run: Run, record: Record) -> None:
+def fill(made: Any, run: WandbRun, record: Record) -> None:
     """Put a trial's record into its W&B run; one that is resumed has the epochs before its step."""
     for entry in record.get("epochs", []):
         if entry["epoch"] >= made.step:
@@ -167,7 +167,7 @@ def table_run_id(study: str, table: bytes) -> str:
     return f"study-{hashlib.sha256(study.encode() + table).hexdigest()[:16]}"
 
 
-def short(text: str) -> str:
+def run_name(text: str) -> str:
     """Text that W&B takes as a name, still another one for another text."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 9]}~{short_hash(text)}"
 
@@ -187,15 +187,15 @@ def start(run_id: str, online: bool, folder: Path, name: str, group: str, job_ty
     """Open a W&B run, which writes to `folder`/wandb."""
     import wandb
 
-    check_room(folder)
+    check_disk(folder)
     return wandb.init(
-        project=place()[1],
+        project=entity_and_project()[1],
         id=run_id,
         dir=folder,
         mode="online" if online else "offline",
-        name=short(name),
-        group=short(group),
-        job_type=short(job_type),
+        name=run_name(name),
+        group=run_name(group),
+        job_type=run_name(job_type),
         config={**config, "study": group},
         resume="allow" if online else None,
         reinit="create_new",
@@ -249,7 +249,7 @@ def log_in(word: str, otherwise: str) -> bool:
         raise RunError(f"{word}: {first_line(error).rstrip('.')}; {otherwise}") from error
 
 
-def place() -> tuple[str, str]:
+def entity_and_project() -> tuple[str, str]:
     """Entity and project that runs are in, as W&B's own settings name them: an empty entity is the user's default."""
     settings = session().settings
     return settings.entity or "", settings.project or PROJECT
@@ -265,7 +265,7 @@ def session(**settings: Any) -> Any:
     return client
 
 
-def mode_of(word: str) -> str:
+def wandb_mode(word: str) -> str:
     """`offline`, `online` or `off`. W&B that is switched off by WANDB_MODE stays so whatever `tracking` says; `auto` is
     what WANDB_MODE says, or `offline`.
 
@@ -281,7 +281,7 @@ def mode_of(word: str) -> str:
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """End the body if it takes longer than this: W&B's client waits for its service, and for its beginning, without a
     limit. For the main thread of a process that has no other use of the alarm.
 
@@ -300,7 +300,7 @@ def within(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def check_room(folder: Path) -> None:
+def check_disk(folder: Path) -> None:
     """An OSError if the disk (or the user's share of it) is full: W&B's client would leave half a run in silence."""
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / ".room"

@@ -26,9 +26,9 @@ from rich.console import Console
 from senet_lab.config import Config, RunError, UserError, first_line, without_passwords
 from senet_lab.labels import Composed
 from senet_lab.studies import export_facts, export_wandb
-from senet_lab.studies.export_facts import Exported
+from senet_lab.studies.export_facts import ExportedStudy
 from senet_lab.studies.store import Store
-from senet_lab.studies.workers import undisturbed
+from senet_lab.studies.workers import signals_blocked
 from senet_lab.training.processes import end, spawned
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ READY = "ready"
 
 
 @dataclass(frozen=True)
-class Order:
+class ExportOrder:
     """What the driver tells the process.
 
     Attributes:
@@ -54,14 +54,14 @@ class Order:
         now: whether to write nothing more.
     """
 
-    studies: list[Exported]
+    studies: list[ExportedStudy]
     last: bool = False
     whole: bool = False
     now: bool = False
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExportOutcome:
     """What came of the export to one side.
 
     Attributes:
@@ -74,7 +74,7 @@ class Outcome:
     left: int | None
     reason: str
 
-    def told(self, side: str) -> str:
+    def failure_text(self, side: str) -> str:
         """How many could not be written, and why."""
         return f"{'what is lacking of the' if self.left is None else self.left} {SIDES[side]} ({self.reason})"
 
@@ -96,7 +96,7 @@ class Exporter:
         RunError: W&B is to be online, and its server cannot be reached, or refuses.
     """
 
-    def __init__(self, config: Config, studies: list[Exported], sides: Sequence[str]) -> None:
+    def __init__(self, config: Config, studies: list[ExportedStudy], sides: Sequence[str]) -> None:
         self.config = config
         self.studies = studies
         self.sides = sides
@@ -104,11 +104,13 @@ class Exporter:
 
     def start(self) -> None:
         asked = ""
-        if "wandb" in self.sides and export_wandb.mode_of(self.config.tracking) == "online":
+        if "wandb" in self.sides and export_wandb.wandb_mode(self.config.tracking) == "online":
             asked = f"WANDB_MODE={os.environ['WANDB_MODE']}" if self.config.tracking == "auto" else "tracking=online"
         where = (self.config.storage, Path(self.config.results) / "wandb")
-        with undisturbed():
-            self.process, self.pipe = spawned("senet_lab exporter", serve, *where, self.sides, asked, self.studies)
+        with signals_blocked():
+            self.process, self.pipe = spawned(
+                "senet_lab exporter", serve_exports, *where, self.sides, asked, self.studies
+            )
         self.told = time.monotonic()
         word: Any = None if asked else READY
         try:
@@ -123,10 +125,10 @@ class Exporter:
         """Tell what is known of the studies by now, unless that was told a moment ago."""
         if time.monotonic() > self.told + EVERY_SECONDS:
             self.studies = export_facts.of_design(studies, design)
-            self.send(Order(self.studies))
+            self.send(ExportOrder(self.studies))
             self.told = time.monotonic()
 
-    def finish(self, whole: bool = False, patience: float = SILENT_SECONDS) -> dict[str, Outcome]:
+    def finish(self, whole: bool = False, patience: float = SILENT_SECONDS) -> dict[str, ExportOutcome]:
         """Export what is left, and end the process.
 
         Args:
@@ -136,13 +138,13 @@ class Exporter:
         Returns:
             What came of it, by side.
         """
-        found: dict[str, Outcome] = {}
+        found: dict[str, ExportOutcome] = {}
         reason = f"nothing was heard of it for {patience:g} seconds"
         try:
             for _ in range(2):  # one that was killed is replaced
                 if not self.process.is_alive():
                     self.start()
-                self.send(Order(self.studies, last=True, whole=whole))
+                self.send(ExportOrder(self.studies, last=True, whole=whole))
                 while len(found) < len(self.sides) and (word := self.next(patience)) is not None:
                     if isinstance(word, Exception):
                         raise word
@@ -154,15 +156,15 @@ class Exporter:
         except (RunError, UserError) as error:
             reason = str(error)
         self.stop(0)
-        return {side: found.get(side, Outcome(0, None, reason)) for side in self.sides}
+        return {side: found.get(side, ExportOutcome(0, None, reason)) for side in self.sides}
 
     def leave(self) -> None:
         """End the process, once it has finished what it is writing; what it lacks is for the next time."""
         if self.process.is_alive():
-            self.send(Order([], last=True, now=True))
+            self.send(ExportOrder([], last=True, now=True))
         self.stop(PARTING_SECONDS)
 
-    def send(self, order: Order) -> None:
+    def send(self, order: ExportOrder) -> None:
         with suppress(OSError):  # it was killed: `finish` starts another one
             self.pipe.send(order)
 
@@ -188,7 +190,7 @@ def exporting(studies: Sequence[Composed], design: Design) -> Iterator[Exporter]
         UserError, RunError: as `Exporter`.
     """
     config = studies[0].config
-    sides = [side for side in SIDES if side != "wandb" or export_wandb.mode_of(config.tracking) != "off"]
+    sides = [side for side in SIDES if side != "wandb" or export_wandb.wandb_mode(config.tracking) != "off"]
     exporter = Exporter(config, export_facts.of_design(studies, design), sides)
     try:
         yield exporter
@@ -209,11 +211,11 @@ def conclude(
     command = " ".join(["python -m senet_lab export {}", *map(shlex.quote, words)])
     for side, done in exporter.finish(whole=True).items():
         if done.left != 0:
-            line = f"not exported: {done.told(side)}; {command.format(side)} does it later"
+            line = f"not exported: {done.failure_text(side)}; {command.format(side)} does it later"
             console.print(without_passwords(line), style="yellow", soft_wrap=True)
 
 
-def once(studies: Sequence[Composed], design: Design, side: str, whole: bool) -> Outcome:
+def once(studies: Sequence[Composed], design: Design, side: str, whole: bool) -> ExportOutcome:
     """Export what is recorded of the studies to one side now; their tables and figures, too, where they are whole."""
     exporter = Exporter(studies[0].config, export_facts.of_design(studies, design), [side])
     try:
@@ -230,11 +232,11 @@ class LeaveError(Exception):
     """The driver wants nothing more to be written."""
 
 
-class Orders:
+class OrderInbox:
     """What the driver asks for: its latest order, read by a thread, so that the driver never waits. When the
     driver is gone, so is this process, whatever it does."""
 
-    def __init__(self, pipe: Connection, order: Order) -> None:
+    def __init__(self, pipe: Connection, order: ExportOrder) -> None:
         self.pipe = pipe
         self.order = order
         self.news = threading.Event()
@@ -248,7 +250,7 @@ class Orders:
         except (EOFError, OSError):
             os._exit(0)
 
-    def heard(self, left: int) -> None:
+    def report_left(self, left: int) -> None:
         """So many runs or trials are left to be written; a `LeaveError` where they are not to be."""
         if self.order.now:
             raise LeaveError
@@ -256,7 +258,9 @@ class Orders:
             self.pipe.send(left)
 
 
-def serve(pipe: Connection, url: str, folder: Path, sides: Sequence[str], asked: str, studies: list[Exported]) -> None:
+def serve_exports(
+    pipe: Connection, url: str, folder: Path, sides: Sequence[str], asked: str, studies: list[ExportedStudy]
+) -> None:
     """The process.
 
     Args:
@@ -269,7 +273,7 @@ def serve(pipe: Connection, url: str, folder: Path, sides: Sequence[str], asked:
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.nice(NICE)
-    driver = Orders(pipe, Order(studies))
+    driver = OrderInbox(pipe, ExportOrder(studies))
     with export_wandb.client(folder), suppress(LeaveError):
         try:
             store = Store(url)
@@ -278,18 +282,18 @@ def serve(pipe: Connection, url: str, folder: Path, sides: Sequence[str], asked:
                 how = export_wandb.HOW_TO_LOG_IN
                 raise UserError(f"{asked}: there is no W&B key; {how}; tracking=offline needs none")
             pipe.send(READY)
-            export(driver, store, sides, export_wandb.Wandb(folder, bool(asked)))
+            export_until_done(driver, store, sides, export_wandb.Wandb(folder, bool(asked)))
         except (RunError, UserError) as error:
             pipe.send(error)
 
 
-def export(driver: Orders, store: Store, sides: Sequence[str], wandb: export_wandb.Wandb) -> None:
+def export_until_done(driver: OrderInbox, store: Store, sides: Sequence[str], wandb: export_wandb.Wandb) -> None:
     """Export until the driver's last order."""
     exported: set[str] = set()
     while not (order := driver.order).now:
-        ended = store.known(run.trial_id for study in order.studies for run in study.runs)
+        ended = store.finished(run.trial_id for study in order.studies for run in study.runs)
         if order.last or ended != exported:
-            found = {side: attempt(side, order, driver, store, wandb) for side in sides}
+            found = {side: write_side(side, order, driver, store, wandb) for side in sides}
             exported = ended if not any(each.left for each in found.values()) else set()
         if order.last:
             driver.pipe.send(found)
@@ -298,24 +302,26 @@ def export(driver: Orders, store: Store, sides: Sequence[str], wandb: export_wan
         driver.news.clear()
 
 
-def attempt(side: str, order: Order, driver: Orders, store: Store, wandb: export_wandb.Wandb) -> Outcome:
+def write_side(
+    side: str, order: ExportOrder, driver: OrderInbox, store: Store, wandb: export_wandb.Wandb
+) -> ExportOutcome:
     """Write what is lacking on one side; after a fault the rest is left to the next time, since it would meet the same
     one."""
     counts: list[int] = []  # that were left, from the first on
 
     def heard(left: int) -> None:
         counts.append(left)
-        driver.heard(left)
+        driver.report_left(left)
 
     try:
         if side == "optuna":
             from senet_lab.studies import export_optuna  # Optuna comes with it
 
-            export_optuna.write(order.studies, store, heard, WAIT_SECONDS if order.last else 0.0)
+            export_optuna.write_optuna(order.studies, store, heard, WAIT_SECONDS if order.last else 0.0)
         else:
             wandb.write(order.studies, store, heard, order.whole)
-        return Outcome(counts[0], 0, "")
+        return ExportOutcome(counts[0], 0, "")
     except LeaveError:
         raise
     except Exception as error:  # whatever a client makes of a network that is gone or a disk that is full
-        return Outcome(counts[0] - counts[-1] if counts else 0, counts[-1] if counts else None, first_line(error))
+        return ExportOutcome(counts[0] - counts[-1] if counts else 0, counts[-1] if counts else None, first_line(error))

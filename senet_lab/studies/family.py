@@ -15,7 +15,9 @@ from senet_lab.studies.variants import variant
 from senet_lab.training.data import DataFacts
 
 
-def size(composed: Composed, built: list[Row], left_out: list[str], facts: DataFacts, device: str) -> tuple[int, int]:
+def family_size(
+    composed: Composed, built: list[Row], left_out: list[str], facts: DataFacts, device: str
+) -> tuple[int, int]:
     """How many rows the whole study has here, and how many of its comparisons are of different trainings.
 
     Args:
@@ -37,7 +39,7 @@ def size(composed: Composed, built: list[Row], left_out: list[str], facts: DataF
             if each.if_present and study_rows.lacks_stages(each, facts):
                 continue
             other = each.config.backbone not in backbones
-            row = None if other else study_rows.row(each, study, facts, in_paper=False)
+            row = None if other else study_rows.build_row(each, study, facts, in_paper=False)
         except (UserError, KeyError):  # KeyError: a recipe that no row has which was asked for
             row = None
         trained[label] = row.spec(facts, 0, device).trial_id if row else label

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from senet_lab.config import Config
-from senet_lab.studies.calibration import PASSES_TRAINING, Decoding, decodings, read_by, tried
+from senet_lab.studies.calibration import PASSES_TRAINING, Decoding, calibrated_rates, decodings, reading_key
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.store import Store
 from senet_lab.studies.workers import default_workers
@@ -71,7 +71,7 @@ def expect(plan: Plan, store: Store, workers: int, alike: str = "network") -> Ex
             key = keys[id(cell.row)] = pace_key(cell.spec.config(), alike)
             if key not in known:
                 unknown.setdefault(key, cell)
-    rates = tried(plan, unknown)
+    rates = calibrated_rates(plan, unknown)
     mean = statistics.harmonic_mean([*rates.values()]) if rates else 0.0
     cores = cores_of(plan.config, workers)
     decoded = decodings(plan, [*unknown.values()], cores)
@@ -82,7 +82,7 @@ def expect(plan: Plan, store: Store, workers: int, alike: str = "network") -> Ex
             seconds[cell.trial_id] = statistics.median(known[key])
         else:
             rate = rates.get(key, mean) * cell.spec.devices
-            decoding = decoded.get(read_by(cell), Decoding())
+            decoding = decoded.get(reading_key(cell), Decoding())
             seconds[cell.trial_id] = trial_seconds(cell, plan.facts_of(cell.row), rate, decoding, cores)
     return Expectation(seconds, rough=bool(rates), once=sum(each.once for each in decoded.values()))
 
@@ -139,7 +139,7 @@ def cores_of(config: Config, workers: int) -> float:
 
 
 @dataclass
-class Running:
+class RunningTrial:
     """A trial that trains here. Times are seconds since it began, by its worker's clock: the start of a worker is no
     pace, nor is the time that a busy driver takes to hear of an epoch.
 
@@ -194,7 +194,7 @@ class Remaining:
     def __init__(self, plan: Plan, expectation: Expectation) -> None:
         self.expected = dict(expectation.seconds)
         self.unasked = list(expectation.unasked)
-        self.running: dict[str, Running] = {}
+        self.running: dict[str, RunningTrial] = {}
         self.probed = not plan.todo
         self.keys = {trial_id: pace_key(cell.spec.config()) for trial_id, cell in plan.trials.items()}
         self.known: dict[str, list[float]] = {}  # what trainings of a network have taken here

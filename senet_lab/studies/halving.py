@@ -21,8 +21,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from senet_lab.studies.proposals import LISTED, Asker, Values
-from senet_lab.studies.space import Design, Space
+from senet_lab.studies.proposals import LISTED, Proposer, Values
+from senet_lab.studies.space import Candidate, Space
 
 SAMPLED = 1000  # designs by which the strata of a space too large to list are drawn
 
@@ -36,7 +36,7 @@ class Job:
         epochs: where to stop; None is the whole training.
     """
 
-    design: Design
+    design: Candidate
     epochs: int | None
 
 
@@ -55,13 +55,13 @@ class Halving:
 
     def __init__(
         self,
-        asker: Asker,
+        asker: Proposer,
         rungs: Sequence[int],
         keep: float = 0.5,
         strata: int = 3,
-        cost: Callable[[Design], float] | None = None,
+        cost: Callable[[Candidate], float] | None = None,
         pending: int = 4,
-        whole: Sequence[Design] = (),
+        whole: Sequence[Candidate] = (),
     ) -> None:
         self.asker = asker
         self.steps: list[int | None] = [*rungs, None]
@@ -73,8 +73,8 @@ class Halving:
         self.jobs: list[Job] = []
         self.heard = 0  # how many of these
         self.results: dict[Job, tuple[float, Values] | None] = {}
-        self.at: list[dict[Design, float]] = [{} for _ in self.steps]  # of each rung: design → what it is ranked by
-        self.promoted: list[set[Design]] = [set() for _ in self.steps]
+        self.at: list[dict[Candidate, float]] = [{} for _ in self.steps]  # of each rung: design → what it is ranked by
+        self.promoted: list[set[Candidate]] = [set() for _ in self.steps]
 
     def next(self) -> Job | None:
         """What to train next. None where nothing is left, or nothing before another result."""
@@ -115,13 +115,13 @@ class Halving:
         self.heard += 1
         result = self.results[job]
         if result is None:
-            self.asker.hear(job.design, None)
+            self.asker.tell_sampler(job.design, None)
             return
         rank, values = result
         at = self.steps.index(job.epochs)
         self.at[at][job.design] = rank
         if job.epochs is None or at == 0:
-            self.asker.hear(job.design, values)
+            self.asker.tell_sampler(job.design, values)
 
     def promotion(self, at_least: int = 0) -> Job | None:
         """The next step of a design that is among the best at its rung; from the highest rung down."""
@@ -135,11 +135,11 @@ class Halving:
                         return Job(design, self.steps[at + 1])
         return None
 
-    def stratum(self, design: Design) -> int:
+    def stratum(self, design: Candidate) -> int:
         return 0 if self.cost is None else bisect.bisect_right(self.edges, self.cost(design))
 
 
-def edges(space: Space, cost: Callable[[Design], float], strata: int) -> list[float]:
+def edges(space: Space, cost: Callable[[Candidate], float], strata: int) -> list[float]:
     """Costs between classes that hold equally many designs."""
     if space.size <= LISTED:
         costs = sorted(cost(design) for design in space.designs())

@@ -50,7 +50,7 @@ class Limits:
 NONE = Limits()
 
 
-def of(executor: Executor) -> Limits:
+def limits_of(executor: Executor) -> Limits:
     """The limits that the user has set.
 
     Raises:
@@ -62,7 +62,7 @@ def of(executor: Executor) -> Limits:
 
 
 @contextmanager
-def watched(limits: Limits, tell: Callable[[str], None]) -> Iterator[None]:
+def memory_watch(limits: Limits, tell: Callable[[str], None]) -> Iterator[None]:
     """While the body trains in this process, tell once, from a thread, if its memory is over the limit."""
     stop = threading.Event()
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from senet_lab import outputs
 from senet_lab.config import Study
-from senet_lab.reports.curves import of_records
+from senet_lab.reports.curves import curves_of_records
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.rows import Row
 
@@ -23,7 +23,7 @@ CURVES = ("train_loss", "train_error", "val_loss", "val_error")  # of an epoch
 Records = dict[str, dict[str, Any]]
 
 
-def trials(
+def trials_frame(
     plan: Plan,
     records: Records,
     packed: Mapping[str, bytes] = MappingProxyType({}),
@@ -35,16 +35,16 @@ def trials(
         packed: trial id → its outputs, of those that have them.
         columns: what a design of studies has beside these columns, or in their place.
     """
-    cells = by_row(plan)
-    return pd.DataFrame([trial(plan, cell, records[cell.trial_id], packed) | columns(cell) for cell in cells])
+    cells = cells_by_row(plan)
+    return pd.DataFrame([trial_line(plan, cell, records[cell.trial_id], packed) | columns(cell) for cell in cells])
 
 
-def by_row(plan: Plan) -> list[Cell]:
+def cells_by_row(plan: Plan) -> list[Cell]:
     order = {row.label: position for position, row in enumerate(plan.rows)}
     return sorted(plan.cells, key=lambda cell: (order[cell.row.label], cell.seed))
 
 
-def trial(
+def trial_line(
     plan: Plan, cell: Cell, record: dict[str, Any], packed: Mapping[str, bytes] = MappingProxyType({})
 ) -> dict[str, Any]:
     study, row, config, facts = plan.config.study, cell.row, cell.row.config, plan.facts_of(cell.row)
@@ -84,14 +84,14 @@ def trial(
         "study_tests": plan.study_tests,
         "failures": plan.aim.failures,  # stands here in what is published
         "test_loss": metrics.get("test_loss"),
-        "outputs": outputs.digest(packed[cell.trial_id]) if cell.trial_id in packed else "",
+        "outputs": outputs.outputs_digest(packed[cell.trial_id]) if cell.trial_id in packed else "",
         **plan.aim.columns(),
         "like": cell.with_seed(0).trial_id if plan.aim.settles else "",
-        **levels(study, row),
+        **level_columns(study, row),
     }
 
 
-def levels(study: Study | None, row: Row) -> dict[str, str]:
+def level_columns(study: Study | None, row: Row) -> dict[str, str]:
     """The columns of what is varied, and of the row's levels; none where a study lists designs of SE, whose labels say
     it. Backbone and recipe have columns anyway."""
     if study is None or not (study.factors or any(key.split(".")[0] != "se" for key in study.varied)):
@@ -100,17 +100,17 @@ def levels(study: Study | None, row: Row) -> dict[str, str]:
     return {"factors": " ".join(own)} | {key: text for key, text in own.items() if key not in ("backbone", "recipe")}
 
 
-def curves(trials: pd.DataFrame, records: Records) -> pd.DataFrame:
+def curves_frame(trials: pd.DataFrame, records: Records) -> pd.DataFrame:
     """One line a row, seed and epoch: the losses and errors on the training and the validation images."""
-    return of_records(trials, {trial_id: record.get("epochs", []) for trial_id, record in records.items()})
+    return curves_of_records(trials, {trial_id: record.get("epochs", []) for trial_id, record in records.items()})
 
 
-def runs(plan: Plan, records: Records) -> pd.DataFrame:
+def runs_frame(plan: Plan, records: Records) -> pd.DataFrame:
     """One line a row and seed: what was measured of the training itself."""
-    return pd.DataFrame([run(cell, records[cell.trial_id]) for cell in by_row(plan)])
+    return pd.DataFrame([run_line(cell, records[cell.trial_id]) for cell in cells_by_row(plan)])
 
 
-def run(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
+def run_line(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
     started = record.get("started")
     return {
         "trial_id": cell.trial_id,
@@ -131,7 +131,7 @@ def run(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def rungs(trainings: Iterable[tuple[int, Cell, list[dict[str, float]]]]) -> pd.DataFrame:
+def rungs_frame(trainings: Iterable[tuple[int, Cell, list[dict[str, float]]]]) -> pd.DataFrame:
     """One line an epoch of the trainings that a search has stopped at a rung: when their design was asked for, the cell
     and the epochs that it has come to."""
     lines = [

@@ -21,8 +21,8 @@ from rich.console import Console
 from senet_lab.compose import compose
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.counting import counting
-from senet_lab.files import whole
-from senet_lab.labels import quoted
+from senet_lab.files import atomic_path
+from senet_lab.labels import quote_word
 from senet_lab.training import data as images
 from senet_lab.training.images import Files, Labels, Pixels, split_indices
 from senet_lab.training.sources import SOURCES
@@ -31,36 +31,36 @@ from senet_lab.training.transforms import in_files
 TREES = ("train", "val")
 
 
-def write(arguments: argparse.Namespace) -> None:
+def write_image_tree(arguments: argparse.Namespace) -> None:
     """Write a data set as a tree of PNGs, whole or not at all, and print how it is trained on.
 
     Raises:
         UserError: no such data set, a place that is taken, an image that does not decode.
         RunError: the tree cannot be written.
     """
-    data = data_of(arguments)
+    data = tree_data(arguments)
     to = Path(arguments.to).resolve()  # behind a link, and with a name and a parent
     check_place(to)
-    splits = splits_of(data)
+    splits = tree_splits(data)
     known = images.data_facts(data)
     names = folders(known.classes if data.name == "folder" else images.names_of(data, known))
     check_classes(data, splits[0], names)
     report = counting(sum(len(split.places) for split in splits), "images")
     try:
-        with whole(to) as part:
-            save(splits, names, part, report)
+        with atomic_path(to) as part:
+            save_images(splits, names, part, report)
     except OSError as error:
         raise RunError(f"{arguments.to} cannot be written: {error.strerror or error}") from error
     train, test = (len(split.places) for split in splits)
     said = [
         f"written: {arguments.to}/ ({train:,} training and {test:,} test images in {len(names)} classes)",
-        f"to train on them in the same way: {' '.join(words(data, arguments.to))}",
+        f"to train on them in the same way: {' '.join(tree_words(data, arguments.to))}",
     ]
     for line in said:
         Console().print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def data_of(arguments: argparse.Namespace) -> Data:
+def tree_data(arguments: argparse.Namespace) -> Data:
     """The data set that is meant, or those of its images that the words say."""
     for word in arguments.words:
         if not word.startswith("data."):
@@ -104,7 +104,7 @@ class Split(NamedTuple):
         picture.save(path)
 
 
-def splits_of(data: Data) -> list[Split]:
+def tree_splits(data: Data) -> list[Split]:
     """What is trained and validated on, and what is tested on."""
     train, test = SOURCES[data.name].index(data).read()
     trained, validated, tested = split_indices(data, train.labels, test.labels)
@@ -128,7 +128,7 @@ def check_classes(data: Data, train: Split, names: Sequence[str]) -> None:
         raise UserError(f"class '{names[int(counts_K.argmin())]}' would have no training images{reason}")
 
 
-def save(splits: Sequence[Split], names: Sequence[str], folder: Path, report: Callable[[int], None]) -> None:
+def save_images(splits: Sequence[Split], names: Sequence[str], folder: Path, report: Callable[[int], None]) -> None:
     """Write every image; `report` is told how many there are so far."""
     done = 0
     for tree, split in zip(TREES, splits, strict=True):
@@ -141,11 +141,11 @@ def save(splits: Sequence[Split], names: Sequence[str], folder: Path, report: Ca
             report(done)
 
 
-def words(data: Data, to: str | Path) -> list[str]:
+def tree_words(data: Data, to: str | Path) -> list[str]:
     """The words by which the tree is read to the same tensors, and augmented in the same way."""
     usual = compose(["data=folder"]).config.data
     same = in_files(data)
     fields = ("size", "resize", "crops", "scales", "mean", "std", "augment", "cutout", "validation")
     different = {name: getattr(same, name) for name in fields if getattr(same, name) != getattr(usual, name)}
     said = [f"data.{name}={str(value).replace(' ', '')}" for name, value in different.items()]
-    return ["data=folder", *(shlex.quote(word) for word in (f"data.root={quoted(str(to))}", *said))]
+    return ["data=folder", *(shlex.quote(word) for word in (f"data.root={quote_word(str(to))}", *said))]

@@ -11,7 +11,7 @@ import torch
 
 from senet_lab.config import Config, Data, UserError
 from senet_lab.labels import Composed
-from senet_lab.reports.aim import Aim, asked
+from senet_lab.reports.aim import Aim, aim_from_config
 from senet_lab.studies import family
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
@@ -124,7 +124,7 @@ def facts_of(name: str, data: Data) -> DataFacts:
     return OWN_FACTS[name]
 
 
-def make(composed: Composed) -> Plan:
+def make_plan(composed: Composed) -> Plan:
     """Build and check the study; nothing is known of its records yet.
 
     Raises:
@@ -134,15 +134,15 @@ def make(composed: Composed) -> Plan:
     settles = config.seeds == "settle"
     seeds = range(config.settle.min) if settles else config.seed_numbers(3 if config.study else 1)
     facts = images.data_facts(config.data)
-    rows, missing = study_rows.build(composed, facts)
+    rows, missing = study_rows.build_rows(composed, facts)
     if settles and all(row.label == row.baseline for row in rows):
         raise UserError(f"seeds=settle compares rows, and here is only {', '.join(row.label for row in rows)}")
     device = device_of(config.training.device, config.executor.gpus_per_trial)
     specs = [(row, row.spec(facts, 0, device)) for row in rows]
     first = [Cell(row, 0, spec, spec.trial_id) for row, spec in specs]
     cells = [cell.with_seed(seed) for seed in seeds for cell in first]
-    whole = family.size(composed, rows, missing, facts, device) if config.study else (None, None)
-    aim = asked(config, settles)
+    whole = family.family_size(composed, rows, missing, facts, device) if config.study else (None, None)
+    aim = aim_from_config(config, settles)
     return Plan(config, facts, rows, device, cells, {}, missing, study_rows=whole[0], study_tests=whole[1], aim=aim)
 
 
@@ -158,7 +158,7 @@ def look_up(plan: Plan, store: Store) -> Plan:
     return replace(plan, recorded=recorded, outdated=[(were[old], old) for old in there])
 
 
-def part(plan: Plan, records: dict[str, dict[str, Any]]) -> Plan:
+def partial_plan(plan: Plan, records: dict[str, dict[str, Any]]) -> Plan:
     """What these records are of a study, as a plan. A row without its baseline is there, and compared with nothing."""
     there = {cell.row.label for cell in plan.cells if cell.trial_id in records}
     rows = {
@@ -170,7 +170,7 @@ def part(plan: Plan, records: dict[str, dict[str, Any]]) -> Plan:
     return replace(plan, rows=[*rows.values()], cells=cells, recorded=records, whole=len(plan.trials))
 
 
-def together(plans: list[Plan]) -> Plan:
+def merge_plans(plans: list[Plan]) -> Plan:
     """Several studies of the same data and recipe as one: rows that they share are trained once."""
     first, *others = plans
     if not others:

@@ -18,14 +18,14 @@ from senet_lab.training.spec import STEP, Spec
 DEVICES = {"cpu": "processes", "cuda": "GPUs"}
 
 
-def show(plan: Plan, console: Console) -> None:
+def show_rows(plan: Plan, console: Console) -> None:
     """Print the rows of a study: what they cost and how many trials they lack."""
     data = list(dict.fromkeys(row.data for row in plan.rows))
     recipes = list(dict.fromkeys(row.recipe for row in plan.rows))
     backbones = list(dict.fromkeys(row.config.backbone for row in plan.rows))
     what = backbones[0] if len(backbones) == 1 else f"{len(backbones)} networks"
     how = f"recipe{'s' * (len(recipes) > 1)} {', '.join(recipes)}"
-    say(console, f"{plan.title}: {what} on {', '.join(data)}, {how}", "bold")
+    print_line(console, f"{plan.title}: {what} on {', '.join(data)}, {how}", "bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("row")
     theirs = ["paper's\nparams", "paper's\nGFLOPs"] if len(backbones) > 1 else ["ResNet-50\nparams", "at 224\nGFLOPs"]
@@ -46,9 +46,11 @@ def show(plan: Plan, console: Console) -> None:
         )
     console.print(table)
     for how, labels in trained_by(plan).items():
-        say(console, f"{', '.join(labels)}: {how}")
+        print_line(console, f"{', '.join(labels)}: {how}")
     for labels in plan.twins:
-        say(console, f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen.")
+        print_line(
+            console, f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen."
+        )
 
 
 def trained_by(plan: Plan) -> dict[str, list[str]]:
@@ -70,27 +72,31 @@ def trained_by(plan: Plan) -> dict[str, list[str]]:
 
 def show_total(plan: Plan, expectation: Expectation, workers: int, console: Console) -> None:
     """Print what there is to train in all, and for how long."""
-    say(console, "GFLOPs are multiply-adds of one image.", "dim")
+    print_line(console, "GFLOPs are multiply-adds of one image.", "dim")
     show_setting(plan, workers, console)
     facts = plan.facts
     if facts.validation and all(plan.facts_of(row) == facts for row in plan.rows) and plan.config.data.subset is None:
         whole = facts.train + facts.validation
-        say(console, f"{facts.train:,} of {whole:,} training images are trained on; data.validation=0 trains on all")
+        print_line(
+            console, f"{facts.train:,} of {whole:,} training images are trained on; data.validation=0 trains on all"
+        )
     for remark in facts.remarks:
-        say(console, remark, "yellow")
-    for how in dict.fromkeys(carried_out(cell.spec) for cell in plan.cells):
-        say(console, how) if how else None
+        print_line(console, remark, "yellow")
+    for how in dict.fromkeys(step_text(cell.spec) for cell in plan.cells):
+        print_line(console, how) if how else None
     if plan.outdated:
-        say(console, outdated(plan), "yellow")
+        print_line(console, outdated_notice(plan), "yellow")
     failed = [record for record in plan.recorded.values() if record["state"] == "failed"]
     if failed:
-        say(console, f"{len(failed)} of {len(plan.trials)} trials are recorded as failed; retry=true trains them again")
+        print_line(
+            console, f"{len(failed)} of {len(plan.trials)} trials are recorded as failed; retry=true trains them again"
+        )
     if plan.todo:
         about = duration(expectation.total(workers))
         rough = " (rough: by a few steps of each network)" if expectation.rough else ""
-        say(console, f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
+        print_line(console, f"{len(plan.todo)} of {len(plan.trials)} trials to train: about {about}{rough}")
     else:
-        say(console, f"all {len(plan.trials)} trials are recorded: nothing to train")
+        print_line(console, f"all {len(plan.trials)} trials are recorded: nothing to train")
 
 
 def show_setting(plan: Plan, workers: int, console: Console) -> None:
@@ -98,15 +104,16 @@ def show_setting(plan: Plan, workers: int, console: Console) -> None:
     facts, epochs = [plan.facts], [plan.config.recipe.epochs]
     if plan.rows:
         facts, epochs = [plan.facts_of(row) for row in plan.rows], [row.config.recipe.epochs for row in plan.rows]
-    say(
+    print_line(
         console,
-        f"{span(each.train for each in facts)} training, {span(each.validation for each in facts)} validation, "
-        f"{facts[0].test:,} test images; {span(epochs)} epoch{'s' * (max(epochs) > 1)}; "
+        f"{range_text(each.train for each in facts)} training, "
+        f"{range_text(each.validation for each in facts)} validation, "
+        f"{facts[0].test:,} test images; {range_text(epochs)} epoch{'s' * (max(epochs) > 1)}; "
         f"{workers} worker{'s' * (workers > 1)} on {plan.device}",
     )
 
 
-def span(numbers: Iterable[int]) -> str:
+def range_text(numbers: Iterable[int]) -> str:
     """ "40", or "40 to 1,000"."""
     ordered = sorted(numbers)
     return " to ".join(f"{number:,}" for number in dict.fromkeys((ordered[0], ordered[-1])))
@@ -119,14 +126,14 @@ def show_alarms(plans: list[Plan], console: Console) -> None:
         from senet_lab.reports.statistics import ALPHA  # scipy comes with it
 
         # Independent tables would have that many, and tables that share rows have fewer (Šidák 1967).
-        say(
+        print_line(
             console,
             f"p is corrected within each table: where nothing differs, one of these {tables} shows a difference in up "
             f"to {1 - (1 - ALPHA) ** tables:.0%} of such runs (in 22% with the paper's seven and ten seeds).",
         )
 
 
-def outdated(plan: Plan) -> str:
+def outdated_notice(plan: Plan) -> str:
     """What there is to say of trials that an earlier version has recorded."""
     cell, old = plan.outdated[0]
     was, now = cell.spec.as_recorded_earlier(plan.facts.earlier), cell.spec
@@ -140,7 +147,7 @@ def outdated(plan: Plan) -> str:
     )
 
 
-def carried_out(spec: Spec) -> str:
+def step_text(spec: Spec) -> str:
     """How the steps of a training are carried out; empty where that is the plain way."""
     found = []
     holder = "worker" if spec.devices == 1 else "device"
@@ -168,7 +175,7 @@ def gibibytes(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-def check_room(specs: list[Spec], workers: int) -> None:
+def check_memory(specs: list[Spec], workers: int) -> None:
     """A UserError if the device has no room for the images that each of so many workers is to have in its memory."""
     sizes = {size_in_memory(spec.data) for spec in specs if spec.feed == "memory"}
     if not sizes:
@@ -182,5 +189,5 @@ def check_room(specs: list[Spec], workers: int) -> None:
         )
 
 
-def say(console: Console, text: str, style: str = "") -> None:
+def print_line(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, soft_wrap=not console.is_terminal)  # a log has lines of any length

@@ -31,7 +31,7 @@ class Attempts:
 
 
 @dataclass
-class Alone:
+class MemoryQueue:
     """Who waits for memory. A trial that was out of memory keeps its claim and waits until nothing else trains; then it
     is trained with nothing beside it, and nothing is handed out until it has ended.
 
@@ -47,7 +47,7 @@ class Alone:
         """It was out of memory beside others."""
         self.waiting.append(trial_id)
 
-    def was(self, trial_id: str) -> bool:
+    def had_turn(self, trial_id: str) -> bool:
         """Whether it had the memory for itself."""
         return trial_id in self.granted
 

@@ -61,7 +61,7 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True)
-class Ready:
+class Capacity:
     """Who can train.
 
     Attributes:
@@ -75,7 +75,7 @@ class Ready:
     sharing: Callable[[int], int]
 
 
-def attempt(
+def train_trial(
     spec: Spec, checkpoint: Path, until: int | None, report: Callable[[dict[str, Any]], None], slot: int | None = None
 ) -> Outcome:
     """Train in this process; the kind and the value of the event that it ends with. The beginning (`BEGUN`) and each

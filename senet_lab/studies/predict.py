@@ -21,11 +21,11 @@ from torch import Tensor
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.counting import counting
 from senet_lab.studies.plan import device_of
-from senet_lab.studies.trained import Trained, composed, is_word, trained
+from senet_lab.studies.trained import TrainedNetwork, compose_words, is_word, load_trained
 from senet_lab.training.feeds import FolderFeed
 from senet_lab.training.folder import IMAGE_SUFFIXES, images_below
 from senet_lab.training.gate_stats import evaluating
-from senet_lab.training.images import Files, mode_of
+from senet_lab.training.images import Files, pil_mode
 
 BATCH = 32
 
@@ -45,29 +45,29 @@ class Guess:
     probability: float
 
 
-def show(arguments: argparse.Namespace) -> None:
+def show_predictions(arguments: argparse.Namespace) -> None:
     """Print the likeliest classes of each image. Nothing is printed before all of them are read.
 
     Raises:
         UserError: an image that is missing or does not decode, and as `trained`.
     """
     words = [word for word in arguments.words if is_word(word) and not Path(word).exists()]
-    files = files_of([word for word in arguments.words if word not in words])
+    files = image_files([word for word in arguments.words if word not in words])
     if arguments.top < 1:
         raise UserError(f"--top: {arguments.top} is not a number of classes of at least 1")
-    chosen = composed(words, "predict")
+    chosen = compose_words(words, "predict")
     device = device_of(chosen.config.training.device)
-    network = trained(arguments, words, chosen)
+    network = load_trained(arguments, words, chosen)
     guesses = predict(network, files, arguments.top, device)
     if network.description.classes is None:
         print("the names of the classes are not known (data=… and data.root=… tell): labels instead", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(as_json(files, guesses), indent=1, ensure_ascii=False))
+        print(json.dumps(prediction_json(files, guesses), indent=1, ensure_ascii=False))
     else:
-        Console().print(table(files, guesses))
+        Console().print(prediction_table(files, guesses))
 
 
-def files_of(places: Sequence[str]) -> list[str]:
+def image_files(places: Sequence[str]) -> list[str]:
     """The files that are meant; of a folder all images in it, at any depth, in the order of their names.
 
     Raises:
@@ -92,7 +92,7 @@ def files_of(places: Sequence[str]) -> list[str]:
     return files
 
 
-def predict(network: Trained, files: Sequence[str], top: int, device: str) -> list[list[Guess]]:
+def predict(network: TrainedNetwork, files: Sequence[str], top: int, device: str) -> list[list[Guess]]:
     """The `top` likeliest classes of each image, the likeliest first.
 
     The images are shown as in the test of the training: where that averages over several views, so does this.
@@ -104,7 +104,7 @@ def predict(network: Trained, files: Sequence[str], top: int, device: str) -> li
     report = counting(len(files), "images")
     guesses: list[list[Guess]] = []
     with torch.inference_mode(), evaluating(module):
-        for x in read(files, network.description.reading):
+        for x in image_batches(files, network.description.reading):
             logits_BK = network.logits(x.to(device))
             best = logits_BK.double().softmax(1).topk(min(top, logits_BK.shape[1]), dim=1)
             for values, labels in zip(best.values.tolist(), best.indices.tolist(), strict=True):
@@ -114,9 +114,9 @@ def predict(network: Trained, files: Sequence[str], top: int, device: str) -> li
     return guesses
 
 
-def read(files: Sequence[str], reading: Data) -> Iterator[Tensor]:
+def image_batches(files: Sequence[str], reading: Data) -> Iterator[Tensor]:
     """The images in batches, (B, C, H, W), or (B, V, C, H, W) where the test of the training averages over views."""
-    feed = FolderFeed(Files(list(files), np.zeros(len(files), np.int64), mode_of(reading)), reading)
+    feed = FolderFeed(Files(list(files), np.zeros(len(files), np.int64), pil_mode(reading)), reading)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # of oddities in files that it reads all the same
@@ -126,7 +126,7 @@ def read(files: Sequence[str], reading: Data) -> Iterator[Tensor]:
         raise UserError(str(error)) from error
 
 
-def as_json(files: Sequence[str], guesses: Sequence[Sequence[Guess]]) -> list[dict[str, Any]]:
+def prediction_json(files: Sequence[str], guesses: Sequence[Sequence[Guess]]) -> list[dict[str, Any]]:
     """The guesses as plain values: a list with one entry an image."""
     return [
         {
@@ -137,7 +137,7 @@ def as_json(files: Sequence[str], guesses: Sequence[Sequence[Guess]]) -> list[di
     ]
 
 
-def table(files: Sequence[str], guesses: Sequence[Sequence[Guess]]) -> Table:
+def prediction_table(files: Sequence[str], guesses: Sequence[Sequence[Guess]]) -> Table:
     """The guesses for the terminal: one line a class, the image's name beside the first."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     made.add_column("image", overflow="fold")

@@ -21,8 +21,8 @@ from senet_lab.labels import Composed
 from senet_lab.models.cost import Cost
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
-from senet_lab.studies.space import OFF, WORDS, Design, Level, Part, Space, label, read_levels, stage_key
-from senet_lab.studies.variants import Variant, changed
+from senet_lab.studies.space import OFF, WORDS, Candidate, Level, Space, StageCost, design_text, read_levels, stage_key
+from senet_lab.studies.variants import Variant, with_values
 from senet_lab.studies.worth import costs_of
 from senet_lab.training.data import DataFacts
 
@@ -32,11 +32,11 @@ PAPER = SE()  # r = 16, average pool, sigmoid, standard, all stages: the design 
 
 # Factors of a search beside SE's: what else determines a training, but for the images, which designs share.
 OTHERS = ("recipe.", "data.augment", "data.cutout", "data.size", "stride", "backbone", "training.")
-Key = tuple[int, Design, Level]  # of a part: stage, words of SE, reduction
+Key = tuple[int, Candidate, Level]  # of a part: stage, words of SE, reduction
 
 
 @dataclasses.dataclass(frozen=True)
-class Base:
+class BaseNetwork:
     """A plain network, and how it is trained: what the gates of a design are put into.
 
     Attributes:
@@ -53,7 +53,7 @@ class Base:
 
 
 @dataclasses.dataclass(frozen=True)
-class Priced:
+class PricedSpace:
     """A space and the costs of its stages.
 
     Attributes:
@@ -68,15 +68,15 @@ class Priced:
     space: Space
     composed: Composed
     facts: DataFacts
-    plain: Base
-    bases: dict[Design, Base]
-    rows: dict[Design, Row] = dataclasses.field(default_factory=dict)
+    plain: BaseNetwork
+    bases: dict[Candidate, BaseNetwork]
+    rows: dict[Candidate, Row] = dataclasses.field(default_factory=dict)
 
     @property
     def config(self) -> Config:
         return self.composed.config
 
-    def se(self, design: Design) -> SE | None:
+    def se(self, design: Candidate) -> SE | None:
         """The design's gates as the lab writes them; None for the plain network."""
         if self.space.is_plain(design):
             return None
@@ -90,15 +90,15 @@ class Priced:
             **{word.removeprefix("se."): str(params[word]) for word in WORDS},  # type: ignore[arg-type]
         )
 
-    def row(self, design: Design) -> Row:
+    def row(self, design: Candidate) -> Row:
         """The design, ready to be trained with any seed."""
         if design not in self.rows:
             base = self.bases[self.space.setting(design)]
-            self.rows[design] = row(base, label(self.space, design), self.se(design), self.facts)
+            self.rows[design] = priced_row(base, design_text(self.space, design), self.se(design), self.facts)
         return self.rows[design]
 
 
-def price(composed: Composed, facts: DataFacts) -> Priced:
+def price(composed: Composed, facts: DataFacts) -> PricedSpace:
     """Read the space of a search, and price its levels.
 
     Raises:
@@ -109,7 +109,7 @@ def price(composed: Composed, facts: DataFacts) -> Priced:
     if config.se is None:
         raise UserError("se=null: a search varies se; SE is switched off by the level off of search.space.se.reduction")
     bare = dataclasses.replace(config, se=None, study=None, search=None)
-    plain = base(composed, bare, facts)
+    plain = base_network(composed, bare, facts)
     try:
         stages = models.stages_of(plain.net)
         ratios = config.se.by_stage(stages)
@@ -121,29 +121,29 @@ def price(composed: Composed, facts: DataFacts) -> Priced:
     others = [key for key in deciding if key.startswith(OTHERS) and key != "recipe.name"]
     levels = read_levels(config.search.space, stages, fixed, others)
     space = Space(levels, {}, {})
-    bases: dict[Design, Base] = {}
-    costs: dict[Design, dict[str, float]] = {}
-    parts: dict[tuple[str, Design, Level], Part] = {}
+    bases: dict[Candidate, BaseNetwork] = {}
+    costs: dict[Candidate, dict[str, float]] = {}
+    parts: dict[tuple[str, Candidate, Level], StageCost] = {}
     for setting in space.settings():
         words = dict(zip(space.others, setting, strict=True))
-        made = plain if not words else base(composed, changed(bare, words, "search.space"), facts)
+        made = plain if not words else base_network(composed, with_values(bare, words, "search.space"), facts)
         if models.stages_of(made.net) != stages:
             raise UserError(f"search.space: {words} has other stages than {config.backbone}")
         same = next((each for each in bases.values() if same_network(each.config, made.config)), None)
-        made.parts.update(same.parts if same else gated(made, config.se, levels, stages, facts))
+        made.parts.update(same.parts if same else stage_costs(made, config.se, levels, stages, facts))
         bases[setting], costs[setting] = made, costs_of(made.row.cost)
         without = {stage: costs_of(cost) for stage, cost in made.row.cost.stages.items()}
         for (stage, gates, level), (cost, hidden) in made.parts.items():
             added = {name: value - without[stage][name] for name, value in costs_of(cost).items()}
-            parts[stage_key(stage), gates + setting, level] = Part(hidden, added)
-    return Priced(dataclasses.replace(space, plain=costs, parts=parts), composed, facts, plain, bases)
+            parts[stage_key(stage), gates + setting, level] = StageCost(hidden, added)
+    return PricedSpace(dataclasses.replace(space, plain=costs, parts=parts), composed, facts, plain, bases)
 
 
-def base(composed: Composed, config: Config, facts: DataFacts) -> Base:
+def base_network(composed: Composed, config: Config, facts: DataFacts) -> BaseNetwork:
     """The plain network of a configuration; nothing is known of its parts yet."""
     variant = Variant(NO_SE, NO_SE, "", False, config, composed.data, composed.recipe)
-    made = study_rows.row(variant, None, facts, in_paper=False)
-    return Base(config, study_rows.plain(config, facts), made, {})
+    made = study_rows.build_row(variant, None, facts, in_paper=False)
+    return BaseNetwork(config, study_rows.plain_network(config, facts), made, {})
 
 
 def same_network(one: Config, other: Config) -> bool:
@@ -151,8 +151,8 @@ def same_network(one: Config, other: Config) -> bool:
     return all(flat(one)[key] == flat(other)[key] for key in ("backbone", "stride", "data.size"))
 
 
-def gated(
-    plain: Base, se: SE, levels: Mapping[str, Design], stages: Sequence[int], facts: DataFacts
+def stage_costs(
+    plain: BaseNetwork, se: SE, levels: Mapping[str, Candidate], stages: Sequence[int], facts: DataFacts
 ) -> dict[Key, tuple[Cost, tuple[int, ...]]]:
     """What each stage costs with each reduction and with all words of SE, and its hidden widths; a network a level."""
     found: dict[Key, tuple[Cost, tuple[int, ...]]] = {}
@@ -175,7 +175,7 @@ def input_size(config: Config, facts: DataFacts) -> tuple[int, int, int]:
     return (facts.channels, config.data.size, config.data.size)
 
 
-def row(base: Base, name: str, se: SE | None, facts: DataFacts) -> Row:
+def priced_row(base: BaseNetwork, name: str, se: SE | None, facts: DataFacts) -> Row:
     """A row of any design, in the space or not, with its cost added up from its stages where they are known."""
     if se is None:
         return dataclasses.replace(base.row, label=name, baseline=name)
@@ -218,16 +218,16 @@ def add_up(plain: Cost, stages: Mapping[int, Cost]) -> Cost:
     )
 
 
-def well_known(priced: Priced) -> tuple[dict[str, str], list[Row], list[Design]]:
+def well_known(priced: PricedSpace) -> tuple[dict[str, str], list[Row], list[Candidate]]:
     """The two designs that everyone knows, the plain network and the paper's default: name → fingerprint of those that
     this network has; rows of those that are outside the space; designs of those that are in it."""
     assert priced.config.se is not None
     named = {NO_SE: None, "the paper's default": dataclasses.replace(PAPER, bias=priced.config.se.bias)}
-    inside = {name: find(priced, se) for name, se in named.items()}
+    inside = {name: find_design(priced, se) for name, se in named.items()}
     built: dict[str, Row] = {}
     for name, se in named.items():
         with contextlib.suppress(UserError):  # the network has no place for it
-            built[name] = row(priced.plain, name, se, priced.facts)
+            built[name] = priced_row(priced.plain, name, se, priced.facts)
     references = [each for name, each in built.items() if inside[name] is None]
     return (
         {name: each.network for name, each in built.items()},
@@ -236,7 +236,7 @@ def well_known(priced: Priced) -> tuple[dict[str, str], list[Row], list[Design]]
     )
 
 
-def find(priced: Priced, se: SE | None) -> Design | None:
+def find_design(priced: PricedSpace, se: SE | None) -> Candidate | None:
     """The design of the space that builds this network, by its levels; None if it is not in the space."""
     space, params = priced.space, {}
     ratios = {} if se is None else dict.fromkeys(space.stages, se.reduction)

@@ -17,11 +17,11 @@ from rich.table import Table
 
 from senet_lab import models
 from senet_lab.config import SE
-from senet_lab.models.cost import Cost, counted
+from senet_lab.models.cost import Cost, convention_total
 from senet_lab.reports import paper
 
 
-class Counted(NamedTuple):
+class CountedRow(NamedTuple):
     """How a printed row is counted.
 
     Attributes:
@@ -53,52 +53,52 @@ OTHER_NETWORK = (
 NOMINAL = "the print has the nominal 140 M of ShuffleNet's article; SE adds 1.9 M here, 2 M in print."
 
 # Table → row → how it is counted.
-PRINTED: dict[str, dict[str, Counted]] = {
+PRINTED: dict[str, dict[str, CountedRow]] = {
     "table2": {
-        "ResNet-50": Counted("resnet50", None, PLAIN),
-        "SE-ResNet-50": Counted("resnet50", DESIGN, OURS),
-        "ResNet-101": Counted("resnet101", None, "layers, sums"),
-        "SE-ResNet-101": Counted("resnet101", DESIGN, "layers, pool, scale, sums"),
-        "ResNet-152": Counted("resnet152", None, "layers, sums"),
-        "SE-ResNet-152": Counted("resnet152", DESIGN, OURS),
-        "ResNeXt-50": Counted("resnext50", None, "layers, sums"),
-        "SE-ResNeXt-50": Counted("resnext50", DESIGN, "layers, pool, scale, sums"),
-        "ResNeXt-101": Counted("resnext101", None, "layers, sums", note=NEAREST),
-        "SE-ResNeXt-101": Counted("resnext101", DESIGN, "layers, pool, scale, sums"),
-        "VGG-16": Counted("vgg16", None, PLAIN),
-        "SE-VGG-16": Counted("vgg16", DESIGN, POOLED),
-        "BN-Inception": Counted("bn_inception", None, PLAIN),
-        "SE-BN-Inception": Counted("bn_inception", DESIGN, OURS),
-        "Inception-ResNet-v2": Counted("inception_resnet_v2", None, PLAIN, note=OTHER_NETWORK),
-        "SE-Inception-ResNet-v2": Counted("inception_resnet_v2", DESIGN, PLAIN, note=OTHER_NETWORK),
+        "ResNet-50": CountedRow("resnet50", None, PLAIN),
+        "SE-ResNet-50": CountedRow("resnet50", DESIGN, OURS),
+        "ResNet-101": CountedRow("resnet101", None, "layers, sums"),
+        "SE-ResNet-101": CountedRow("resnet101", DESIGN, "layers, pool, scale, sums"),
+        "ResNet-152": CountedRow("resnet152", None, "layers, sums"),
+        "SE-ResNet-152": CountedRow("resnet152", DESIGN, OURS),
+        "ResNeXt-50": CountedRow("resnext50", None, "layers, sums"),
+        "SE-ResNeXt-50": CountedRow("resnext50", DESIGN, "layers, pool, scale, sums"),
+        "ResNeXt-101": CountedRow("resnext101", None, "layers, sums", note=NEAREST),
+        "SE-ResNeXt-101": CountedRow("resnext101", DESIGN, "layers, pool, scale, sums"),
+        "VGG-16": CountedRow("vgg16", None, PLAIN),
+        "SE-VGG-16": CountedRow("vgg16", DESIGN, POOLED),
+        "BN-Inception": CountedRow("bn_inception", None, PLAIN),
+        "SE-BN-Inception": CountedRow("bn_inception", DESIGN, OURS),
+        "Inception-ResNet-v2": CountedRow("inception_resnet_v2", None, PLAIN, note=OTHER_NETWORK),
+        "SE-Inception-ResNet-v2": CountedRow("inception_resnet_v2", DESIGN, PLAIN, note=OTHER_NETWORK),
     },
     "table3": {
-        "MobileNet": Counted("mobilenet", None, PLAIN, TRAINED),
-        "SE-MobileNet": Counted("mobilenet", DESIGN, POOLED, TRAINED),
-        "ShuffleNet": Counted("shufflenet", None, PLAIN, "weights", NOMINAL),
-        "SE-ShuffleNet": Counted("shufflenet", DESIGN, POOLED, "weights", NOMINAL),
+        "MobileNet": CountedRow("mobilenet", None, PLAIN, TRAINED),
+        "SE-MobileNet": CountedRow("mobilenet", DESIGN, POOLED, TRAINED),
+        "ShuffleNet": CountedRow("shufflenet", None, PLAIN, "weights", NOMINAL),
+        "SE-ShuffleNet": CountedRow("shufflenet", DESIGN, POOLED, "weights", NOMINAL),
     },
     "table10": {
-        "2": Counted("resnet50", SE(2), params=STORED),
+        "2": CountedRow("resnet50", SE(2), params=STORED),
         **{
-            str(r): Counted("resnet50", SE(r, bias=True), params="weights, biases, norms, stats")
+            str(r): CountedRow("resnet50", SE(r, bias=True), params="weights, biases, norms, stats")
             for r in (4, 8, 16, 32)
         },
-        "original": Counted("resnet50", None, params=STORED),
+        "original": CountedRow("resnet50", None, params=STORED),
     },
     "table13": {
-        "ResNet-50": Counted("resnet50", None, PLAIN, STORED),
-        **{f"SE_Stage_{n}": Counted("resnet50", SE(stages=[n]), OURS, STORED) for n in (2, 3, 4)},
-        "SE_All": Counted("resnet50", DESIGN, OURS, STORED),
+        "ResNet-50": CountedRow("resnet50", None, PLAIN, STORED),
+        **{f"SE_Stage_{n}": CountedRow("resnet50", SE(stages=[n]), OURS, STORED) for n in (2, 3, 4)},
+        "SE_All": CountedRow("resnet50", DESIGN, OURS, STORED),
     },
     "table15": {
-        "SE": Counted("resnet50", DESIGN, OURS, STORED),
-        "SE_3x3": Counted("resnet50", SE(position="conv3x3"), OURS, STORED),
+        "SE": CountedRow("resnet50", DESIGN, OURS, STORED),
+        "SE_3x3": CountedRow("resnet50", SE(position="conv3x3"), OURS, STORED),
     },
     "table16": {
-        "ResNet-50": Counted("resnet50", None, PLAIN, STORED),
-        "NoSqueeze": Counted("resnet50", SE(squeeze="none"), OURS, STORED),
-        "SE": Counted("resnet50", DESIGN, OURS, STORED),
+        "ResNet-50": CountedRow("resnet50", None, PLAIN, STORED),
+        "NoSqueeze": CountedRow("resnet50", SE(squeeze="none"), OURS, STORED),
+        "SE": CountedRow("resnet50", DESIGN, OURS, STORED),
     },
 }
 
@@ -116,7 +116,7 @@ LEGEND = (
 
 
 @dataclass(frozen=True)
-class Number:
+class PrintedNumber:
     """One printed number and what is counted for it.
 
     Attributes:
@@ -146,9 +146,9 @@ class Number:
         return f"{count:.{self.digits}f}" == f"{self.printed:.{self.digits}f}"
 
 
-def show(console: Console) -> None:
+def show_paper_costs(console: Console) -> None:
     """Print every table as soon as it is counted."""
-    shown: list[Number] = []
+    shown: list[PrintedNumber] = []
     for name in PRINTED:
         for unit in UNITS:
             block = numbers(name, unit)
@@ -169,9 +169,9 @@ def show(console: Console) -> None:
         )
 
 
-def show_block(block: list[Number], console: Console) -> None:
+def show_block(block: list[PrintedNumber], console: Console) -> None:
     """The numbers of one table in one unit, and why some differ."""
-    table, unit = paper.table(block[0].table), block[0].unit
+    table, unit = paper.paper_table(block[0].table), block[0].unit
     console.print(f"[bold]Table {table.number}[/], {unit}: {table.caption}", highlight=False)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     grid.add_column("row", no_wrap=True)
@@ -194,23 +194,23 @@ def show_block(block: list[Number], console: Console) -> None:
     console.print()
 
 
-def numbers(table: str, unit: str) -> list[Number]:
+def numbers(table: str, unit: str) -> list[PrintedNumber]:
     """What one of the paper's tables prints in one unit, and what is counted for it; empty if it prints nothing."""
     found = []
     for label, how in PRINTED[table].items():
-        row = paper.table(table).row(label)
+        row = paper.paper_table(table).row(label)
         printed, convention = (row.gflops, how.macs) if unit == "GFLOPs" else (row.params_m, how.params)
         if printed is None:
             continue
         digits = paper.gflops_digits(printed) if unit == "GFLOPs" else 1
-        cost = cost_of(how.backbone, how.se, row.size)
-        count, usual = (counted(cost, terms) / UNITS[unit] for terms in (convention, USUAL[unit]))
-        number = Number(table, label, unit, printed, count, convention, usual, digits, how.note)
+        cost = paper_network_cost(how.backbone, how.se, row.size)
+        count, usual = (convention_total(cost, terms) / UNITS[unit] for terms in (convention, USUAL[unit]))
+        number = PrintedNumber(table, label, unit, printed, count, convention, usual, digits, how.note)
         found.append(dataclasses.replace(number, note="") if number.gives(count) else number)
     return found
 
 
-def cost_of(backbone: str, se: SE | None, size: int) -> Cost:
+def paper_network_cost(backbone: str, se: SE | None, size: int) -> Cost:
     """Cost of a network on square images; each is counted once, because tables share them."""
     key = (backbone, repr(se), size)
     if key not in COSTS:

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from senet_lab.counting import BAR, duration
-from senet_lab.studies.forecast import Expectation, Remaining, Running
+from senet_lab.studies.forecast import Expectation, Remaining, RunningTrial
 from senet_lab.studies.plan import Cell, Plan
 
 FACTS = 38  # columns of the terminal beside a bar; the label has the rest
@@ -65,7 +65,7 @@ class Progress:
         self.total += len(cells)
 
     def start(self, cell: Cell) -> None:
-        self.remaining.running[cell.trial_id] = Running(cell)
+        self.remaining.running[cell.trial_id] = RunningTrial(cell)
 
     def epoch(self, cell: Cell, entry: dict[str, float], elapsed: float) -> None:
         """An epoch has ended, so many seconds after the trial began."""
@@ -77,7 +77,7 @@ class Progress:
             outcome = f"test error {record['metrics']['test_error']:.2f}%, in {duration(record['seconds'])}"
         else:
             outcome = f"failed: {record['reason']}"
-        self.ended(named(cell), cell, record, outcome)
+        self.ended(trial_name(cell), cell, record, outcome)
 
     def ended(self, name: str, cell: Cell, record: dict[str, Any], outcome: str) -> None:
         """A trial of this name has ended, with this outcome."""
@@ -93,7 +93,7 @@ class Progress:
         self.remaining.leave(cell)
         error = epochs[-1]["val_error"]
         outcome = f"stopped after {len(epochs)} of {cell.spec.recipe.epochs} epochs, validation error {error:.2f}%"
-        self.say(f"[{self.done}/{self.total}] {named(cell)}: {outcome}")
+        self.say(f"[{self.done}/{self.total}] {trial_name(cell)}: {outcome}")
 
     def go_on(self, trainings: int) -> None:
         """A search has promoted so many trainings that were stopped."""
@@ -129,7 +129,7 @@ class Progress:
         )
         for trial in self.remaining.running.values():
             cell, last = trial.cell, trial.last
-            label, epochs = named(cell), cell.spec.recipe.epochs
+            label, epochs = trial_name(cell), cell.spec.recipe.epochs
             if last:
                 split = "val" if "val_error" in last else "train"
                 accuracy = f"{split} accuracy {100 - last[f'{split}_error']:.1f}%"
@@ -139,7 +139,7 @@ class Progress:
         return table
 
 
-def named(cell: Cell) -> str:
+def trial_name(cell: Cell) -> str:
     """A trial, as the user is told of it."""
     return f"{cell.row.label}, seed {cell.seed}"
 

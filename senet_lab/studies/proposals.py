@@ -26,7 +26,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.trial import Trial, TrialState
 
 from senet_lab.reports.pareto import on_front
-from senet_lab.studies.space import Design, Space
+from senet_lab.studies.space import Candidate, Space
 
 PATIENCE = 1  # proposals in a row that need no training, before a design is drawn that was never tried
 POPULATION = 10  # of NSGA-II: with Optuna's 50 a search of 100 designs is over after two generations
@@ -47,7 +47,7 @@ CHOICES = (ENUMERATE, *SAMPLERS)
 Values = Sequence[float]  # of the objectives, all of them to be minimised
 
 
-class Asker:
+class Proposer:
     """Proposes the designs of one search.
 
     Args:
@@ -74,8 +74,8 @@ class Asker:
         objectives: int,
         trials: int,
         pending: int = 1,
-        first: Sequence[Design] = (),
-        excess: Callable[[Design], Mapping[str, float]] = lambda design: {},
+        first: Sequence[Candidate] = (),
+        excess: Callable[[Candidate], Mapping[str, float]] = lambda design: {},
         near: bool = True,
         patience: int = PATIENCE,
     ) -> None:
@@ -88,17 +88,17 @@ class Asker:
         self.random = random.Random(seed)
         self.near = near and sampler != "random"  # which looks at no results, as draws in its place then do not
         self.patience = 0 if sampler == LOCAL else patience
-        self.asked: list[Design] = []  # in order; each of them is trained
-        self.ever: set[Design] = set()  # the same, to look them up
+        self.asked: list[Candidate] = []  # in order; each of them is trained
+        self.ever: set[Candidate] = set()  # the same, to look them up
         self.told = 0  # how many of these the sampler has heard of
-        self.results: dict[Design, Values | None] = {}  # None is a training that failed
-        self.known: dict[Design, Values | None] = {}  # what the sampler has heard
-        self.open: dict[Design, list[Trial]] = {}  # the sampler's trials that wait for a design
+        self.results: dict[Candidate, Values | None] = {}  # None is a training that failed
+        self.known: dict[Candidate, Values | None] = {}  # what the sampler has heard
+        self.open: dict[Candidate, list[Trial]] = {}  # the sampler's trials that wait for a design
         self.duplicates = self.infeasible = self.drawn = 0
         self.worst: list[float] = [0.0] * objectives
         self.exhausted = False
         self.listed = iter(space.designs()) if sampler == ENUMERATE else None
-        self.untried: list[Design] | None = None  # listed when first needed
+        self.untried: list[Candidate] | None = None  # listed when first needed
         self.distributions: dict[str, BaseDistribution] = {
             key: CategoricalDistribution(levels) for key, levels in space.varied.items()
         }
@@ -109,7 +109,7 @@ class Asker:
                 sampler=None if sampler == ENUMERATE else SAMPLERS[sampler](seed),
             )
 
-    def feasible(self, design: Design) -> bool:
+    def feasible(self, design: Candidate) -> bool:
         return all(value <= 0 for value in self.excess(design).values())
 
     @property
@@ -117,7 +117,7 @@ class Asker:
         """Whether no further design will be asked for."""
         return self.exhausted or len(self.asked) >= self.trials
 
-    def ask(self) -> Design | None:
+    def ask(self) -> Candidate | None:
         """The next design to train. None where there is none any more (`finished`), or none before another result."""
         if self.finished:
             return None
@@ -128,7 +128,7 @@ class Asker:
                 oldest = self.asked[self.told]
                 if oldest not in self.results:
                     return None
-                self.hear(oldest, self.results[oldest])
+                self.tell_sampler(oldest, self.results[oldest])
                 self.told += 1
             design = self.propose()
         if design is None:
@@ -138,13 +138,13 @@ class Asker:
             self.ever.add(design)
         return design
 
-    def tell(self, design: Design, values: Values | None) -> None:
+    def tell(self, design: Candidate, values: Values | None) -> None:
         """What came of a design; None if its training failed. The sampler hears of it in its turn."""
         self.results[design] = values
 
     # -------------------------------------------------------------------------------------------------------- sampler
 
-    def propose(self) -> Design | None:
+    def propose(self) -> Candidate | None:
         """A new design within the budget, from the sampler if it has one."""
         new = next((design for design in self.first if self.is_new(design)), None)
         in_vain = 0
@@ -177,14 +177,14 @@ class Asker:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return self.study.ask(self.distributions)
 
-    def answer(self, trial: Trial, design: Design) -> None:
+    def answer(self, trial: Trial, design: Candidate) -> None:
         """Tell a duplicate what is known of its design, or remember to."""
         if not self.open[design]:  # told already
             self.report(trial, self.known[design])
         else:
             self.open[design].append(trial)
 
-    def hear(self, design: Design, values: Values | None) -> None:
+    def tell_sampler(self, design: Candidate, values: Values | None) -> None:
         """Tell the sampler what is known of a design now, for every trial that waits for it; if there is none, because
         it has heard of the design before, for one more."""
         if values is not None:
@@ -209,20 +209,20 @@ class Asker:
 
     # --------------------------------------------------------------------------------------------------------- spaces
 
-    def point(self, design: Design) -> dict[str, Any]:
+    def point(self, design: Candidate) -> dict[str, Any]:
         """A design as the sampler has it: only what varies."""
         params = self.space.params(design)
         return {key: params[key] for key in self.distributions}
 
-    def is_new(self, design: Design) -> bool:
+    def is_new(self, design: Candidate) -> bool:
         return design not in self.ever and self.feasible(design)
 
-    def draw(self) -> Design | None:
+    def draw(self) -> Candidate | None:
         """A design that was never tried: a neighbour of the front, else any; None if none is left, or can be found."""
         near = [each for best in self.front() for each in self.neighbours(best)] if self.near else []
-        return self.random.choice(near) if near else self.anywhere()
+        return self.random.choice(near) if near else self.random_design()
 
-    def front(self) -> list[Design]:
+    def front(self) -> list[Candidate]:
         """The designs that nothing told so far is better than."""
         values = {design: found for design, found in self.known.items() if found is not None}
         if not values:
@@ -230,13 +230,13 @@ class Asker:
         best = on_front(list(values.values()))
         return [design for design, wins in zip(values, best, strict=True) if wins]
 
-    def neighbours(self, design: Design) -> list[Design]:
+    def neighbours(self, design: Candidate) -> list[Candidate]:
         """The designs that were never tried and differ from this one in one level."""
         params = self.space.params(design)
         changed = ({**params, key: level} for key, levels in self.space.varied.items() for level in levels)
         return [near for near in dict.fromkeys(map(self.space.design, changed)) if self.is_new(near)]
 
-    def anywhere(self) -> Design | None:
+    def random_design(self) -> Candidate | None:
         """A design that was never tried, at random."""
         if self.space.size <= LISTED:
             if self.untried is None:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from senet_lab.config import Config, RunError, UserError, first_line
-from senet_lab.files import whole
+from senet_lab.files import atomic_path
 from senet_lab.studies import limits, workers
-from senet_lab.studies.pool import BEGUN, Event, Ready
-from senet_lab.studies.ray_task import Task, library, train
+from senet_lab.studies.pool import BEGUN, Capacity, Event
+from senet_lab.studies.ray_task import Task, library, train_on_node
 from senet_lab.training.quiet import silenced
 from senet_lab.training.spec import Spec
 
@@ -37,7 +37,7 @@ CANCEL_SECONDS = 2  # a running task is gone in a fraction of one; one whose wor
 
 
 @contextmanager
-def ready(config: Config, device: str, idle: bool = False) -> Iterator[Ready]:
+def ray_workers(config: Config, device: str, idle: bool = False) -> Iterator[Capacity]:
     """The cluster of `executor.address`, or Ray's own instance of this machine, which is gone after the body; a plan
     starts none.
 
@@ -47,10 +47,10 @@ def ready(config: Config, device: str, idle: bool = False) -> Iterator[Ready]:
     """
     executor = config.executor
     if idle or (config.plan and not executor.address):
-        with workers.ready(config, device, idle=True) as found:
+        with workers.local_workers(config, device, idle=True) as found:
             yield found
         return
-    limits.of(executor)  # before anything is started
+    limits.limits_of(executor)  # before anything is started
     wanted = executor.gpus_per_trial
     share = Share(executor.cpus_per_trial, float(device == "cuda") if wanted is None else wanted)
     ray = library()
@@ -60,14 +60,14 @@ def ready(config: Config, device: str, idle: bool = False) -> Iterator[Ready]:
         if not room:
             raise UserError(
                 f"no node of the Ray cluster has room for a trial of executor.cpus_per_trial={share.cpus:g} and "
-                f"executor.gpus_per_trial={share.gpus:g}; there are {listed(ray)}"
+                f"executor.gpus_per_trial={share.gpus:g}; there are {live_nodes(ray)}"
             )
         sharing = share.of_a_gpu if device == "cuda" else inf
-        yield Ready(room, lambda _: RayWorkers(ray, config, share), lambda processes: int(min(processes, sharing)))
+        yield Capacity(room, lambda _: RayWorkers(ray, config, share), lambda processes: int(min(processes, sharing)))
     except ray.exceptions.RayError as error:
         raise RunError(f"the Ray cluster was lost: {first_line(error)}") from error
     finally:
-        with workers.postponed():
+        with workers.signals_postponed():
             ray.shutdown()
 
 
@@ -102,7 +102,7 @@ def attach(ray: Any, config: Config) -> None:
         how |= {"address": "local", "num_cpus": cores, "include_dashboard": False}
     elif executor.address != "auto" and not executor.address.startswith("ray://"):
         check_answer(executor.address)
-    with workers.postponed(), silenced(2):  # Ray sets a handler of its own; an error comes as an exception
+    with workers.signals_postponed(), silenced(2):  # Ray sets a handler of its own; an error comes as an exception
         try:
             ray.init(**how, log_to_driver=False, logging_level="CRITICAL")
         except (Exception, SystemExit) as error:
@@ -137,7 +137,7 @@ def runtime_env(config: Config) -> dict[str, Any]:
     return environment
 
 
-def listed(ray: Any) -> str:
+def live_nodes(ray: Any) -> str:
     """The nodes that are alive, with what they have."""
     nodes = [(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
     return ", ".join(f"{name} ({has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs)" for name, has in nodes)
@@ -147,7 +147,7 @@ def listed(ray: Any) -> str:
 
 
 @dataclass
-class Running:
+class RunningTask:
     """A task that has not ended. It reports where it runs (`on_node`), that its training has `begun`, which is noted on
     the monotonic clock, and the limit of memory that it is `over`."""
 
@@ -167,13 +167,13 @@ class RayWorkers:
         self.ray = ray
         self.config = config
         self.share = share
-        self.limits = limits.of(config.executor)
-        self.running: dict[int, Running] = {}  # by the number of the attempt
+        self.limits = limits.limits_of(config.executor)
+        self.running: dict[int, RunningTask] = {}  # by the number of the attempt
         self.number = 0
         self.marker = f".shared-{secrets.token_hex(8)}"
         self.marked: set[Path] = set()
         resources = {"num_gpus": share.gpus} if share.gpus else {}
-        self.train = ray.remote(num_cpus=share.cpus, max_retries=0, **resources)(train)
+        self.train = ray.remote(num_cpus=share.cpus, max_retries=0, **resources)(train_on_node)
         here = ray.get_runtime_context().get_node_id()
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         beside = strategies.NodeAffinitySchedulingStrategy(here, soft=False)  # not to be lost with another node
@@ -194,7 +194,7 @@ class RayWorkers:
         data = replace(spec.data, root=str(Path(spec.data.root).resolve()), download=False)
         keep, executor = self.config.training.keep == "last", self.config.executor
         task = Task(replace(spec, data=data), self.number, checkpoint.resolve(), self.marker, until, keep, executor)
-        self.running[self.number] = Running(self.train.remote(task, self.queue), spec, checkpoint)
+        self.running[self.number] = RunningTask(self.train.remote(task, self.queue), spec, checkpoint)
 
     def events(self, timeout: float) -> list[Event]:
         if not self.running:
@@ -242,7 +242,7 @@ class RayWorkers:
         except errors.RayError:
             return Event("lost", trial_id, {"reason": f"its worker{running.on_node} was lost"})
         if weights is not None:
-            with whole(running.checkpoint) as part:
+            with atomic_path(running.checkpoint) as part:
                 part.write_bytes(weights)
         if "config" in value:
             value["config"] = running.spec.config()  # with the path that the user gave

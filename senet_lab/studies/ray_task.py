@@ -19,8 +19,8 @@ from typing import Any
 
 from senet_lab.config import Executor, UserError
 from senet_lab.studies import limits
-from senet_lab.studies.limits import watched
-from senet_lab.studies.pool import Kind, attempt
+from senet_lab.studies.limits import memory_watch
+from senet_lab.studies.pool import Kind, train_trial
 from senet_lab.training.quiet import silenced
 from senet_lab.training.spec import Spec
 
@@ -55,7 +55,7 @@ class Task:
     executor: Executor
 
 
-def train(task: Task, queue: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
+def train_on_node(task: Task, queue: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
     """Train a trial on this node: the kind and the value of the event that it ends with, and the weights if they are
     wanted and the driver has not got them."""
     import torch
@@ -69,11 +69,14 @@ def train(task: Task, queue: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
 
     report({"node": name})
     torch.set_num_threads(task.executor.threads_of_a_trial)
-    reason = lack(task.spec)
+    reason = missing_on_node(task.spec)
     if reason:
         return "halt", {"reason": f"{name.strip()}: {reason}"}, None
-    with place(task) as checkpoint, watched(limits.of(task.executor), lambda reason: report({"over": reason})):
-        kind, value = attempt(task.spec, checkpoint, task.until, report)
+    with (
+        checkpoint_path(task) as checkpoint,
+        memory_watch(limits.limits_of(task.executor), lambda reason: report({"over": reason})),
+    ):
+        kind, value = train_trial(task.spec, checkpoint, task.until, report)
         missing = kind == "done" and task.keep and checkpoint != task.checkpoint
         weights = checkpoint.read_bytes() if missing else None
     if kind == "halt":
@@ -81,7 +84,7 @@ def train(task: Task, queue: Any) -> tuple[Kind, dict[str, Any], bytes | None]:
     return kind, value, weights
 
 
-def lack(spec: Spec) -> str:
+def missing_on_node(spec: Spec) -> str:
     """What a training needs and this node has not: a GPU, or the data set; empty if nothing."""
     import torch
 
@@ -98,7 +101,7 @@ def lack(spec: Spec) -> str:
 
 
 @contextmanager
-def place(task: Task) -> Iterator[Path]:
+def checkpoint_path(task: Task) -> Iterator[Path]:
     """Where the checkpoint is written to: beside the driver's, or where nothing is shared, a folder for now."""
     if (task.checkpoint.parent / task.marker).exists():
         yield task.checkpoint

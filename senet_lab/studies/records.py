@@ -92,7 +92,7 @@ def line(record: Mapping[str, Any]) -> dict[str, Any]:
     """One record, flat."""
     config = dict(record["config"])
     config |= {part: {**vars(kind()), **config[part]} for part, kind in EXPANDED.items() if config.get(part)}
-    found = {name: reached({**record, "config": config}, path) for name, path in COLUMNS.items()}
+    found = {name: value_at({**record, "config": config}, path) for name, path in COLUMNS.items()}
     found["se.reduction"] = by_stage(found["se.reduction"])
     found["hidden"] = by_stage(found["hidden"])
     if found["started"] is not None:
@@ -100,11 +100,11 @@ def line(record: Mapping[str, Any]) -> dict[str, Any]:
     taken = set(COLUMNS.values())
     for part in EXPANDED:
         fields = (config.get(part) or {}).items()
-        found |= {f"{part}.{name}": told(value) for name, value in fields if ("config", part, name) not in taken}
+        found |= {f"{part}.{name}": list_text(value) for name, value in fields if ("config", part, name) not in taken}
     return {**found, **record.get("versions", {})}
 
 
-def reached(record: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+def value_at(record: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     """What is at a path of keys; None where there is nothing."""
     at: Any = record
     for key in path:
@@ -116,11 +116,11 @@ def by_stage(value: Any) -> Any:
     """A number, or what a mapping has if all its stages have the same; else as text."""
     if not isinstance(value, Mapping):
         return value
-    shown = {stage: told(each) for stage, each in value.items()}
+    shown = {stage: list_text(each) for stage, each in value.items()}
     same = set(shown.values())
     return same.pop() if len(same) == 1 else " ".join(f"{stage}:{each}" for stage, each in shown.items())
 
 
-def told(value: Any) -> Any:
+def list_text(value: Any) -> Any:
     """A list as text, so that lines can be grouped by it."""
     return "/".join(map(str, value)) if isinstance(value, (list, tuple)) else value

@@ -16,7 +16,7 @@ import torch
 from senet_lab import models
 from senet_lab.config import SE, Config, Study, UserError, first_line
 from senet_lab.factors import NO_SE
-from senet_lab.labels import Composed, typed
+from senet_lab.labels import Composed, word_text
 from senet_lab.models import identity
 from senet_lab.models.cost import Cost
 from senet_lab.reports import contrasts as compared
@@ -71,7 +71,7 @@ class Row:
     @property
     def level_texts(self) -> dict[str, str]:
         """The levels as they are typed, by factor."""
-        return {factor: NO_SE if level is None else typed(level) for factor, level in self.levels.items()}
+        return {factor: NO_SE if level is None else word_text(level) for factor, level in self.levels.items()}
 
     def spec(self, facts: DataFacts, seed: int, device: str) -> Spec:
         """The training of this row with a seed."""
@@ -95,7 +95,7 @@ class Row:
         )
 
 
-def build(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[str]]:
+def build_rows(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[str]]:
     """The rows of the study, or one row for a single network; checked.
 
     Returns:
@@ -105,7 +105,7 @@ def build(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[str]]:
     Raises:
         UserError: a row that does not build, or that is not fair.
     """
-    identity.built.cache_clear()
+    identity.network_measurement.cache_clear()
     study = composed.config.study
     made = variants(composed)
     for each in made:  # all of them, before the first network is built
@@ -114,7 +114,7 @@ def build(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[str]]:
     bare = [each.baseline for each in made if each.baseline in absent]
     if study is not None and bare:
         raise UserError(f"row '{bare[0]}': a baseline cannot be left out, and {study.name} has no such stage here")
-    rows = [row(each, study, facts) for each in made if each.label not in absent]
+    rows = [build_row(each, study, facts) for each in made if each.label not in absent]
     if study is not None:
         check_same_backbone(study, rows)
     return rows, absent
@@ -134,7 +134,7 @@ def lacks_stages(variant: Variant, facts: DataFacts) -> bool:
     if se is None or not isinstance(se.stages, list):
         return False
     try:
-        return bool(set(se.stages) - set(models.stages_of(plain(variant.config, facts))))
+        return bool(set(se.stages) - set(models.stages_of(plain_network(variant.config, facts))))
     except Exception:  # a network that cannot be built: `row` says why, and of which row
         return False
 
@@ -174,7 +174,7 @@ def check_same_backbone(study: Study, rows: list[Row]) -> None:
                     )
 
 
-def plain(config: Config, facts: DataFacts) -> torch.nn.Module:
+def plain_network(config: Config, facts: DataFacts) -> torch.nn.Module:
     """The network without SE, on the meta device: no weights."""
     module, _, function = config.backbone.partition(":")
     if module == "__main__":
@@ -188,16 +188,16 @@ def plain(config: Config, facts: DataFacts) -> torch.nn.Module:
         )
 
 
-def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool = True) -> Row:
+def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool = True) -> Row:
     """Build the row's network on the meta device (no weights), cost it, and bring its design to one form; `in_paper`
     says whether to cost it in the paper's network, too."""
     config = variant.config
     input_size = (facts.channels, config.data.size, config.data.size)
     try:
-        net = plain(config, facts)
+        net = plain_network(config, facts)
         ratios = {} if config.se is None else config.se.by_stage(models.stages_of(net))
         models.with_se(net, config.backbone, config.se)
-        cost = cost_of(net, config.backbone, input_size)
+        cost = row_cost(net, config.backbone, input_size)
         hidden = models.hidden_widths(net)
         network = models.fingerprint(net, input_size)
         code = models.code(
@@ -232,7 +232,7 @@ def row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool 
     )
 
 
-def cost_of(net: torch.nn.Module, backbone: str, input_size: tuple[int, int, int]) -> Cost:
+def row_cost(net: torch.nn.Module, backbone: str, input_size: tuple[int, int, int]) -> Cost:
     """Cost of a row's network. What is wrong with one of the user's own is said with its name."""
     try:
         return models.cost(net, input_size)
@@ -250,7 +250,7 @@ def paper_cost(config: Config, study: Study | None, paper_row: str, facts: DataF
     """
     backbone, size, classes = PAPER_NETWORK, PAPER_SIZE, PAPER_CLASSES
     if study and study.paper:
-        table = paper.table(study.paper)
+        table = paper.paper_table(study.paper)
         backbone, classes = table.trunk or config.backbone, table.classes
         size = table.row(paper_row).size if paper_row else size
     elif study and (networks(study) or not any(key.split(".")[0] == "se" for key in study.varied)):
@@ -285,4 +285,7 @@ def contrasts(rows: Sequence[Row], trained: Mapping[str, str]) -> dict[str, Cont
     if len(factors) > 1:
         cells = {row.label: tuple(row.level_texts.values()) for row in rows}
         return compared.effects(cells, factors, rows[0].baseline)
-    return compared.of_rows(trained, {row.label: "" if row.baseline == row.label else row.baseline for row in rows})
+    return compared.of_rows(
+        trained,
+        {build_row.label: "" if build_row.baseline == build_row.label else build_row.baseline for build_row in rows},
+    )

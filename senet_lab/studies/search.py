@@ -25,17 +25,17 @@ from senet_lab.studies.forecast import Expectation, expect
 from senet_lab.studies.halving import Halving, Job
 from senet_lab.studies.plan import Cell, Plan, device_of
 from senet_lab.studies.progress import Progress
-from senet_lab.studies.proposals import ENUMERATE, Asker
+from senet_lab.studies.proposals import ENUMERATE, Proposer
 from senet_lab.studies.rows import Row
-from senet_lab.studies.space import Design, Level
+from senet_lab.studies.space import Candidate, Level
 from senet_lab.studies.stopwatch import Stopwatch
 from senet_lab.studies.store import DONE, FAILED, Record, Store
-from senet_lab.studies.worth import Worth
+from senet_lab.studies.worth import SearchObjectives
 from senet_lab.training import data as images
 from senet_lab.training.spec import Spec
 
 
-class Search:
+class SearchDesign:
     """One search: what is asked for, what is known of it, and what came of it.
 
     Attributes:
@@ -62,16 +62,16 @@ class Search:
     """
 
     store: Store
-    worth: Worth
+    worth: SearchObjectives
     known: dict[str, str]
     references: list[Row]
-    asker: Asker
+    asker: Proposer
     halving: Halving
 
     def __init__(self, composed: Composed) -> None:
         config = composed.config
         assert config.search is not None
-        worth.check(config.search, config.recipe.epochs)
+        worth.check_search(config.search, config.recipe.epochs)
         facts = images.data_facts(config.data)
         if not facts.validation:
             raise UserError("data.validation=0: a search chooses designs by their validation images, and so needs some")
@@ -80,10 +80,10 @@ class Search:
         self.device = device_of(config.training.device, config.executor.gpus_per_trial)
         self.seeds = config.seeds or 1
         self.records: dict[str, Record] = {}
-        self.rows: dict[Design, Row] = {}
-        self.cells: dict[Design, list[Cell]] = {}
-        self.owners: dict[str, Design] = {}
-        self.jobs: dict[Design, Job] = {}
+        self.rows: dict[Candidate, Row] = {}
+        self.cells: dict[Candidate, list[Cell]] = {}
+        self.owners: dict[str, Candidate] = {}
+        self.jobs: dict[Candidate, Job] = {}
         self.reached: dict[str, list[dict[str, float]]] = {}
         self.confirmed: list[Cell] | None = None
         self.retried: set[str] = set()
@@ -96,7 +96,7 @@ class Search:
             if self.device == "cuda" and not torch.cuda.is_available():
                 raise UserError("latency is measured on this machine, and PyTorch finds no GPU here")
             stopwatch = Stopwatch(self.priced, store, self.device, note=not config.plan)
-        self.worth = Worth(asked, config.budget, self.priced, stopwatch)
+        self.worth = SearchObjectives(asked, config.budget, self.priced, stopwatch)
         sampler, trials = asked.sampler, asked.trials
         if space.distinct() <= trials or sampler == ENUMERATE:
             sampler, trials = ENUMERATE, space.distinct()
@@ -104,7 +104,7 @@ class Search:
         costs = [name for name in asked.objectives if name in COSTS]
         cheapest = space.extreme(next((name for name in costs if name in space.metrics), "params"))
         first, objectives = [cheapest, *known], len(asked.objectives)
-        self.asker = Asker(space, sampler, asked.seed, objectives, trials, trials, first, self.worth.excess)
+        self.asker = Proposer(space, sampler, asked.seed, objectives, trials, trials, first, self.worth.excess)
         self.halving = Halving(
             self.asker,
             asked.rungs,
@@ -148,7 +148,7 @@ class Search:
         return dataclasses.replace(found, seconds=dict.fromkeys(fixed.trials, seconds), unasked=unasked)
 
     def show(self, forecast: Expectation, workers: int, console: Console) -> None:
-        search_plan.show(self, forecast, workers, console)
+        search_plan.show_search(self, forecast, workers, console)
 
     def begin(self) -> None:
         search_plan.check_same(self, write=True)
@@ -181,7 +181,7 @@ class Search:
             if again:
                 progress.go_on(len(cells))
             progress.learn(missing, len(cells) - len(missing))
-            self.heard(design)
+            self.report_result(design)
             if missing:
                 return missing
         over = len(self.halving.results) == len(self.halving.jobs)
@@ -205,12 +205,12 @@ class Search:
         progress.say(f"{what}: {about if missing else f'all {len(self.confirmed)} trials are recorded'}")
         return missing
 
-    def near_front(self) -> list[Design]:
+    def near_front(self) -> list[Candidate]:
         """The designs that are on the front, or would be with a little luck."""
         whole = {design: self.values(design) for design in self.asker.asked if self.complete(design)}
         values = {design: found for design, found in whole.items() if found is not None}
         errors = [at for at, name in enumerate(self.asked.objectives) if name in ("val_error", "val_accuracy")]
-        return confirming.chosen(values, errors[:1], self.priced.facts.validation * self.seeds)
+        return confirming.designs_to_confirm(values, errors[:1], self.priced.facts.validation * self.seeds)
 
     def has(self, cell: Cell, job: Job) -> bool:
         """Whether a training has come as far as the job wants it."""
@@ -233,13 +233,13 @@ class Search:
         job = self.jobs[design]
         assert job.epochs is not None
         self.reached[cell.trial_id] = self.store.note_once(rung(cell.trial_id, job.epochs), epochs[: job.epochs])
-        self.heard(design)
+        self.report_result(design)
 
     def ended(self, cell: Cell, record: Record) -> list[str]:
         self.records[cell.trial_id] = record
         design = self.owners.get(cell.trial_id)
         if design is not None:
-            self.heard(design)
+            self.report_result(design)
         return []
 
     def forget_failed(self, cells: list[Cell]) -> None:
@@ -249,7 +249,7 @@ class Search:
             self.retried |= names
             self.store.forget(names)
 
-    def heard(self, design: Design) -> None:
+    def report_result(self, design: Candidate) -> None:
         """Say what came of a design's job once all its trainings have come so far."""
         job = self.jobs[design]
         epochs = [self.epochs(cell, job) for cell in self.cells[design]]
@@ -268,14 +268,14 @@ class Search:
         found = self.reached.get(cell.trial_id)
         return found if found is not None and job.epochs is not None and len(found) >= job.epochs else None
 
-    def values(self, design: Design) -> list[float] | None:
+    def values(self, design: Candidate) -> list[float] | None:
         """The objectives of a design that is trained to its end, means over its seeds; None if a training failed."""
         records = [self.records[cell.trial_id] for cell in self.cells[design]]
         if any(record["state"] == FAILED for record in records):
             return None
         return self.worth.values(design, [record["metrics"] for record in records])
 
-    def complete(self, design: Design) -> bool:
+    def complete(self, design: Candidate) -> bool:
         """Whether every training of a design has ended, rather than stopped at a rung."""
         return all(cell.trial_id in self.records for cell in self.cells[design])
 
@@ -329,7 +329,7 @@ class Search:
             for cell in self.cells[design]
             if cell.trial_id not in self.records and cell.trial_id in self.reached
         ]
-        return {"rungs.csv": csv_bytes(outcome.rungs(short))} if self.asked.rungs else {}
+        return {"rungs.csv": csv_bytes(outcome.rungs_frame(short))} if self.asked.rungs else {}
 
 
 def rung(trial_id: str, epochs: int) -> str:

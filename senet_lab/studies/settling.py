@@ -23,24 +23,24 @@ from rich.console import Console
 from senet_lab.config import UserError, without_passwords
 from senet_lab.counting import duration
 from senet_lab.labels import short_hash
-from senet_lab.reports.aim import Aim, asked
-from senet_lab.reports.aim import of as aim_of
+from senet_lab.reports.aim import Aim, aim_from_config
+from senet_lab.reports.aim import aim_of as aim_of
 from senet_lab.reports.cells import read_cells
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.plan import Cell, Plan, look_up
-from senet_lab.studies.plan_text import say
+from senet_lab.studies.plan_text import print_line
 from senet_lab.studies.store import FAILED, Record, Store, notes
 
 if TYPE_CHECKING:
-    from senet_lab.reports.table import Row, Table
+    from senet_lab.reports.table import Table, TableRow
 
 NOTE = "settle"  # begins the names of plans in the store
 BLOCK = 50  # seeds that are looked up at once
 SAME = ("metric", "margin", "failures", "least", "most")  # of a plan that goes on; one of before has no failures
 
 
-def placed(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list[Plan]:
+def with_first_seeds(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list[Plan]:
     """The plans with their first seeds, and the cells of their first looks: those that stand in the store as they were
     begun, all others from the first seed that no record or table of their rows has.
 
@@ -53,14 +53,14 @@ def placed(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list
     """
     noted = {name: json.loads(text) for name, text in store.noted(notes.c.name.like(f"{NOTE} %")).items()}
     pairs = zip(plans, folders, strict=True)
-    fresh = [pair for pair in pairs if pair[0].aim.settles and name_of(pair[0]) not in noted]
-    first = max((unseen(plan, folder, store) for plan, folder in fresh), default=0)
-    return [begun(plan, noted, first) if plan.aim.settles else plan for plan in plans]
+    fresh = [pair for pair in pairs if pair[0].aim.settles and note_name(pair[0]) not in noted]
+    first = max((first_unseen_seed(plan, folder, store) for plan, folder in fresh), default=0)
+    return [begin_plan(plan, noted, first) if plan.aim.settles else plan for plan in plans]
 
 
-def begun(plan: Plan, noted: Mapping[str, dict[str, Any]], first: int) -> Plan:
+def begin_plan(plan: Plan, noted: Mapping[str, dict[str, Any]], first: int) -> Plan:
     """A plan with its cells: as it was noted, or from this first seed; a UserError if it was noted with other words."""
-    name, rows = name_of(plan), set(identities(plan).values())
+    name, rows = note_name(plan), set(identities(plan).values())
     earlier = "; ".join(sorted(title(each) for each in noted.values() if rows & set(each["rows"].values())))
     if note := noted.get(name):
         if any(key in note and note[key] != getattr(plan.aim, key) for key in SAME):
@@ -72,7 +72,7 @@ def begun(plan: Plan, noted: Mapping[str, dict[str, Any]], first: int) -> Plan:
         first, earlier = note["first"], note["earlier"]
     aim = replace(plan.aim, first=first, earlier=earlier, plan=name)
     seeds = range(aim.first, aim.first + aim.least)
-    return replace(plan, aim=aim, cells=[each.with_seed(seed) for seed in seeds for each in likes(plan).values()])
+    return replace(plan, aim=aim, cells=[each.with_seed(seed) for seed in seeds for each in row_cells(plan).values()])
 
 
 def write_down(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> bool:
@@ -95,7 +95,7 @@ def of_table(trials: pd.DataFrame, folder: Path) -> dict[str, Any] | None:
     return as_note(found, rows, folder) if found.plan else None
 
 
-def name_of(plan: Plan) -> str:
+def note_name(plan: Plan) -> str:
     """What a plan is noted under: its rows, whatever they are called, and its name."""
     rows = identities(plan)
     compared = sorted((rows[row.label], rows[row.baseline]) for row in plan.rows)
@@ -104,7 +104,7 @@ def name_of(plan: Plan) -> str:
 
 def identities(plan: Plan) -> dict[str, str]:
     """Label → the id of the row's training with seed 0, which tells what it trains."""
-    return {label: each.with_seed(0).trial_id for label, each in likes(plan).items()}
+    return {label: each.with_seed(0).trial_id for label, each in row_cells(plan).items()}
 
 
 def title(note: dict[str, Any]) -> str:
@@ -116,13 +116,13 @@ def title(note: dict[str, Any]) -> str:
     return f"{named}{note['study']} (metric={note['metric']}{margin}{failures} {seeds})"
 
 
-def likes(plan: Plan) -> dict[str, Cell]:
+def row_cells(plan: Plan) -> dict[str, Cell]:
     """Label → a cell of its row."""
     found = {each.row.label: each for each in plan.cells}
     return {row.label: found[row.label] for row in plan.rows}
 
 
-def unseen(plan: Plan, folder: Path, store: Store) -> int:
+def first_unseen_seed(plan: Plan, folder: Path, store: Store) -> int:
     """The first seed such that neither it nor a later one is in a record of these rows, or in the table of them in
     the folder."""
     path, shown = folder / "trials.csv", set()
@@ -131,11 +131,11 @@ def unseen(plan: Plan, folder: Path, store: Store) -> int:
             shown = set(read_cells(path)["trial_id"])
         except (ValueError, KeyError):  # damaged: it is moved aside, and what it had is in the store
             shown = set()
-    rows = likes(plan).values()
+    rows = row_cells(plan).values()
     first, start = 0, 0
     while True:
         ids = {each.with_seed(seed).trial_id: seed for seed in range(start, start + BLOCK) for each in rows}
-        seen = [ids[trial_id] for trial_id in (shown & ids.keys()) | store.known(ids)]
+        seen = [ids[trial_id] for trial_id in (shown & ids.keys()) | store.finished(ids)]
         if not seen:
             return first
         first, start = max(seen) + 1, start + BLOCK
@@ -156,9 +156,9 @@ def look_at(plan: Plan, store: Store) -> Plan:
     return look_up(plan, store)
 
 
-def recorded(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list[Plan]:
+def with_records(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list[Plan]:
     """The plans as `placed`, and as far as they are in the store."""
-    return [look_at(plan, store) for plan in placed(plans, folders, store)]
+    return [look_at(plan, store) for plan in with_first_seeds(plans, folders, store)]
 
 
 def further(plan: Plan, records: dict[str, Record], ahead: int = 0) -> list[Cell]:
@@ -169,12 +169,12 @@ def further(plan: Plan, records: dict[str, Record], ahead: int = 0) -> list[Cell
     return [
         each.with_seed(seed)
         for seed in range(first, first + max(need.seeds for need in wanted.values()))
-        for label, each in likes(plan).items()
+        for label, each in row_cells(plan).items()
         if seed < first + wanted[label].seeds and (label, seed) not in there
     ]
 
 
-def finished(plan: Plan, records: dict[str, Record]) -> Plan:
+def without_unused_seeds(plan: Plan, records: dict[str, Record]) -> Plan:
     """The plan with the seeds alone that were looked at."""
     if not plan.aim.settles:
         return plan
@@ -206,7 +206,7 @@ def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, N
             mine = [ended.get((label, seed)) for label in contrast.weights]
             if None in mine:
                 break
-            values.append(tuple(outcome(record, aim, classes) for record in mine if record is not None))
+            values.append(tuple(metric_value(record, aim, classes) for record in mine if record is not None))
         stop = stop_of(tuple(values), tuple(contrast.weights.values()), aim, plan.study_tests or 0, plan.facts.test)
         need = Need(stop[0], False, stop[1]) if stop else Need(min(aim.most, len(values) + 1 + ahead), True)
         for label in contrast.weights:
@@ -216,7 +216,7 @@ def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, N
     return found
 
 
-def outcome(record: Record, aim: Aim, classes: int) -> float | None:
+def metric_value(record: Record, aim: Aim, classes: int) -> float | None:
     """What a training says of the metric; None for one that failed, unless it counts as guessing."""
     if record["state"] == FAILED:
         return aim.guessing(classes) if aim.failures == "chance" else None
@@ -235,38 +235,38 @@ def stop_of(
         tests: of the study.
         test_images: behind an error.
     """
-    from senet_lab.reports.sequential import planned  # scipy comes with it
+    from senet_lab.reports.sequential import looks_of  # scipy comes with it
 
     failed = next((number for number, row in enumerate(values, start=1) if None in row), None)
     if failed is not None:  # it is not tested, however many seeds follow
         return (max(failed, aim.least), "failed") if len(values) >= aim.least else None
     differences = [sum(weight * (value or 0) for weight, value in zip(weights, row, strict=True)) for row in values]
-    return planned(aim, tests, test_images, weights).follow(differences)
+    return looks_of(aim, tests, test_images, weights).follow(differences)
 
 
-def show(plans: Sequence[Plan], expectation: Expectation, workers: int, console: Console) -> None:
+def show_settling(plans: Sequence[Plan], expectation: Expectation, workers: int, console: Console) -> None:
     """Print what settling studies may cost, and from which seed on."""
     settles = [plan for plan in plans if plan.aim.settles]
     if not settles:
         return
     aim = settles[0].aim
     rows = {each.row.label: expectation.seconds[each.trial_id] for plan in plans for each in reversed(plan.todo)}
-    least, most = span(settles, lambda each: rows.get(each.row.label, 0.0))
+    least, most = seconds_range(settles, lambda each: rows.get(each.row.label, 0.0))
     firsts = sorted({plan.aim.first for plan in settles})
     begins = f"seed {firsts[0]}" if len(firsts) == 1 else f"seeds {firsts[0]} to {firsts[-1]}"
     why = " (those before it have been seen)" if firsts[-1] else ""
-    say(console, f"each row has {aim.least} to {aim.most} seeds, as its verdict needs, from {begins} on{why}")
+    print_line(console, f"each row has {aim.least} to {aim.most} seeds, as its verdict needs, from {begins} on{why}")
     if most:
         times = [duration(replace(expectation, seconds=part).total(workers)) for part in (least, most)]
-        say(console, f"at least {len(least)} and at most {len(most)} trainings: about {times[0]} to {times[1]}")
+        print_line(console, f"at least {len(least)} and at most {len(most)} trainings: about {times[0]} to {times[1]}")
 
 
-def span(plans: Sequence[Plan], seconds: Callable[[Cell], float]) -> tuple[dict[str, float], dict[str, float]]:
+def seconds_range(plans: Sequence[Plan], seconds: Callable[[Cell], float]) -> tuple[dict[str, float], dict[str, float]]:
     """Trainings that settling studies lack at least, and at most: trial id → seconds."""
     least: dict[str, float] = {}
     most: dict[str, float] = {}
     for plan in plans:
-        rows = likes(plan)
+        rows = row_cells(plan)
         found = needs(plan, plan.recorded)
         for label in rows:
             need = found[label]
@@ -279,7 +279,7 @@ def span(plans: Sequence[Plan], seconds: Callable[[Cell], float]) -> tuple[dict[
     return least, most
 
 
-def advice(
+def settle_advice(
     words: Sequence[str],
     plans: Sequence[Plan],
     folders: Sequence[Path],
@@ -299,9 +299,9 @@ def advice(
     config = plans[0].config
     if config.seeds == "settle" or not any(by_seeds(row) for table in tables for row in table.rows):
         return ""
-    aim = asked(config, settles=True)
+    aim = aim_from_config(config, settles=True)
     try:
-        settles = recorded([replace(plan, aim=aim, recorded={}) for plan in plans], folders, store)
+        settles = with_records([replace(plan, aim=aim, recorded={}) for plan in plans], folders, store)
     except UserError:  # these rows were planned otherwise before
         return ""
     taken: dict[str, list[float]] = {}
@@ -309,7 +309,7 @@ def advice(
         records = store.read(plan.trials)
         for each in plan.cells:
             taken.setdefault(each.row.label, []).append(records[each.trial_id].get("seconds") or 0.0)
-    parts = span(settles, lambda each: statistics.median(taken[each.row.label]))
+    parts = seconds_range(settles, lambda each: statistics.median(taken[each.row.label]))
     times = [duration(Expectation(part, rough=False).total(max(1, room))) for part in parts]
     kept = [word for word in words if word.lstrip("+").split("=")[0] not in ("seeds", "plan", "retry")]
     command = without_passwords(shlex.join(["python", "-m", "senet_lab.run", *kept, "seeds=settle"]))
@@ -319,7 +319,7 @@ def advice(
     )
 
 
-def by_seeds(row: Row) -> bool:
+def by_seeds(row: TableRow) -> bool:
     """Whether a row of a table is open, and more seeds may settle it."""
     if row.verdict is None:  # of a single seed
         return row.delta is not None and not row.untested and row.same_as != row.baseline

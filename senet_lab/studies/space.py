@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from senet_lab.config import UserError, reduction_number
 
 Level = int | float | str | bool
-Design = tuple[Level, ...]
+Candidate = tuple[Level, ...]
 
 OFF = "off"  # a stage without SE
 REDUCTION = "se.reduction"
@@ -32,7 +32,7 @@ def stage_key(stage: int) -> str:
 
 def read_levels(
     space: Mapping[str, object], stages: Sequence[int], fixed: Mapping[str, Level], others: Sequence[str] = ()
-) -> dict[str, Design]:
+) -> dict[str, Candidate]:
     """The levels of each parameter, as a search's YAML has them: first the reductions, stage by stage, then the words,
     then other factors.
 
@@ -53,7 +53,7 @@ def read_levels(
         if factor not in (*SE_FACTORS, *others):
             known = ", ".join((*SE_FACTORS, *others))
             raise UserError(f"search.space: there is no factor '{factor}'; there are {known}")
-    found: dict[str, Design] = {}
+    found: dict[str, Candidate] = {}
     given = space.get(REDUCTION)
     by_stage = given if isinstance(given, Mapping) else dict.fromkeys(stages, given)
     for stage in by_stage:
@@ -65,15 +65,15 @@ def read_levels(
         if given is None:
             found[key] = (fixed[key],)
         else:
-            found[key] = levels_of(key, by_stage[stage]) if stage in by_stage else (OFF,)
+            found[key] = checked_levels(key, by_stage[stage]) if stage in by_stage else (OFF,)
     for word in WORDS:
-        found[word] = levels_of(word, space[word]) if word in space else (fixed[word],)
+        found[word] = checked_levels(word, space[word]) if word in space else (fixed[word],)
     if all(set(found[stage_key(stage)]) == {OFF} for stage in stages):
         raise UserError(f"the space is empty: search.space.{REDUCTION} switches SE off in every stage")
-    return found | {factor: levels_of(factor, space[factor]) for factor in space if factor not in SE_FACTORS}
+    return found | {factor: checked_levels(factor, space[factor]) for factor in space if factor not in SE_FACTORS}
 
 
-def levels_of(key: str, given: object) -> Design:
+def checked_levels(key: str, given: object) -> Candidate:
     """A list of levels, checked as far as can be without a network; a UserError where it is none."""
     where = f"search.space.{key}"
     if not isinstance(given, list) or not given:
@@ -103,7 +103,7 @@ def example(key: str) -> str:
 
 
 @dataclass(frozen=True)
-class Part:
+class StageCost:
     """What SE in one stage adds: its hidden widths, block by block, and its cost by metric (`params`, `macs`)."""
 
     hidden: tuple[int, ...]
@@ -122,9 +122,9 @@ class Space:
             excitation, position and the other factors.
     """
 
-    levels: Mapping[str, Design]
-    plain: Mapping[Design, Mapping[str, float]]
-    parts: Mapping[tuple[str, Design, Level], Part]
+    levels: Mapping[str, Candidate]
+    plain: Mapping[Candidate, Mapping[str, float]]
+    parts: Mapping[tuple[str, Candidate, Level], StageCost]
 
     @property
     def metrics(self) -> list[str]:
@@ -141,7 +141,7 @@ class Space:
         return [key for key in self.levels if key not in WORDS and not key.startswith(REDUCTION)]
 
     @property
-    def varied(self) -> dict[str, Design]:
+    def varied(self) -> dict[str, Candidate]:
         """The parameters that have more than one level: what a sampler is asked for."""
         return {key: levels for key, levels in self.levels.items() if len(levels) > 1}
 
@@ -152,26 +152,26 @@ class Space:
 
     # -------------------------------------------------------------------------------------------------------- designs
 
-    def words(self) -> Iterator[Design]:
+    def words(self) -> Iterator[Candidate]:
         """Every combination of squeeze, excitation, position and the other factors."""
         yield from itertools.product(*(self.levels[word] for word in (*WORDS, *self.others)))
 
-    def settings(self) -> Iterator[Design]:
+    def settings(self) -> Iterator[Candidate]:
         """Every combination of the other factors."""
         yield from itertools.product(*(self.levels[key] for key in self.others))
 
-    def setting(self, design: Design) -> Design:
+    def setting(self, design: Candidate) -> Candidate:
         """A design's levels of the other factors."""
         return design[len(self.levels) - len(self.others) :]
 
-    def distinct_levels(self, stage: str, words: Design) -> Design:
+    def distinct_levels(self, stage: str, words: Candidate) -> Candidate:
         """The levels of a stage that build different networks, each the first of its kind."""
         found: dict[tuple[int, ...], Level] = {}
         for level in self.levels[stage]:
             found.setdefault(() if level == OFF else self.parts[stage, words, level].hidden, level)
         return tuple(found.values())
 
-    def design(self, params: Mapping[str, Level]) -> Design:
+    def design(self, params: Mapping[str, Level]) -> Candidate:
         """The one form of all points that build the same network as `params` do; missing parameters have one level."""
         point = {key: params.get(key, levels[0]) for key, levels in self.levels.items()}
         words = tuple(point[word] for word in (*WORDS, *self.others))
@@ -184,10 +184,10 @@ class Space:
             point |= {word: self.levels[word][0] for word in WORDS}
         return tuple(point.values())
 
-    def params(self, design: Design) -> dict[str, Level]:
+    def params(self, design: Candidate) -> dict[str, Level]:
         return dict(zip(self.levels, design, strict=True))
 
-    def is_plain(self, design: Design) -> bool:
+    def is_plain(self, design: Candidate) -> bool:
         return all(level == OFF for level in design[: len(self.stages)])
 
     def distinct(self) -> int:
@@ -196,7 +196,7 @@ class Space:
         each = (math.prod(len(self.distinct_levels(stage, words)) for stage in self.stages) for words in self.words())
         return sum(number - switched_off for number in each) + switched_off * len(self.plain)
 
-    def designs(self) -> Iterator[Design]:
+    def designs(self) -> Iterator[Candidate]:
         """Every different design once, always in the same order: those of plain networks first, if they are among
         them."""
         if all(OFF in self.levels[stage] for stage in self.stages):
@@ -209,7 +209,7 @@ class Space:
 
     # ----------------------------------------------------------------------------------------------------------- cost
 
-    def cost(self, design: Design) -> dict[str, float]:
+    def cost(self, design: Candidate) -> dict[str, float]:
         """Cost of a design by metric."""
         words = design[len(self.stages) :]
         total = dict(self.plain[self.setting(design)])
@@ -219,7 +219,7 @@ class Space:
                     total[metric] += value
         return total
 
-    def extreme(self, metric: str, *, dearest: bool = False) -> Design:
+    def extreme(self, metric: str, *, dearest: bool = False) -> Candidate:
         """The cheapest design (or the dearest) by a metric, without listing them all; the first one of several."""
         choose = max if dearest else min
         candidates = []
@@ -235,7 +235,7 @@ class Space:
         return choose(candidates, key=lambda design: self.cost(design)[metric])
 
 
-def label(space: Space, design: Design) -> str:
+def design_text(space: Space, design: Candidate) -> str:
     """A design in a few words, of what varies: `r 4/16/off, max, tanh`."""
     params = space.params(design)
     others = [f"{key.rpartition('.')[2]} {params[key]}" for key in space.others if key in space.varied]

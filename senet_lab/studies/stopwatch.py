@@ -13,7 +13,7 @@ import torch
 
 from senet_lab import models
 from senet_lab.studies.calibration import threads
-from senet_lab.studies.pricing import Priced, input_size
+from senet_lab.studies.pricing import PricedSpace, input_size
 from senet_lab.studies.rows import Row
 from senet_lab.studies.store import Store
 from senet_lab.training.trial import processor
@@ -29,7 +29,7 @@ class Stopwatch:
         note: whether they are noted; a plan writes nothing.
     """
 
-    def __init__(self, priced: Priced, store: Store, device: str, note: bool) -> None:
+    def __init__(self, priced: PricedSpace, store: Store, device: str, note: bool) -> None:
         self.priced = priced
         self.store = store
         self.device = device

@@ -197,7 +197,7 @@ class Store(Database):
         """Trial id → its outputs (`senet_lab.outputs`), of those of the trials that have them."""
         return {row.trial_id: row.packed for row in self.of(sa.select(outputs), trial_ids)}
 
-    def known(self, trial_ids: Iterable[str]) -> set[str]:
+    def finished(self, trial_ids: Iterable[str]) -> set[str]:
         """Those of the trials that have ended."""
         return {row.trial_id for row in self.of(sa.select(records.c.trial_id).where(HAS_ENDED), trial_ids)}
 

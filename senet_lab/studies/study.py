@@ -14,13 +14,13 @@ from rich.console import Console
 
 from senet_lab import files
 from senet_lab.compose import compose
-from senet_lab.config import Config, RunError, UserError, fault_of
+from senet_lab.config import Config, RunError, UserError, path_fault
 from senet_lab.labels import Composed
 from senet_lab.reports import aside
 from senet_lab.studies import driver, exporting, outcome, plan, plan_text, settling
-from senet_lab.studies.designs import Design, Listed, folder_of
-from senet_lab.studies.executors import ready
-from senet_lab.studies.pool import Ready
+from senet_lab.studies.designs import Design, ListedDesign, folder_of
+from senet_lab.studies.executors import open_executor
+from senet_lab.studies.pool import Capacity
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, Record, Store
 from senet_lab.training import data as images
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from senet_lab.reports.table import Table
 
 
-def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
+def run_studies(studies: list[Composed], words: Sequence[str] = ()) -> int:
     """Train what the studies lack, as one plan, and write their tables; the exit code.
 
     Args:
@@ -43,7 +43,7 @@ def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
     config = studies[0].config
     console = Console(markup=False, highlight=False, emoji=False)  # labels and paths are shown as they are
     design = design_of(studies)
-    missing = absence(config)
+    missing = missing_data(config)
     if not config.plan:
         if missing:
             raise missing
@@ -51,7 +51,7 @@ def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
     store = Store(config.storage, create=not config.plan)
     design.look_up(store)
     device = design.plans[0].device
-    with ready(config, device, idle=not design.most) as executor:
+    with open_executor(config, device, idle=not design.most) as executor:
         workers = min(executor.room, max(1, design.most))
         forecast = design.forecast(workers)
         design.show(forecast, workers, console)
@@ -60,11 +60,11 @@ def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
                 console.print(f"before it can train: {missing}", style="yellow", soft_wrap=True)
             return 0
         design.begin()
-        plan_text.check_room(design.specs(), executor.sharing(workers * config.training.devices))
-        progress = Progress(plan.together(design.plans), forecast, workers, console)
-        made = train(studies, design, store, progress, executor, words)
-        if isinstance(design, Listed) and words:
-            said = settling.advice(words, design.plans, design.folders, made, store, executor.room)
+        plan_text.check_memory(design.specs(), executor.sharing(workers * config.training.devices))
+        progress = Progress(plan.merge_plans(design.plans), forecast, workers, console)
+        made = train_missing(studies, design, store, progress, executor, words)
+        if isinstance(design, ListedDesign) and words:
+            said = settling.settle_advice(words, design.plans, design.folders, made, store, executor.room)
             console.print(said, soft_wrap=True) if said else None
     return 0
 
@@ -72,23 +72,23 @@ def run(studies: list[Composed], words: Sequence[str] = ()) -> int:
 def design_of(studies: Sequence[Composed]) -> Design:
     """How the trials of these studies come about; a UserError for whatever is wrong with one of them."""
     if studies[0].config.search:
-        from senet_lab.studies.search import Search  # Lightning and Optuna come with it
+        from senet_lab.studies.search import SearchDesign  # Lightning and Optuna come with it
 
-        return Search(studies[0])
-    return listed(studies)
+        return SearchDesign(studies[0])
+    return listed_design(studies)
 
 
-def listed(studies: Sequence[Composed]) -> Listed:
+def listed_design(studies: Sequence[Composed]) -> ListedDesign:
     """The design of studies whose rows are listed; a UserError for whatever is wrong with one of them."""
-    return Listed([plan.make(study) for study in studies], [folder_of(study) for study in studies])
+    return ListedDesign([plan.make_plan(study) for study in studies], [folder_of(study) for study in studies])
 
 
-def train(
+def train_missing(
     studies: Sequence[Composed],
     design: Design,
     store: Store,
     progress: Progress,
-    executor: Ready,
+    executor: Capacity,
     words: Sequence[str],
 ) -> list[Table]:
     """Train what is not recorded, and write what came of it; the tables."""
@@ -109,7 +109,7 @@ def train(
         exporter = stack.enter_context(exporting.exporting(studies, design))
         with progress:
             driver.Driver(
-                plan.together(design.plans),
+                plan.merge_plans(design.plans),
                 store,
                 executor.pool(progress.workers),
                 progress,
@@ -118,15 +118,15 @@ def train(
                 more=more,
                 until=design.until,
                 on_stop=lambda cell, value: design.stopped(cell, value["epochs"]),
-                known=design.records,
+                search_records=design.records,
             ).train()
         design.finish()
         pairs = zip(studies, design.plans, strict=True)
-        made = [write(study, each, design, store, progress.console) for study, each in pairs]
+        made = [write_outputs(study, each, design, store, progress.console) for study, each in pairs]
         exporting.conclude(exporter, studies, design, words, progress.console)
     plan_text.show_alarms(design.plans, progress.console)
     if config.training.keep == "last":
-        say_weights(plan.together(design.plans), design.records, results / "checkpoints", store, progress.console)
+        say_weights(plan.merge_plans(design.plans), design.records, results / "checkpoints", store, progress.console)
     return made
 
 
@@ -149,26 +149,26 @@ def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, stor
         )
 
 
-def write(composed: Composed, study: plan.Plan, design: Design, store: Store, console: Console) -> Table:
+def write_outputs(composed: Composed, study: plan.Plan, design: Design, store: Store, console: Console) -> Table:
     """Write and show the table of a study, or the front of a search, whose trials have all ended."""
     from senet_lab.reports import tables  # what draws and tests takes long to import: training begins before it
 
     folder, records, search = folder_of(composed), design.records, composed.config.search
     packed = store.outputs(study.trials)
-    trials = outcome.trials(study, records, packed, design.columns)
+    trials = outcome.trials_frame(study, records, packed, design.columns)
     if not (trials["status"] == DONE).any():
         reasons = trials["reason"].value_counts()
         raise RunError(f"every trial failed: {reasons.index[0]}")
     try:
-        made = tables.made(tables.canonical(trials), tables.unpacked(packed))
+        made = tables.make_table(tables.canonical(trials), tables.unpack_outputs(packed))
         kept = aside.make_room(folder, study.trials)
-        left = (outcome.runs(study, records), outcome.curves(trials, records), packed)
-        written = tables.write(folder, trials, *left, table=made)
+        left = (outcome.runs_frame(study, records), outcome.curves_frame(trials, records), packed)
+        written = tables.write_table(folder, trials, *left, table=made)
         written += files.replace_all(folder, design.files())
     except (OSError, ValueError) as error:
         raise RunError(f"the {'front' if search else 'table'} cannot be written to {folder}: {error}") from error
     console.print()
-    tables.terminal(made, console)
+    tables.print_table(made, console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
     if kept:
         what = "front" if search else "table"
@@ -183,7 +183,7 @@ def leave_parts(studies: Sequence[Composed], design: Design) -> None:
         there = {trial_id: design.records[trial_id] for trial_id in each.trials if trial_id in design.records}
         if study.config.search:
             continue
-        trials = outcome.trials(plan.part(each, there), there)
+        trials = outcome.trials_frame(plan.partial_plan(each, there), there)
         if len(trials) and (trials["status"] == DONE).any():
             with suppress(OSError, ValueError):  # another fault ends the study, and is told
                 aside.leave_part(folder_of(study), trials)
@@ -201,7 +201,7 @@ def table_from_store(words: list[str], partial: bool = False) -> None:
     """
     composed = compose(words)
     composed.config.retry = False  # nothing is trained here
-    design = listed([composed])
+    design = listed_design([composed])
     store = Store(composed.config.storage, create=False)
     design.look_up(store)
     (study,) = design.plans
@@ -213,12 +213,12 @@ def table_from_store(words: list[str], partial: bool = False) -> None:
             * bool(study.recorded)
         )
     if study.todo:
-        study = plan.part(study, study.recorded)
+        study = plan.partial_plan(study, study.recorded)
     check_writable(Path(composed.config.results))
-    write(composed, study, design, store, Console(markup=False, highlight=False, emoji=False))
+    write_outputs(composed, study, design, store, Console(markup=False, highlight=False, emoji=False))
 
 
-def absence(config: Config) -> UserError | None:
+def missing_data(config: Config) -> UserError | None:
     """Why the data set cannot be read, if it cannot. A plan downloads nothing."""
     try:
         images.check_files(replace(config.data, download=config.data.download and not config.plan))
@@ -238,4 +238,4 @@ def check_writable(folder: Path) -> None:
         for place in made:
             place.rmdir()
     except OSError as error:
-        raise UserError(f"results={folder} cannot be written: {fault_of(folder, error)}") from error
+        raise UserError(f"results={folder} cannot be written: {path_fault(folder, error)}") from error

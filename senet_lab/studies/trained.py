@@ -33,7 +33,7 @@ def is_word(text: str) -> bool:
     return bool(equals) and (key in WORDS or key.startswith("data."))
 
 
-def composed(words: Sequence[str], command: str) -> Composed:
+def compose_words(words: Sequence[str], command: str) -> Composed:
     """What the words say; a UserError for one that concerns no trained network."""
     for word in words:
         if not is_word(word):
@@ -70,7 +70,7 @@ def network_of(path: Path, chosen: Composed, record: dict[str, Any] | None) -> S
     return checkpoints.load_network(path, own=own)
 
 
-def data_of(
+def network_data(
     words: Sequence[str], chosen: Composed, record: dict[str, Any] | None, root: Path | str | None = None
 ) -> Data:
     """The data set: the recorded one, or else the one that the words name; single fields of the words on top of it."""
@@ -94,7 +94,7 @@ def fields_of(words: Sequence[str], data: Data) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """A trained network, ready to be used.
 
     Attributes:
@@ -128,7 +128,7 @@ class Trained:
         return logits_BK
 
 
-def trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Composed) -> Trained:
+def load_trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Composed) -> TrainedNetwork:
     """The network that a command is given, and what is known of its images and classes.
 
     Raises:
@@ -143,10 +143,10 @@ def trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Compose
         images.check_data(reading)
         found = Description(reading, said.classes)
         checkpoints.check_description(module, found, "what is said of its data")
-        return Trained(path, module, found)
+        return TrainedNetwork(path, module, found)
     if not named and not record:
         raise UserError(f"{path} does not say what images it was trained on: name its data set (data=…, data.root=…)")
-    data = data_of(words, chosen, record)
+    data = network_data(words, chosen, record)
     images.check_data(data)
     try:
         images.check_files(data)
@@ -157,4 +157,4 @@ def trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Compose
         names = None  # its data set is no longer where it was
     found = Description(in_files(data), names)
     checkpoints.check_description(module, found, data.name)
-    return Trained(path, module, found)
+    return TrainedNetwork(path, module, found)

@@ -26,9 +26,9 @@ from senet_lab.reports import curves
 from senet_lab.reports.cells import read_cells
 from senet_lab.reports.trials import read_trials
 from senet_lab.studies import settling
-from senet_lab.studies.checking import everything, opened
+from senet_lab.studies.checking import all_records, open_existing
 from senet_lab.studies.database import parse
-from senet_lab.studies.records import COLUMNS, reached
+from senet_lab.studies.records import COLUMNS, value_at
 from senet_lab.studies.store import DONE, FAILED, Record, Store
 
 RECORD = "record"  # column of an export that holds the whole record as JSON
@@ -37,7 +37,7 @@ NOTE = "note"  # status of a line that is one of the notes
 SHOWN = ("label", "backbone", "data", "recipe", "seed", "test_error", "val_error")  # beside it, to be read by people
 
 
-class Ended(NamedTuple):
+class FinishedTrial(NamedTuple):
     """A trial that has ended, as `Store.add` takes it: `state` is `done` or `failed`, `heartbeat` when it ended, in
     seconds since 1970, `text` its record as JSON, `packed` its outputs, if it has any."""
 
@@ -53,11 +53,11 @@ class Ended(NamedTuple):
 
 def copy(source: str, target: str) -> None:
     """Add what a store has and another one lacks to the other; their kinds may differ (SQLite, PostgreSQL)."""
-    ours, theirs = opened(source), Store(target)
+    ours, theirs = open_existing(source), Store(target)
     if parse(source) == parse(target):
         raise UserError(f"{ours.name} cannot be copied to itself")
     noted = ours.noted()
-    added, other = add(theirs, ended(ours), noted)
+    added, other = add_missing(theirs, ended(ours), noted)
     studies = copy_studies(ours, theirs)
     print(f"{theirs.name}: {added:,} records added, {len(noted):,} notes, {studies:,} of Optuna's studies")
     tell_others(other)
@@ -74,15 +74,15 @@ def copy_studies(ours: Store, theirs: Store) -> int:
     return len(there - here)
 
 
-def ended(store: Store) -> Iterator[Ended]:
+def ended(store: Store) -> Iterator[FinishedTrial]:
     """Every trial of a store that has ended, the oldest first."""
-    for row, packed in everything(store):
+    for row, packed in all_records(store):
         if row.state in (DONE, FAILED):
             store.parse(row)  # damage is not spread
-            yield Ended(row.trial_id, row.state, row.heartbeat, row.record, packed)
+            yield FinishedTrial(row.trial_id, row.state, row.heartbeat, row.record, packed)
 
 
-def add(store: Store, trials: Iterable[Ended], noted: Mapping[str, str]) -> tuple[int, list[str]]:
+def add_missing(store: Store, trials: Iterable[FinishedTrial], noted: Mapping[str, str]) -> tuple[int, list[str]]:
     """Add trials and notes (JSON by name) that a store lacks.
 
     Returns:
@@ -92,14 +92,14 @@ def add(store: Store, trials: Iterable[Ended], noted: Mapping[str, str]) -> tupl
     for trial in trials:
         if store.add(*trial):
             added += 1
-        elif outcome(store.text(trial.trial_id)) != outcome(trial.text):
+        elif comparable_result(store.text(trial.trial_id)) != comparable_result(trial.text):
             other.append(trial.trial_id)
     for name, value in noted.items():
         store.note_once(name, json.loads(value))
     return added, other
 
 
-def outcome(text: str | None) -> Any:
+def comparable_result(text: str | None) -> Any:
     """What two records of one trial should agree in."""
     record = json.loads(text) if text else {}
     return record.get("metrics", {}).get("test_error"), "reason" in record
@@ -116,10 +116,10 @@ def tell_others(trial_ids: list[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------- to CSV
 
 
-def export(url: str, path: Path) -> None:
+def export_csv(url: str, path: Path) -> None:
     """Write every record of a store to a CSV file that `read_in` reads, one line a trial, the oldest first; compressed
     where its name ends in .xz."""
-    store = opened(url)
+    store = open_existing(url)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial_id", "status", "ended", *SHOWN, OUTPUTS, RECORD])
@@ -129,7 +129,7 @@ def export(url: str, path: Path) -> None:
     count = 0
     for count, trial in enumerate(ended(store), start=1):  # noqa: B007  # the last is how many there are
         record = json.loads(trial.text)
-        shown = [reached(record, COLUMNS[name]) for name in SHOWN]
+        shown = [value_at(record, COLUMNS[name]) for name in SHOWN]
         packed = base64.b64encode(trial.packed or b"").decode()
         writer.writerow([trial.trial_id, trial.state, repr(trial.heartbeat), *shown, packed, trial.text])
     content = out.getvalue().encode()
@@ -144,22 +144,22 @@ def read_in(url: str, paths: list[Path]) -> None:
     Raises:
         UserError: for a file that is neither, in one line.
     """
-    found: list[Ended] = []
+    found: list[FinishedTrial] = []
     noted: dict[str, str] = {}
     for path in paths:
         try:
-            trials, notes = (exported if RECORD in read_cells(path).columns else published)(path)
+            trials, notes = (read_export if RECORD in read_cells(path).columns else read_published)(path)
         except (ValueError, OSError) as error:
             raise UserError(str(error)) from error
         found += trials
         noted |= notes
     store = Store(url)
-    added, other = add(store, found, noted)
+    added, other = add_missing(store, found, noted)
     print(f"{store.name}: {added:,} of {len(found):,} records added; studies that need them train them no more")
     tell_others(other)
 
 
-def exported(path: Path) -> tuple[list[Ended], dict[str, str]]:
+def read_export(path: Path) -> tuple[list[FinishedTrial], dict[str, str]]:
     """The trials of an export, and its notes."""
     found, noted = [], {}
     for number, line in enumerate(read_cells(path).to_dict("records"), start=2):
@@ -172,13 +172,15 @@ def exported(path: Path) -> tuple[list[Ended], dict[str, str]]:
                 raise ValueError(f"its status is '{line['status']}'")
             packed = base64.b64decode(line.get(OUTPUTS) or "", validate=True)
             outputs.Outputs.unpacked(packed)
-            found.append(Ended(line["trial_id"], line["status"], float(line["ended"]), line[RECORD], packed or None))
+            found.append(
+                FinishedTrial(line["trial_id"], line["status"], float(line["ended"]), line[RECORD], packed or None)
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: line {number} is no trial of an export ({error})") from None
     return found, noted
 
 
-def published(path: Path) -> tuple[list[Ended], dict[str, str]]:
+def read_published(path: Path) -> tuple[list[FinishedTrial], dict[str, str]]:
     """The trials of a study's `trials.csv`, as records, and the plan of one whose seeds were added until its verdicts
     were in, as a note. They say where they are from, because they know no more of their configuration than the table
     does."""
@@ -201,7 +203,7 @@ def published(path: Path) -> tuple[list[Ended], dict[str, str]]:
         if line["status"] == DONE:
             record["epochs"] = epochs.get(trial_id, [])
         text = json.dumps(record, sort_keys=True, allow_nan=False)
-        found[trial_id] = Ended(trial_id, line["status"], float(number), text, packed.get(trial_id))
+        found[trial_id] = FinishedTrial(trial_id, line["status"], float(number), text, packed.get(trial_id))
     plan = settling.of_table(trials, path.resolve().parent)
     return list(found.values()), {plan["plan"]: json.dumps(plan, allow_nan=False)} if plan else {}
 

@@ -14,9 +14,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from senet_lab.compose import check_key, plainly
+from senet_lab.compose import check_key, error_line
 from senet_lab.config import Config, Study, UserError, check_values, flat
-from senet_lab.factors import RECIPE, check_factor, levels_of, takes_along
+from senet_lab.factors import RECIPE, check_factor, may_change_with, row_levels
 from senet_lab.labels import Composed, labels
 from senet_lab.reports import paper
 from senet_lab.reports.cells import clean_text
@@ -71,19 +71,21 @@ def variants(composed: Composed) -> list[Variant]:
 def variant(composed: Composed, study: Study, label: str, baseline: str) -> Variant:
     """A row of the study."""
     row = study.rows[label]
-    config = overridden(composed, study, label)
+    config = with_overrides(composed, study, label)
     # What the rows of a comparison share is part of its recipe's name; what they differ in is what the table shows.
     factors = [key for key in study.varied if key != RECIPE]
-    shared = overridden(composed, study, label, but=lambda key: key in factors or key.split(".")[0] == "se")
+    shared = with_overrides(composed, study, label, but=lambda key: key in factors or key.split(".")[0] == "se")
     chosen = composed.chosen
     if "recipe" in row:
         chosen = replace(chosen, recipe=composed.recipes[row["recipe"]][1])
     data, recipe = labels(shared, chosen)
-    levels, if_present = levels_of(config, study.varied), bool(row.get("if_present"))
+    levels, if_present = row_levels(config, study.varied), bool(row.get("if_present"))
     return Variant(label, baseline, str(row.get("paper", "")), if_present, config, data, recipe, levels)
 
 
-def overridden(composed: Composed, study: Study, label: str, but: Callable[[str], bool] = lambda _: False) -> Config:
+def with_overrides(
+    composed: Composed, study: Study, label: str, but: Callable[[str], bool] = lambda _: False
+) -> Config:
     """The configuration with a row's overrides, but for some keys."""
     where, overrides = f"study.rows.{label}", study.rows[label]
     if not isinstance(overrides, dict):
@@ -94,7 +96,7 @@ def overridden(composed: Composed, study: Study, label: str, but: Callable[[str]
     said = {
         str(key): value for key, value in overrides.items() if key not in (*ROW_WORDS, "recipe") and not but(str(key))
     }
-    return changed(config, said, where)
+    return with_values(config, said, where)
 
 
 def check_study(study: Study) -> None:
@@ -116,7 +118,7 @@ def check_study(study: Study) -> None:
                 f"study.rows.{label}.baseline: '{baseline}' is itself compared with '{baselines[baseline]}'"
             )
     try:
-        printed = paper.table(study.paper) if study.paper else None
+        printed = paper.paper_table(study.paper) if study.paper else None
         for row in study.rows.values():
             if isinstance(row, dict) and "paper" in row and printed:
                 printed.row(str(row["paper"]))
@@ -135,7 +137,7 @@ def check_factors(study: Study, configs: dict[str, Config], baseline: str) -> No
     for label, config in configs.items():
         now = flat(config)
         changed = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-        changed = [key for key in changed if not any(takes_along(factor, key) for factor in factors)]
+        changed = [key for key in changed if not any(may_change_with(factor, key) for factor in factors)]
         if config.se is None:
             changed = [key for key in changed if key.split(".")[0] != "se"]
         if changed:
@@ -158,7 +160,7 @@ def check_own(base: Config, variant: Variant, factors: list[str]) -> None:
             )
 
 
-def changed(config: Config, values: Mapping[str, Any], where: str) -> Config:
+def with_values(config: Config, values: Mapping[str, Any], where: str) -> Config:
     """A configuration with other values, by key; a UserError that begins with `where` for one that its key refuses."""
     made = OmegaConf.structured(copy.deepcopy(config))
     try:
@@ -171,5 +173,5 @@ def changed(config: Config, values: Mapping[str, Any], where: str) -> Config:
         assert isinstance(found, Config)
         check_values(found)
     except (OmegaConfBaseException, UserError) as error:
-        raise UserError(f"{where}: {plainly(error)}") from error
+        raise UserError(f"{where}: {error_line(error)}") from error
     return found

@@ -22,7 +22,7 @@ from pathlib import Path
 from senet_lab.config import Config, UserError
 from senet_lab.studies import limits
 from senet_lab.studies.limits import Limits
-from senet_lab.studies.pool import BEGUN, Event, Outcome, Ready, attempt
+from senet_lab.studies.pool import BEGUN, Capacity, Event, Outcome, train_trial
 from senet_lab.training import faults
 from senet_lab.training.processes import receive, send, spawned
 from senet_lab.training.spec import Spec
@@ -31,13 +31,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def ready(config: Config, device: str, idle: bool = False) -> Iterator[Ready]:
+def local_workers(config: Config, device: str, idle: bool = False) -> Iterator[Capacity]:
     """The workers of this machine.
 
     Raises:
         UserError: GPUs to be shared on a CPU; more GPUs for a trial than there are; limits that cannot be kept.
     """
-    executor, devices, most = config.executor, config.training.devices, limits.of(config.executor)
+    executor, devices, most = config.executor, config.training.devices, limits.limits_of(config.executor)
     if executor.per_gpu > 1 and device != "cuda":
         raise UserError(
             f"executor.per_gpu={executor.per_gpu}: there is no GPU here to share; on a CPU, executor.workers says how "
@@ -46,7 +46,7 @@ def ready(config: Config, device: str, idle: bool = False) -> Iterator[Ready]:
     if not idle and device == "cuda" and devices > gpu_count():
         raise UserError(f"training.devices={devices}: PyTorch finds {gpu_count()} GPUs here")
     room = executor.workers or max(1, default_workers(device, executor.per_gpu) // devices)
-    yield Ready(room, lambda count: Workers(count, executor.threads, most), lambda count: sharing(device, count))
+    yield Capacity(room, lambda count: Workers(count, executor.threads, most), lambda count: sharing(device, count))
 
 
 class Workers:
@@ -69,7 +69,7 @@ class Workers:
         idle = [worker for worker in self.workers if worker.trial_id is None]
         if not idle:
             taken = {worker.slot for worker in self.workers}
-            with undisturbed():
+            with signals_blocked():
                 idle = [Worker(self.threads, next(slot for slot in range(self.count) if slot not in taken))]
                 self.workers += idle
         idle[0].train(spec, checkpoint, until)
@@ -173,17 +173,17 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
         return
     torch.set_num_threads(threads)
     for spec, checkpoint, until in tasks:
-        send(pipe, *attempt(spec, checkpoint, until, partial(send, pipe, "epoch"), slot))
+        send(pipe, *train_trial(spec, checkpoint, until, partial(send, pipe, "epoch"), slot))
 
 
 # -------------------------------------------------------------------------------------------------------------- signals
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait until the body is done, and are blocked for good in processes that are started in it:
     Ctrl-C reaches the whole process group, and the driver decides what becomes of its workers."""
-    with postponed():
+    with signals_postponed():
         resource_tracker.ensure_running()  # its start would unblock them
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
@@ -193,7 +193,7 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def postponed() -> Iterator[None]:
+def signals_postponed() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait until the body is done; their handlers are then what they were before. In another thread
     than the main one nothing is to be done: no handler runs there."""
     if threading.current_thread() is not threading.main_thread():

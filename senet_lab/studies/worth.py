@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from senet_lab.config import Budget, Search, UserError
 from senet_lab.objectives import OBJECTIVES
 from senet_lab.studies.proposals import CHOICES
-from senet_lab.studies.space import Design
+from senet_lab.studies.space import Candidate
 
 if TYPE_CHECKING:
     from senet_lab.models.cost import Cost
-    from senet_lab.studies.pricing import Priced
+    from senet_lab.studies.pricing import PricedSpace
     from senet_lab.studies.stopwatch import Stopwatch
 
 MOST = {"gp": 3}  # objectives that a sampler can serve: expected hypervolumes take too long beyond
 
 
-def check(search: Search, epochs: int) -> None:
+def check_search(search: Search, epochs: int) -> None:
     """A UserError for objectives that are none, or contradict each other, for a sampler that cannot serve them, and for
     rungs that a training of so many epochs does not have."""
     names = search.objectives
@@ -95,7 +95,7 @@ def latency_matters(search: Search, budget: Budget) -> bool:
     return "latency" in search.objectives or budget.latency is not None
 
 
-class Worth:
+class SearchObjectives:
     """Costs and objectives of the designs of one search.
 
     Args:
@@ -111,26 +111,26 @@ class Worth:
         UserError: for a limit that is no number.
     """
 
-    def __init__(self, asked: Search, budget: Budget, priced: Priced, stopwatch: Stopwatch | None) -> None:
+    def __init__(self, asked: Search, budget: Budget, priced: PricedSpace, stopwatch: Stopwatch | None) -> None:
         self.asked = asked
         self.priced = priced
         self.stopwatch = stopwatch
         latency = {} if stopwatch is None else {"latency": stopwatch.plain}
         self.limits = limits(budget, {**costs_of(priced.plain.row.cost), **latency})
 
-    def cost(self, design: Design) -> dict[str, float]:
+    def cost(self, design: Candidate) -> dict[str, float]:
         """What a design costs, by metric; the latency only where it matters."""
         cost = self.priced.space.cost(design)
         if self.stopwatch is not None:
             cost["latency"] = self.stopwatch.milliseconds(self.priced.row(design))
         return cost
 
-    def excess(self, design: Design) -> dict[str, float]:
+    def excess(self, design: Candidate) -> dict[str, float]:
         """By how much of each limit a design is over it; 0 or less is within."""
         cost = self.cost(design) if self.limits else {}
         return {f"budget.{metric}": cost[metric] / limit - 1 for metric, limit in self.limits.items()}
 
-    def values(self, design: Design, metrics: Sequence[Mapping[str, float]]) -> list[float]:
+    def values(self, design: Candidate, metrics: Sequence[Mapping[str, float]]) -> list[float]:
         """The objectives of a design, of what its trainings came to, one mapping a seed: means over the seeds, and
         costs."""
         cost = self.cost(design)

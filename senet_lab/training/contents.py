@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from senet_lab.counting import counting
-from senet_lab.files import whole
+from senet_lab.files import atomic_path
 
 STATE = struct.Struct("<qqqQ")  # size (bytes), times of writing and of change (ns), inode
 DIGEST = 16  # bytes
@@ -89,5 +89,5 @@ def save_cache(cache: Path, entries: dict[bytes, bytes]) -> None:
     images are read again at the next start."""
     states = np.frombuffer(b"".join(entries), f"V{STATE.size}")
     digests = np.frombuffer(b"".join(entries.values()), f"V{DIGEST}")
-    with suppress(OSError), whole(cache) as part, part.open("wb") as file:
+    with suppress(OSError), atomic_path(cache) as part, part.open("wb") as file:
         np.savez(file, states=states, digests=digests)

@@ -18,7 +18,7 @@ import numpy as np
 
 from senet_lab.config import Data, UserError
 from senet_lab.training import contents
-from senet_lab.training.images import Files, ImageIndex, balanced, mode_of
+from senet_lab.training.images import Files, ImageIndex, balanced, pil_mode
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 IDENTITIES = ("contents", "names")
@@ -43,9 +43,9 @@ def list_folder(data: Data) -> tuple[Files, Files, tuple[str, ...]]:
         check_apart(data)
         trees.append(root_of(data) / data.test)
     try:
-        names = [classes_of(tree) for tree in trees]
+        names = [class_folders(tree) for tree in trees]
         classes = tuple(names[0])
-        found = [files_of(data, [images_below(tree / name) for name in classes]) for tree in trees]
+        found = [class_files(data, [images_below(tree / name) for name in classes]) for tree in trees]
     except OSError as error:
         raise unreadable(data, error) from error
     for tree, files in zip(trees, found, strict=True):
@@ -84,10 +84,10 @@ def check_apart(data: Data) -> None:
             raise UserError(f"{words}: {places[inner]} lies in {places[outer]}; {hint}")
 
 
-def files_of(data: Data, paths: list[list[str]]) -> Files:
+def class_files(data: Data, paths: list[list[str]]) -> Files:
     """The files of a tree, from those of each class."""
     labels_N = np.repeat(np.arange(len(paths)), [len(of_class) for of_class in paths])
-    return Files(list(chain.from_iterable(paths)), labels_N, mode_of(data))
+    return Files(list(chain.from_iterable(paths)), labels_N, pil_mode(data))
 
 
 def split_off_test(files: Files, share: float) -> list[Files]:
@@ -98,7 +98,7 @@ def split_off_test(files: Files, share: float) -> list[Files]:
     return [files.take(np.setdiff1d(np.arange(len(files)), tested)), files.take(tested)]
 
 
-def classes_of(tree: Path) -> list[str]:
+def class_folders(tree: Path) -> list[str]:
     """Names of the folders in a tree."""
     with os.scandir(tree) as entries:
         return sorted(entry.name for entry in visible_entries(entries) if entry.is_dir())

@@ -83,7 +83,7 @@ class Files:
             raise RunError(f"the image {path} cannot be read: {error}") from error
 
 
-def mode_of(data: Data) -> str:
+def pil_mode(data: Data) -> str:
     """PIL's word for the colours that a network is shown of the images of a tree."""
     return "L" if len(data.mean) == 1 else "RGB"
 

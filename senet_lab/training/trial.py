@@ -23,7 +23,7 @@ import torch
 
 from senet_lab import models, outputs
 from senet_lab.config import RunError, UserError, first_line
-from senet_lab.files import whole
+from senet_lab.files import atomic_path
 from senet_lab.models import identity
 from senet_lab.training import checkpoints, distributed
 from senet_lab.training import data as images
@@ -103,7 +103,7 @@ def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
     """Write a checkpoint whole or not at all: to a temporary name, then renamed. Of several ranks the first one does;
     all call this."""
     try:
-        with whole(path) as part:
+        with atomic_path(path) as part:
             trainer.save_checkpoint(part)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
         raise RunError(f"the checkpoint {path} cannot be written: {first_line(error)}") from error
@@ -176,7 +176,7 @@ def run_trial(spec: Spec, checkpoint: Path, report: Report, until: int | None = 
         )
     record = records[0]
     if "metrics" in record:
-        record["outputs"] = outputs.joined([each["outputs"] for each in records]).packed()
+        record["outputs"] = outputs.merge_batches([each["outputs"] for each in records]).packed()
         record["peak_memory_mib"] = max(each["peak_memory_mib"] for each in records)
         record["device_name"] = f"{spec.devices} × " * (spec.devices > 1) + record["device_name"]
     return record
@@ -197,7 +197,7 @@ def train_in_process(spec: Spec, checkpoint: Path, until: int | None, rank: Rank
         for source in QUIET:
             warnings.filterwarnings("ignore", module=source)
         check_code(spec)
-        splits = splits_of(spec)
+        splits = load_trial_splits(spec)
         module = SENet(
             spec.backbone,
             spec.se,
@@ -258,7 +258,7 @@ def train_in_process(spec: Spec, checkpoint: Path, until: int | None, rank: Rank
 def check_code(spec: Spec) -> None:
     """A RunError where the network or its gates are not those that the trial is named after: their code was changed
     since the study began, or this process was started without what another one had put into a dictionary."""
-    identity.built.cache_clear()
+    identity.network_measurement.cache_clear()
     try:
         now = models.code(spec.backbone, spec.se, spec.classes, spec.channels, spec.data.size)
     except (ValueError, OSError) as error:  # others are met as those of a training are
@@ -272,7 +272,7 @@ def check_code(spec: Spec) -> None:
         )
 
 
-def splits_of(spec: Spec) -> images.Splits:
+def load_trial_splits(spec: Spec) -> images.Splits:
     """The trial's data set; if it was there when the study began and is not now, that is no fault of the network."""
     try:
         return images.load_splits(spec.data, spec.feed, spec.device, spec.identity)

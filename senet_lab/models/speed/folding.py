@@ -123,7 +123,7 @@ def in_training(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
     return y_BCHW
 
 
-def gates(se: SEBlock, z_BC: Tensor) -> Tensor:
+def descriptor_gates(se: SEBlock, z_BC: Tensor) -> Tensor:
     """The gates of descriptors, B × C: what `SEBlock.excite` gives, in fewer calls."""
     h_BK = torch.relu(F.linear(z_BC, se.fc1.weight.flatten(1), se.fc1.bias))
     return se.sigma(F.linear(h_BK, se.fc2.weight.flatten(1), se.fc2.bias))
@@ -144,7 +144,7 @@ class Folded(torch.autograd.Function):
         off_BC = m_BC - mu_C
         z_BC = torch.addcmul(beta_C, a_C, off_BC)
         with torch.enable_grad():
-            gates_BC = gates(se, z_BC.requires_grad_())
+            gates_BC = descriptor_gates(se, z_BC.requires_grad_())
         s_BC = gates_BC.detach()
         scale_BC = a_C * s_BC
         ctx.save_for_backward(x_BCHW, gamma_C, beta_C, *weights, m_BC, off_BC, r_C, a_C, scale_BC)
