@@ -212,10 +212,10 @@ def bare(folder: Path, repeats: int) -> list[Taken]:
 
     from senet_lab import compose
     from senet_lab.studies import plan
-    from senet_lab.training import quiet, trial
+    from senet_lab.training import silence, trial
 
     torch.set_num_threads(1)
-    quiet.without_advice()
+    silence.without_advice()
     words = ["recipe.epochs=1", "recipe.batch_size=16", "data.subset=16", "data.test_subset=16"]
     spec = plan.make_plan(compose.compose([*words, "training.device=cpu"])).cells[0].spec
     checkpoint = folder / "bare.ckpt"

@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--words", nargs="*", default=[], help="the lab's words for data and recipe")
     given = parser.parse_args()
     from senet_lab.compose import compose
-    from senet_lab.training.quiet import without_advice
+    from senet_lab.training.silence import without_advice
 
     warnings.filterwarnings("ignore")
     without_advice()

@@ -39,7 +39,7 @@ from senet_lab import compose, models
 from senet_lab.config import SE
 from senet_lab.studies import plan as plans
 from senet_lab.training import data as lab_data
-from senet_lab.training import quiet, trial
+from senet_lab.training import silence, trial
 from senet_lab.training.feeds import TensorFeed
 
 BATCH = 128
@@ -167,7 +167,7 @@ def main(words: list[str] | None = None) -> int:
     if given.short:
         given.networks, count, given.epochs, given.rounds = ["resnet8"], 16, 2, 1
     torch.set_num_threads(1)
-    quiet.without_advice()
+    silence.without_advice()
     warnings.filterwarnings("ignore")
     macs_a_second, bytes_a_second, width = rates(device, given.short)
     lines, measured = [], []

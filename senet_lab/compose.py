@@ -42,7 +42,7 @@ from senet_lab.config import (
 )
 from senet_lab.factors import LEVELS, VARY, as_study, expand_levels
 from senet_lab.files import expand_home
-from senet_lab.labels import Composed, config_differences, quote_word, with_labels, word_text
+from senet_lab.naming import Composed, config_differences, quote_word, with_labels, word_text
 from senet_lab.selection import as_asked, named_recipes, networks
 
 PACKAGE = Path(__file__).parent

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from senet_lab.config import RESULT, Config, Study, UserError, flat, walk
-from senet_lab.labels import plain_name, word_text
+from senet_lab.naming import plain_name, word_text
 
 SE, RECIPE = "se", "recipe"  # with SE or without; the recipe of that name
 OFF = (None, False, "off")  # levels of `se.reduction` and of `se` without SE

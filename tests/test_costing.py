@@ -12,7 +12,7 @@ from senet_lab import models
 from senet_lab.__main__ import main
 from senet_lab.compose import compose
 from senet_lab.config import SE
-from senet_lab.studies.costing import closed_form, show_cost
+from senet_lab.studies.network_cost import closed_form, show_cost
 
 
 def printed(*words: str) -> str:

@@ -20,10 +20,10 @@ from wandb_server import Server
 
 from senet_lab.__main__ import main
 from senet_lab.config import SE
-from senet_lab.reports.dashboards import DashboardContent, group_key
 from senet_lab.reports.tables import read_trials
-from senet_lab.studies.dashboard import SAVE
+from senet_lab.reports.wandb_views import DashboardContent, group_key
 from senet_lab.studies.export_facts import design_words
+from senet_lab.studies.wandb_dashboards import SAVE
 
 SECONDS = 480  # more than any command here takes, on a machine that is busy
 FILES = ("dashboard.json", "report.json")

@@ -18,12 +18,12 @@ from test_data_feeds import make_tree, picture
 from senet_lab.compose import compose
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.reports import curves
-from senet_lab.studies import outcome, plan, plan_text, search
+from senet_lab.studies import plan, plan_text, record_tables, search
 from senet_lab.studies.export_facts import of_plan
 from senet_lab.studies.export_optuna import missing_trials
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.store import Store
-from senet_lab.training import contents, feeds, folder, trial
+from senet_lab.training import content_digests, feeds, folder, trial
 from senet_lab.training.data import data_facts, load_splits
 from senet_lab.training.feeds import FolderFeed
 from senet_lab.training.images import Files, ImageIndex
@@ -52,8 +52,8 @@ def replaced(path: Path) -> None:
 
 def old(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock an hour later, so that no file has just changed."""
-    later = contents.time.time_ns() + 3600 * 10**9
-    monkeypatch.setattr(contents.time, "time_ns", lambda: later)
+    later = content_digests.time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr(content_digests.time, "time_ns", lambda: later)
 
 
 # ------------------------------------------------------------------------------------------- which images they are
@@ -126,7 +126,7 @@ def test_a_second_start_reads_nothing(tree: Data, cache: Path, monkeypatch: pyte
     first = data_facts(tree)
     (kept,) = cache.iterdir()
     with monkeypatch.context() as patch:
-        patch.setattr(contents.hashlib, "file_digest", None)
+        patch.setattr(content_digests.hashlib, "file_digest", None)
         assert data_facts(tree) == first
     whole = kept.read_bytes()
     for damaged in (b"", whole[:-1], whole[:40], whole[:50] + b"x" + whole[51:], b"\0" * len(whole)):
@@ -359,9 +359,9 @@ def test_all_of_the_training_images_are_trained_on(tmp_path: Path) -> None:
     rest = {"label": cell.row.label, "seed": 0, "params": 1, "macs": 1, "attempts": 1}
     assert store.finish(cell.trial_id, "done", {**record, **rest})
     records = store.read([cell.trial_id])
-    trials = outcome.trials_frame(made, records)
+    trials = record_tables.trials_frame(made, records)
     assert trials["val_error"].isna().all()
-    (tmp_path / "curves.csv").write_bytes(curves.curves_csv(outcome.curves_frame(trials, records)))
+    (tmp_path / "curves.csv").write_bytes(curves.curves_csv(record_tables.curves_frame(trials, records)))
     read = curves.read_curves(tmp_path / "curves.csv")
     assert read["val_error"].isna().all()
     assert read["train_error"].notna().all()

@@ -22,7 +22,7 @@ from senet_lab import models
 from senet_lab.__main__ import main
 from senet_lab.config import SE, Data, RunError, UserError
 from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
-from senet_lab.reports import excitation, gate_figures
+from senet_lab.reports import gate_figures, gate_summary
 from senet_lab.studies.store import DONE, FAILED, Store
 from senet_lab.training import checkpoints, gate_stats, sources
 from senet_lab.training import data as images
@@ -81,7 +81,7 @@ def directly(net: nn.Module, x_NCHW: Tensor, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("squeeze", "excite"), list(zip([*SQUEEZES, "avg"], EXCITATIONS, strict=True)))
 def test_gates_agree_with_a_second_implementation(squeeze: str, excite: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = network(SE(reduction=4, squeeze=squeeze, excitation=excite))
+    net = network(SE(reduction=4, squeeze=squeeze, gate_summary=excite))
     x_NCHW, y_N = pictures()
     measured = gate_stats.measure(net, in_batches(x_NCHW, y_N, 7), NAMES, [2, 0], images_a_class=8)
     expected = directly(net, x_NCHW, monkeypatch)
@@ -112,10 +112,10 @@ def test_gates_of_zero_weights_are_one_half() -> None:
     measured = gate_stats.measure(net, in_batches(*pictures(), 16), NAMES, [0, 1])
     assert set(measured.gates["mean"]) == {0.5}
     assert set(measured.gates["sd"]) == {0.0}
-    summary = excitation.summarise_gates(measured.gates, measured.blocks)
+    summary = gate_summary.summarise_gates(measured.gates, measured.blocks)
     assert set(summary["specificity"]) == {0.0}
     assert set(summary["high"] + summary["low"]) == {0.0}
-    assert excitation.gate_notes(summary) == [
+    assert gate_summary.gate_notes(summary) == [
         "The same for every image: the gates of SE_2_1, SE_3_1, SE_4_1, whose hidden layer may be dead."
     ]
 
@@ -241,7 +241,7 @@ def test_specificity_is_the_ratio_of_the_true_variances(effect: float) -> None:
     tally = gate_stats.Tally(classes, channels)
     tally.add(torch.tensor(gates_KNC.reshape(-1, channels)), torch.arange(classes).repeat_interleave(each))
     frame = tally.together().assign(block="SE_2_1", stage=2)
-    (found,) = excitation.summarise_gates(frame, facts(["SE_2_1"]))["specificity"]
+    (found,) = gate_summary.summarise_gates(frame, facts(["SE_2_1"]))["specificity"]
     assert abs(found - effect**2) < 0.02
 
 
@@ -277,8 +277,8 @@ def made_up(blocks: list[str], classes: list[str], channels: int = 256) -> pd.Da
     rows = []
     for depth, block in enumerate(blocks):
         base = random.uniform(0.1, 0.9, channels)
-        for name in [*classes, excitation.ALL]:
-            every = name == excitation.ALL
+        for name in [*classes, gate_summary.ALL]:
+            every = name == gate_summary.ALL
             one = {"block": block, "stage": depth + 2, "channel": range(channels), "class": name}
             one["mean"] = base if every else np.clip(base + random.normal(0, 0.05 * depth, channels), 0, 1)
             one |= {"sd": 0.05, "images": 10_000 if every else 50, "high": 0.1 * depth, "low": 0.0}
@@ -291,19 +291,19 @@ FOUR = ["SE_2_3", "SE_3_4", "SE_4_6", "SE_5_3"]
 
 
 def test_the_three_observations_are_said_in_numbers() -> None:
-    summary = excitation.summarise_gates(made_up(FOUR, list(NAMES)), facts(FOUR))
+    summary = gate_summary.summarise_gates(made_up(FOUR, list(NAMES)), facts(FOUR))
     np.testing.assert_allclose(summary["specificity"], [0, 1, 4, 9])
     np.testing.assert_allclose(summary["high"], [0, 0.1, 0.2, 0.3])
     np.testing.assert_allclose(summary["saved_percent"], [0.1, 0.4, 1.6, 6.4])
-    specific, saturated, cost = excitation.observations(summary)
+    specific, saturated, cost = gate_summary.observations(summary)
     assert "0.00 in SE_2_3 and 9.00 in SE_5_3; it rises" in specific
     assert "most of all: of the gates of SE_5_3, 30.0% are above 0.95 and 0.0% below" in saturated
     assert "stage 5, the last with any, the network would have 6,400 parameters fewer, 6.40%" in cost
     falling = summary.assign(specificity=[9.0, 4.0, 1.0, 0.0])
-    assert "does not rise from block to block; most in SE_2_3, 9.00" in excitation.observations(falling)[0]
+    assert "does not rise from block to block; most in SE_2_3, 9.00" in gate_summary.observations(falling)[0]
     unknown = summary.assign(specificity=np.nan)
-    assert "not to be told" in excitation.observations(unknown)[0]
-    notes = excitation.gate_notes(excitation.summarise_gates(made_up(FOUR, NAMES), facts(FOUR, "softmax", "none")))
+    assert "not to be told" in gate_summary.observations(unknown)[0]
+    notes = gate_summary.gate_notes(gate_summary.summarise_gates(made_up(FOUR, NAMES), facts(FOUR, "softmax", "none")))
     assert "sum to 1" in notes[0]
     assert "its mean stands for it" in notes[1]
 
@@ -311,7 +311,7 @@ def test_the_three_observations_are_said_in_numbers() -> None:
 @pytest.mark.parametrize("blocks", [FOUR, ["body.features.12.squeeze_and_excite"] * 1, [f"SE_2_{i}" for i in range(9)]])
 def test_the_terminal_has_eighty_columns(blocks: list[str]) -> None:
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    excitation.print_gates(excitation.summarise_gates(made_up(blocks, NAMES, 2048), facts(blocks)), console)
+    gate_summary.print_gates(gate_summary.summarise_gates(made_up(blocks, NAMES, 2048), facts(blocks)), console)
     text = console.export_text()
     console.file.close()
     assert max(map(len, text.splitlines())) <= 80
@@ -326,7 +326,7 @@ def test_the_same_gates_give_the_same_bytes(tmp_path: Path) -> None:
     frame = made_up(FOUR, ["goldfish", "plane", "NA", "7, or so"])
     written = gate_figures.write_gates(tmp_path / "a", frame, facts(FOUR), "resnet50, $images$")
     again = gate_figures.write_gates(
-        tmp_path / "b", excitation.read_gates(tmp_path / "a" / "gates.csv"), facts(FOUR), "resnet50, $images$"
+        tmp_path / "b", gate_summary.read_gates(tmp_path / "a" / "gates.csv"), facts(FOUR), "resnet50, $images$"
     )
     assert len(written) == 2 + 2 * 3
     for one, other in zip(written, again, strict=True):
@@ -335,18 +335,18 @@ def test_the_same_gates_give_the_same_bytes(tmp_path: Path) -> None:
     assert b"CreationDate" not in (tmp_path / "a" / "gates_by_class.pdf").read_bytes()
     header = (tmp_path / "a" / "gates.csv").read_text().splitlines()[0]
     assert header.startswith("block,stage,channel,class,mean,sd,images")
-    read = excitation.read_gates(tmp_path / "a" / "gates.csv")
+    read = gate_summary.read_gates(tmp_path / "a" / "gates.csv")
     pd.testing.assert_frame_equal(read, frame, check_dtype=False, rtol=1e-5)
 
 
 def test_figures_show_what_the_file_holds() -> None:
     frame = made_up(FOUR, [*NAMES, "dog"])
-    summary = excitation.summarise_gates(frame, facts(FOUR))
+    summary = gate_summary.summarise_gates(frame, facts(FOUR))
     figure = gate_figures.by_class(frame, summary, "resnet50, images")
     assert len(figure.axes) == 4
     for block, axes in zip(FOUR, figure.axes, strict=True):
         assert axes.get_title() == f"{block}: 50 of 256 channels"
-        assert [line.get_label() for line in axes.lines] == [excitation.ALL, *NAMES, "dog"]
+        assert [line.get_label() for line in axes.lines] == [gate_summary.ALL, *NAMES, "dog"]
         for line in axes.lines:
             shown = frame[(frame["block"] == block) & (frame["class"] == line.get_label())].set_index("channel")["mean"]
             channels = line.get_xdata()
@@ -370,7 +370,8 @@ def test_nothing_of_a_figure_overlaps(count: int) -> None:
     blocks = [f"SE_{i}_1" for i in range(2, 2 + count)]
     frame = made_up(blocks, ["a class of a very long name indeed", *NAMES])
     for draw in (gate_figures.by_class, gate_figures.within_class):
-        figure = draw(frame, excitation.summarise_gates(frame, facts(blocks)), "a backbone, a data set of a long name")
+        summary = gate_summary.summarise_gates(frame, facts(blocks))
+        figure = draw(frame, summary, "a backbone, a data set of a long name")
         figure.draw_without_rendering()
         boxes = [axes.get_tightbbox() for axes in figure.axes if axes.axison]
         boxes += [figure.legends[0].get_window_extent(), figure._suptitle.get_window_extent()]
@@ -421,7 +422,7 @@ def test_the_paper_classes_where_they_are() -> None:
 
 
 def test_a_class_may_be_called_like_all_of_them() -> None:
-    assert gate_stats.ALL == excitation.ALL
+    assert gate_stats.ALL == gate_summary.ALL
     assert gate_stats.ALL not in images.names_of(Data(name="folder"), known((gate_stats.ALL, "b")))
 
 
@@ -476,13 +477,13 @@ def test_the_command_writes_the_numbers_of_its_network(
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("written"))
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"gates.csv", "blocks.csv"} | {
-        f"{name}.{suffix}" for name in excitation.FIGURES for suffix in ("svg", "png", "pdf")
+        f"{name}.{suffix}" for name in gate_summary.FIGURES for suffix in ("svg", "png", "pdf")
     }
     module = checkpoints.load_network(lab.checkpoint)
     test = images.load_splits(DIGITS).test
     measured = gate_stats.measure(module.net, test.batches(64), list("0123456789"), [1, 3], images_a_class=20)
-    read = excitation.read_gates(tmp_path / "out" / "gates.csv")
-    assert list(read["class"].unique()) == ["1", "3", excitation.ALL]
+    read = gate_summary.read_gates(tmp_path / "out" / "gates.csv")
+    assert list(read["class"].unique()) == ["1", "3", gate_summary.ALL]
     pd.testing.assert_frame_equal(read, measured.gates, check_dtype=False, rtol=1e-4, atol=1e-9)
 
 
@@ -502,15 +503,15 @@ def test_the_default_place_and_the_record_tell_the_rest(lab: Lab, capsys: pytest
     assert main(["excitation", lab.kept, "--results", str(lab.results), "training.device=cpu"]) == 0
     assert first == {path.name: path.read_bytes() for path in (lab.results / "excitation" / lab.kept).iterdir()}
     assert "SE_4_1" in capsys.readouterr().out
-    read = excitation.read_gates(lab.results / "excitation" / lab.kept / "gates.csv")
-    assert list(read["class"].unique()) == ["0", "3", "6", "9", excitation.ALL]
+    read = gate_summary.read_gates(lab.results / "excitation" / lab.kept / "gates.csv")
+    assert list(read["class"].unique()) == ["0", "3", "6", "9", gate_summary.ALL]
     assert set(read["images"]) == {50, 899}
 
 
 def test_words_refine_what_the_record_says(lab: Lab, tmp_path: Path) -> None:
     arguments = ["excitation", lab.kept, "--results", str(lab.results), "--to", str(tmp_path)]
     assert main([*arguments, "--classes", "4", "data.test_subset=100"]) == 0
-    assert set(excitation.read_gates(tmp_path / "gates.csv")["images"]) == {10, 100}
+    assert set(gate_summary.read_gates(tmp_path / "gates.csv")["images"]) == {10, 100}
 
 
 def own(num_classes: int, in_channels: int) -> nn.Module:
@@ -572,7 +573,7 @@ def test_bad_input_is_answered_in_one_line(
         assert told.err.startswith("error: ")
         assert not (tmp_path / "out").exists(), words
     assert main(["excitation", str(foreign), "--to", str(tmp_path / "own"), "backbone=test_excitation:own"]) == 0
-    assert set(excitation.read_gates(tmp_path / "own" / "gates.csv")["block"]) == {"1"}
+    assert set(gate_summary.read_gates(tmp_path / "own" / "gates.csv")["block"]) == {"1"}
 
 
 def test_other_images_than_in_training_are_pointed_out(

@@ -26,8 +26,8 @@ from test_predict import coloured
 
 from senet_lab.__main__ import main
 from senet_lab.config import SE
-from senet_lab.studies import export
-from senet_lab.studies.trained import TrainedNetwork
+from senet_lab.studies import export_onnx
+from senet_lab.studies.trained_network import TrainedNetwork
 from senet_lab.training import checkpoints
 from senet_lab.training.lit import SENet
 
@@ -94,7 +94,7 @@ def test_the_file_answers_as_predict_does(
 def test_any_number_of_images_at_once(exported: Path, kept: Kept) -> None:
     model = onnx.load(exported)
     onnx.checker.check_model(model, full_check=True)
-    assert [(one.domain, one.version) for one in model.opset_import] == [("", export.OPSET)]
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", export_onnx.OPSET)]
     session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
     (given,), (made,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.shape[1:], made.name, made.shape[1:]) == ("images", [1, 8, 8], "logits", [10])
@@ -198,8 +198,8 @@ def test_a_model_that_differs_is_not_kept(
     def others(network: TrainedNetwork) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(x, logits + 2e-4 * logits.abs().max().clamp(min=1)) for x, logits in samples_of(network)]
 
-    samples_of = export.samples_of
-    monkeypatch.setattr(export, "samples_of", others)
+    samples_of = export_onnx.samples_of
+    monkeypatch.setattr(export_onnx, "samples_of", others)
     told = refused(capsys, "export", kept.checkpoint, "--to", tmp_path / "out" / "net.onnx", code=1)
     assert "differs from the network by 2.0e-04, more than 0.0001" in told
     assert not list((tmp_path / "out").iterdir())
@@ -214,7 +214,7 @@ def test_outputs_that_are_no_numbers(kept: Kept, tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("library", export.LIBRARIES)
+@pytest.mark.parametrize("library", export_onnx.LIBRARIES)
 def test_a_missing_library_is_named(
     library: str, kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from senet_lab.compose import PACKAGE, compose
 from senet_lab.config import RunError, UserError
 from senet_lab.models import BACKBONES, cifar, released
 from senet_lab.models.gates import EXCITATIONS, FROM_ONE, SQUEEZES
-from senet_lab.reports import aside, sources, tables
+from senet_lab.reports import kept_tables, results, tables
 from senet_lab.reports.cells import csv_bytes
 from senet_lab.reports.trials import COLUMNS, read_trials
 from senet_lab.studies import plan, plan_text, study
@@ -348,20 +348,20 @@ def test_a_table_of_other_trials_is_kept(tmp_path: Path, was: str, now: str, kep
     folder = tmp_path / "study"
     tables.write_table(folder, trials(*was))
     before = (folder / "trials.csv").read_bytes()
-    said = aside.replacement_notice(folder, set(now))
-    place = aside.make_room(folder, set(now))
+    said = kept_tables.replacement_notice(folder, set(now))
+    place = kept_tables.make_room(folder, set(now))
     assert bool(said) == kept == (place is not None) == (not folder.exists())
     if place:
         assert (place / "trials.csv").read_bytes() == before
         assert place.name in said
         tables.write_table(folder, trials(*now))
-        assert (len(list(tmp_path.rglob("trials.csv"))), aside.replacement_notice(folder, set(now))) == (2, "")
+        assert (len(list(tmp_path.rglob("trials.csv"))), kept_tables.replacement_notice(folder, set(now))) == (2, "")
 
 
 def test_a_damaged_table_is_kept(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "trials.csv").write_text("nonsense")
-    assert aside.make_room(tmp_path / "study", {"a"}) is not None
+    assert kept_tables.make_room(tmp_path / "study", {"a"}) is not None
 
 
 TREE = ("data=folder", "data.size=8", "data.resize=8", "data.augment=none")
@@ -448,7 +448,7 @@ def test_a_study_that_is_stopped_leaves_what_there_is(tmp_path: Path, monkeypatc
     stopped()
     assert not path.exists()
     stopped(made.cells[0])
-    assert aside.is_partial(path)
+    assert kept_tables.is_partial(path)
     stopped(*made.cells[:3])
     assert len(read_trials(path)) == 3
     whole = trials(*made.trials)
@@ -462,4 +462,4 @@ def test_hidden_folders_and_files_are_no_studies(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     for folder in ("s", ".ipynb_checkpoints/s"):
         tables.write_table(tmp_path / folder, trials("a"))
-    assert [each.name for each in sources.finished_studies([tmp_path])] == ["s"]
+    assert [each.name for each in results.finished_studies([tmp_path])] == ["s"]

@@ -32,7 +32,7 @@ from torchvision.datasets import ImageFolder
 from senet_lab.__main__ import main
 from senet_lab.compose import compose
 from senet_lab.config import Data
-from senet_lab.studies import pictures
+from senet_lab.studies import image_tree
 from senet_lab.training import data as images
 from senet_lab.training.feeds import FolderFeed, TensorFeed
 from senet_lab.training.folder import list_folder
@@ -161,10 +161,10 @@ def test_a_part_of_the_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_classes_stay_in_the_order_of_their_labels() -> None:
-    assert pictures.folders(["airplane", "bird"]) == ["airplane", "bird"]
+    assert image_tree.folders(["airplane", "bird"]) == ["airplane", "bird"]
     twelve = [f"class {label}" for label in range(12)]
-    assert pictures.folders(twelve)[9:] == ["09_class 9", "10_class 10", "11_class 11"]
-    assert sorted(pictures.folders(twelve)) == pictures.folders(twelve)
+    assert image_tree.folders(twelve)[9:] == ["09_class 9", "10_class 10", "11_class 11"]
+    assert sorted(image_tree.folders(twelve)) == image_tree.folders(twelve)
 
 
 @pytest.mark.parametrize("augment", ["crop", "cifar"])

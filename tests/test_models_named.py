@@ -18,7 +18,7 @@ from senet_lab import add_se
 from senet_lab.models import cost
 from senet_lab.models.gated import Gated, Inserted
 from senet_lab.models.gates import SEBlock
-from senet_lab.models.named import fits
+from senet_lab.models.module_paths import fits
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:

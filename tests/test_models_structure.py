@@ -22,9 +22,9 @@ from senet_lab import SE, add_se
 from senet_lab.models import stages_of
 from senet_lab.models.gated import Inserted
 from senet_lab.models.gates import SEBlock
+from senet_lab.models.site_check import checked_width
 from senet_lab.models.slots import POSITIONS, slots_of
 from senet_lab.models.structure import residual, residual_blocks
-from senet_lab.models.trying import checked_width
 
 Gates = dict[str, Callable[[Tensor], Tensor]]
 

@@ -16,8 +16,8 @@ from torchvision.models.resnet import BasicBlock
 
 from senet_lab import add_se
 from senet_lab.models import SEBlock, create
+from senet_lab.models.existing_se import is_called_se, se_modules
 from senet_lab.models.gated import Gated
-from senet_lab.models.present import is_called_se, se_modules
 
 # ---------------------------------------------------------------------------------------------------------------------
 # SE that is there already.

@@ -20,7 +20,7 @@ from senet_lab.config import SE
 from senet_lab.models.cost import TERMS, convention_total
 from senet_lab.models.slots import POSITIONS
 from senet_lab.reports import paper
-from senet_lab.studies.printed import PRINTED, UNITS, numbers, paper_network_cost, show_paper_costs
+from senet_lab.studies.paper_costs import PRINTED, UNITS, numbers, paper_network_cost, show_paper_costs
 
 PAGE = (Path(__file__).parents[1] / "docs/networks.md").read_text()
 

@@ -17,7 +17,7 @@ from test_reports_tables import on_terminal, plain_cells
 from senet_lab import __main__ as commands
 from senet_lab import outputs
 from senet_lab.outputs import Outputs, outputs_digest
-from senet_lab.reports import sources, tables
+from senet_lab.reports import results, tables
 from senet_lab.reports import statistics as st
 from senet_lab.reports.conclusions import judge, needed_seeds, settled_verdict
 from senet_lab.reports.sequential import Looks
@@ -208,7 +208,7 @@ def test_a_table_with_outputs_regenerates_and_says_what_it_lacks_without_them(tm
     before = contents(tmp_path / "a")
     assert commands.main(["table", str(tmp_path / "a" / "trials.csv")]) == 0
     assert contents(tmp_path / "a") == before
-    (read,) = sources.finished_studies([tmp_path])
+    (read,) = results.finished_studies([tmp_path])
     assert {row.label: row.verdict.kind for row in read.table.rows if row.verdict} == {"low": "better", "same": "open"}
     text = before["table.md"].decode()
     assert "| ± over seeds and images |" in text

@@ -15,7 +15,7 @@ from test_reports_roundtrip import made_up, searched
 
 from senet_lab import __main__ as commands
 from senet_lab.compose import compose
-from senet_lab.reports import fragments, page, sources, tables
+from senet_lab.reports import fragments, page, results, tables
 from senet_lab.reports.columns import STUDY
 from senet_lab.reports.front import front
 from senet_lab.reports.statistics import ALPHA, holm
@@ -63,7 +63,7 @@ def test_one_training_under_two_names_is_corrected_for_once() -> None:
 def test_the_page_keeps_rows_of_one_network_apart(tmp_path: Path) -> None:
     """Seen: two rows with one network and one error were one point of the overview."""
     tables.write_table(tmp_path / "x", study(network="one", test_error=5.0))
-    assert len(page.overview([0], sources.finished_studies([tmp_path]))) == 4
+    assert len(page.overview([0], results.finished_studies([tmp_path]))) == 4
 
 
 def written(folder: Path, text: str) -> None:
@@ -136,7 +136,7 @@ def test_nothing_is_compared_with_a_baseline_that_fails() -> None:
 def test_the_page_says_what_failed(tmp_path: Path) -> None:
     """Seen: a study whose rows had failed was "no verdict" at a glance."""
     tables.write_table(tmp_path / "x", study((("a", 1),)))
-    (read,) = sources.finished_studies([tmp_path])
+    (read,) = results.finished_studies([tmp_path])
     assert "✕ a is not tested, after failures" in fragments.finding_sentence(read)
     tip = {column.tip: column.exactly(read.table.rows[1]) for column in STUDY}
     assert (tip["verdict"], tip["failed"]) == ("✕ failed in 1 of 5", "seed 1")

@@ -22,8 +22,8 @@ from test_reports_roundtrip import RATIO, made_up
 from test_reports_tables import PAIRS, pairs, plain_cells
 
 from senet_lab.reports import drawing, figures, fragments, tables
-from senet_lab.reports.looks import STYLES
-from senet_lab.reports.sources import FinishedStudy
+from senet_lab.reports.results import FinishedStudy
+from senet_lab.reports.verdict_styles import STYLES
 
 POSITION = {"standard": "SE", "pre": "SE-PRE", "post": "SE-POST", "identity": "SE-Identity"}
 MOBILE = ["MobileNet", "SE-MobileNet", "ShuffleNet", "SE-ShuffleNet"]

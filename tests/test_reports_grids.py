@@ -13,7 +13,7 @@ from test_reports_conclusions import with_outputs
 from test_reports_roundtrip import made_up
 from test_reports_tables import on_terminal, plain_cells
 
-from senet_lab.reports import figures, fragments, page, sources, tables
+from senet_lab.reports import figures, fragments, page, results, tables
 from senet_lab.reports.statistics import deviation_of_differences, holm
 from senet_lab.reports.trials import read_trials
 
@@ -155,7 +155,7 @@ def test_a_grid_in_every_form(tmp_path: Path) -> None:
     table = tables.summarise_study(trials)
     assert "reduction=2 × position=pre" in " ".join(on_terminal(table, 200).split())
     assert figures.render_study(table)["figure.svg"] == before["figure.svg"]
-    text = page.render_page(sources.finished_studies([tmp_path])).decode()
+    text = page.render_page(results.finished_studies([tmp_path])).decode()
     assert "1 study, 6 rows, 24 trainings" in text
     assert fragments.baseline_name(table) == "the baseline's level"
     assert max(map(len, on_terminal(table, 80).splitlines())) <= 80

@@ -22,7 +22,7 @@ from scipy import stats
 from test_reports_roundtrip import RATIO, made_up, searched
 
 from senet_lab.__main__ import main
-from senet_lab.reports import curves, excitation, gate_figures, page, sources, tables
+from senet_lab.reports import curves, gate_figures, gate_summary, page, results, tables
 from senet_lab.reports.cells import csv_bytes
 
 NASTY = """<script>window.ran = 1</script>"><img src=x onerror="window.ran = 2"> & '$x$' \\ </script><!--"""
@@ -91,7 +91,7 @@ def data_of(text: str) -> dict[str, Any]:
 
 
 def rendered(*folders: Path) -> str:
-    return page.render_page(sources.finished_studies(folders), sources.measured_gates(folders)).decode()
+    return page.render_page(results.finished_studies(folders), results.measured_gates(folders)).decode()
 
 
 @cache
@@ -104,7 +104,7 @@ def test_the_tables_are_those_of_the_markdown(tmp_path: Path) -> None:
     """Cell by cell, for every published table; a search has a front instead."""
     read = Read(published_page())
     published = [table for table in read.tables[1:] if table[0][0] == "row"]
-    studies = sorted(sources.finished_studies([RESULTS]), key=page.order)
+    studies = sorted(results.finished_studies([RESULTS]), key=page.order)
     assert len(published) == len(studies)
     tables = [pair for pair in zip(published, studies, strict=True) if not (pair[1].folder / "front.md").exists()]
     assert len(tables) >= 8
@@ -117,7 +117,7 @@ def test_the_tables_are_those_of_the_markdown(tmp_path: Path) -> None:
 
 def test_every_note_of_the_markdown_is_there() -> None:
     text = unescape(published_page())
-    for study in sources.finished_studies([RESULTS]):
+    for study in results.finished_studies([RESULTS]):
         for note in (*study.table.notes, *study.table.warnings):
             assert f">{note}<" in text
 
@@ -288,7 +288,7 @@ def test_the_role_of_excitation(tmp_path: Path) -> None:
     """The figures are those of the files, the sentences and numbers those of the command, the network is named."""
     trials = made_up()
     put(tmp_path / "results" / "ratio", trials)
-    classes = ["cat", "<b>dog</b>", excitation.ALL]
+    classes = ["cat", "<b>dog</b>", gate_summary.ALL]
     gates = pd.DataFrame(
         [
             {"block": "SE_2_1", "stage": 2, "channel": channel, "class": name, "images": 4, "mean": 0.1 * channel + 0.2,
@@ -303,7 +303,7 @@ def test_the_role_of_excitation(tmp_path: Path) -> None:
     gate_figures.write_gates(folder, gates, blocks, "a network")
     read = Read(rendered(tmp_path / "results"))
     pictures = [attributes for tag, attributes in read.elements if tag == "img"]
-    for picture, name in zip(pictures, excitation.FIGURES, strict=True):
+    for picture, name in zip(pictures, gate_summary.FIGURES, strict=True):
         kind, _, content = str(picture["src"]).partition(",")
         assert kind == "data:image/svg+xml;base64"
         assert base64.b64decode(content) == (folder / f"{name}.svg").read_bytes()
@@ -345,13 +345,13 @@ def test_what_was_published_as_it_is_counts_once(tmp_path: Path) -> None:
     for place in ("results/d/n-r/ratio", "results/local/d/n-r/ratio", "results/local/d/n-r/other"):
         put(tmp_path / place, made_up())
     put(tmp_path / "results/local/e/n-r/ratio", made_up(seeds=2))
-    found = sources.finished_studies([tmp_path / "results"])
+    found = results.finished_studies([tmp_path / "results"])
     assert [(study.name, "local" in study.folder.parts) for study in found] == [
         ("d/n-r/ratio", False),
         ("d/n-r/other", True),
         ("e/n-r/ratio", True),
     ]
-    assert len(sources.finished_studies([tmp_path / "results", tmp_path / "results" / "local"])) == 3
+    assert len(results.finished_studies([tmp_path / "results", tmp_path / "results" / "local"])) == 3
 
 
 def test_curves_come_from_the_file_or_the_store(copy: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

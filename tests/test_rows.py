@@ -14,7 +14,7 @@ import torch
 from senet_lab import models
 from senet_lab.compose import choices, compose, compose_all
 from senet_lab.config import Config, Study, UserError
-from senet_lab.labels import with_labels
+from senet_lab.naming import with_labels
 from senet_lab.reports import paper
 from senet_lab.studies import plan
 from senet_lab.studies.rows import Row, build_rows

@@ -125,9 +125,9 @@ def test_a_training_that_was_stopped_and_promoted_is_the_training_that_was_not(t
 @pytest.mark.parametrize("rungs", [[0], [3, 3], [6, 2]])
 def test_rungs_ascend(rungs: list[int]) -> None:
     from senet_lab.config import Search, UserError
-    from senet_lab.studies import worth
+    from senet_lab.studies import search_objectives
 
     with pytest.raises(UserError, match=r"search\.rungs="):
-        worth.check_search(Search(rungs=rungs), epochs=10)
+        search_objectives.check_search(Search(rungs=rungs), epochs=10)
     with pytest.raises(UserError, match=r"below recipe\.epochs=4"):
-        worth.check_search(Search(rungs=[2, 4]), epochs=4)
+        search_objectives.check_search(Search(rungs=[2, 4]), epochs=4)

@@ -26,12 +26,12 @@ from senet_lab.reports.sequential import Looks
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
 from senet_lab.studies import settling, transfer
-from senet_lab.studies.dashboard import from_store
 from senet_lab.studies.designs import ListedDesign
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.plan import Plan, make_plan, merge_plans
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.store import DONE, FAILED, Record, Store
+from senet_lab.studies.wandb_dashboards import from_store
 
 SMALL = ["recipe.epochs=1", "data.subset=40", "data.test_subset=20", "executor.workers=1", "tracking=off"]
 WORDS = ["+ablation=excitation", "seeds=settle", "settle.max=9", "margin=2", *SMALL]

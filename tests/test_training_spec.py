@@ -12,7 +12,7 @@ import pytest
 from senet_lab.compose import compose
 from senet_lab.config import SE, Data, Recipe
 from senet_lab.studies import rows
-from senet_lab.studies.checking import spec_of as spec_from
+from senet_lab.studies.store_check import spec_of as spec_from
 from senet_lab.training.data import data_facts
 from senet_lab.training.spec import IDLE_DATA, IDLE_RECIPE, Spec
 

@@ -20,7 +20,7 @@ from senet_lab import models
 from senet_lab.compose import compose
 from senet_lab.config import SE, Data, Recipe, Training, UserError
 from senet_lab.studies import plan_text, rows
-from senet_lab.studies.checking import spec_of as spec_from
+from senet_lab.studies.store_check import spec_of as spec_from
 from senet_lab.training import step, trial
 from senet_lab.training.data import data_facts
 from senet_lab.training.spec import STEP, Spec, Step

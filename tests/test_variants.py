@@ -12,7 +12,7 @@ from launching import one_line
 from senet_lab.commands.table import regenerate
 from senet_lab.compose import compose, compose_all
 from senet_lab.config import Study
-from senet_lab.labels import Composed
+from senet_lab.naming import Composed
 from senet_lab.reports.tables import read_trials
 from senet_lab.run import main
 from senet_lab.selection import picked

@@ -23,11 +23,11 @@ def main(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     if not arguments.words:
-        from senet_lab.studies import printed  # torch comes with it
+        from senet_lab.studies import paper_costs  # torch comes with it
 
-        printed.show_paper_costs(Console())
+        paper_costs.show_paper_costs(Console())
         return
     from senet_lab.compose import compose
-    from senet_lab.studies import costing  # torch comes with it
+    from senet_lab.studies import network_cost  # torch comes with it
 
-    costing.show_cost(compose(arguments.words), arguments.words, Console())
+    network_cost.show_cost(compose(arguments.words), arguments.words, Console())

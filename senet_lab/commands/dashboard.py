@@ -16,6 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from senet_lab.studies import dashboard  # W&B's client comes with it
+    from senet_lab.studies import wandb_dashboards  # W&B's client comes with it
 
-    dashboard.make_dashboards(arguments)
+    wandb_dashboards.make_dashboards(arguments)

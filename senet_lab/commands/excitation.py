@@ -23,6 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from senet_lab.studies.excitation import measure_gates  # torch comes with it
+    from senet_lab.studies.gate_measurement import measure_gates  # torch comes with it
 
     measure_gates(arguments)

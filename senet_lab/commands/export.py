@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.what in ("wandb", "optuna"):
         export_records(arguments.what, arguments.words)
         return
-    from senet_lab.studies.export import write_onnx  # torch comes with it
+    from senet_lab.studies.export_onnx import write_onnx  # torch comes with it
 
     write_onnx(arguments)
 
@@ -48,7 +48,7 @@ def export_records(side: str, words: list[str]) -> None:
     from rich.console import Console
 
     from senet_lab.compose import compose_all
-    from senet_lab.studies import exporting, plan, study  # torch comes with them
+    from senet_lab.studies import exporter, plan, study  # torch comes with them
     from senet_lab.studies.export_wandb import wandb_mode
     from senet_lab.studies.forecast import Expectation
     from senet_lab.studies.progress import Progress
@@ -71,7 +71,7 @@ def export_records(side: str, words: list[str]) -> None:
             f"{store.name} has no record of {studies[0].folder}: there is nothing to export; "
             f"python -m senet_lab.run {' '.join(words)} trains it"
         )
-    done = exporting.once(studies, design, side, whole and not lacking)
+    done = exporter.once(studies, design, side, whole and not lacking)
     if done.left != 0:
         raise RunError(f"not exported: {done.failure_text(side)}; the same command goes on")
-    print(f"written: {done.written} {exporting.SIDES[side]}; all others were there")
+    print(f"written: {done.written} {exporter.SIDES[side]}; all others were there")

@@ -20,6 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from senet_lab.studies.pictures import write_image_tree  # torch comes with it
+    from senet_lab.studies.image_tree import write_image_tree  # torch comes with it
 
     write_image_tree(arguments)

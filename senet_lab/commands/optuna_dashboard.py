@@ -15,6 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from senet_lab.studies import browse  # SQLAlchemy comes with it
+    from senet_lab.studies import optuna_browser  # SQLAlchemy comes with it
 
-    browse.serve_dashboard(arguments.storage, arguments.port)
+    optuna_browser.serve_dashboard(arguments.storage, arguments.port)

@@ -23,6 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from senet_lab.studies.predict import show_predictions  # torch comes with it
+    from senet_lab.studies.predictions import show_predictions  # torch comes with it
 
     show_predictions(arguments)

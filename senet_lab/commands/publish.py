@@ -20,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Copy finished tables: their trials.csv and what was measured once; everything else is made anew from them."""
-    from senet_lab.reports import aside
+    from senet_lab.reports import kept_tables
     from senet_lab.reports.cells import read_cells
 
     root: Path = arguments.results
-    tables = [path for path in root.rglob("trials.csv") if not aside.is_partial(path)]
+    tables = [path for path in root.rglob("trials.csv") if not kept_tables.is_partial(path)]
     finished = sorted(str(path.parent.relative_to(root)) for path in tables)
     names = arguments.studies or finished
     if not names:
@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
         if str(Path(name)) not in finished:
             raise UserError(f"there is no finished table in {root / name}; there are {', '.join(finished) or 'none'}")
     for name in names:
-        kept = aside.make_room(arguments.to / name, read_cells(root / name / "trials.csv")["trial_id"])
+        kept = kept_tables.make_room(arguments.to / name, read_cells(root / name / "trials.csv")["trial_id"])
         if kept:
             print(f"the table of other trials that was there is kept: {kept}/")
         regenerate(root / name / "trials.csv", arguments.to / name)

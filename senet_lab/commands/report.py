@@ -22,20 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Write all studies below some folders on one page."""
     from senet_lab import files
-    from senet_lab.reports import page, sources
+    from senet_lab.reports import page, results
     from senet_lab.studies.store import Store
 
     try:
-        studies = sources.finished_studies(arguments.folders)
+        studies = results.finished_studies(arguments.folders)
         if not studies:
             below = ", ".join(map(str, arguments.folders))
             raise UserError(f"there is no study below {below}; python -m senet_lab.run +ablation=NAME trains one")
-        lacking = sources.without_curves(studies)
+        lacking = results.without_curves(studies)
         if lacking:
             store = Store(arguments.storage, create=False)
             epochs = {trial_id: record.get("epochs", []) for trial_id, record in store.read(lacking).items()}
-            studies = sources.with_curves(studies, epochs)
-        gates = sources.measured_gates(arguments.folders)
+            studies = results.with_curves(studies, epochs)
+        gates = results.measured_gates(arguments.folders)
         content = page.render_page(studies, gates)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -30,11 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from senet_lab.studies import checking, transfer  # SQLAlchemy and Optuna come with it
+    from senet_lab.studies import store_check, transfer  # SQLAlchemy and Optuna come with it
 
     match arguments.action:
         case "check":
-            checking.check_store(arguments.storage)
+            store_check.check_store(arguments.storage)
         case "copy":
             transfer.copy(arguments.source, arguments.target)
         case "export":

@@ -26,7 +26,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from senet_lab.config import first_line
-from senet_lab.models.copying import attributes_restored, is_on_meta, with_weights, without_weights
+from senet_lab.models.copies import attributes_restored, is_on_meta, with_weights, without_weights
 from senet_lab.models.gates import Descriptors, SEBlock, check_known
 from senet_lab.models.operators import POOLING, SCALING, SUMS, OperatorCall, OperatorLog, common, is_in
 from senet_lab.models.stages import stage_of

@@ -17,10 +17,10 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from senet_lab.config import SE, reduction_number
+from senet_lab.models.existing_se import se_modules
+from senet_lab.models.gate_proof import attribute, called_with_input_alone, check_not_written_out
 from senet_lab.models.gated import Inserted, Planned, put
 from senet_lab.models.gates import SEBlock, check_known
-from senet_lab.models.present import se_modules
-from senet_lab.models.proving import attribute, called_with_input_alone, check_not_written_out
 from senet_lab.models.slots import POSITIONS, Target, check_stages, targets_of
 
 WRAPPERS = {"DataParallel": "module", "OptimizedModule": "_orig_mod"}  # class → where it keeps the network, unchanged
@@ -58,9 +58,9 @@ def add_se(
         What was wrapped where, in the network's order. Empty for None and for a design without stages.
 
     Raises:
-        ValueError: if the model has SE already, by name or by what it computes (`present.py`), has no block that SE can
+        ValueError: if the model has SE already, by name or by what it computes (`existing_se.py`), has no block that SE can
             go into or no module that `where` names, or lacks a stage; if a gate would change anything but what it
-            should, or is not asked once when the network runs (`proving.py`); for unknown words, and networks that
+            should, or is not asked once when the network runs (`gate_proof.py`); for unknown words, and networks that
             cannot be changed. The model is then unchanged.
 
     Warns:

@@ -2,7 +2,7 @@
 
 Blocks of torchvision, timm and our own are known by their classes (`BLOCKS`), others by what they compute
 (`structure.py`). A network without such blocks says itself where its gates go (`se_places`), or its user does
-(`where=`, `named.py`), at the standard position only.
+(`where=`, `module_paths.py`), at the standard position only.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from senet_lab.models.named import matches, widths_of
+from senet_lab.models.module_paths import matches, widths_of
 from senet_lab.models.shake import Branches
+from senet_lab.models.site_check import Slot, checked_width
 from senet_lab.models.stages import declared_places, stage_of
 from senet_lab.models.structure import Residual, residual_blocks
-from senet_lab.models.trying import Slot, checked_width
 
 BASIC = {
     "standard": Slot("bn2", "after"),

@@ -42,7 +42,8 @@ from torch.nn.modules.conv import _ConvNd
 from torchvision.ops import stochastic_depth
 
 from senet_lab.config import first_line
-from senet_lab.models.copying import shadow_of
+from senet_lab.models.copies import shadow_of
+from senet_lab.models.site_check import PIXELS, Site, Slot
 from senet_lab.models.tracing import (
     NoBlockError,
     Sum,
@@ -54,7 +55,6 @@ from senet_lab.models.tracing import (
     sum_of,
     trace,
 )
-from senet_lab.models.trying import PIXELS, Site, Slot
 
 IDLE_FUNCTIONS: tuple[Any, ...] = (F.dropout, F.dropout2d, stochastic_depth)  # they do nothing in evaluation
 

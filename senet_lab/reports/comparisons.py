@@ -17,7 +17,7 @@ from senet_lab.reports.aim import Aim
 from senet_lab.reports.cells import first
 from senet_lab.reports.conclusions import Verdict
 from senet_lab.reports.contrasts import Contrast, effects, of_rows
-from senet_lab.reports.outcomes import outcomes
+from senet_lab.reports.image_outcomes import outcomes
 from senet_lab.reports.sequential import Looks, looks_of, rounding
 from senet_lab.reports.table import Failure
 from senet_lab.reports.trials import factors_of, guessing

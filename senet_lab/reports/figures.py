@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from senet_lab.reports import labels
+from senet_lab.reports import point_labels
 from senet_lab.reports.aim import DIGITS
 from senet_lab.reports.drawing import LABEL_SIZE, figure_files, range_text, shorten
-from senet_lab.reports.looks import STYLES, VerdictStyle
 from senet_lab.reports.table import Table, TableRow
+from senet_lab.reports.verdict_styles import STYLES, VerdictStyle
 
 LABELLED = 8  # rows drawn against parameters; more would crowd their labels
 LISTED = 60  # rows one below the other; beyond, they are left to the table
@@ -182,7 +182,7 @@ def _scatter(axes: Axes, points: list[FigurePoint], title: str, margin: float | 
 def _label(figure: Figure, axes: Axes, points: list[FigurePoint], compared: bool) -> None:
     if not points:
         return
-    labels.place_labels(
+    point_labels.place_labels(
         figure,
         axes,
         [(p.params or 0, p.value) for p in points],

@@ -12,13 +12,13 @@ from html import escape
 import pandas as pd
 
 from senet_lab.config import first_line
-from senet_lab.reports import excitation as role
+from senet_lab.reports import gate_summary as role
 from senet_lab.reports.aim import DIGITS
 from senet_lab.reports.columns import signed, visible
-from senet_lab.reports.looks import STYLES
 from senet_lab.reports.notes import and_list
-from senet_lab.reports.sources import FinishedStudy, Gates
+from senet_lab.reports.results import FinishedStudy, Gates
 from senet_lab.reports.table import Column, Table, TableRow
+from senet_lab.reports.verdict_styles import STYLES
 
 FIRST = 6  # columns that a terminal keeps about as long are shown at once (`Column.drop`), the others on demand
 STAR = "*"  # begins the note that says what a star in the table means

@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 
 from senet_lab.objectives import COSTS as COSTED
 from senet_lab.objectives import OBJECTIVES
-from senet_lab.reports import labels, pareto
+from senet_lab.reports import pareto, point_labels
 from senet_lab.reports.drawing import LABEL_SIZE, figure_files
 from senet_lab.reports.front import LEVELS
 from senet_lab.reports.table import Table
@@ -69,7 +69,7 @@ def _front(table: Table) -> Figure:
     for panel, best in pending:
         points = list(best.itertuples(index=False, name=None))
         texts = [str(named.get(label, "")) for label in best.index]
-        for note in labels.place_labels(figure, panel, points, [None] * len(points), [], texts, LABEL_SIZE):
+        for note in point_labels.place_labels(figure, panel, points, [None] * len(points), [], texts, LABEL_SIZE):
             note.set_path_effects([withStroke(linewidth=2, foreground="white")])  # readable across what is behind it
     return figure
 

@@ -20,9 +20,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from senet_lab import files
-from senet_lab.reports import excitation
+from senet_lab.reports import gate_summary
 from senet_lab.reports.drawing import LABEL_SIZE, figure_files, range_text, shorten
-from senet_lab.reports.excitation import ALL, BOUNDED, FIGURES
+from senet_lab.reports.gate_summary import ALL, BOUNDED, FIGURES
 
 CHANNELS = 50  # drawn of each block
 PANEL = (3.4, 2.2)  # inches
@@ -164,13 +164,13 @@ def write_gates(folder: str | Path, gates: pd.DataFrame, blocks: pd.DataFrame, t
 
     Args:
         folder: made if missing.
-        gates: see `excitation.summarise_gates`.
-        blocks: see `excitation.summarise_gates`.
+        gates: see `gate_summary.summarise_gates`.
+        blocks: see `gate_summary.summarise_gates`.
         title: what network on what images.
     """
     text = gates.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    gates = excitation.read_gates(io.StringIO(text))
-    summary = excitation.summarise_gates(gates, blocks)
+    gates = gate_summary.read_gates(io.StringIO(text))
+    summary = gate_summary.summarise_gates(gates, blocks)
     contents = {
         "gates.csv": text.encode(),
         "blocks.csv": summary.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode(),

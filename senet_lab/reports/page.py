@@ -27,9 +27,9 @@ import pandas as pd
 from senet_lab.reports import curves, fragments
 from senet_lab.reports.cells import present
 from senet_lab.reports.columns import STUDY
-from senet_lab.reports.looks import STYLES
-from senet_lab.reports.sources import FinishedStudy, Gates
+from senet_lab.reports.results import FinishedStudy, Gates
 from senet_lab.reports.table import Table, TableRow
+from senet_lab.reports.verdict_styles import STYLES
 
 SCRIPTS = ("axes.js", "plots.js", "marks.js", "page.js", "tables.js")  # one after the other, in one scope
 FACETS = ("data", "backbone", "study")  # filters, in this order

@@ -25,8 +25,8 @@ from senet_lab.reports.comparisons import (
     up_to_stops,
     verdicts_of,
 )
+from senet_lab.reports.image_outcomes import check_outputs
 from senet_lab.reports.notes import column_notes, table_warnings
-from senet_lab.reports.outcomes import check_outputs
 from senet_lab.reports.table import Table, TableRow
 from senet_lab.reports.trials import SETTING, canonical, factors_of, guessing
 
@@ -43,7 +43,7 @@ def summarise_study(trials: pd.DataFrame, outputs: Mapping[str, Outputs] = NONE)
 
     Raises:
         ValueError: where the trials do not make one table (see `trials.canonical`), name a table or row that the paper
-            does not have, or have outputs that do not fit them (see `outcomes.check_outputs`).
+            does not have, or have outputs that do not fit them (see `image_outcomes.check_outputs`).
     """
     frame = canonical(trials)
     printed = paper.paper_table(name) if (name := first(frame["paper_table"])) else None

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from senet_lab.config import RunError
-from senet_lab.labels import Composed
-from senet_lab.reports import aside
+from senet_lab.naming import Composed
+from senet_lab.reports import kept_tables
 from senet_lab.studies import plan, plan_text, settling
 from senet_lab.studies.forecast import Expectation, expect
 from senet_lab.studies.plan import Cell, Plan
@@ -127,7 +127,7 @@ class ListedDesign:
         for each in self.plans:
             plan_text.show_rows(each, console)
         for folder, each in zip(self.folders, self.plans, strict=True):
-            said = aside.replacement_notice(folder, each.trials)
+            said = kept_tables.replacement_notice(folder, each.trials)
             console.print(said, style="yellow", soft_wrap=True) if said else None
         settling.show_settling(self.plans, forecast, workers, console)
         plan_text.show_total(plan.merge_plans(self.plans), forecast, workers, console)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from senet_lab.config import SE
-from senet_lab.labels import Composed, short_hash
+from senet_lab.naming import Composed, short_hash
 from senet_lab.objectives import OBJECTIVES
 from senet_lab.studies.space import design_text
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from senet_lab.config import RunError, UserError, first_line
-from senet_lab.labels import short_hash
+from senet_lab.naming import short_hash
 from senet_lab.studies.export_facts import ExportedStudy, WandbRun
 from senet_lab.studies.store import DONE, Record, Store
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from senet_lab.config import UserError
-from senet_lab.labels import Composed
+from senet_lab.naming import Composed
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
 from senet_lab.studies.variants import variant

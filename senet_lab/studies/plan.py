@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from senet_lab.config import Config, Data, UserError
-from senet_lab.labels import Composed
+from senet_lab.naming import Composed
 from senet_lab.reports.aim import Aim, aim_from_config
 from senet_lab.studies import family
 from senet_lab.studies import rows as study_rows

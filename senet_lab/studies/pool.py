@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from senet_lab.training import faults
-from senet_lab.training.quiet import without_advice
+from senet_lab.training.silence import without_advice
 from senet_lab.training.spec import Spec
 
 BEGUN = "begun"  # what a training reports first

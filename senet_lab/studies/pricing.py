@@ -17,13 +17,13 @@ from torch import nn
 
 from senet_lab import models
 from senet_lab.config import RESULT, SE, Config, UserError, flat, walk
-from senet_lab.labels import Composed
 from senet_lab.models.cost import Cost
+from senet_lab.naming import Composed
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.rows import Row
+from senet_lab.studies.search_objectives import costs_of
 from senet_lab.studies.space import OFF, WORDS, Candidate, Level, Space, StageCost, design_text, read_levels, stage_key
 from senet_lab.studies.variants import Variant, with_values
-from senet_lab.studies.worth import costs_of
 from senet_lab.training.data import DataFacts
 
 NO_SE = "no SE"  # label of the plain network

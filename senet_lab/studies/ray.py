@@ -25,7 +25,7 @@ from senet_lab.files import atomic_path
 from senet_lab.studies import limits, workers
 from senet_lab.studies.pool import BEGUN, Capacity, Event
 from senet_lab.studies.ray_task import Task, library, train_on_node
-from senet_lab.training.quiet import silenced
+from senet_lab.training.silence import silenced
 from senet_lab.training.spec import Spec
 
 PACKAGE = Path(__file__).parents[1]

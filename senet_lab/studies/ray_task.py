@@ -21,7 +21,7 @@ from senet_lab.config import Executor, UserError
 from senet_lab.studies import limits
 from senet_lab.studies.limits import memory_watch
 from senet_lab.studies.pool import Kind, train_trial
-from senet_lab.training.quiet import silenced
+from senet_lab.training.silence import silenced
 from senet_lab.training.spec import Spec
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}

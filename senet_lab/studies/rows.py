@@ -16,9 +16,9 @@ import torch
 from senet_lab import models
 from senet_lab.config import SE, Config, Study, UserError, first_line
 from senet_lab.factors import NO_SE
-from senet_lab.labels import Composed, word_text
 from senet_lab.models import identity
 from senet_lab.models.cost import Cost
+from senet_lab.naming import Composed, word_text
 from senet_lab.reports import contrasts as compared
 from senet_lab.reports import paper
 from senet_lab.reports.contrasts import Contrast

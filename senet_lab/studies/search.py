@@ -17,20 +17,20 @@ from rich.console import Console
 from senet_lab.compose import words_of
 from senet_lab.config import UserError
 from senet_lab.counting import duration
-from senet_lab.labels import Composed
+from senet_lab.naming import Composed
 from senet_lab.objectives import COSTS
 from senet_lab.reports.cells import csv_bytes
-from senet_lab.studies import confirming, outcome, pricing, search_plan, worth
+from senet_lab.studies import confirmation, pricing, record_tables, search_objectives, search_plan
 from senet_lab.studies.forecast import Expectation, expect
 from senet_lab.studies.halving import Halving, Job
 from senet_lab.studies.plan import Cell, Plan, device_of
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.proposals import ENUMERATE, Proposer
 from senet_lab.studies.rows import Row
+from senet_lab.studies.search_objectives import SearchObjectives
 from senet_lab.studies.space import Candidate, Level
 from senet_lab.studies.stopwatch import Stopwatch
 from senet_lab.studies.store import DONE, FAILED, Record, Store
-from senet_lab.studies.worth import SearchObjectives
 from senet_lab.training import data as images
 from senet_lab.training.spec import Spec
 
@@ -71,7 +71,7 @@ class SearchDesign:
     def __init__(self, composed: Composed) -> None:
         config = composed.config
         assert config.search is not None
-        worth.check_search(config.search, config.recipe.epochs)
+        search_objectives.check_search(config.search, config.recipe.epochs)
         facts = images.data_facts(config.data)
         if not facts.validation:
             raise UserError("data.validation=0: a search chooses designs by their validation images, and so needs some")
@@ -92,7 +92,7 @@ class SearchDesign:
         """Time what must be timed, and set out; latencies are noted in the store, unless this is a plan."""
         config, space, asked = self.config, self.priced.space, self.asked
         self.store, stopwatch = store, None
-        if worth.latency_matters(asked, config.budget):
+        if search_objectives.latency_matters(asked, config.budget):
             if self.device == "cuda" and not torch.cuda.is_available():
                 raise UserError("latency is measured on this machine, and PyTorch finds no GPU here")
             stopwatch = Stopwatch(self.priced, store, self.device, note=not config.plan)
@@ -210,7 +210,7 @@ class SearchDesign:
         whole = {design: self.values(design) for design in self.asker.asked if self.complete(design)}
         values = {design: found for design, found in whole.items() if found is not None}
         errors = [at for at, name in enumerate(self.asked.objectives) if name in ("val_error", "val_accuracy")]
-        return confirming.designs_to_confirm(values, errors[:1], self.priced.facts.validation * self.seeds)
+        return confirmation.designs_to_confirm(values, errors[:1], self.priced.facts.validation * self.seeds)
 
     def has(self, cell: Cell, job: Job) -> bool:
         """Whether a training has come as far as the job wants it."""
@@ -329,7 +329,7 @@ class SearchDesign:
             for cell in self.cells[design]
             if cell.trial_id not in self.records and cell.trial_id in self.reached
         ]
-        return {"rungs.csv": csv_bytes(outcome.rungs_frame(short))} if self.asked.rungs else {}
+        return {"rungs.csv": csv_bytes(record_tables.rungs_frame(short))} if self.asked.rungs else {}
 
 
 def rung(trial_id: str, epochs: int) -> str:

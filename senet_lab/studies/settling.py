@@ -22,7 +22,7 @@ from rich.console import Console
 
 from senet_lab.config import UserError, without_passwords
 from senet_lab.counting import duration
-from senet_lab.labels import short_hash
+from senet_lab.naming import short_hash
 from senet_lab.reports.aim import Aim, aim_from_config
 from senet_lab.reports.aim import aim_of as aim_of
 from senet_lab.reports.cells import read_cells

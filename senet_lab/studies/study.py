@@ -15,9 +15,9 @@ from rich.console import Console
 from senet_lab import files
 from senet_lab.compose import compose
 from senet_lab.config import Config, RunError, UserError, path_fault
-from senet_lab.labels import Composed
-from senet_lab.reports import aside
-from senet_lab.studies import driver, exporting, outcome, plan, plan_text, settling
+from senet_lab.naming import Composed
+from senet_lab.reports import kept_tables
+from senet_lab.studies import driver, exporter, plan, plan_text, record_tables, settling
 from senet_lab.studies.designs import Design, ListedDesign, folder_of
 from senet_lab.studies.executors import open_executor
 from senet_lab.studies.pool import Capacity
@@ -101,12 +101,12 @@ def train_missing(
 
     def more() -> list[plan.Cell]:
         cells = design.more(progress)
-        exporter.grow(studies, design)
+        exports.grow(studies, design)
         return cells
 
     with ExitStack() as stack:
         stack.push(lambda kind, error, trace: leave_parts(studies, design) if error else None)
-        exporter = stack.enter_context(exporting.exporting(studies, design))
+        exports = stack.enter_context(exporter.exporting(studies, design))
         with progress:
             driver.Driver(
                 plan.merge_plans(design.plans),
@@ -123,7 +123,7 @@ def train_missing(
         design.finish()
         pairs = zip(studies, design.plans, strict=True)
         made = [write_outputs(study, each, design, store, progress.console) for study, each in pairs]
-        exporting.conclude(exporter, studies, design, words, progress.console)
+        exporter.conclude(exports, studies, design, words, progress.console)
     plan_text.show_alarms(design.plans, progress.console)
     if config.training.keep == "last":
         say_weights(plan.merge_plans(design.plans), design.records, results / "checkpoints", store, progress.console)
@@ -155,14 +155,14 @@ def write_outputs(composed: Composed, study: plan.Plan, design: Design, store: S
 
     folder, records, search = folder_of(composed), design.records, composed.config.search
     packed = store.outputs(study.trials)
-    trials = outcome.trials_frame(study, records, packed, design.columns)
+    trials = record_tables.trials_frame(study, records, packed, design.columns)
     if not (trials["status"] == DONE).any():
         reasons = trials["reason"].value_counts()
         raise RunError(f"every trial failed: {reasons.index[0]}")
     try:
         made = tables.make_table(tables.canonical(trials), tables.unpack_outputs(packed))
-        kept = aside.make_room(folder, study.trials)
-        left = (outcome.runs_frame(study, records), outcome.curves_frame(trials, records), packed)
+        kept = kept_tables.make_room(folder, study.trials)
+        left = (record_tables.runs_frame(study, records), record_tables.curves_frame(trials, records), packed)
         written = tables.write_table(folder, trials, *left, table=made)
         written += files.replace_all(folder, design.files())
     except (OSError, ValueError) as error:
@@ -183,10 +183,10 @@ def leave_parts(studies: Sequence[Composed], design: Design) -> None:
         there = {trial_id: design.records[trial_id] for trial_id in each.trials if trial_id in design.records}
         if study.config.search:
             continue
-        trials = outcome.trials_frame(plan.partial_plan(each, there), there)
+        trials = record_tables.trials_frame(plan.partial_plan(each, there), there)
         if len(trials) and (trials["status"] == DONE).any():
             with suppress(OSError, ValueError):  # another fault ends the study, and is told
-                aside.leave_part(folder_of(study), trials)
+                kept_tables.leave_part(folder_of(study), trials)
 
 
 def table_from_store(words: list[str], partial: bool = False) -> None:

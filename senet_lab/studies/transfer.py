@@ -26,10 +26,10 @@ from senet_lab.reports import curves
 from senet_lab.reports.cells import read_cells
 from senet_lab.reports.trials import read_trials
 from senet_lab.studies import settling
-from senet_lab.studies.checking import all_records, open_existing
 from senet_lab.studies.database import parse
 from senet_lab.studies.records import COLUMNS, value_at
 from senet_lab.studies.store import DONE, FAILED, Record, Store
+from senet_lab.studies.store_check import all_records, open_existing
 
 RECORD = "record"  # column of an export that holds the whole record as JSON
 OUTPUTS = "outputs"  # and of one that holds its outputs in base64; exports of earlier versions lack it

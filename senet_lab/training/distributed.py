@@ -31,8 +31,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from senet_lab.config import RunError
 from senet_lab.training.faults import LostError, exit_of
 from senet_lab.training.processes import receive, send, spawned
-from senet_lab.training.quiet import silenced, without_advice
 from senet_lab.training.sampling import BatchShare
+from senet_lab.training.silence import silenced, without_advice
 
 GRACE_SECONDS = 0.5  # in which the ranks whose fault it was are heard, too: another one may have failed by theirs
 LOOPBACK = "lo"

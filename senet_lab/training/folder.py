@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from senet_lab.config import Data, UserError
-from senet_lab.training import contents
+from senet_lab.training import content_digests
 from senet_lab.training.images import Files, ImageIndex, balanced, pil_mode
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -170,14 +170,14 @@ def index(data: Data) -> ImageIndex:
         empty = next((path for path, stat in zip(paths, stats, strict=True) if not stat.st_size), None)
         if empty:
             raise UserError(f"the image {empty} is empty (0 bytes)")
-        states = [contents.state(stat) for stat in stats]
+        states = [content_digests.state(stat) for stat in stats]
         sized = zip(names_below(root_of(data), paths), stats, strict=True)
         by_names = "folder " + digest_of(f"{name}\0{stat.st_size}\n" for name, stat in sized)
         if data.identity == "names":
             marks: list[Any] = [(stat.st_dev, stat.st_ino) for stat in stats]
             identity, earlier = by_names, ""
         else:
-            marks = contents.digests(root_of(data) / data.train, paths, states)
+            marks = content_digests.digests(root_of(data) / data.train, paths, states)
             identity, earlier = by_contents(data, train, test, marks), by_names
     except OSError as error:
         raise unreadable(data, error) from error

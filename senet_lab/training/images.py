@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from senet_lab.config import Data, RunError
-from senet_lab.training.contents import STATE, state
+from senet_lab.training.content_digests import STATE, state
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]  # (N,) integers
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of a TIFF, and a value of the second
@@ -45,7 +45,7 @@ class Files:
     paths: list[str]  # strings, because a million `Path`s would take a gigabyte
     labels: Labels
     mode: str = "RGB"  # PIL's word for the colours that a network sees, `L` or `RGB`
-    states: bytes = b""  # `contents.state` of each, joined: a list would take ten times the memory; empty asks nothing
+    states: bytes = b""  # `content_digests.state` of each, joined: a list would take ten times the memory; empty asks nothing
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -21,7 +21,7 @@ from torch import Tensor
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.counting import counting
 from senet_lab.studies.plan import device_of
-from senet_lab.studies.trained import TrainedNetwork, compose_words, is_word, load_trained
+from senet_lab.studies.trained_network import TrainedNetwork, compose_words, is_word, load_trained
 from senet_lab.training.feeds import FolderFeed
 from senet_lab.training.folder import IMAGE_SUFFIXES, images_below
 from senet_lab.training.gate_stats import evaluating

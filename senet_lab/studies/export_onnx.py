@@ -25,7 +25,7 @@ from torch import Tensor
 
 from senet_lab.config import RunError, UserError, first_line
 from senet_lab.files import atomic_path
-from senet_lab.studies.trained import TrainedNetwork, compose_words, load_trained
+from senet_lab.studies.trained_network import TrainedNetwork, compose_words, load_trained
 from senet_lab.training.gate_stats import evaluating
 from senet_lab.training.transforms import channels_of, short_side, statistics_of
 

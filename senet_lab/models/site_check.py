@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from senet_lab.config import first_line
-from senet_lab.models.copying import copy_tensors
+from senet_lab.models.copies import copy_tensors
 from senet_lab.models.gated import Inserted, put
 
 PIXELS = 8  # side of the image that a block is tried on

@@ -22,7 +22,7 @@ from senet_lab.compose import compose
 from senet_lab.config import Data, RunError, UserError
 from senet_lab.counting import counting
 from senet_lab.files import atomic_path
-from senet_lab.labels import quote_word
+from senet_lab.naming import quote_word
 from senet_lab.training import data as images
 from senet_lab.training.images import Files, Labels, Pixels, split_indices
 from senet_lab.training.sources import SOURCES

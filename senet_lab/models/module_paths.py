@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.config import first_line
-from senet_lab.models.copying import has_forward, shadow_of
+from senet_lab.models.copies import has_forward, shadow_of
 from senet_lab.models.structure import is_inside
 
 PIXELS = (224, 256)  # sides of the images whose way through the network tells widths

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from senet_lab.config import UserError
 from senet_lab.counting import counting
-from senet_lab.reports import excitation, gate_figures
+from senet_lab.reports import gate_figures, gate_summary
 from senet_lab.studies.plan import device_of
-from senet_lab.studies.trained import compose_words, network_data, network_of, weights_of
+from senet_lab.studies.trained_network import compose_words, network_data, network_of, weights_of
 from senet_lab.training import checkpoints, gate_stats
 from senet_lab.training import data as images
 from senet_lab.training.folder import root_of
@@ -55,5 +55,5 @@ def measure_gates(arguments: argparse.Namespace) -> None:
     folder = arguments.to or (arguments.results or Path("results/local")) / "excitation" / path.stem
     written = gate_figures.write_gates(folder, measured.gates, measured.blocks, title)
     console.print()
-    excitation.print_gates(excitation.summarise_gates(measured.gates, measured.blocks), console)
+    gate_summary.print_gates(gate_summary.summarise_gates(measured.gates, measured.blocks), console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)

@@ -12,7 +12,7 @@ import re
 import torch
 from torch import nn
 
-from senet_lab.models.copying import shadow_of
+from senet_lab.models.copies import shadow_of
 from senet_lab.models.gates import SEBlock
 from senet_lab.models.operators import OperatorLog, is_in
 

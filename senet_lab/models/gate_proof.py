@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.config import first_line
-from senet_lab.models.copying import copy_tensors, dtype_of, has_forward, is_on_meta
+from senet_lab.models.copies import copy_tensors, dtype_of, has_forward, is_on_meta
 from senet_lab.models.gated import Planned, put
 from senet_lab.models.gates import SEBlock
 from senet_lab.models.operators import OperatorLog, is_in

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from senet_lab.compose import compose
 from senet_lab.config import Data, RunError, UserError, first_line, storage_in
-from senet_lab.labels import Composed
+from senet_lab.naming import Composed
 from senet_lab.studies.store import FAILED, Store
 from senet_lab.training import checkpoints
 from senet_lab.training import data as images

@@ -1,6 +1,6 @@
 """`python -m senet_lab dashboard …`: a study's W&B workspace and report, as JSON, and saved where there is a key.
 
-What they show is `reports/dashboards.py`; the trainings themselves are uploaded by tracking, or by `wandb sync`. A view
+What they show is in `reports/wandb_views.py`. The trainings are uploaded by tracking, or by `wandb sync`. A view
 is found again by its name, which is the study's: the same command replaces it.
 """
 
@@ -19,15 +19,15 @@ from urllib.parse import quote
 from senet_lab.compose import choices, compose
 from senet_lab.config import RunError, UserError, first_line
 from senet_lab.files import replace_all
-from senet_lab.labels import Composed, plain_name
+from senet_lab.naming import Composed, plain_name
 from senet_lab.outputs import Outputs
-from senet_lab.reports import dashboards, tables
-from senet_lab.reports.dashboards import DashboardContent, Spec
+from senet_lab.reports import tables, wandb_views
 from senet_lab.reports.trials import canonical
+from senet_lab.reports.wandb_views import DashboardContent, Spec
 from senet_lab.studies import export_wandb
 from senet_lab.training.processes import in_subprocess
 
-FILES = {"dashboard.json": dashboards.workspace, "report.json": dashboards.report}
+FILES = {"dashboard.json": wandb_views.workspace, "report.json": wandb_views.report}
 SECONDS = 20  # patience with each answer of a server
 SAVING_SECONDS = 180  # and with all of them
 
@@ -74,7 +74,7 @@ def make_dashboards(arguments: argparse.Namespace) -> None:
     folder = arguments.to or folder
     entity, project = export_wandb.entity_and_project()
     views = {name: build(shown, entity, project) for name, build in FILES.items()}
-    replace_all(folder, {name: dashboards.view_json(view) for name, view in views.items()})
+    replace_all(folder, {name: wandb_views.view_json(view) for name, view in views.items()})
     print(f"written: {folder}/ ({', '.join(views)})")
     if export_wandb.wandb_mode("online") == "off":
         print("not saved: WANDB_MODE=disabled switches W&B off")
@@ -101,7 +101,7 @@ def check_installed() -> None:
 
 def from_store(composed: Composed, words: list[str]) -> tuple[DashboardContent, Path]:
     """A study with those of its trials that are recorded, and its folder of results."""
-    from senet_lab.studies import outcome, plan, settling  # torch comes with it
+    from senet_lab.studies import plan, record_tables, settling  # torch comes with it
     from senet_lab.studies.store import Store
 
     store = Store(composed.config.storage, create=False)
@@ -114,8 +114,8 @@ def from_store(composed: Composed, words: list[str]) -> tuple[DashboardContent, 
         )
     there = replace(study, cells=[cell for cell in study.cells if cell.trial_id in study.recorded])
     packed = store.outputs(study.trials)
-    trials = outcome.trials_frame(there, study.recorded, packed)
-    runs = tuple(cell.trial_id for cell in outcome.cells_by_row(study))  # those that are still to come, too
+    trials = record_tables.trials_frame(there, study.recorded, packed)
+    runs = tuple(cell.trial_id for cell in record_tables.cells_by_row(study))  # those that are still to come, too
     assert composed.config.study
     return dashboard_content(
         trials, tables.unpack_outputs(packed), runs, composed.config.study.factor, composed.folder
@@ -150,7 +150,7 @@ def dashboard_content(
         frame,
         tuple(dict.fromkeys(runs)),
         export_wandb.table_run_id(folder, table),
-        dashboards.group_key(factor, frame),
+        wandb_views.group_key(factor, frame),
         known,
     )
 

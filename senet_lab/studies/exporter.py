@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from senet_lab.config import Config, RunError, UserError, first_line, without_passwords
-from senet_lab.labels import Composed
+from senet_lab.naming import Composed
 from senet_lab.studies import export_facts, export_wandb
 from senet_lab.studies.export_facts import ExportedStudy
 from senet_lab.studies.store import Store

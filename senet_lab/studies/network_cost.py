@@ -15,8 +15,8 @@ from rich.table import Table
 
 from senet_lab import models
 from senet_lab.config import SE, UserError
-from senet_lab.labels import Composed
 from senet_lab.models.gated import Inserted
+from senet_lab.naming import Composed
 from senet_lab.training import data as images
 
 PAPER_INPUT, PAPER_CLASSES = (3, 224, 224), 1000
