@@ -58,9 +58,9 @@ def add_se(
         What was wrapped where, in the network's order. Empty for None and for a design without stages.
 
     Raises:
-        ValueError: if the model has SE already, by name or by what it computes (`existing_se.py`), has no block that SE can
-            go into or no module that `where` names, or lacks a stage; if a gate would change anything but what it
-            should, or is not asked once when the network runs (`gate_proof.py`); for unknown words, and networks that
+        ValueError: if the model has SE already, by name or by what it computes (`existing_se.py`), has no block that SE
+            can go into or no module that `where` names, or lacks a stage; if a gate would change anything but what it
+            should, or is not run once when the network runs (`gate_proof.py`); for unknown words, and networks that
             cannot be changed. The model is then unchanged.
 
     Warns:

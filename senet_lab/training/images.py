@@ -45,7 +45,7 @@ class Files:
     paths: list[str]  # strings, because a million `Path`s would take a gigabyte
     labels: Labels
     mode: str = "RGB"  # PIL's word for the colours that a network sees, `L` or `RGB`
-    states: bytes = b""  # `content_digests.state` of each, joined: a list would take ten times the memory; empty asks nothing
+    states: bytes = b""  # `content_digests.state` of each, joined: a list takes ten times the memory; or empty
 
     def __len__(self) -> int:
         return len(self.paths)
