@@ -70,7 +70,7 @@ audit: $(READY)  ## known vulnerabilities of the locked dependencies, asked of t
 	  $$uv tool run --quiet pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock
 
 lock: $(READY)  ## resolve pyproject.toml anew into requirements.lock
-	@uv="$$(command -v uv || echo $(RUN) -m uv)"; $$uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev pyproject.toml -o requirements.lock --quiet
+	@uv="$$(command -v uv || echo $(RUN) -m uv)"; $$uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev --group docs pyproject.toml -o requirements.lock --quiet
 
 clean:  ## remove the environment; results and records stay
 	@rm -rf $(VENV)

@@ -7,24 +7,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from senet_lab.config import SE
+from senet_lab.config import SE, RunError, UserError
 
 if TYPE_CHECKING:
     import senet_lab.models as models
+    from senet_lab.api import Search, Study, ablate, search, study
     from senet_lab.models.insert import add_se
     from senet_lab.studies.records import load_records
 
-__all__ = ["SE", "add_se", "load_records", "models"]
 __version__ = "0.1.0"
+# Name → the module that has it; "" for the module itself.
+LATER = {
+    "models": "",
+    "add_se": "models",
+    "load_records": "studies.records",
+    **dict.fromkeys(("Search", "Study", "ablate", "search", "study"), "api"),
+}
+__all__ = [
+    "SE",
+    "RunError",
+    "Search",
+    "Study",
+    "UserError",
+    "ablate",
+    "add_se",
+    "load_records",
+    "models",
+    "search",
+    "study",
+]
 
 
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name == "models":
-        return importlib.import_module("senet_lab.models")
-    if name == "add_se":
-        return importlib.import_module("senet_lab.models").add_se
-    if name == "load_records":
-        return importlib.import_module("senet_lab.studies.records").load_records
-    raise AttributeError(f"module 'senet_lab' has no attribute {name!r}")
+    if name not in LATER:
+        raise AttributeError(f"module 'senet_lab' has no attribute {name!r}")
+    module = importlib.import_module(f"senet_lab.{LATER[name] or name}")
+    return getattr(module, name) if LATER[name] else module
+
+
+def __dir__() -> list[str]:
+    return __all__

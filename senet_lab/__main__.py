@@ -1,6 +1,7 @@
-"""`python -m senet_lab <command>`: what is done with a study's records once it has run.
+"""`python -m senet_lab <command>`, or `senet-lab <command>`: what is done with a study's records once it has run.
 
-Training is `python -m senet_lab.run`; nothing here trains, and tables are regenerated without torch.
+Training is `python -m senet_lab.run …`, or `senet-lab run …`; nothing else here trains, and tables are regenerated
+without torch.
 """
 
 from __future__ import annotations
@@ -54,8 +55,13 @@ def parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code: 0, 1 where it failed, 2 for bad input."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["run"]:
+        from senet_lab import run
+
+        return run.process(words[1:])
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parser().parse_args(words)
         arguments.run(arguments)
         return 0
     except UserError as error:

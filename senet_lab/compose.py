@@ -43,6 +43,7 @@ from senet_lab.config import (
 from senet_lab.factors import LEVELS, VARY, as_study, expand_levels
 from senet_lab.files import expand_home
 from senet_lab.naming import Composed, config_differences, quote_word, with_labels, word_text
+from senet_lab.notebook import findable
 from senet_lab.selection import as_asked, named_recipes, networks
 
 PACKAGE = Path(__file__).parent
@@ -79,6 +80,7 @@ def compose(words: Iterable[str]) -> Composed:
     check_words(given)
     words = as_study(given)
     made = compose_config(words)
+    findable(Path(made.results))
     asked = next((word.lstrip("+") for word in words if word.split("=")[0].lstrip("+") in STUDIES), "")
     if asked and getattr(made, STUDIES[asked.split("=")[0]]) is None:
         kind = STUDIES[asked.split("=")[0]]

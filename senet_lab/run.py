@@ -123,8 +123,13 @@ def end_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(ENDS[signal.Signals(SIGNALS_RECEIVED[0])][1])
 
 
-if __name__ == "__main__":
-    code = command(sys.argv[1:])
+def process(words: list[str]) -> int:
+    """The command as all that its process does: nothing may interrupt what Python does behind it."""
+    code = command(words)
     sys.stdout.flush()
-    set_handlers(lambda number, frame: os._exit(code))  # all is done, and what Python does now is not to be interrupted
-    sys.exit(code)
+    set_handlers(lambda number, frame: os._exit(code))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(process(sys.argv[1:]))

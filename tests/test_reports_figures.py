@@ -33,7 +33,7 @@ SPREAD = [place for place in (83_000, 80_000, 78_500, 77_700, 77_400, 77_000) fo
 
 def drawn(table: tables.Table) -> Figure:
     with drawing.lab_style():
-        return figures._figure(table)
+        return figures.figure_of(table)
 
 
 @pytest.mark.parametrize("failed", [(), (("r = 4", 0), ("r = 4", 1), ("r = 4", 2), ("no SE", 1))])

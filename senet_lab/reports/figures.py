@@ -66,10 +66,10 @@ class FigurePoint:
 
 def render_study(table: Table) -> dict[str, bytes]:
     """The figure's files by name."""
-    return figure_files(lambda: _figure(table), "figure")
+    return figure_files(lambda: figure_of(table), "figure")
 
 
-def _figure(table: Table) -> Figure:
+def figure_of(table: Table) -> Figure:
     if table.factors:  # what is tested: the effects
         table = replace(table, rows=tuple(row for row in table.rows if row.effect))
     compared = any(row.delta is not None for row in table.rows)

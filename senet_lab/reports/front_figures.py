@@ -32,7 +32,7 @@ FEW = 4  # designs; with fewer there is nothing to be seen of how a search went
 
 def render_front(table: Table) -> dict[str, bytes]:
     """The figures' files by name."""
-    return figure_files(lambda: _front(table), "front") | figure_files(lambda: _search(table), "search")
+    return figure_files(lambda: front_figure(table), "front") | figure_files(lambda: _search(table), "search")
 
 
 def frame(table: Table) -> pd.DataFrame:
@@ -52,7 +52,7 @@ def frame(table: Table) -> pd.DataFrame:
 # Error against costs
 
 
-def _front(table: Table) -> Figure:
+def front_figure(table: Table) -> Figure:
     objectives = [OBJECTIVES[name].column for name in table.objectives]
     costs = [name for name in COSTS if name in objectives] or ["params"]
     figure = Figure(figsize=(5.2 * len(costs), 4.6), layout="constrained")

@@ -26,6 +26,8 @@ from senet_lab.studies.store import DONE, Record, Store
 from senet_lab.training import data as images
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from senet_lab.reports.table import Table
 
 
@@ -153,16 +155,15 @@ def write_outputs(composed: Composed, study: plan.Plan, design: Design, store: S
     """Write and show the table of a study, or the front of a search, whose trials have all ended."""
     from senet_lab.reports import tables  # what draws and tests takes long to import: training begins before it
 
-    folder, records, search = folder_of(composed), design.records, composed.config.search
-    packed = store.outputs(study.trials)
-    trials = record_tables.trials_frame(study, records, packed, design.columns)
-    if not (trials["status"] == DONE).any():
-        reasons = trials["reason"].value_counts()
-        raise RunError(f"every trial failed: {reasons.index[0]}")
+    folder, search = folder_of(composed), composed.config.search
     try:
-        made = tables.make_table(tables.canonical(trials), tables.unpack_outputs(packed))
+        trials, packed, made = gather(study, design, store)
         kept = kept_tables.make_room(folder, study.trials)
-        left = (record_tables.runs_frame(study, records), record_tables.curves_frame(trials, records), packed)
+        left = (
+            record_tables.runs_frame(study, design.records),
+            record_tables.curves_frame(trials, design.records),
+            packed,
+        )
         written = tables.write_table(folder, trials, *left, table=made)
         written += files.replace_all(folder, design.files())
     except (OSError, ValueError) as error:
@@ -174,6 +175,22 @@ def write_outputs(composed: Composed, study: plan.Plan, design: Design, store: S
         what = "front" if search else "table"
         console.print(f"the {what} of other trials that was there is kept: {kept}/", soft_wrap=True)
     return made
+
+
+def gather(study: plan.Plan, design: Design, store: Store) -> tuple[pd.DataFrame, dict[str, bytes], Table]:
+    """The trials of a study as `trials.csv` has them, what each made of the test images, and the table of both.
+
+    Raises:
+        RunError: where every trial failed.
+        ValueError: where they do not make one table.
+    """
+    from senet_lab.reports import tables
+
+    packed = store.outputs(study.trials)
+    trials = record_tables.trials_frame(study, design.records, packed, design.columns)
+    if not (trials["status"] == DONE).any():
+        raise RunError(f"every trial failed: {trials['reason'].value_counts().index[0]}")
+    return trials, packed, tables.make_table(tables.canonical(trials), tables.unpack_outputs(packed))
 
 
 def leave_parts(studies: Sequence[Composed], design: Design) -> None:
@@ -200,6 +217,17 @@ def table_from_store(words: list[str], partial: bool = False) -> None:
         UserError: for bad words, and for a study with trials that have no record.
     """
     composed = compose(words)
+    study, design, store = from_store(composed, words, partial)
+    check_writable(Path(composed.config.results))
+    write_outputs(composed, study, design, store, Console(markup=False, highlight=False, emoji=False))
+
+
+def from_store(composed: Composed, words: Sequence[str], partial: bool) -> tuple[plan.Plan, Design, Store]:
+    """A study with what the store has of it, to be shown without training.
+
+    Raises:
+        UserError: where trials have no record, unless what there is will do (`partial`).
+    """
     composed.config.retry = False  # nothing is trained here
     design = listed_design([composed])
     store = Store(composed.config.storage, create=False)
@@ -212,10 +240,7 @@ def table_from_store(words: list[str], partial: bool = False) -> None:
             + ", table --partial shows what there is"
             * bool(study.recorded)
         )
-    if study.todo:
-        study = plan.partial_plan(study, study.recorded)
-    check_writable(Path(composed.config.results))
-    write_outputs(composed, study, design, store, Console(markup=False, highlight=False, emoji=False))
+    return plan.partial_plan(study, study.recorded) if study.todo else study, design, store
 
 
 def missing_data(config: Config) -> UserError | None:

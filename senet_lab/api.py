@@ -1,0 +1,326 @@
+"""The lab from Python, in a notebook or a script: the same words as on the command line, and the same records.
+
+    import senet_lab as lab
+
+    study = lab.study("ratio", data="digits", seeds=3)
+    study.plan()     # rows, costs, what is recorded, how long the rest takes
+    study.run()      # trains what is missing
+    study.table()    # with verdicts
+
+What `python -m senet_lab.run` has trained is not trained here again, nor the other way round.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet_lab.config import RunError, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from torch import nn
+
+    from senet_lab.reports.table import Table
+
+GOES_ON = "interrupted: what has ended is recorded; the same call goes on from there"
+Network = str | Callable[..., "nn.Module"]
+
+
+def study(name: str, *words: str, **settings: Any) -> Study:
+    """A study of `sweeps/ablation`, with settings as on the command line.
+
+    Args:
+        name: of the study, such as "ratio" (`python -m senet_lab.run --help` lists them), or "+vary=KEY" with
+            `levels=[…]`.
+        words: further words as they stand on the command line: "se.reduction=8".
+        settings: keys and values: `seeds=3`, `backbone="resnet20"`, `recipe={"epochs": 30, "lr": 0.05}`. A network may
+            be the function that builds it, and a data set a pair of a training and a test set (`ablate`).
+
+    Raises:
+        UserError: for the first word that is wrong, in one line.
+
+    Example:
+        >>> lab.study("ratio", data="cifar10", backbone="resnet20", seeds="settle", margin=0.3).plan()
+    """
+    return Study([name if "=" in name else f"+ablation={name}", *words, *as_words(settings)])
+
+
+def ablate(
+    network: Network, factors: Mapping[str, Sequence[Any]], *words: str, data: Any = "digits", **settings: Any
+) -> Study:
+    """A study without a file: a network of yours, and the levels of what is to be compared.
+
+    Args:
+        network: name of a backbone, `package.module:function`, or the function itself: called with `num_classes` (and
+            `in_channels`, if it has that parameter) it returns the plain network. One that is defined in a notebook is
+            kept with its source beside the records, because workers and later sessions need it.
+        factors: key → its levels, such as `{"recipe.lr": [0.05, 0.1, 0.2]}`; several keys are a grid of all
+            combinations. SE is put into the network only where a factor, a word or a setting speaks of `se`.
+        words, settings: as in `study`.
+        data: name of a data set, or a pair (training set, test set): of each image and label, or arrays.
+
+    Raises:
+        UserError: for the first word that is wrong, a function whose source cannot be kept, and images that are not
+            alike, in one line.
+
+    Example:
+        >>> lab.ablate(build, {"recipe.lr": [0.05, 0.1]}, data=(train_set, test_set), seeds=5).run().table()
+    """
+    from senet_lab.naming import word_text
+
+    keys, levels = list(factors), [list(each) for each in factors.values()]
+    single = len(keys) == 1
+    varied = [f"+vary={keys[0] if single else word_text(keys)}", f"levels={word_text(levels[0] if single else levels)}"]
+    asked = [*factors, *settings, *(word.lstrip("+") for word in words)]
+    plain = {} if any(re.match(r"se\b", each) for each in asked) else {"se": None}
+    return Study([*varied, *words, *as_words({"backbone": network, "data": data, **plain, **settings})])
+
+
+def search(name: str = "design", *words: str, **settings: Any) -> Search:
+    """A search of `sweeps/search`, with settings as on the command line.
+
+    Example:
+        >>> lab.search("design", budget={"params": "1.02x"}).run().front()
+    """
+    return Search([f"+search={name}", *words, *as_words(settings)])
+
+
+class Study:
+    """A study: what it would train, and what came of it. Made by `study` and `ablate`.
+
+    Attributes:
+        words: what it is called by on the command line.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        from senet_lab.compose import compose_all
+
+        self.words = list(words)
+        studies = compose_all(self.words)
+        if len(studies) > 1:
+            raise UserError(
+                f"one study at a time: '{self.words[0]}' are {len(studies)} (`{self.command}` runs them all)"
+            )
+        (self._composed,) = studies
+
+    @property
+    def command(self) -> str:
+        """The command line that does the same."""
+        return shlex.join(["python", "-m", "senet_lab.run", *self.words])
+
+    @property
+    def folder(self) -> Path:
+        """Where `run` writes the table, the figures and the trials."""
+        return Path(self._composed.config.results) / self._composed.folder
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.command}>"
+
+    def plan(self) -> pd.DataFrame:
+        """What it would train: nothing is trained or written.
+
+        Returns:
+            One line a row: parameters and multiply-adds of its network for one image, how many of its trials are
+            recorded and how many are to be trained, and how many seconds these take one after the other. `attrs` has
+            `seconds`, until all of them have ended on so many `workers`.
+
+        Raises:
+            UserError: for whatever is wrong with the study.
+        """
+        import pandas as pd
+
+        from senet_lab.studies import plan as plans
+        from senet_lab.studies import study as studies
+        from senet_lab.studies.executors import open_executor
+        from senet_lab.studies.store import Store
+
+        config = self._composed.config
+        design = studies.design_of([self._composed])
+        design.look_up(Store(config.storage, create=False))
+        whole = plans.merge_plans(design.plans)
+        with open_executor(config, whole.device, idle=not design.most) as executor:
+            workers = min(executor.room, max(1, design.most))
+            expected = design.forecast(workers)
+        lines = []
+        for row in whole.rows:
+            cells = [cell for cell in whole.cells if cell.row is row]
+            missing = [cell.trial_id for cell in cells if cell.trial_id not in whole.recorded]
+            lines.append(
+                {
+                    "row": row.label,
+                    "baseline": row.baseline,
+                    "params": row.cost.params,
+                    "macs": row.cost.macs,
+                    "recorded": len(cells) - len(missing),
+                    "to_train": len(missing),
+                    "seconds": round(sum(expected.seconds.get(trial_id, 0.0) for trial_id in missing), 1),
+                }
+            )
+        frame = pd.DataFrame(lines).set_index("row")
+        frame.attrs = {"seconds": round(expected.total(workers), 1), "workers": workers}
+        return frame
+
+    def run(self) -> Study:
+        """Train what is not recorded, and write the table; progress is shown on the way.
+
+        An interrupt (Ctrl-C, or a notebook's button) loses nothing: the same call goes on. Networks, data sets and
+        everything else that a training needs must be known to worker processes, which is why a script that calls this
+        does so below `if __name__ == "__main__":`.
+
+        Raises:
+            UserError: for whatever is wrong with the study, before anything is trained.
+            RunError: for what stopped it; what has ended is recorded.
+        """
+        from senet_lab.studies.study import run_studies
+
+        try:
+            run_studies([self._composed], self.words)
+        except KeyboardInterrupt:
+            print(GOES_ON, file=sys.stderr)
+            raise
+        return self
+
+    def table(self, partial: bool = False) -> pd.DataFrame:
+        """The table with its verdicts, as `table.csv` has it (of a search its designs, as `front.csv`), from records.
+
+        Args:
+            partial: whether to take what there is of a study that is not complete.
+
+        Raises:
+            UserError: if trials are not recorded.
+        """
+        import io
+
+        import pandas as pd
+
+        from senet_lab.reports.render import csv_text
+
+        return pd.read_csv(io.StringIO(csv_text(self._table(partial))), index_col=0)
+
+    def figure(self, partial: bool = False) -> Figure:
+        """The study's figure, to show or to change; `run` has written it as svg, png and pdf, too.
+
+        Args:
+            partial: as in `table`.
+
+        Raises:
+            UserError: if trials are not recorded.
+        """
+        from senet_lab.reports import drawing, figures
+
+        made = self._table(partial)
+        with drawing.lab_style():
+            return figures.figure_of(made)
+
+    def report(self, to: str | Path | None = None) -> Path:
+        """Write the HTML page of this study; its path.
+
+        Args:
+            to: the page (`report.html` in the study's folder).
+
+        Raises:
+            UserError: if the study has not been run.
+        """
+        from senet_lab import files
+        from senet_lab.reports import page, results
+
+        path = Path(to) if to else self.folder / "report.html"
+        found = results.finished_studies([self.folder]) if self.folder.is_dir() else []
+        if not found:
+            raise UserError(f"there is no study in {self.folder}: run() trains it")
+        return files.replace_all(
+            path.parent, {path.name: page.render_page(found, results.measured_gates([self.folder]))}
+        )[0]
+
+    def _table(self, partial: bool) -> Table:
+        from senet_lab.studies.study import from_store, gather
+
+        try:
+            return gather(*from_store(self._composed, self.words, partial))[2]
+        except UserError:
+            raise
+        except ValueError as error:
+            raise RunError(str(error)) from error
+
+
+class Search(Study):
+    """A search for designs under a budget. Made by `search`."""
+
+    def plan(self) -> pd.DataFrame:
+        """The cheapest and the dearest design of its space, and what each costs. Nothing is trained or written."""
+        import pandas as pd
+
+        from senet_lab.studies import search_plan
+        from senet_lab.studies.search import SearchDesign
+        from senet_lab.studies.space import design_text
+        from senet_lab.studies.store import Store
+
+        design = SearchDesign(self._composed)
+        design.look_up(Store(self._composed.config.storage, create=False))
+        space = design.priced.space
+        found = search_plan.extremes(design).items()
+        lines = [
+            {"design": name, "levels": design_text(space, each), **design.worth.cost(each)} for name, each in found
+        ]
+        frame = pd.DataFrame(lines).set_index("design")
+        frame.attrs = {"designs": space.distinct(), "trials": design.asker.trials * design.seeds}
+        return frame
+
+    def run(self) -> Search:
+        """Ask for designs and train them until the search is over, and write the front; progress is shown on the way.
+        An interrupt loses nothing: the same call goes on."""
+        super().run()
+        return self
+
+    def front(self) -> pd.DataFrame:
+        """The designs on the front, with their errors, intervals and costs, as `front.csv` has them.
+
+        Raises:
+            UserError: if the search has not been run.
+        """
+        designs = self.table()
+        return designs[designs["on_front"] == 1]
+
+    def figure(self, partial: bool = False) -> Figure:
+        """Error against cost, with the front as a line."""
+        from senet_lab.reports import drawing, front_figures
+
+        made = self._table(partial)
+        with drawing.lab_style():
+            return front_figures.front_figure(made)
+
+    def _table(self, partial: bool) -> Table:
+        from senet_lab.reports import tables
+
+        path = self.folder / "trials.csv"
+        if not path.is_file():
+            raise UserError(f"there is no search in {self.folder}: run() trains it")
+        trials, known = tables.read_study(path)
+        return tables.make_table(trials, known)
+
+
+def as_words(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Keyword arguments as words: {"recipe": {"epochs": 2}, "seeds": 3} → recipe.epochs=2, seeds=3."""
+    from senet_lab.naming import word_text
+    from senet_lab.notebook import kept_source
+
+    words: list[str] = []
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            words += as_words(value, f"{key}.")
+        elif key == "backbone" and callable(value):
+            words.append(f"{key}={kept_source(value, Path(str(settings.get('results', 'results/local'))))}")
+        elif value is None or isinstance(value, (str, int, float, bool, list, tuple, Path)):
+            words.append(f"{key}={word_text(str(value) if isinstance(value, Path) else value)}")
+        else:
+            raise UserError(
+                f"{key}: a {type(value).__name__} is no value of it; it takes what a word takes, or a function"
+            )
+    return words

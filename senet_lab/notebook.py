@@ -1,0 +1,123 @@
+"""Keeps the source of what a notebook or a script defines, so that worker processes and later sessions have it."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import hashlib
+import linecache
+import symtable
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from senet_lab.config import UserError
+from senet_lab.files import replace_all
+
+FOLDER = "code"  # in the folder of results
+
+
+def kept_source(function: Callable[..., Any], results: Path) -> str:
+    """`module:function`, by which any process finds the function.
+
+    That of a module is named as it is. One of a notebook, or of the script that runs, is written into a module of its
+    own, with all that it uses, below the results; its name holds a digest of the source, so that a definition that has
+    changed is another network, or another data set.
+
+    Raises:
+        UserError: for a lambda, a function within a function, and one that uses what no source tells.
+    """
+    name = getattr(function, "__qualname__", type(function).__name__)
+    if not name.isidentifier():
+        raise UserError(f"{name}: only a function or class at the top of a module or notebook can be found by workers")
+    if function.__module__ != "__main__":
+        return f"{function.__module__}:{name}"
+    text = "".join(parts(name, vars(sys.modules["__main__"]), {}))
+    module = f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    folder = results / FOLDER
+    earlier = sorted(path.stem for path in folder.glob(f"{name}_????????.py") if path.stem != module)
+    if not (folder / f"{module}.py").is_file():
+        if earlier:
+            print(f"{name} differs from what was defined under this name before ({', '.join(earlier)}): another study")
+        replace_all(folder, {f"{module}.py": text.encode()})
+    findable(results)
+    return f"{module}:{name}"
+
+
+def findable(results: Path) -> None:
+    """Let Python, in this process and in its workers, find the modules that are kept below the results."""
+    folder = str((results / FOLDER).resolve())
+    if folder not in sys.path and Path(folder).is_dir():
+        sys.path.append(folder)
+
+
+def parts(name: str, space: dict[str, Any], done: dict[str, None]) -> Iterator[str]:
+    """The source of a definition, behind that of everything that it uses; each once.
+
+    Args:
+        name: of the definition.
+        space: the names of the module that it is in.
+        done: names that stand already.
+    """
+    done[name] = None
+    thing = space[name]
+    if isinstance(thing, types.ModuleType):
+        yield f"import {thing.__name__} as {name}\n" if thing.__name__ != name else f"import {name}\n"
+        return
+    home, own = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    if home not in (None, "__main__") and own and getattr(sys.modules.get(home), own, None) is thing:
+        yield f"from {home} import {own} as {name}\n" if own != name else f"from {home} import {name}\n"
+        return
+    if isinstance(thing, (type, types.FunctionType)) and own == name:
+        text = definition(thing)
+        for used in sorted(names_of(text) & space.keys() - vars(builtins).keys()):
+            if used not in done:
+                yield from parts(used, space, done)
+        yield f"\n\n{text}\n"
+        return
+    try:
+        literal = ast.literal_eval(repr(thing)) == thing
+    except (ValueError, SyntaxError, TypeError):
+        literal = False
+    if not literal:
+        raise UserError(
+            f"{name}, which is used here, is a {type(thing).__name__} that no source tells: make it in the function"
+        )
+    yield f"{name} = {thing!r}\n"
+
+
+def definition(thing: Any) -> str:
+    """The source of a function or class of a notebook or script, decorators included.
+
+    Raises:
+        UserError: where it was not typed as such a definition.
+    """
+    codes = [thing.__code__] if isinstance(thing, types.FunctionType) else []
+    codes += [each.__code__ for each in vars(thing).values() if isinstance(each, types.FunctionType)]
+    for file in dict.fromkeys(code.co_filename for code in codes):
+        text = "".join(linecache.getlines(file))
+        with_name = [
+            node
+            for node in (ast.parse(text).body if text else [])
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == thing.__name__
+        ]
+        if with_name:
+            node = with_name[-1]
+            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+    raise UserError(f"{thing.__name__}: its source is not at hand; define it with def or class in a file or a notebook")
+
+
+def names_of(text: str) -> set[str]:
+    """The names that a definition takes from its module."""
+
+    def within(scope: symtable.SymbolTable) -> Iterator[str]:
+        for symbol in scope.get_symbols():
+            if symbol.is_global() or (scope.get_type() == "module" and symbol.is_referenced()):
+                yield symbol.get_name()
+        for inner in scope.get_children():
+            yield from within(inner)
+
+    return set(within(symtable.symtable(text, "notebook", "exec")))

@@ -1,0 +1,202 @@
+"""The lab from Python: the same studies, records and messages as on the command line; in a notebook, too."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from jupyter_client.manager import KernelManager
+
+import senet_lab as lab
+from senet_lab.api import as_words
+
+HERE = {**os.environ, "PYTHONPATH": str(Path(lab.__file__).parents[1])}
+SMALL = {"recipe": {"epochs": 1}, "data": {"subset": 60}, "seeds": 2, "tracking": "off"}
+
+
+def test_settings_are_words() -> None:
+    given = {"seeds": [3, 4], "margin": 0.3, "se": None, "plan": True, "recipe": {"epochs": 2, "name": "quick"}}
+    assert as_words(given) == [
+        *("seeds=[3,4]", "margin=0.3", "se=null", "plan=true", "recipe.epochs=2", "recipe.name=quick"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: lab.study("rato"), "there is no study 'rato'; there are conv3x3, "),
+        (lambda: lab.study("ratio", seds=3), "there is no key 'seds' (did you mean seeds?)"),
+        (lambda: lab.study("ratio", "seeds"), "'seeds' is not of the form key=value"),
+        (lambda: lab.study("all"), "one study at a time"),
+        (lambda: lab.study("ratio", recipe={"lr": object()}), "recipe.lr: a object is no value"),
+        (lambda: lab.study("ratio", backbone=lambda num_classes: None), "at the top of a module or notebook"),
+        (lambda: lab.ablate("resnet8", {"recipe.lr": [0.1]}), "is not a list of at least two levels"),
+        (lambda: lab.ablate("resnet8", {"recipe.rl": [0.1, 0.2]}), "did you mean recipe.lr?"),
+        (lambda: lab.study("ratio").table(), "has 0 of the 18 trials"),
+        (lambda: lab.study("ratio").report(), "run() trains it"),
+        (lambda: lab.search().front(), "run() trains it"),
+    ],
+)
+def test_bad_input_is_one_line(
+    call: Callable[[], Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(lab.UserError) as raised:
+        call()
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_is_the_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = lab.ablate("resnet8", {"recipe.lr": [0.05, 0.1]}, **SMALL)
+    plan = study.plan()
+    assert plan["to_train"].tolist() == [2, 2]
+    assert plan["params"].nunique() == 1
+    assert not (tmp_path / "results").exists()
+    table = study.run().table()
+    written = pd.read_csv(study.folder / "table.csv", index_col=0)
+    pd.testing.assert_frame_equal(table, written)
+    assert study.plan()["recorded"].tolist() == [2, 2]
+    assert len(study.figure().axes) == 1
+    assert study.report().read_text().count("recipe.lr") > 0
+    words = study.command.split()
+    assert words[:3] == ["python", "-m", "senet_lab.run"]
+    again = subprocess.run(
+        [sys.executable, "-m", "senet_lab.run", *study.words, "plan=true"],
+        env=HERE,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "all 4 trials are recorded: nothing to train" in again.stdout
+
+
+# ------------------------------------------------------------------------------------------------------ in a notebook
+
+DEFINITION = """
+import senet_lab as lab
+from torch import nn
+import torch.nn.functional as F
+
+WIDTH = 4
+
+class Body(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(channels, WIDTH, 3), nn.Linear(WIDTH, classes)
+
+    def forward(self, x):
+        return self.head(F.relu(self.conv(x)).mean((2, 3)))
+
+def build(num_classes, in_channels):
+    return Body(in_channels, num_classes)
+"""
+CALL = """
+study = lab.ablate(build, {"recipe.lr": [0.05, 0.1]}, data={"subset": 100}, seeds=2, recipe={"epochs": EPOCHS},
+                   tracking="off", executor={"workers": 1})
+"""
+
+
+class Kernel:
+    """A notebook's kernel."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manager = KernelManager()
+        self.manager.start_kernel(cwd=str(folder), env=HERE)
+        self.client = self.manager.blocking_client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=120)
+
+    def run(self, code: str, interrupt_at: str = "") -> tuple[str, str]:
+        """Run a cell, or interrupt it as soon as it has printed something; what it printed, and its exception."""
+        self.client.execute(code)
+        text = ""
+        until = time.monotonic() + 300
+        while time.monotonic() < until:
+            try:
+                message = self.client.get_iopub_msg(timeout=5)
+            except queue.Empty:
+                continue
+            content = message["content"]
+            text += content.get("text", "") or content.get("data", {}).get("text/plain", "")
+            if interrupt_at and interrupt_at in text:
+                interrupt_at = ""
+                self.manager.interrupt_kernel()
+            if message["msg_type"] == "status" and content["execution_state"] == "idle":
+                reply = self.client.get_shell_msg(timeout=60)["content"]
+                return text, f"{reply.get('ename', '')}: {reply.get('evalue', '')}" if "ename" in reply else ""
+        raise AssertionError(f"no end in sight: {text}")
+
+    def end(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture
+def kernels(tmp_path: Path) -> Iterator[Callable[[], Kernel]]:
+    made: list[Kernel] = []
+
+    def start() -> Kernel:
+        made.append(Kernel(tmp_path))
+        return made[-1]
+
+    yield start
+    for kernel in made:
+        kernel.end()
+
+
+@pytest.mark.slow
+def test_a_notebook(kernels: Callable[[], Kernel], tmp_path: Path) -> None:
+    """A network that is defined in a notebook is trained by worker processes; a cell that was interrupted, and a kernel
+    that was restarted, go on by the same call; a definition that has changed is another study."""
+    first = kernels()
+    call = CALL.replace("EPOCHS", "150")
+    assert first.run(DEFINITION + call) == ("", "")
+    said, fault = first.run("study.run()", interrupt_at="[1/4]")
+    assert fault.startswith("KeyboardInterrupt")
+    assert "interrupted: what has ended is recorded; the same call goes on from there" in said
+    first.end()
+
+    second = kernels()
+    assert second.run(DEFINITION + call) == ("", "")
+    said, fault = second.run("print(study.plan().recorded.sum()); study.run(); print(study.table().shape[0])")
+    assert fault == ""
+    assert int(said.split()[0]) >= 1
+    assert said.split()[-1] == "2"
+
+    (kept,) = (tmp_path / "results/local/code").glob("build_*.py")
+    words = [f"backbone={kept.stem}:build", "+vary=recipe.lr", "levels=[0.05,0.1]", "data.subset=100", "se=null"]
+    words += ["seeds=2", "recipe.epochs=150", "plan=true"]
+    shell = subprocess.run(
+        [sys.executable, "-m", "senet_lab.run", *words],
+        cwd=tmp_path,
+        env=HERE,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "all 4 trials are recorded" in shell.stdout
+
+    said, fault = second.run(DEFINITION.replace("WIDTH = 4", "WIDTH = 5") + call + "print(study.plan().recorded.sum())")
+    assert fault == ""
+    assert f"build differs from what was defined under this name before ({kept.stem}): another study" in said
+    assert said.split()[-1] == "0"
+
+    for code, why in (
+        ("import torch; W = torch.ones(1)\ndef build(num_classes): return nn.Linear(int(W), num_classes)", "Tensor"),
+        ("def outer():\n  def build(num_classes): return None\n  return build\nbuild = outer()", "at the top"),
+    ):
+        said, fault = second.run(f"{code}\n{call}")
+        assert fault.startswith("UserError")
+        assert why in fault
+        assert "\n" not in fault
