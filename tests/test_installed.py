@@ -23,7 +23,12 @@ def run(*words: object, folder: Path, env: dict[str, str] | None = None) -> str:
 @pytest.mark.slow
 def test_the_wheel(tmp_path: Path) -> None:
     """It holds the commands, the studies, the digits and the page; neither git nor a home is needed."""
-    run(sys.executable, *"-m pip wheel . --no-deps --no-build-isolation -q -w".split(), tmp_path / "dist", folder=ROOT)
+    run(
+        sys.executable,
+        *["-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-q", "-w"],
+        tmp_path / "dist",
+        folder=ROOT,
+    )
     (wheel,) = (tmp_path / "dist").glob("senet_lab-*.whl")
     place, folder = tmp_path / "venv", tmp_path / "empty"
     folder.mkdir()
@@ -32,7 +37,16 @@ def test_the_wheel(tmp_path: Path) -> None:
     # The libraries are this environment's: PyTorch is not installed a second time.
     (own,) = place.glob("lib/python*/site-packages")
     (own / "libraries.pth").write_text(sysconfig.get_path("purelib"))
-    run(sys.executable, "-m", "pip", "--python", python, *"install -q --no-deps --no-index".split(), wheel, folder=folder)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        *["install", "-q", "--no-deps", "--no-index"],
+        wheel,
+        folder=folder,
+    )
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GIT"))}
     env |= {"HOME": str(tmp_path / "missing"), "PATH": str(place / "bin"), "MPLCONFIGDIR": str(tmp_path / "mpl")}
 
