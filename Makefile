@@ -59,11 +59,12 @@ chaos: $(READY)  ## 100 faults at random moments in small studies, and what beco
 real-images: $(READY)  ## train the studies of real images where they were left (DATA=DIR holds CIFAR-10)
 	@$(RUN) -m benchmarks.real_images $(DATA) $(ARGS)
 
-check: $(READY)  ## ruff, mypy, import-linter
+check: $(READY)  ## ruff, mypy, import-linter, and how long files and functions may be
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check --quiet .
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports --no-cache
+	@$(RUN) .ci/limits.py
 
 audit: $(READY)  ## known vulnerabilities of the locked dependencies, asked of the network; fails where it cannot tell
 	@uv="$$(command -v uv || echo $(RUN) -m uv)"; \

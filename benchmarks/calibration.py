@@ -25,15 +25,8 @@ from benchmarks import measuring
 from benchmarks.measuring import Line
 from senet_lab.compose import compose
 from senet_lab.reports import pareto
-from senet_lab.reports.statistics import (
-    ALPHA,
-    POWER,
-    detectable_effect,
-    holm,
-    paired_t_test,
-    power,
-    standard_deviation,
-)
+from senet_lab.reports.power import POWER, detectable_effect, power
+from senet_lab.reports.statistics import ALPHA, holm, paired_t_test, standard_deviation
 
 Array = NDArray[np.float64]
 SEEDS = (3, 4, 5, 7, 10, 20)

@@ -166,7 +166,7 @@ def run(words: Sequence[str], folder: Path, **more: str) -> tuple[float, float, 
 
 def machine(device: str) -> str:
     """What it ran on and with, in a line."""
-    from senet_lab.training.trial import processor
+    from senet_lab.training.machine import processor
 
     if device == "cuda":
         import torch

@@ -39,16 +39,14 @@ from scipy import optimize, special, stats
 from benchmarks import measuring
 from benchmarks.measuring import Line
 from senet_lab.reports.crossed import crossed_components
+from senet_lab.reports.power import NODES, WEIGHTS, power
 from senet_lab.reports.sequential import WORDS, Looks
 from senet_lab.reports.statistics import (
     ALPHA,
-    NODES,
-    WEIGHTS,
     deviation_of_differences,
     half_width,
     holm,
     paired_t_test,
-    power,
     standard_deviation,
 )
 

@@ -28,7 +28,6 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml.reader import ReaderError
 
 from senet_lab.config import (
     Config,
@@ -40,15 +39,15 @@ from senet_lab.config import (
     path_fault,
     storage_in,
 )
+from senet_lab.config_errors import error_line
 from senet_lab.factors import LEVELS, VARY, as_study, expand_levels
 from senet_lab.files import expand_home
 from senet_lab.naming import Composed, config_differences, quote_word, with_labels, word_text
 from senet_lab.notebook import findable
-from senet_lab.selection import as_asked, named_recipes, networks
+from senet_lab.selection import STUDIES, as_asked, named_recipes, networks
 
 PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe", "executor")  # chosen by name from conf/
-STUDIES = {"ablation": "study", "search": "search"}  # chosen by name from sweeps/, and the key that each sets
 EVERY_STUDY = "ablation=all"
 
 
@@ -291,24 +290,3 @@ def inner_dataclass(annotation: Any) -> Any:
     """The dataclass in `X` or `X | None`; None if there is none."""
     candidates = [annotation, *typing.get_args(annotation)]
     return next((kind for kind in candidates if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
-
-
-def error_line(error: Exception) -> str:
-    """What one of Hydra's, OmegaConf's or YAML's errors says, in a line, with the key or the file that it is about."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        error = error.__cause__  # Hydra says "error merging"; the cause says what is wrong
-    if isinstance(error, ReaderError):
-        return f"{error.name}: {error.reason} (character {error.position + 1})"
-    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()]
-    key = next((line.split(":", 1)[1].strip() for line in rest if line.startswith("full_key:")), "")
-    label = re.search(r"Key (.+ \(.+\)) is incompatible with \(str\)|Incompatible key type '(NoneType)'", str(error))
-    if label:
-        where = ".".join(key.split(".")[:2])
-        return f"{where}: {label[1] or 'null'} is no name; in quotes it is one, as are '4', 'yes' and 'null'"
-    if first.endswith("raised while composing config:"):  # In 'ablation/mine': ConfigKeyError raised …
-        first = f"{first.rpartition(':')[0].rpartition(':')[0]}: {rest[0]}"
-        if key in STUDIES:
-            first += "; its first line should be # @package _global_"
-    return f"{key}: {first}" if key and key not in first else first

@@ -9,10 +9,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from senet_lab.compose import GROUPS, STUDIES, choices, compose
+from senet_lab.compose import GROUPS, choices, compose
 from senet_lab.config import Config, UserError, walk
 from senet_lab.config.lab import Search, Study
 from senet_lab.naming import word_text
+from senet_lab.selection import STUDIES
 
 EXAMPLES = """\
 python -m senet_lab.run                              train one network: SE-ResNet-8 on the digits

@@ -13,6 +13,7 @@ from typing import Any
 
 from senet_lab.config import Study, UserError
 
+STUDIES = {"ablation": "study", "search": "search"}  # chosen by name from sweeps/, and the key that each sets
 WITH_RECIPE = ("data.cutout",)  # belongs to a recipe, though it is done to the images
 
 

@@ -23,6 +23,7 @@ from senet_lab.__main__ import main
 from senet_lab.config import SE, Data, RunError, UserError
 from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
 from senet_lab.reports import gate_figures, gate_summary
+from senet_lab.studies import class_choice
 from senet_lab.studies.store import DONE, FAILED, Store
 from senet_lab.training import checkpoints, gate_stats, sources
 from senet_lab.training import data as images
@@ -395,19 +396,19 @@ def test_classes_by_name_or_label() -> None:
     names = images.names_of(Data(name="folder"), folders)
     assert names == ["tench", "English springer", "parachute", "zebra"]
     counts = np.array([5, 5, 5, 0])
-    assert gate_stats.choose_classes(["parachute", "n01440764", "1", "2"], names, folders, counts) == [2, 0, 1]
-    assert gate_stats.choose_classes(None, names, folders, counts) == [0, 1, 2]
+    assert class_choice.choose_classes(["parachute", "n01440764", "1", "2"], names, folders, counts) == [2, 0, 1]
+    assert class_choice.choose_classes(None, names, folders, counts) == [0, 1, 2]
     with pytest.raises(
         UserError, match=r"no class 'tensh' \(did you mean tench\?\); there are tench, English springer"
     ):
-        gate_stats.choose_classes(["tensh"], names, folders, counts)
+        class_choice.choose_classes(["tensh"], names, folders, counts)
     with pytest.raises(UserError, match="no test images of class 'zebra'"):
-        gate_stats.choose_classes(["zebra"], names, folders, counts)
+        class_choice.choose_classes(["zebra"], names, folders, counts)
     digits = known(tuple("0123456789"))
-    assert gate_stats.choose_classes(None, list(digits.classes), digits, np.ones(10)) == [0, 3, 6, 9]
+    assert class_choice.choose_classes(None, list(digits.classes), digits, np.ones(10)) == [0, 3, 6, 9]
     many = known(tuple(f"class{i}" for i in range(1000)))
     with pytest.raises(UserError) as error:
-        gate_stats.choose_classes(["cat"], list(many.classes), many, np.ones(1000))
+        class_choice.choose_classes(["cat"], list(many.classes), many, np.ones(1000))
     assert len(str(error.value)) < 240
     assert "1000 in all" in str(error.value)
 
@@ -416,8 +417,8 @@ def test_the_paper_classes_where_they_are() -> None:
     wordnet = sorted(sources.WORDNET)
     folders = known(tuple(wordnet))
     names = images.names_of(Data(name="folder"), folders)
-    chosen = gate_stats.choose_classes(None, names, folders, np.ones(len(names)))
-    assert [names[label] for label in chosen] == list(gate_stats.PAPER)
+    chosen = class_choice.choose_classes(None, names, folders, np.ones(len(names)))
+    assert [names[label] for label in chosen] == list(class_choice.PAPER)
     assert [wordnet[label] for label in chosen] == ["n01443537", "n03954731", "n02110958", "n09246464"]
 
 

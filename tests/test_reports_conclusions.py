@@ -17,7 +17,7 @@ from test_reports_tables import on_terminal, plain_cells
 from senet_lab import __main__ as commands
 from senet_lab import outputs
 from senet_lab.outputs import Outputs, outputs_digest
-from senet_lab.reports import results, tables
+from senet_lab.reports import power, results, tables
 from senet_lab.reports import statistics as st
 from senet_lab.reports.conclusions import judge, needed_seeds, settled_verdict
 from senet_lab.reports.sequential import Looks
@@ -132,16 +132,17 @@ def test_power_of_equivalence_against_simulation(n: int, effect: float, margin: 
     mean, error = d.mean(1), d.std(1, ddof=1) / math.sqrt(n)
     both = (mean - margin) / error < stats.t.ppf(0.01, n - 1)
     both &= (mean + margin) / error > stats.t.isf(0.01, n - 1)
-    assert st.equivalence_power(effect, margin, n, 0.01) == pytest.approx(both.mean(), abs=0.006)
+    assert power.equivalence_power(effect, margin, n, 0.01) == pytest.approx(both.mean(), abs=0.006)
 
 
 def test_seeds_to_equate_is_the_first_n_with_the_power() -> None:
     for effect, margin in ((0.0, 1.0), (0.5, 1.0), (-0.2, 0.7)):
-        n = st.seeds_to_equate(effect, margin, 0.01)
+        n = power.seeds_to_equate(effect, margin, 0.01)
         assert n is not None
-        assert st.equivalence_power(effect, margin, n, 0.01) >= 0.8 > st.equivalence_power(effect, margin, n - 1, 0.01)
-    assert st.seeds_to_equate(1.0, 1.0) is None
-    assert st.seeds_to_equate(0.0, 1e-3) == st.SEEDS_LIMIT
+        enough, few = (power.equivalence_power(effect, margin, seeds, 0.01) for seeds in (n, n - 1))
+        assert enough >= 0.8 > few
+    assert power.seeds_to_equate(1.0, 1.0) is None
+    assert power.seeds_to_equate(0.0, 1e-3) == power.SEEDS_LIMIT
 
 
 def test_what_settles_an_open_row_is_the_cheaper_of_both_ways() -> None:
@@ -149,9 +150,9 @@ def test_what_settles_an_open_row_is_the_cheaper_of_both_ways() -> None:
     found = st.compare_pairs(dict(enumerate(d)), st.step_percent(10_000))
     assert found is not None
     effect, sd = d.mean() / d.std(ddof=1), d.std(ddof=1)
-    shown = st.seeds_to_show(effect, 0.025)
+    shown = power.seeds_to_show(effect, 0.025)
     assert needed_seeds(found, 0.025, None) == (shown, None)
-    near, far = st.seeds_to_equate(effect, 0.15 / sd, 0.025), st.seeds_to_equate(effect, 1.0 / sd, 0.025)
+    near, far = power.seeds_to_equate(effect, 0.15 / sd, 0.025), power.seeds_to_equate(effect, 1.0 / sd, 0.025)
     assert near is not None
     assert far is not None
     assert far < shown < near

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from senet_lab.reports import power
 from senet_lab.reports import statistics as st
 from senet_lab.reports.conclusions import judge
 
@@ -170,22 +171,22 @@ def test_power_and_what_n_can_show(n: int, alpha: float) -> None:
         exact = stats.nct.sf(critical, n - 1, effect * math.sqrt(n)) + stats.nct.cdf(
             -critical, n - 1, effect * math.sqrt(n)
         )
-        assert st.power(effect, n, alpha) == pytest.approx(exact, abs=2e-4)
-    assert st.power(0, n, alpha) == pytest.approx(alpha, abs=2e-4)
+        assert power.power(effect, n, alpha) == pytest.approx(exact, abs=2e-4)
+    assert power.power(0, n, alpha) == pytest.approx(alpha, abs=2e-4)
     draw = np.random.default_rng(8)
-    told = st.detectable_effect(n, alpha) * st.standard_deviation(draw.normal(0, 1, (20_000, n)))
+    told = power.detectable_effect(n, alpha) * st.standard_deviation(draw.normal(0, 1, (20_000, n)))
     d = draw.normal(told[:, None], 1, (20_000, n))  # other studies, in which what each was told is true
     assert np.mean(st.paired_t_test(d) <= alpha) == pytest.approx(0.8, abs=0.01)
 
 
 def test_seeds_to_show_is_the_first_n_with_the_power() -> None:
     for effect in (0.2, 0.5, 1.0, 3.0):
-        n = st.seeds_to_show(effect, 0.01)
-        assert st.power(effect, n, 0.01) >= 0.8 > st.power(effect, n - 1, 0.01)
+        n = power.seeds_to_show(effect, 0.01)
+        assert power.power(effect, n, 0.01) >= 0.8 > power.power(effect, n - 1, 0.01)
     # The textbook's example: half a standard deviation at 5% and 80% needs 34 pairs.
-    assert st.seeds_to_show(0.5) == 34
-    assert st.seeds_to_show(0.0) == st.SEEDS_LIMIT
-    assert st.seeds_to_show(1e9) == 2
+    assert power.seeds_to_show(0.5) == 34
+    assert power.seeds_to_show(0.0) == power.SEEDS_LIMIT
+    assert power.seeds_to_show(1e9) == 2
 
 
 def test_verdicts_point_the_right_way() -> None:
@@ -205,8 +206,8 @@ def test_verdicts_point_the_right_way() -> None:
         "open: 1000 or more seeds",
     )
     assert lower.more_seeds is None
-    assert same.more_seeds == st.SEEDS_LIMIT
-    expected = noise.std(ddof=1) * st.detectable_effect(5, 0.05 / 3)
+    assert same.more_seeds == power.SEEDS_LIMIT
+    expected = noise.std(ddof=1) * power.detectable_effect(5, 0.05 / 3)
     assert same.could_show == pytest.approx(expected)
 
 

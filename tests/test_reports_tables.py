@@ -16,7 +16,8 @@ from rich.console import Console
 from test_reports_roundtrip import RATIO, made_up
 
 from senet_lab.reports import tables
-from senet_lab.reports.columns import STUDY, count, p_value, signed
+from senet_lab.reports.cell_text import count, p_value, signed
+from senet_lab.reports.columns import STUDY
 from senet_lab.reports.table import Table
 from senet_lab.reports.tex import tex
 

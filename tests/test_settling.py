@@ -25,7 +25,7 @@ from senet_lab.config import UserError
 from senet_lab.reports.sequential import Looks
 from senet_lab.reports.trials import read_trials
 from senet_lab.run import main
-from senet_lab.studies import settling, transfer
+from senet_lab.studies import settle_plan, settling, transfer
 from senet_lab.studies.designs import ListedDesign
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.plan import Plan, make_plan, merge_plans
@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Store:
 
 def placed(store: Store, *words: str, folder: Path = Path("nowhere")) -> Plan:
     """A settling plan with its first seed."""
-    (plan,) = settling.with_first_seeds([make_plan(compose([*WORDS, *words]))], [folder], store)
+    (plan,) = settle_plan.with_first_seeds([make_plan(compose([*WORDS, *words]))], [folder], store)
     return plan
 
 
@@ -116,7 +116,7 @@ def test_neither_order_nor_workers_change_what_is_looked_at(store: Store) -> Non
 def test_effects_of_a_grid_settle_each_by_itself(store: Store) -> None:
     """A second implementation: main effects and interaction by linear algebra, all seeds at once."""
     words = ["+vary=[se.reduction,recipe.lr]", "levels=[[2,8],[0.05,0.1]]", *WORDS[1:]]
-    (plan,) = settling.with_first_seeds([make_plan(compose(words))], [Path("nowhere")], store)
+    (plan,) = settle_plan.with_first_seeds([make_plan(compose(words))], [Path("nowhere")], store)
     assert plan.study_tests == 3
     signs = np.array([[-1, -1, 1, 1], [-1, 1, -1, 1], [1, -1, -1, 1]]) * [[0.5], [0.5], [1]]  # over the cells in order
     stops = set()
@@ -158,7 +158,7 @@ def test_verdicts_are_told_once_as_they_come_in(store: Store) -> None:
 def test_rows_of_several_studies_share_their_trainings(store: Store) -> None:
     names = ("excitation", "squeeze")
     made = [make_plan(compose([f"+ablation={name}", *WORDS[1:]])) for name in names]
-    plans = settling.with_first_seeds(made, [Path("nowhere")] * 2, store)
+    plans = settle_plan.with_first_seeds(made, [Path("nowhere")] * 2, store)
     records: dict[str, Record] = {}
     design = listed(*plans)
     waiting, trained = list(merge_plans(plans).todo), []
@@ -196,21 +196,21 @@ def test_a_row_that_failed_has_no_more_seeds(store: Store) -> None:
 def test_seeds_that_have_been_seen_are_not_used(store: Store, tmp_path: Path) -> None:
     assert placed(store).aim.first == 0
     plan = placed(store)
-    shown = settling.row_cells(plan)["tanh"].with_seed(4)
+    shown = settle_plan.row_cells(plan)["tanh"].with_seed(4)
     store.claim(shown.trial_id)
     assert placed(store).aim.first == 0  # nobody has seen what is in training
     store.finish(shown.trial_id, DONE, {**FIELDS, "metrics": {"test_error": 1.0, "val_error": 1.0}})
     assert placed(store).aim.first == 5
-    (tmp_path / "trials.csv").write_text(f"trial_id\n{settling.row_cells(plan)['ReLU'].with_seed(7).trial_id}\n")
+    (tmp_path / "trials.csv").write_text(f"trial_id\n{settle_plan.row_cells(plan)['ReLU'].with_seed(7).trial_id}\n")
     assert placed(store, folder=tmp_path).aim.first == 8  # of a table whose records are gone
     other = make_plan(compose(["+ablation=squeeze", *WORDS[1:]]))  # shares the baseline alone
-    assert settling.with_first_seeds([other], [Path("nowhere")], store)[0].aim.first == 0
+    assert settle_plan.with_first_seeds([other], [Path("nowhere")], store)[0].aim.first == 0
 
 
 def test_a_plan_is_kept_and_its_words_go_on_with_it(store: Store) -> None:
     first, where = placed(store), [Path("a/b/excitation")]
-    assert not settling.write_down([first], where, store)
-    seen = settling.row_cells(first)["tanh"].with_seed(0)
+    assert not settle_plan.write_down([first], where, store)
+    seen = settle_plan.row_cells(first)["tanh"].with_seed(0)
     store.claim(seen.trial_id)
     store.finish(seen.trial_id, DONE, {**FIELDS, "metrics": {"test_error": 1.0, "val_error": 1.0}})
     again = placed(store)
@@ -221,7 +221,7 @@ def test_a_plan_is_kept_and_its_words_go_on_with_it(store: Store) -> None:
     second = placed(store, "margin=3", "settle.name=second")
     assert second.aim.first == 1
     assert second.aim.earlier == "a/b/excitation (metric=error margin=2 settle.min=3 settle.max=9, seeds from 0)"
-    late = settling.with_first_seeds([first], where, store)
+    late = settle_plan.with_first_seeds([first], where, store)
     assert late[0].aim == first.aim
 
 
@@ -230,12 +230,12 @@ def test_what_a_failure_is_belongs_to_the_plan(store: Store, failures: str) -> N
     """Words of before are no other words: a plan that was noted without it goes on with either."""
     (other,) = {"untested", "chance"} - {failures}
     plan = placed(store, f"failures={failures}")
-    assert not settling.write_down([plan], [Path("a/b/excitation")], store)
+    assert not settle_plan.write_down([plan], [Path("a/b/excitation")], store)
     assert placed(store, f"failures={failures}").aim == plan.aim
     with pytest.raises(UserError, match=r"\(metric=error margin=2( failures=chance)? settle.min=3") as refused:
         placed(store, f"failures={other}")
     assert ("failures=chance" in str(refused.value)) == (failures == "chance")
-    old = settling.as_note(plan.aim, settling.identities(plan), Path("a/b/excitation"))
+    old = settle_plan.as_note(plan.aim, settle_plan.identities(plan), Path("a/b/excitation"))
     del old["failures"]
     before = Store(store.url.replace("lab.db", "before.db"))
     before.note_once(plan.aim.plan, old)
@@ -246,8 +246,8 @@ def test_what_a_failure_is_belongs_to_the_plan(store: Store, failures: str) -> N
 def test_of_two_drivers_that_plan_at_once_one_is_told(store: Store) -> None:
     mine, theirs = placed(store), placed(store)
     moved = replace(theirs, aim=replace(theirs.aim, first=5))
-    assert not settling.write_down([mine], [Path("x")], store)
-    assert settling.write_down([moved], [Path("x")], store)
+    assert not settle_plan.write_down([mine], [Path("x")], store)
+    assert settle_plan.write_down([moved], [Path("x")], store)
 
 
 def bytes_of(results: Path) -> dict[str, bytes]:
@@ -274,13 +274,13 @@ def test_a_study_settles_and_ends_the_same_again(tmp_path: Path, monkeypatch: py
         if number:
             transfer.export_csv("sqlite:///one/lab.db", source)
         transfer.read_in(f"sqlite:///other{number}/lab.db", [source])
-        (plan,) = settling.with_first_seeds(
+        (plan,) = settle_plan.with_first_seeds(
             [make_plan(compose([*words, f"results=other{number}"]))], [folder], Store(f"sqlite:///other{number}/lab.db")
         )
         ended = settling.look_at(plan, Store(f"sqlite:///other{number}/lab.db"))
         assert (ended.aim.first, ended.todo, len(ended.trials)) == (0, [], len(read_trials(folder / "trials.csv")))
         with pytest.raises(UserError, match=r"/excitation \(metric=error margin=2 .* settle.max=4"):
-            settling.with_first_seeds(
+            settle_plan.with_first_seeds(
                 [make_plan(compose([*words, "margin=1"]))], [folder], Store(f"sqlite:///other{number}/lab.db")
             )
 

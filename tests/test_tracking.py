@@ -21,7 +21,7 @@ from wandb_runs import END_SECONDS, WANDB, finish, first_line, inspect, services
 from wandb_server import Server
 
 from senet_lab.config import UserError
-from senet_lab.studies.export_wandb import LONGEST, run_name, wandb_mode
+from senet_lab.studies.wandb_client import LONGEST, run_name, wandb_mode
 
 ROOT = Path(__file__).parents[1]
 LONG = "a row whose label holds “quotes”, 100 %, a/slash, \\ and #?:" + 12 * " and more"

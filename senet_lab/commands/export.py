@@ -48,11 +48,11 @@ def export_records(side: str, words: list[str]) -> None:
     from rich.console import Console
 
     from senet_lab.compose import compose_all
-    from senet_lab.studies import exporter, plan, study  # torch comes with them
-    from senet_lab.studies.export_wandb import wandb_mode
+    from senet_lab.studies import export_process, exporter, plan, study  # torch comes with them
     from senet_lab.studies.forecast import Expectation
     from senet_lab.studies.progress import Progress
     from senet_lab.studies.store import Store
+    from senet_lab.studies.wandb_client import wandb_mode
 
     studies = [replace(each, config=replace(each.config, plan=True, retry=False)) for each in compose_all(words)]
     config = studies[0].config
@@ -74,4 +74,4 @@ def export_records(side: str, words: list[str]) -> None:
     done = exporter.once(studies, design, side, whole and not lacking)
     if done.left != 0:
         raise RunError(f"not exported: {done.failure_text(side)}; the same command goes on")
-    print(f"written: {done.written} {exporter.SIDES[side]}; all others were there")
+    print(f"written: {done.written} {export_process.SIDES[side]}; all others were there")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from senet_lab.config import SE
-from senet_lab.models.backbones import BACKBONES, create, seed_others, with_se
-from senet_lab.models.cost import Cost, convention_total, cost, fingerprint, hidden_widths, latency
+from senet_lab.models.backbones import BACKBONES, create, with_se
+from senet_lab.models.cost import Cost, convention_total, cost, fingerprint, hidden_widths
 from senet_lab.models.detection import faster_rcnn
 from senet_lab.models.gates import SEBlock
 from senet_lab.models.identity import code
 from senet_lab.models.insert import add_se, stages_of
+from senet_lab.models.latency import latency
+from senet_lab.models.seeding import seed_others
 from senet_lab.models.weights import load_weights, pretrained, timm_state_dict
 
 __all__ = [

@@ -17,13 +17,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy
 import torch
 import torchvision.models
 from torch import nn
@@ -35,6 +32,7 @@ from senet_lab.models.gated import Inserted
 from senet_lab.models.gates import check_known
 from senet_lab.models.inception import bn_inception
 from senet_lab.models.insert import STANDARD, add_se, put_se
+from senet_lab.models.seeding import seeded
 from senet_lab.models.shufflenet import shufflenet
 from senet_lab.models.stages import declare_stages
 
@@ -288,28 +286,3 @@ def use_ceil(net: nn.Module, name: str) -> None:
         raise ValueError(f"pool: {name} has no padded 3×3 maximum that could be ceil")
     for module in padded:
         module.padding, module.ceil_mode = 0, True
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """What is drawn on the CPU inside, from torch's, NumPy's or Python's global generator, depends on `seed` alone and
-    moves none of them; None changes nothing."""
-    if seed is None:
-        yield
-        return
-    python, array = random.getstate(), numpy.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, leaves the GPUs' generators alone
-        seed_others(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            numpy.random.set_state(array)
-
-
-def seed_others(seed: int) -> None:
-    """Seed Python's and NumPy's global generators. The lab's own networks draw from torch's alone; a network of the
-    user's may draw from any."""
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)  # all that it takes

@@ -13,8 +13,6 @@ Conventions, because the printed digits hang on them:
 from __future__ import annotations
 
 import hashlib
-import statistics
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -32,7 +30,6 @@ from senet_lab.models.operators import POOLING, SCALING, SUMS, OperatorCall, Ope
 from senet_lab.models.stages import stage_of
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-WARM_UP = 5  # passes that are not timed
 
 
 @dataclass(frozen=True)
@@ -161,12 +158,17 @@ def cost(net: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
             statistics=sum(n for path, n in statistics.items() if is_in(path, roots)),
         )
 
+    return within([""], {stage: within(roots, {}) for stage, roots in sorted(stage_roots(net).items())})
+
+
+def stage_roots(net: nn.Module) -> dict[int, list[str]]:
+    """Stage → the paths of the outermost modules in it."""
     stages: dict[int, list[str]] = {}
     for path, _ in net.named_modules():
         stage = stage_of(net, path)
         if stage is not None and stage_of(net, path.rpartition(".")[0]) is None:
             stages.setdefault(stage, []).append(path)
-    return within([""], {stage: within(roots, {}) for stage, roots in sorted(stages.items())})
+    return stages
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
@@ -225,30 +227,6 @@ def gate_weights(watch: OperatorLog) -> set[str]:
             step.places = {place} if place else step.places
         weights |= own
     return weights
-
-
-def latency(
-    net: nn.Module, plain: nn.Module, input_size: Sequence[int], device: str = "cpu", repeats: int = 30
-) -> tuple[float, float]:
-    """Milliseconds of a forward pass of one image, and how many times as long as the plain network's that is.
-
-    Medians over warm repeats in evaluation mode. The plain network is timed in turn with `net`, so that whatever else
-    the machine does meets both.
-    """
-    image = torch.zeros(1, *input_size, device=device)
-    nets = [each.to(device).eval() for each in (net, plain)]
-    seconds: tuple[list[float], list[float]] = ([], [])
-    with torch.inference_mode():
-        for repeat in range(repeats + WARM_UP):
-            for each, taken in zip(nets, seconds, strict=True):
-                begun = time.perf_counter()
-                each(image)
-                if device == "cuda":
-                    torch.cuda.synchronize()
-                if repeat >= WARM_UP:
-                    taken.append(time.perf_counter() - begun)
-    mine, theirs = (statistics.median(taken) for taken in seconds)
-    return 1000 * mine, mine / theirs
 
 
 def smallest_side(net: nn.Module, input_size: Sequence[int], largest: int = 1024) -> int | None:

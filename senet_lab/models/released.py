@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from senet_lab.config import SE
-from senet_lab.models.backbones import BACKBONES, builder_of, seeded
+from senet_lab.models.backbones import BACKBONES, builder_of
 from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
+from senet_lab.models.seeding import seeded
 
 FILE = Path(__file__).with_name("released.json")
 CLASSES, CHANNELS, BATCH = 10, 3, 2

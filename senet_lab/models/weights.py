@@ -9,7 +9,6 @@ of timm's gates have biases, which the paper's section 6, and so our default, le
 from __future__ import annotations
 
 import pickle
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from senet_lab.models.gates import SEBlock, check_known
 from senet_lab.models.insert import add_se
 from senet_lab.models.state_dicts import state_dict_in, without_prefixes
 from senet_lab.models.tracing import NoBlockError, is_layer, trace
+from senet_lab.models.weight_names import key_mapping
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,6 @@ SOURCES |= {"legacy_senet154": LibraryNetwork("senet154", 16, legacy=True)}
 LIBRARIES = {
     "timm": list(SOURCES),
     "torchvision": [name for name in PLAIN if name in torchvision.models.list_models()],
-}
-
-# Beginnings of our keys → of the released models' keys, which number the stem's layers from 1.
-LEGACY_STEM = {"conv1.": "layer0.conv1.", "bn1.": "layer0.bn1."}
-LEGACY_DEEP_STEM = {
-    "conv1.0.": "layer0.conv1.",
-    "conv1.1.": "layer0.bn1.",
-    "conv1.3.": "layer0.conv2.",
-    "conv1.4.": "layer0.bn2.",
-    "conv1.6.": "layer0.conv3.",
-    "bn1.": "layer0.bn3.",
 }
 
 
@@ -286,22 +275,3 @@ def classifier_of(net: nn.Module) -> tuple[str, nn.Linear]:
     if not linears:
         raise ValueError(f"weights: the {type(net).__name__} has no linear layer to classify with")
     return linears[-1]
-
-
-def key_mapping(keys: Iterable[str]) -> list[dict[str, str]]:
-    """Our keys → ours, timm's (torchvision's, too) and the released models'.
-
-    Only gates at the standard position have a name of timm's; others keep ours, which no file of timm's has.
-    """
-    ours = list(keys)
-    stem = LEGACY_DEEP_STEM if "conv1.0.weight" in ours else LEGACY_STEM
-    timms = {key: re.sub(r"\.bn[23]\.se\.", ".se.", re.sub(r"\.(bn[23])\.body\.", r".\1.", key)) for key in ours}
-    released = {}
-    for key, name in timms.items():
-        name = name.replace(".se.", ".se_module.")
-        for beginning, theirs in {**stem, "fc.": "last_linear."}.items():
-            if name.startswith(beginning):
-                name = theirs + name.removeprefix(beginning)
-                break
-        released[key] = name
-    return [{key: key for key in ours}, timms, released]

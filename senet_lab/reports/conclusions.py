@@ -20,19 +20,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
+from senet_lab.reports.power import POWER, SEEDS_LIMIT, detectable_effect, seeds_to_equate, seeds_to_show
 from senet_lab.reports.sequential import Looks
-from senet_lab.reports.statistics import (
-    ALPHA,
-    POWER,
-    SEEDS_LIMIT,
-    Comparison,
-    detectable_effect,
-    half_width,
-    holm,
-    seeds_to_equate,
-    seeds_to_show,
-    standard_deviation,
-)
+from senet_lab.reports.statistics import ALPHA, Comparison, half_width, holm, standard_deviation
 
 IMAGES_LIMIT = 1_000_000  # "above"
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import statistics as numbers
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -22,46 +22,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from senet_lab.reports import point_labels
-from senet_lab.reports.aim import DIGITS
 from senet_lab.reports.drawing import LABEL_SIZE, figure_files, range_text, shorten
-from senet_lab.reports.table import Table, TableRow
+from senet_lab.reports.figure_points import FigurePoint, our_point, paper_point, params_differ
+from senet_lab.reports.table import Table
 from senet_lab.reports.verdict_styles import STYLES, VerdictStyle
 
 LABELLED = 8  # rows drawn against parameters; more would crowd their labels
 LISTED = 60  # rows one below the other; beyond, they are left to the table
-NEARLY_EQUAL = 0.05  # spread of the parameters, relative to the largest
 THICK, THIN = 2.6, 0.9  # of an interval over the seeds, and over seeds and images
 BAND = "#DCF1EA"  # of the margin: equivalent's colour, light
 STYLES = STYLES | {"paper": VerdictStyle("paper", "", "D", "soft", False)}
 ENTRY = 1.75  # inches of an entry of the legend
-
-
-@dataclass(frozen=True)
-class FigurePoint:
-    """One row in one panel, in the unit of the panel.
-
-    Attributes:
-        label: of the row.
-        value: Δ, or the error of a row that is compared with nothing.
-        half: half of its interval over the seeds; None where there is none.
-        wide: half of its interval over seeds and images; None where there is none.
-        params: parameters of the network.
-        style: of `STYLES`.
-        reached: its error or loss, as text.
-    """
-
-    label: str
-    value: float
-    half: float | None
-    wide: float | None
-    params: float | None
-    style: str
-    reached: str
-
-    @property
-    def reach(self) -> float:
-        """Half of its wider interval; 0 without any."""
-        return max(self.half or 0, self.wide or 0)
 
 
 def render_study(table: Table) -> dict[str, bytes]:
@@ -73,11 +44,11 @@ def figure_of(table: Table) -> Figure:
     if table.factors:  # what is tested: the effects
         table = replace(table, rows=tuple(row for row in table.rows if row.effect))
     compared = any(row.delta is not None for row in table.rows)
-    ours = [_our_point(row, compared) for row in table.rows]
-    theirs = [_paper_point(row, compared) for row in table.rows]
+    ours = [our_point(row, compared) for row in table.rows]
+    theirs = [paper_point(row, compared) for row in table.rows]
     shown = [p for p in ours if p is not None]
     known = all(p is None or p.params is not None for p in theirs)
-    against_params = known and len(table.rows) <= LABELLED and _differ(shown) and not table.breaks
+    against_params = known and len(table.rows) <= LABELLED and params_differ(shown) and not table.breaks
     panels = 2 if any(theirs) else 1
     rows = table.rows[:LISTED]
     width = 4.4 * panels if against_params or panels == 2 else 5.4
@@ -108,43 +79,6 @@ def figure_of(table: Table) -> Figure:
     for panel, scattered in pending:
         _label(figure, panel, scattered, compared)
     return figure
-
-
-def _our_point(row: TableRow, compared: bool) -> FigurePoint | None:
-    """A row of ours; None where it has nothing to draw."""
-    sample, delta = row.sample, row.delta
-    if sample is None and not row.effect:
-        return None
-    reached = "" if sample is None else f"{sample.mean:.{DIGITS[row.metric]}f}" + "%" * (row.metric == "error")
-    if sample is not None and not compared:
-        return FigurePoint(
-            row.label, sample.mean, sample.half_width, sample.half_crossed, row.params, row.kind, reached
-        )
-    if not row.baseline:
-        return FigurePoint(row.label, 0.0, None, None, row.params, row.kind, reached)
-    if delta is None:
-        return None
-    half = None if delta.high is None else delta.high - delta.delta
-    return FigurePoint(row.label, delta.delta, half, delta.half_crossed, row.params, row.kind, reached)
-
-
-def _paper_point(row: TableRow, compared: bool) -> FigurePoint | None:
-    """A row of the paper; None where it has nothing to draw."""
-    if row.printed is None:
-        return None
-    value = row.printed.top1 if not compared else row.printed_delta if row.baseline else 0.0
-    if value is None:
-        return None
-    millions = row.printed.params_m
-    params = row.paper_params if row.paper_params is not None else None if millions is None else millions * 1e6
-    style = "paper" if row.baseline else "baseline"
-    return FigurePoint(row.label, value, None, None, params, style, f"{row.printed.top1:.2f}%")
-
-
-def _differ(points: Sequence[FigurePoint]) -> bool:
-    """Whether parameters tell the points apart: at least three values, spread over more than 5%."""
-    values = {p.params for p in points if p.params is not None}
-    return len(values) >= 3 and None not in {p.params for p in points} and 1 - min(values) / max(values) > NEARLY_EQUAL
 
 
 def _axis(table: Table, compared: bool, ours: bool) -> str:

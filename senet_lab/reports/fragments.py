@@ -14,8 +14,8 @@ import pandas as pd
 from senet_lab.config import first_line
 from senet_lab.reports import gate_summary as role
 from senet_lab.reports.aim import DIGITS
-from senet_lab.reports.columns import signed, visible
-from senet_lab.reports.notes import and_list
+from senet_lab.reports.cell_text import and_list, signed
+from senet_lab.reports.columns import visible
 from senet_lab.reports.results import FinishedStudy, Gates
 from senet_lab.reports.table import Column, Table, TableRow
 from senet_lab.reports.verdict_styles import STYLES

@@ -16,7 +16,7 @@ from rich.console import Console
 from senet_lab.config import RunError
 from senet_lab.naming import Composed
 from senet_lab.reports import kept_tables
-from senet_lab.studies import plan, plan_text, settling
+from senet_lab.studies import plan, plan_text, settle_plan, settling
 from senet_lab.studies.forecast import Expectation, expect
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.progress import Progress
@@ -134,7 +134,7 @@ class ListedDesign:
         plan_text.show_alarms(self.plans, console)
 
     def begin(self) -> None:
-        if settling.write_down(self.plans, self.folders, self.store):
+        if settle_plan.write_down(self.plans, self.folders, self.store):
             raise RunError("another driver has begun the same plan at the same moment: start this one again")
 
     def more(self, progress: Progress) -> list[Cell]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from senet_lab.config import UserError
 from senet_lab.counting import counting
 from senet_lab.reports import gate_figures, gate_summary
+from senet_lab.studies import class_choice
 from senet_lab.studies.plan import device_of
 from senet_lab.studies.trained_network import compose_words, network_data, network_of, weights_of
 from senet_lab.training import checkpoints, gate_stats
@@ -36,7 +37,7 @@ def measure_gates(arguments: argparse.Namespace) -> None:
     test = images.load_splits(data).test
     names = images.names_of(data, facts)
     counts = np.bincount(test.labels_N, minlength=len(names))
-    figure = gate_stats.choose_classes(wanted or None, names, facts, counts)
+    figure = class_choice.choose_classes(wanted or None, names, facts, counts)
     console = Console()
     place = root_of(data).resolve().name if data.name == "folder" else data.name
     title = f"{module.hparams['backbone']}, {place}"

@@ -7,7 +7,9 @@ C_s channels in stage s: it is exact where r divides C and SE has no biases.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -55,12 +57,25 @@ def show_cost(composed: Composed, words: list[str], console: Console) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     expected = closed_form(gates, config.se, stages) if config.se else {}
-    plain = cost.params - cost.se_params
-
     design = "plain" if config.se is None else "with SE"
     console.print(
         f"[bold]{config.backbone}[/] {design}, {input_size[0]} × {input_size[1]} × {input_size[2]}", highlight=False
     )
+    console.print(cost_table(cost, gates, expected))
+    if cost.se_params:
+        plain, last = cost.params - cost.se_params, cost.stages[max(cost.stages)].se_params
+        console.print(
+            f"SE adds {cost.se_params / plain:.2%} to the plain network's {plain:,} parameters; without the last stage "
+            f"{(cost.se_params - last) / plain:.2%}.\n"
+            f"Multiply-adds of SE: layers {cost.fc_macs / 1e6:.3f} M, pooling {cost.pooling_macs / 1e6:.3f} M, "
+            f"scaling {cost.scaling_macs / 1e6:.3f} M.",
+            highlight=False,
+        )
+    console.print("All stages and stem and classifier; trainable weights; multiply-adds of one image.", style="dim")
+
+
+def cost_table(cost: models.Cost, gates: Sequence[Inserted], expected: Mapping[int, Any]) -> Table:
+    """A line a stage, and one for all; `expected` are the parameters of SE by equation 5, by stage."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stage")
     for heading in ("blocks\nwith SE", "params", "of SE", "2/r Σ N C²", "share\nof SE", "multiply-adds\nM", "of SE\nM"):
@@ -87,14 +102,4 @@ def show_cost(composed: Composed, words: list[str], console: Console) -> None:
         f"{cost.se_macs / 1e6:,.3f}",
         style="bold",
     )
-    console.print(table)
-    if cost.se_params:
-        last = cost.stages[max(cost.stages)].se_params
-        console.print(
-            f"SE adds {cost.se_params / plain:.2%} to the plain network's {plain:,} parameters; without the last stage "
-            f"{(cost.se_params - last) / plain:.2%}.\n"
-            f"Multiply-adds of SE: layers {cost.fc_macs / 1e6:.3f} M, pooling {cost.pooling_macs / 1e6:.3f} M, "
-            f"scaling {cost.scaling_macs / 1e6:.3f} M.",
-            highlight=False,
-        )
-    console.print("All stages and stem and classifier; trainable weights; multiply-adds of one image.", style="dim")
+    return table

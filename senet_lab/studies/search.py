@@ -14,13 +14,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from senet_lab.compose import words_of
 from senet_lab.config import UserError
 from senet_lab.counting import duration
 from senet_lab.naming import Composed
 from senet_lab.objectives import COSTS
-from senet_lab.reports.cells import csv_bytes
-from senet_lab.studies import confirmation, pricing, record_tables, search_objectives, search_plan
+from senet_lab.studies import confirmation, pricing, search_objectives, search_plan, search_tables
 from senet_lab.studies.forecast import Expectation, expect
 from senet_lab.studies.halving import Halving, Job
 from senet_lab.studies.plan import Cell, Plan, device_of
@@ -28,7 +26,7 @@ from senet_lab.studies.progress import Progress
 from senet_lab.studies.proposals import ENUMERATE, Proposer
 from senet_lab.studies.rows import Row
 from senet_lab.studies.search_objectives import SearchObjectives
-from senet_lab.studies.space import Candidate, Level
+from senet_lab.studies.space import Candidate
 from senet_lab.studies.stopwatch import Stopwatch
 from senet_lab.studies.store import DONE, FAILED, Record, Store
 from senet_lab.training import data as images
@@ -279,57 +277,18 @@ class SearchDesign:
         """Whether every training of a design has ended, rather than stopped at a rung."""
         return all(cell.trial_id in self.records for cell in self.cells[design])
 
-    def epochs_trained(self) -> int:
-        """Epochs that the designs' trainings have come to, whoever trained them."""
-        cells = [cell for cells in self.cells.values() for cell in cells]
-        whole = sum(cell.spec.recipe.epochs for cell in cells if cell.trial_id in self.records)
-        return whole + sum(
-            len(self.reached.get(cell.trial_id, [])) for cell in cells if cell.trial_id not in self.records
-        )
-
     # ---------------------------------------------------------------------------------------------------------- outputs
 
     def finish(self) -> None:
         """Count what was spent, and number the designs as they were asked for."""
-        whole = sum(cell.spec.recipe.epochs for design in self.asker.asked for cell in self.cells[design])
-        self.spent = f"{self.epochs_trained()}/{whole}"
+        self.spent = search_tables.spent(self)
         self.numbers = {self.rows[design].label: (n, design) for n, design in enumerate(self.asker.asked, start=1)}
 
     def columns(self, cell: Cell) -> dict[str, Any]:
-        """The design's levels, when it was asked for, and what the search was."""
-        number, design = self.numbers.get(cell.row.label, ("", None))
-        params: dict[str, Level] = {} if design is None else self.priced.space.params(design)
-        stopwatch = self.worth.stopwatch
-        latency = "" if stopwatch is None else stopwatch.milliseconds(cell.row)
-        facts = self.priced.facts
-        return {
-            "study": self.asked.name,
-            "baseline": pricing.NO_SE if any(row.label == pricing.NO_SE for row in self.rows.values()) else "",
-            "objectives": " ".join(self.asked.objectives),
-            "part": "search" if cell.seed < self.seeds else "confirmation",
-            "sampler": self.asked.sampler if self.asker.listed is None else ENUMERATE,
-            "spent": self.spent,
-            "asked": str(number),
-            "reference": next((name for name, network in self.known.items() if network == cell.row.network), ""),
-            **({"factors": " ".join(self.priced.space.levels)} if self.priced.space.others else {}),
-            **{key: params.get(key, "") for key in self.priced.space.levels},
-            "latency_ms": latency,
-            **self.worth.columns(cell.row.cost),
-            "classes": len(facts.classes),
-            "channels": facts.channels,
-            "val_images": facts.validation,
-            "words": words_of(self.config),
-        }
+        return search_tables.columns(self, cell)
 
     def files(self) -> dict[str, bytes]:
-        """`rungs.csv`: one line a design, seed and epoch of the trainings that were stopped at a rung."""
-        short = [
-            (number, cell, self.reached[cell.trial_id])
-            for number, design in enumerate(self.asker.asked, start=1)
-            for cell in self.cells[design]
-            if cell.trial_id not in self.records and cell.trial_id in self.reached
-        ]
-        return {"rungs.csv": csv_bytes(record_tables.rungs_frame(short))} if self.asked.rungs else {}
+        return search_tables.rung_files(self) if self.asked.rungs else {}
 
 
 def rung(trial_id: str, epochs: int) -> str:

@@ -16,7 +16,7 @@ from senet_lab.studies.calibration import threads
 from senet_lab.studies.pricing import PricedSpace, input_size
 from senet_lab.studies.rows import Row
 from senet_lab.studies.store import Store
-from senet_lab.training.trial import processor
+from senet_lab.training.machine import processor
 
 
 class Stopwatch:

@@ -25,7 +25,7 @@ from senet_lab.config import UserError
 from senet_lab.reports import curves
 from senet_lab.reports.cells import read_cells
 from senet_lab.reports.trials import read_trials
-from senet_lab.studies import settling
+from senet_lab.studies import settle_plan
 from senet_lab.studies.database import parse
 from senet_lab.studies.records import COLUMNS, value_at
 from senet_lab.studies.store import DONE, FAILED, Record, Store
@@ -204,7 +204,7 @@ def read_published(path: Path) -> tuple[list[FinishedTrial], dict[str, str]]:
             record["epochs"] = epochs.get(trial_id, [])
         text = json.dumps(record, sort_keys=True, allow_nan=False)
         found[trial_id] = FinishedTrial(trial_id, line["status"], float(number), text, packed.get(trial_id))
-    plan = settling.of_table(trials, path.resolve().parent)
+    plan = settle_plan.of_table(trials, path.resolve().parent)
     return list(found.values()), {plan["plan"]: json.dumps(plan, allow_nan=False)} if plan else {}
 
 

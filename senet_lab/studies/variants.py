@@ -14,8 +14,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from senet_lab.compose import check_key, error_line
+from senet_lab.compose import check_key
 from senet_lab.config import Config, Study, UserError, check_values, flat
+from senet_lab.config_errors import error_line
 from senet_lab.factors import RECIPE, check_factor, may_change_with, row_levels
 from senet_lab.naming import Composed, labels
 from senet_lab.reports import paper

@@ -24,7 +24,7 @@ from senet_lab.outputs import Outputs
 from senet_lab.reports import tables, wandb_views
 from senet_lab.reports.trials import canonical
 from senet_lab.reports.wandb_views import DashboardContent, Spec
-from senet_lab.studies import export_wandb
+from senet_lab.studies import export_wandb, wandb_client
 from senet_lab.training.processes import in_subprocess
 
 FILES = {"dashboard.json": wandb_views.workspace, "report.json": wandb_views.report}
@@ -72,17 +72,17 @@ def make_dashboards(arguments: argparse.Namespace) -> None:
         check_installed()
         shown, folder = from_store(composed, words)
     folder = arguments.to or folder
-    entity, project = export_wandb.entity_and_project()
+    entity, project = wandb_client.entity_and_project()
     views = {name: build(shown, entity, project) for name, build in FILES.items()}
     replace_all(folder, {name: wandb_views.view_json(view) for name, view in views.items()})
     print(f"written: {folder}/ ({', '.join(views)})")
-    if export_wandb.wandb_mode("online") == "off":
+    if wandb_client.wandb_mode("online") == "off":
         print("not saved: WANDB_MODE=disabled switches W&B off")
         return
     otherwise = f"{folder}/ holds what would be saved"
     addresses = in_subprocess("W&B", SAVING_SECONDS, save_all, list(views.values()), otherwise)
     if not addresses:
-        print(f"not saved: there is no W&B key; {export_wandb.HOW_TO_LOG_IN}, and the same command saves it")
+        print(f"not saved: there is no W&B key; {wandb_client.HOW_TO_LOG_IN}, and the same command saves it")
     for address in addresses:
         print(f"saved: {address}")
 
@@ -166,7 +166,7 @@ def save_all(views: Sequence[Spec], otherwise: str) -> list[str]:
     Raises:
         RunError: the server cannot be reached or refuses.
     """
-    if not export_wandb.log_in("dashboard", otherwise):
+    if not wandb_client.log_in("dashboard", otherwise):
         return []
     try:
         return [save_view(view) for view in views]

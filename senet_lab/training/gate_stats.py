@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -24,14 +23,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from senet_lab.config import RunError, UserError, first_line
+from senet_lab.config import RunError, first_line
 from senet_lab.models.gates import SEBlock
 from senet_lab.models.stages import stage_of
-from senet_lab.training.data import ALL, DataFacts
+from senet_lab.training.data import ALL
 
 Array = np.ndarray[Any, Any]
 
-PAPER = ("goldfish", "plane", "pug", "cliff")  # classes; the first two are those of figure 7
 HIGH, LOW = 0.95, 0.05  # a gate beyond these is saturated: its channel is as good as always on, or off
 
 
@@ -241,12 +239,7 @@ def measure(
             except RuntimeError as error:
                 size = " × ".join(map(str, x_BCHW.shape[1:]))
                 raise RunError(f"the network failed on images of {size}: {first_line(error)}") from error
-            rows, places = [], []  # of the batch that are among the first of their class, and that class's place
-            for place, label in enumerate(figure):
-                taken = torch.nonzero(y_B == label).flatten()[: missing[label]]
-                missing[label] -= len(taken)
-                rows.append(taken)
-                places.append(torch.full_like(taken, place))
+            rows, places = first_of_classes(y_B, missing)
             for shown, few, every_one in zip(blocks, listed, tallies, strict=True):
                 if shown.name not in latest:
                     raise RunError(f"{shown.name} ({shown.path}) has no part in what the network computes")
@@ -254,7 +247,7 @@ def measure(
                 if not gates_BC.isfinite().all():
                     raise RunError(f"the gates of {shown.name} are not all numbers: the training must have diverged")
                 every_one.add(gates_BC, y_B)
-                few.add(gates_BC[torch.cat(rows)], torch.cat(places))
+                few.add(gates_BC[rows], places)
             done += len(y_B)
             report(done)
     frames = [
@@ -265,6 +258,18 @@ def measure(
     gates = pd.concat(frames, ignore_index=True).astype({"images": int, "stage": "Int64"})
     first = ["block", "stage", "channel", "class", "mean", "sd", "images"]
     return GateStatistics(gates[first + [name for name in gates if name not in first]], block_frame(blocks, net))
+
+
+def first_of_classes(y_B: Tensor, missing: dict[int, int]) -> tuple[Tensor, Tensor]:
+    """Of a batch, the images that are among the first of their class, and the place of that class in `missing`: label
+    → how many of its images are still wanted, which is brought up to date."""
+    rows, places = [], []
+    for place, label in enumerate(missing):
+        taken = torch.nonzero(y_B == label).flatten()[: missing[label]]
+        missing[label] -= len(taken)
+        rows.append(taken)
+        places.append(torch.full_like(taken, place))
+    return torch.cat(rows), torch.cat(places)
 
 
 def block_frame(blocks: Sequence[MeasuredBlock], net: nn.Module) -> pd.DataFrame:
@@ -280,32 +285,3 @@ def block_frame(blocks: Sequence[MeasuredBlock], net: nn.Module) -> pd.DataFrame
             "params": sum(weight.numel() for weight in net.parameters() if weight.requires_grad),
         }
     )
-
-
-def choose_classes(words: Sequence[str] | None, names: Sequence[str], facts: DataFacts, counts_K: Array) -> list[int]:
-    """Labels of the classes to show: those that the words call by their `names` (`data.names_of`), by the data set's
-    own names (folders), or by their labels; None takes the paper's four if they are all there, else four spread evenly
-    over the classes that have test images.
-
-    Raises:
-        UserError: for a class that does not exist or has no test images.
-    """
-    if words is None:
-        if set(PAPER) <= set(names) and all(counts_K[names.index(name)] for name in PAPER):
-            return [names.index(name) for name in PAPER]
-        present = np.flatnonzero(counts_K)
-        places = np.linspace(0, len(present) - 1, min(4, len(present))).round().astype(int)
-        return [int(label) for label in present[np.unique(places)]]
-    known = {str(label): label for label in range(len(names))}
-    known |= {name: label for called in (facts.classes, names) for label, name in enumerate(called)}
-    for word in words:
-        if word not in known:
-            near = get_close_matches(word, known, n=1)
-            guess = f" (did you mean {near[0]}?)" if near else ""
-            some = ", ".join(names[:10]) + (f", … ({len(names)} in all)" if len(names) > 10 else "")
-            raise UserError(
-                f"--classes: there is no class '{word}'{guess}; there are {some}, or by label 0 to {len(names) - 1}"
-            )
-        if not counts_K[known[word]]:
-            raise UserError(f"--classes: there are no test images of class '{word}'")
-    return list(dict.fromkeys(known[word] for word in words))

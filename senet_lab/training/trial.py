@@ -6,15 +6,11 @@ A trial that is cut off goes on from its last epoch when it is run again, and en
 from __future__ import annotations
 
 import gc
-import platform
-import resource
-import sys
 import time
 import warnings
 import zipfile
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +26,12 @@ from senet_lab.training import data as images
 from senet_lab.training.distributed import ALONE, Rank, Report
 from senet_lab.training.ema import Average
 from senet_lab.training.lit import SENet
+from senet_lab.training.machine import machine_facts
 from senet_lab.training.sampling import WHOLE, BatchShare, mix_seed
 from senet_lab.training.spec import Spec
 from senet_lab.training.step import prepare
 
 QUIET = ("pytorch_lightning", "torch", "multiprocessing", "PIL")  # their warnings are of what is done on purpose here
-VERSIONS = ("torch", "torchvision", "pytorch-lightning", "numpy", "optuna", "wandb")
 
 
 class SplitsModule(pl.LightningDataModule):
@@ -183,36 +179,25 @@ def run_trial(spec: Spec, checkpoint: Path, report: Report, until: int | None = 
 
 
 def train_in_process(spec: Spec, checkpoint: Path, until: int | None, rank: Rank, report: Report) -> dict[str, Any]:
-    """`run` in this process, alone or as one of several."""
+    """`run_trial` in this process, alone or as one of several."""
     started = time.time()
-    if (spec.device, spec.precision) == ("cpu", "16-mixed"):  # Lightning would take bf16 instead, with a warning
-        raise RunError("training.precision=16-mixed needs a GPU; on a CPU there are 32-true and bf16-mixed")
-    if spec.device == "cuda":
-        gc.collect()  # Lightning's last trainer holds its network in a circle
-        torch.cuda.empty_cache()  # so that blocks of other sizes leave no gaps, and whoever shares the GPU has them
-        torch.cuda.reset_peak_memory_stats()
-    # Deterministic algorithms would have all new memory filled with NaN first: one more pass over every map.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    prepare_device(spec)
     with warnings.catch_warnings():
         for source in QUIET:
             warnings.filterwarnings("ignore", module=source)
         check_code(spec)
         splits = load_trial_splits(spec)
         module = SENet(
-            spec.backbone,
-            spec.se,
-            spec.classes,
-            spec.channels,
-            spec.stride,
+            *(spec.backbone, spec.se, spec.classes, spec.channels, spec.stride),
             recipe=spec.recipe,
             seed=spec.seed,
             step=spec.step,
             share=rank,
             images=checkpoints.describe(spec.data, splits),
         )
-        prepare(module.net, module.step, spec.network)
+        prepare(module.net, spec.step, spec.network)
         batches = SplitsModule(splits, spec.recipe.batch_size, spec.seed, spec.recipe.sampling, rank)
-        averaging = [Average(spec.recipe.ema)] if spec.recipe.ema else []
+        callbacks = [Average(spec.recipe.ema)] if spec.recipe.ema else []
         trainer = pl.Trainer(
             max_epochs=spec.recipe.epochs,
             **distributed.trainer_arguments(rank, spec.device, spec.sync_batchnorm),
@@ -227,7 +212,7 @@ def train_in_process(spec: Spec, checkpoint: Path, until: int | None, rank: Rank
             limit_val_batches=1.0 if len(splits.validation) else 0,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
-            callbacks=[*averaging, Epochs(spec.seed, checkpoint, report, until, rank)],
+            callbacks=[*callbacks, Epochs(spec.seed, checkpoint, report, until, rank)],
         )
         resumed = trainer.strategy.broadcast(rank.number == 0 and can_resume(checkpoint, module, report))
         try:
@@ -248,11 +233,20 @@ def train_in_process(spec: Spec, checkpoint: Path, until: int | None, rank: Rank
         "seconds": time.time() - started,
         "resumed": resumed,
         "started": started,
-        "peak_memory_mib": peak_memory_mib(spec.device),
-        "device_name": torch.cuda.get_device_name() if spec.device == "cuda" else processor(),
-        "host": platform.node(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        **machine_facts(spec.device),
     }
+
+
+def prepare_device(spec: Spec) -> None:
+    """Free what the last trial has left on the GPU; a RunError for a precision that the device lacks."""
+    if (spec.device, spec.precision) == ("cpu", "16-mixed"):  # Lightning would take bf16 instead, with a warning
+        raise RunError("training.precision=16-mixed needs a GPU; on a CPU there are 32-true and bf16-mixed")
+    if spec.device == "cuda":
+        gc.collect()  # Lightning's last trainer holds its network in a reference cycle
+        torch.cuda.empty_cache()  # blocks of other sizes would leave gaps, and other processes may use this memory
+        torch.cuda.reset_peak_memory_stats()
+    # Deterministic algorithms would fill all new memory with NaN first: one more pass over every map.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def check_code(spec: Spec) -> None:
@@ -278,20 +272,3 @@ def load_trial_splits(spec: Spec) -> images.Splits:
         return images.load_splits(spec.data, spec.feed, spec.device, spec.identity)
     except UserError as error:
         raise RunError(str(error)) from error
-
-
-def peak_memory_mib(device: str) -> float:
-    """Peak memory in MiB: of the GPU since the trial began, or else of this process since it began."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kibibytes / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def processor() -> str:
-    """The processor's name, as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
