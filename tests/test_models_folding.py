@@ -233,57 +233,6 @@ def products(net: nn.Module, x_BCHW: Tensor) -> int:
     return counted.count
 
 
-def heard(net: nn.Module) -> None:
-    net.layer1[0].bn2.se.register_forward_pre_hook(lambda *call: None)
-
-
-def heard_norm(net: nn.Module) -> None:
-    net.layer1[0].bn2.body.register_forward_hook(lambda *call: None)
-
-
-def heard_layer(net: nn.Module) -> None:
-    net.layer1[0].bn2.se.fc2.register_forward_hook(lambda *call: None)
-
-
-def replaced(net: nn.Module) -> None:
-    net.layer1[0].bn2.se = nn.Softmax2d()
-
-
-def other_mode(net: nn.Module) -> None:
-    net.layer1[0].bn2.body.train(not net.training)
-
-
-def no_statistics(net: nn.Module) -> None:
-    net.layer1[0].bn2.body = nn.BatchNorm2d(16, track_running_stats=False)
-
-
-def all_batches(net: nn.Module) -> None:
-    net.layer1[0].bn2.body.momentum = None
-
-
-CHANGES: list[Callable[[nn.Module], None]] = [heard, heard_norm, heard_layer, replaced, no_statistics, all_batches]
-
-
-@pytest.mark.usefixtures("any_size")
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-@pytest.mark.parametrize("change", [*CHANGES, other_mode], ids=lambda change: change.__name__)
-def test_a_branch_that_is_watched_or_changed_runs_its_modules(
-    change: Callable[[nn.Module], None], training: bool
-) -> None:
-    net = create("resnet8", SE(4), 5, seed=1).train(training)
-    x_BCHW = torch.randn(2, 3, 8, 8)
-    with torch.set_grad_enabled(training):
-        assert products(copy.deepcopy(net), x_BCHW) == 0
-        change(net)
-        folds = change is replaced or (change in (other_mode, all_batches) and not training)
-        assert products(copy.deepcopy(net), x_BCHW) == (0 if folds else 1)
-        again = copy.deepcopy(net)
-        for module in again.modules():
-            if isinstance(module, Gated):
-                module.forward = lambda x_BCHW, module=module: module.se(module.body(x_BCHW))
-        torch.testing.assert_close(copy.deepcopy(net)(x_BCHW), again(x_BCHW))
-
-
 def test_it_is_left_alone_where_gradients_are_wanted_and_in_other_layouts_types_and_variants() -> None:
     net = create("resnet8", SE(4), 5, seed=1).eval()
     x_BCHW = torch.randn(2, 3, 8, 8)
@@ -370,73 +319,84 @@ def images(count: int = 2) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-PARTS: dict[str, Callable[[Gated], nn.Module]] = {
-    "norm": lambda end: end.body,
-    "gate": lambda end: end.se,
-    "fc1": lambda end: end.se.fc1,
-    "fc2": lambda end: end.se.fc2,
+def negated(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *given: -method(*given)
+
+
+def negate(module: nn.Module, method: str = "forward") -> None:
+    """In this one module, as accelerate does, whose weights are there only while its own forward runs."""
+    setattr(module, method, negated(getattr(module, method)))
+
+
+def change(part: str, **values: object) -> Callable[[Gated], None]:
+    def act(end: Gated) -> None:
+        for name, value in values.items():
+            setattr(end.get_submodule(part) if part else end, name, value)
+
+    return act
+
+
+# What is done to the end of a block, and whether norm and gate may still be one pass: in evaluation, in training.
+CHANGES: dict[str, tuple[Callable[[Gated], object], bool, bool]] = {
+    "nothing": (lambda end: None, True, True),
+    "a norm is listened to": (lambda end: end.body.register_forward_hook(lambda *call: None), False, False),
+    "a gate is listened to": (lambda end: end.se.register_forward_pre_hook(lambda *call: None), False, False),
+    "a layer is listened to": (lambda end: end.se.fc2.register_forward_hook(lambda *call: None), False, False),
+    "its sigma": (lambda end: negate(end.se, "sigma"), True, True),  # is asked for by both ways
+    "another gate": (change("", se=nn.Softmax2d()), True, True),  # which multiplies nothing
+    "another mode": (lambda end: end.body.train(not end.body.training), True, False),
+    "no statistics": (change("", body=nn.BatchNorm2d(16, track_running_stats=False)), False, False),
+    "statistics no more": (change("body", track_running_stats=False), True, False),
+    "batches are not counted": (change("body", num_batches_tracked=None), True, False),
+    "a mean over all batches": (change("body", momentum=None), True, False),
+    "a layer over pixels": (change("se", fc1=nn.Conv2d(16, 4, 3, padding=1)), False, False),
+    "a layer of groups": (change("se", fc1=nn.Conv2d(16, 4, 1, groups=4)), False, False),
+    **{
+        f"forward of {part}": (lambda end, part=part: negate(end.get_submodule(part)), False, False)
+        for part in ("body", "se", "se.fc1", "se.fc2")
+    },
+    **{
+        f"{method} of a gate": (lambda end, method=method: negate(end.se, method), False, False)
+        for method in ("gate", "excite", "pool")
+    },
 }
 
 
-def doubled(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *given: 2 * method(*given)
+@pytest.mark.usefixtures("any_size")
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_was_changed_is_what_runs(name: str, training: bool) -> None:
+    act, *folds = CHANGES[name]
 
+    def changed() -> nn.Module:
+        net = create("resnet8", SE(4, bias=True), 5, seed=1).train(training)
+        act(net.layer1[0].bn2)
+        return net
 
-def ends_of(net: nn.Module) -> list[Gated]:
-    return [module for module in net.modules() if isinstance(module, Gated)]
-
-
-def one_by_one(net: nn.Module, x_BCHW: Tensor) -> Tensor:
-    """The output with gradients, which no norm in evaluation has a short cut for."""
-    y_BK: Tensor = net(x_BCHW)
-    return y_BK.detach()
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_a_forward_that_was_replaced_runs(part: str) -> None:
-    """Of one module, as accelerate does, whose weights are there only while its own forward runs."""
-    net, plain = small(), small()
-    with torch.no_grad():
-        before = net(images())
-    for each in (net, plain):
-        for end in ends_of(each):
-            module = PARTS[part](end)
-            module.forward = doubled(module.forward)
-    with torch.no_grad():
-        found = net(images())
-    assert not torch.allclose(found, before)
-    torch.testing.assert_close(found, one_by_one(plain, images()))
+    net, again, x_BCHW = changed(), changed(), torch.randn(2, 3, 8, 8)
+    for end in (module for module in again.modules() if isinstance(module, Gated)):
+        end.forward = lambda x_BCHW, end=end: end.se(end.body(x_BCHW))
+    with torch.set_grad_enabled(training):
+        assert products(changed(), x_BCHW) == (0 if folds[training] else 1)
+        torch.testing.assert_close(net(x_BCHW), again(x_BCHW))
+    torch.testing.assert_close(net.state_dict(), again.state_dict())
 
 
 @pytest.mark.parametrize(
     ("kind", "method"),
     [
-        (nn.BatchNorm2d, "forward"),
-        (nn.Conv2d, "forward"),
-        (nn.Conv2d, "_conv_forward"),
-        (SEBlock, "forward"),
-        (SEBlock, "gate"),
-        (SEBlock, "excite"),
-        (Descriptors, "forward"),
+        *((nn.BatchNorm2d, "forward"), (nn.Conv2d, "forward"), (nn.Conv2d, "_conv_forward"), (SEBlock, "forward")),
+        *((SEBlock, "gate"), (SEBlock, "excite"), (Descriptors, "forward")),
     ],
 )
 def test_a_method_that_was_replaced_in_its_class_runs(
     kind: type[nn.Module], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, plain = small(), small()
-    monkeypatch.setattr(kind, method, doubled(getattr(kind, method)))
+    monkeypatch.setattr(kind, method, negated(getattr(kind, method)))
     with torch.no_grad():
-        torch.testing.assert_close(net(images()), one_by_one(plain, images()))
-
-
-@pytest.mark.parametrize("method", ["gate", "excite", "sigma", "pool"])
-def test_a_method_that_was_replaced_in_a_block_runs(method: str) -> None:
-    net, plain = small(), small()
-    for each in (net, plain):
-        for end in ends_of(each):
-            setattr(end.se, method, doubled(getattr(end.se, method)))
-    with torch.no_grad():
-        torch.testing.assert_close(net(images()), one_by_one(plain, images()))
+        found = net(images())
+    torch.testing.assert_close(found, plain(images()).detach())  # with gradients no norm in evaluation has a short cut
 
 
 HOOKS: dict[str, Callable[[Callable[..., None]], RemovableHandle]] = {
@@ -460,36 +420,12 @@ def test_hooks_for_all_modules_hear_each_as_often_as_it_is_called(kind: str, mon
     assert sorted(map(id, heard)) == sorted(map(id, end.modules()))
 
 
-@pytest.mark.parametrize("fc", [nn.Conv2d(16, 4, 3, padding=1), nn.Conv2d(16, 4, 1, groups=4)], ids=str)
-def test_another_convolution_in_a_gate_is_called(fc: nn.Conv2d) -> None:
-    net = small()
-    ends_of(net)[0].se.fc1 = fc
-    with torch.no_grad():
-        torch.testing.assert_close(net(images()), one_by_one(net, images()))
-
-
-@pytest.mark.parametrize("change", ["track_running_stats", "num_batches_tracked"])
-def test_a_norm_that_keeps_no_statistics_any_more_keeps_none(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "PAYS", 0)
-    norm, se = nn.BatchNorm2d(16), SEBlock(16)
-    setattr(norm, change, None)
-    other, x_BCHW = copy.deepcopy(norm), torch.randn(2, 16, 3, 3)
-    torch.testing.assert_close(Gated(norm, se, "after")(x_BCHW), se(other(x_BCHW)))
-    torch.testing.assert_close(norm.state_dict(), other.state_dict())
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_no_images_give_no_outputs(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "PAYS", 0)
     for squeeze in SQUEEZES:
         net = create("resnet8", SE(4, squeeze), 5, seed=0).train(training)
         assert net(images(0)).shape == (0, 5)
-
-
-def test_the_short_cut_is_still_there() -> None:
-    end = ends_of(small())[0]
-    with torch.no_grad():
-        assert folded(end.body, end.se, torch.randn(2, 16, 4, 4)) is not None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
