@@ -7,9 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -166,16 +164,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def in_turn() -> Iterator[Any]:
-    """Of lines about one key that are answered alike, the first; the others in the long part."""
-    seen: set[tuple[str, str]] = set()
-    for line, words in BAD:
-        alike = (line.partition("=")[0], words)
-        yield pytest.param(line, words, id=line, marks=pytest.mark.slow if alike in seen else ())
-        seen.add(alike)
-
-
-@pytest.mark.parametrize(("line", "words"), list(in_turn()))
+@pytest.mark.parametrize(("line", "words"), BAD, ids=[line for line, _ in BAD])
 def test_bad_input_is_one_line_and_nothing_is_written(
     here: Path, capsys: pytest.CaptureFixture[str], line: str, words: str
 ) -> None:

@@ -324,18 +324,14 @@ def test_killed_in_the_middle_of_writing(fresh: Place) -> None:
     assert not (folder / ".writing").exists()
 
 
-@pytest.mark.parametrize("mode", [pytest.param("offline", marks=pytest.mark.slow), "online"])
-def test_a_service_that_stops_answering(fresh: Place, server: Server, mode: str) -> None:
+def test_a_service_that_stops_answering(fresh: Place, server: Server) -> None:
     """It holds up nothing for good, and the next time all is written."""
-    frozen = fresh.script(WRITE, mode, FIGURE, "freeze", **server.environment)
+    frozen = fresh.script(WRITE, "online", FIGURE, "freeze", **server.environment)
     assert (frozen.returncode, frozen.stderr) == (1, "TimeoutError: W&B did not answer for 5 seconds\n"), frozen
     assert frozen.stdout.splitlines()[-1] == "3 0"
-    done = fresh.script(WRITE, mode, FIGURE, **server.environment)
+    done = fresh.script(WRITE, "online", FIGURE, **server.environment)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 3"), done
-    if mode == "offline":
-        assert {"one", "two"} <= fresh.runs().keys()
-    else:
-        assert [server.runs[run_id].exit_code for run_id in ("one", "two")] == [0, 0]
+    assert [server.runs[run_id].exit_code for run_id in ("one", "two")] == [0, 0]
 
 
 def test_two_exporters_write_a_run_once(fresh: Place) -> None:
@@ -348,21 +344,13 @@ def test_two_exporters_write_a_run_once(fresh: Place) -> None:
     assert [run_id for run_id in found if not run_id.startswith("study-")] == ["one", "two"]
 
 
-@pytest.mark.parametrize("mode", ["offline", pytest.param("online", marks=pytest.mark.slow)])
-def test_a_trial_that_is_retried(fresh: Place, server: Server, mode: str) -> None:
+def test_a_trial_that_is_retried(fresh: Place) -> None:
     """Its success replaces its failure, and needs no second run."""
-    assert fresh.script(WRITE, mode, FIGURE, "fail", **server.environment).returncode == 0
-    if mode == "offline":
-        assert {"one-failed", "two-failed"} <= fresh.runs().keys()
-        assert inspect(fresh.runs()["one-failed"])["about"]["run_id"] == "one"
-    else:
-        assert server.runs["one"].exit_code == 1
-    assert fresh.script(WRITE, mode, FIGURE, **server.environment).returncode == 0
-    if mode == "offline":
-        assert sorted(run_id for run_id in fresh.runs() if not run_id.startswith("study-")) == ["one", "two"]
-    else:
-        assert server.runs["one"].exit_code == 0
-        assert [line["epoch"] for line in server.runs["one"].history] == [1, 2, 3, 4, 5]
+    assert fresh.script(WRITE, "offline", FIGURE, "fail").returncode == 0
+    assert {"one-failed", "two-failed"} <= fresh.runs().keys()
+    assert inspect(fresh.runs()["one-failed"])["about"]["run_id"] == "one"
+    assert fresh.script(WRITE, "offline", FIGURE).returncode == 0
+    assert sorted(run_id for run_id in fresh.runs() if not run_id.startswith("study-")) == ["one", "two"]
 
 
 def test_a_full_disk_is_no_half_a_run(fresh: Place) -> None:
@@ -462,10 +450,9 @@ def test_what_is_interrupted_leaves_no_run_open(fresh: Place, server: Server) ->
     assert len(server.runs["one"].history) == 5
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
-def test_an_exporter_that_is_killed_is_replaced(fresh: Place, server: Server, mode: str) -> None:
+def test_an_exporter_that_is_killed_is_replaced(fresh: Place, server: Server) -> None:
     """Whatever it was writing is there at the end, once."""
-    driver = fresh.start([sys.executable, "-c", EXPORT, mode, FIGURE], **server.environment)
+    driver = fresh.start([sys.executable, "-c", EXPORT, "online", FIGURE], **server.environment)
     exporter = int(first_line(driver))
     assert until(lambda: bool(services(exporter)), 60)
     os.kill(exporter, signal.SIGKILL)
@@ -473,15 +460,10 @@ def test_an_exporter_that_is_killed_is_replaced(fresh: Place, server: Server, mo
     assert (driver.returncode, errors) == (0, "")
     assert output.split()[1] == "0"
     assert until(lambda: not services(exporter), 10)
-    if mode == "offline":
-        runs = sorted(path.name.split("-", 3)[3] for path in fresh.folder.glob("results/local/wandb/offline-run-*"))
-        assert [run_id for run_id in runs if not run_id.startswith("study-")] == ["one", "two"]
-        assert len(runs) == 3
-    else:
-        assert len(server.runs) == 3
-        for run_id in ("one", "two"):
-            assert [line["epoch"] for line in server.runs[run_id].history] == [1, 2, 3, 4, 5]
-            assert server.runs[run_id].exit_code == 0
+    assert len(server.runs) == 3
+    for run_id in ("one", "two"):
+        assert [line["epoch"] for line in server.runs[run_id].history] == [1, 2, 3, 4, 5]
+        assert server.runs[run_id].exit_code == 0
 
 
 def test_an_exporter_ends_with_its_driver(fresh: Place) -> None:
