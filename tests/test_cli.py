@@ -325,29 +325,52 @@ def test_what_was_composed_before_is_not_what_a_file_says_now(here: Path) -> Non
         compose(["+ablation=tiny"])
 
 
+STUDY = """\
+# @package _global_
+study:
+  name: mine
+  title: Title
+  factor: se.reduction
+  baseline: 'x'
+  rows:
+    LABEL: {se.reduction: 4}
+    'x': {se.reduction: 16}
+"""
+
+
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("content", "words"),
     [
-        ("", "In 'ablation/mine': Key 'ablation' not in 'Config'; its first line should be # @package _global_"),
-        ("study:\n  name: x\n", "its first line should be # @package _global_"),
-        ("# @package _global_\n", "ablation=mine: it says nothing of a study"),
-        ("# @package _global_\nstudy: {name: x", "mine.yaml, line 2: expected ',' or '}'"),
-        ("# @package _global_\nstudy:\n  nam: x\n", "In 'ablation/mine': Key 'nam' not in 'Study'"),
-        ("# @package _global_\nstudy: 3\n", "In 'ablation/mine': "),
-        ("# @package _global_\nstudy: {name: mine, factor: se.reduction, rows: {}}\n", "the study mine is empty"),
-        ("# @package _global_\nstudy: {name: x, factor: se.reduction, rows: [a]}\n", "In 'ablation/mine': "),
-        ("# @package _global_\nstudy: {name: mine, rows: {1: {se.reduction: 2}}}\n", "study.rows"),
-        ("\xff\xfe", "can't decode byte 0xff"),
+        (b"", "In 'ablation/mine': Key 'ablation' not in 'Config'; its first line should be # @package _global_"),
+        (b"study:\n  name: x\n", "its first line should be # @package _global_"),
+        (b"# @package _global_\n", "ablation=mine: it says nothing of a study"),
+        (b"# @package _global_\nstudy: {name: x", "mine.yaml, line 2: expected ',' or '}'"),
+        (b"# @package _global_\nstudy:\n  nam: x\n", "In 'ablation/mine': Key 'nam' not in 'Study'"),
+        (b"# @package _global_\nstudy: 3\n", "In 'ablation/mine': "),
+        (b"# @package _global_\nstudy: {name: mine, factor: se.reduction, rows: {}}\n", "the study mine is empty"),
+        (b"# @package _global_\nstudy: {name: x, factor: se.reduction, rows: [a]}\n", "In 'ablation/mine': "),
+        (b"# @package _global_\nstudy: {name: mine, rows: {1: {se.reduction: 2}}}\n", "study.rows"),
+        (b"\xff\xfe", "can't decode byte 0xff"),
+        (b"\xef\xbb\xbf" + STUDY.encode(), "mine.yaml begins with a byte order mark; save it as UTF-8 without one"),
+        (STUDY.replace("Title", "T\xfcr").encode("latin-1"), "mine.yaml, line 4: this is no UTF-8"),
+        (STUDY.encode("utf-16"), "mine.yaml, line 1: this is no UTF-8"),
+        (STUDY.replace("Title", "T\0").encode(), "mine.yaml: special characters are not allowed"),
+        *(
+            (STUDY.replace("LABEL", label).encode(), f"study.rows: {read} is no name; in quotes it is one")
+            for label, read in {"4": "4 (int)", "yes": "True (bool)", "null": "null", "1.5": "1.5 (float)"}.items()
+        ),
+        (None, "mine.yaml is a link to /nowhere/mine.yaml, which is not there"),
     ],
 )
 def test_a_bad_study_of_ones_own_is_one_line(
-    here: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+    here: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, words: str
 ) -> None:
-    (here / "sweeps/ablation").mkdir(parents=True)
-    (here / "sweeps/ablation/mine.yaml").write_bytes(text.encode("latin-1"))
+    """The file is named, and the line that is wrong."""
+    place = here / "sweeps" / "ablation" / "mine.yaml"
+    place.parent.mkdir(parents=True)
+    place.symlink_to("/nowhere/mine.yaml") if content is None else place.write_bytes(content)
     assert main(["+ablation=mine"]) == 2
-    seen = capsys.readouterr()
-    assert one_line(seen.err, "error: ", words), seen.err
+    assert one_line(capsys.readouterr().err, "error: ", words)
     assert not (here / "results").exists()
 
 
@@ -402,48 +425,6 @@ def test_a_table_is_made_again_from_the_store(
 
 
 # ---------------------------------------------------------------------------------- messages that led astray
-
-STUDY = """\
-# @package _global_
-study:
-  name: mine
-  title: Title
-  factor: se.reduction
-  baseline: 'x'
-  rows:
-    LABEL: {se.reduction: 4}
-    'x': {se.reduction: 16}
-"""
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"\xef\xbb\xbf" + STUDY.encode(), "mine.yaml begins with a byte order mark; save it as UTF-8 without one"),
-        (STUDY.replace("Title", "T\xfcr").encode("latin-1"), "mine.yaml, line 4: this is no UTF-8"),
-        (STUDY.encode("utf-16"), "mine.yaml, line 1: this is no UTF-8"),
-        (STUDY.replace("Title", "T\0").encode(), "mine.yaml: special characters are not allowed"),
-        *(
-            (STUDY.replace("LABEL", label).encode(), f"study.rows: {read} is no name; in quotes it is one")
-            for label, read in {"4": "4 (int)", "yes": "True (bool)", "null": "null", "1.5": "1.5 (float)"}.items()
-        ),
-        (None, "mine.yaml is a link to /nowhere/mine.yaml, which is not there"),
-    ],
-)
-def test_a_study_that_cannot_be_read_says_why(
-    content: bytes | None,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Seen: the message names no file, or blames a line that is right."""
-    monkeypatch.chdir(tmp_path)
-    place = tmp_path / "sweeps" / "ablation" / "mine.yaml"
-    place.parent.mkdir(parents=True)
-    place.write_bytes(content) if content else place.symlink_to("/nowhere/mine.yaml")
-    assert main(["+ablation=mine", "plan=true"]) == 2
-    assert one_line(capsys.readouterr().err, said)
 
 
 def test_hidden_files_and_folders_are_no_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
