@@ -26,6 +26,8 @@ SE, RECIPE = "se", "recipe"  # with SE or without; the recipe of that name
 OFF = (None, False, "off")  # levels of `se.reduction` and of `se` without SE
 NO_SE = "no SE"
 VARY, LEVELS = "vary", "levels"  # words
+# Factor → what its levels may have of their own: a network its recipe and images, a kind of gate its arguments.
+ALONG = {"backbone": ("recipe", "stride", "data.size", "data.resize", "data.cutout"), "se.kind": ("se.args",)}
 
 
 def variable_keys() -> list[str]:
@@ -45,10 +47,8 @@ def check_factor(key: str, where: str) -> None:
 
 
 def may_change_with(factor: str, key: str) -> bool:
-    """Whether rows that differ in the factor may differ in this key, too: a recipe is all of its values, and a backbone
-    may have its own recipe, stride and size of images."""
-    along = ("recipe", "stride", "data.size", "data.resize", "data.cutout") if factor == "backbone" else (factor,)
-    return any(key == each or key.startswith(f"{each}.") for each in (factor, *along))
+    """Whether rows that differ in the factor may differ in this key, too: a recipe is all of its values."""
+    return any(key == each or key.startswith(f"{each}.") for each in (factor, *ALONG.get(factor, ())))
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -113,6 +113,8 @@ def test_every_field_changes_the_id_but_for_the_idle_ones(part: str, idle: set[s
                 ("stages", [2, 3]),
                 ("bias", True),
                 ("identity_start", True),
+                ("kind", "static"),
+                ("args", {"value": 0.3}),
             )
         ]
         assert len(specs) == len(names)

@@ -11,7 +11,7 @@ from senet_lab.config.keys import ENDLESS, RUN, STUDY, TINY, key
 
 @dataclass
 class SE:
-    """A squeeze-and-excitation design: which block, and where in the plain network (paper, sections 3 and 6)."""
+    """A design of gates: which one, and where in the plain network (paper, sections 3 and 6)."""
 
     reduction: Any = key(
         16,
@@ -35,6 +35,16 @@ class SE:
         "whether every gate starts at exactly 1, so that a pretrained network gives at first what it gave without SE: "
         "for fine-tuning. The gates then reach from 0 to 2 (sigmoid, tanh), to C (softmax; they sum to C) or without "
         "bound (ReLU)",
+    )
+    kind: str = key(
+        "se",
+        "which gate: `se`; the controls `constant` (one fixed number) and `static` (one learned number a channel, "
+        "whatever the image is); `simam`; timm's `timm:eca`, `timm:ge`, `timm:gc`, `timm:cbam` …; or a class of your "
+        "own, `package.module:Class`, called with the channels. Squeeze, excitation and bias are of the kinds that "
+        "have them",
+    )
+    args: dict[str, Any] = key(
+        dict, "what the kind takes besides, by name: `{value: 0.3}` for `constant`, `{spatial_kernel_size: 3}` …"
     )
 
     def by_stage(self, available: Sequence[int]) -> dict[int, int]:

@@ -15,7 +15,6 @@ timm is imported by the networks that are made of it: that takes as long as buil
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -30,8 +29,9 @@ from senet_lab.config import SE
 from senet_lab.models import cifar, shake
 from senet_lab.models.gated import Inserted
 from senet_lab.models.gates import check_known
+from senet_lab.models.importing import imported
 from senet_lab.models.inception import bn_inception
-from senet_lab.models.insert import STANDARD, add_se, put_se
+from senet_lab.models.insert import STANDARD, add_se, as_design, put_se
 from senet_lab.models.seeding import seeded
 from senet_lab.models.shufflenet import shufflenet
 from senet_lab.models.stages import declare_stages
@@ -224,8 +224,11 @@ def create(
 
 
 def with_se(net: nn.Module, name: str, se: SE | Mapping[str, Any] | None, *, seed: int = 0) -> list[Inserted]:
-    """`add_se`, for a plain network that `create` built by that name; those of our own are not run for it once more."""
-    return (put_se if is_own(name) else add_se)(net, se, seed=seed)
+    """`add_se`, for a plain network that `create` built by that name; those of our own are not run once more for SE."""
+    if se is None:
+        return []
+    design = as_design(se, {})
+    return (put_se if is_own(name) and design.kind == STANDARD.kind else add_se)(net, design, seed=seed)
 
 
 def is_own(name: str) -> bool:
@@ -246,18 +249,7 @@ def import_builder(name: str) -> Callable[..., Any]:
     Raises:
         ValueError: if the module or the function in it is not there, or the function cannot be called as said.
     """
-    module_name, _, function_name = name.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
-        raise ValueError(f"backbone: {name!r} does not read package.module:function")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"backbone: cannot import {module_name} for {name!r}: {error}") from error
-    build: Callable[..., Any] | None = getattr(module, function_name, None)
-    if not callable(build):
-        has = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
-        some = ", ".join(has[:10]) + (", …" if len(has) > 10 else "")
-        raise ValueError(f"backbone: {module_name} has no function {function_name!r}; it has {some or 'none'}")
+    build = imported("backbone", name, "function")
     signature = inspect.signature(build)
     if "in_channels" in signature.parameters:
         return build

@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from senet_lab.config import first_line
 from senet_lab.models.copies import attributes_restored, is_on_meta, with_weights, without_weights
+from senet_lab.models.gated import Gated, gates_in
 from senet_lab.models.gates import Descriptors, SEBlock, check_known
 from senet_lab.models.operators import POOLING, SCALING, SUMS, OperatorCall, OperatorLog, common, is_in
 from senet_lab.models.stages import stage_of
@@ -213,9 +214,13 @@ def run_operators(net: nn.Module, input_size: Sequence[int]) -> OperatorLog:
 def gate_weights(watch: OperatorLog) -> set[str]:
     """The weights of the gates of what ran, whose steps then say that they are a gate's.
 
-    A step of a gate is where the gate's weights are: in a traced network it may not say itself where it is.
+    What was put into the network is known, whatever it computes; other gates are known by what they compute. A step of
+    these is where the gate's weights are: in a traced network it may not say itself where it is.
     """
-    weights: set[str] = set()
+    put = list(gates_in(watch.net))
+    weights = {name for name, _ in watch.net.named_parameters() if is_in(name, put)}
+    for step in watch.steps:
+        step.gate = any(is_in(place, put) for place in step.places)
     for gate in watch.gates:
         steps = [watch.steps[number] for number in gate.steps]
         if any(max(step.window or (1,)) > 1 for step in steps):
@@ -265,11 +270,13 @@ def layers(steps: Sequence[OperatorCall]) -> int:
 
 
 def hidden_widths(net: nn.Module) -> dict[int, tuple[int, ...]]:
-    """Stage → the hidden width of each of its SE blocks, in order; stages without SE are left out."""
+    """Stage → the hidden width of each of its gates, in order, 0 for one that has none; stages without gates are left
+    out."""
     widths: dict[int, tuple[int, ...]] = {}
     for path, module in net.named_modules():
         stage = stage_of(net, path)
-        if isinstance(module, SEBlock) and stage is not None:
+        gated = isinstance(module, Gated) and not isinstance(module.se, SEBlock)
+        if (isinstance(module, SEBlock) or gated) and stage is not None:
             widths[stage] = (*widths.get(stage, ()), module.hidden)
     return dict(sorted(widths.items()))
 

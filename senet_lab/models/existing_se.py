@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from senet_lab.models.copies import shadow_of
+from senet_lab.models.gated import gates_in
 from senet_lab.models.gates import SEBlock
 from senet_lab.models.operators import OperatorLog, is_in
 
@@ -26,8 +27,9 @@ PIXELS = 6  # sides of the maps that a module is tried on
 
 
 def se_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Path → module, of all SE in a network; of one inside another (scSE has two parts) the outer one."""
-    found: dict[str, nn.Module] = {}
+    """Path → module, of all SE and all other gates that were put in; of one inside another (scSE has two parts) the
+    outer one."""
+    found = gates_in(model)
     alike: dict[tuple[type[nn.Module], str], bool] = {}  # looked into once only
     for path, module in model.named_modules():
         if is_in(path, [*found]):

@@ -1,9 +1,9 @@
 """Runs a network once with its gates in it, before they are put into the network itself.
 
-Every gate must be asked once, for maps of the width that it was made for: a gate that is never asked would be weights
-that nothing trains, and one that is asked twice would be one gate for two places. The run is one of two images without
-weights, on the meta device, or on the CPU where the network needs values to go on. It also shows SE that is no module
-of its own but written into a block's forward.
+Every gate must be asked once, for maps of the width that it was made for, and give maps of their shape: a gate that is
+never asked would be weights that nothing trains, and one that is asked twice would be one gate for two places. The run
+is one of two images without weights, on the meta device, or on the CPU where the network needs values to go on. It also
+shows SE that is no module of its own but written into a block's forward.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from senet_lab.config import first_line
 from senet_lab.models.copies import copy_tensors, dtype_of, has_forward, is_on_meta
-from senet_lab.models.gated import Planned, put
+from senet_lab.models.gated import Planned, gates_in, put
 from senet_lab.models.gates import SEBlock
+from senet_lab.models.module_paths import output_text
 from senet_lab.models.operators import OperatorLog, is_in
 
 # Sides of the images that are tried until one goes through, by device.
@@ -71,6 +72,7 @@ class GateProof:
         alone: path of a gated module → whether it was called with its input alone, every time; of one that was not
             called, whether it takes nothing else.
         asked: path of a gated module → the shapes of the maps that its gate was asked for, in one run.
+        gave: path of a gated module → what its gate gave, in words, where that is not shaped as it was asked.
     """
 
     def __init__(self, model: nn.Module, plan: Sequence[Planned]) -> None:
@@ -79,6 +81,7 @@ class GateProof:
         self.widths = {gate.name: gate.channels for gate, _ in plan}
         self.alone = {path: takes_one(attribute(model, path)) for path in self.widths}
         self.asked: dict[str, list[tuple[int, ...]]] = {path: [] for path in self.widths}
+        self.gave: dict[str, str] = {}
         self.watches: dict[tuple[str, bool], OperatorLog] = {}
         self.devices = ("meta",) if is_on_meta(model) else ("meta", "cpu")
 
@@ -95,8 +98,13 @@ class GateProof:
             def asks(module: nn.Module, args: Any, path: str = gate.name) -> None:
                 self.asked[path].append(tuple(args[0].shape))
 
+            def gives(module: nn.Module, args: Any, output: Any, path: str = gate.name) -> None:
+                if not isinstance(output, Tensor) or output.shape != args[0].shape:
+                    self.gave[path] = output_text(output)
+
             net.get_submodule(gate.name).register_forward_pre_hook(called, with_kwargs=True)
             twin.register_forward_pre_hook(asks)
+            twin.register_forward_hook(gives)
         return net
 
     def watch(self, device: str, gated: bool) -> OperatorLog:
@@ -169,9 +177,10 @@ class GateProof:
                 watch.run(image.clone(), watch.net.get_submodule(root))
             except Exception as error:  # whatever a network makes of an image of this size
                 fault = first_line(error)
+        planned = list(gates_in(watch.net))
         for gate in watch.gates:
             module = watch.net.get_submodule(gate.place)
-            if gate.pooled and not isinstance(module, SEBlock):
+            if gate.pooled and not isinstance(module, SEBlock) and not is_in(gate.place, planned):
                 path = gate.place.replace(".body", "") or "the model"
                 raise ValueError(
                     f"the model has SE already: {path} ({type(module).__name__}) multiplies a map by a function of its "
@@ -198,7 +207,10 @@ class GateProof:
             return f"{path} is called {len(shapes)} times in one pass, and all of them would share one gate"
         if len(shapes[0]) != 4:
             return f"{path}: the gate is given {' × '.join(map(str, shapes[0]))}, not 2-D maps (B × C × H × W)"
-        return "" if shapes[0][1] == width else f"{path}: the gate is given {shapes[0][1]} channels instead of {width}"
+        if shapes[0][1] != width:
+            return f"{path}: the gate is given {shapes[0][1]} channels instead of {width}"
+        given = " × ".join(map(str, shapes[0]))
+        return f"{path}: of {given} the gate makes {self.gave[path]}, and not that shape" if path in self.gave else ""
 
     def check(self, paths: Sequence[str]) -> None:
         """A ValueError that says what is wrong with the first of these gates that are not asked as they should be."""

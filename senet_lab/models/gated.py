@@ -18,10 +18,14 @@ class Gated(nn.Module):
 
     Whoever asks it for an attribute that it has not, or sets one that `body` has, means `body`: initialisations and
     forwards that read or change a layer's weights or settings go on as before.
+
+    `hidden` and `kind` are those of `Inserted`; they say of a gate that is no SE block what it does not say itself.
     """
 
-    def __init__(self, body: nn.Module, se: nn.Module, side: str) -> None:
+    def __init__(self, body: nn.Module, se: nn.Module, side: str, hidden: int = 0, kind: str = "se") -> None:
         super().__init__()
+        self.hidden = hidden
+        self.kind = kind
         self.body = body
         self.se = se.train(body.training)
         self.side = side
@@ -64,7 +68,7 @@ class Gated(nn.Module):
         return bool(self.body)
 
     def extra_repr(self) -> str:
-        return f"side={self.side}"
+        return f"side={self.side}" + f", {self.kind}" * (self.kind != "se")
 
 
 class GatedCall(Gated):
@@ -88,7 +92,8 @@ class Inserted:
         side: whether the gate is `before` or `after` it.
         stage: in the paper's numbering; None where nothing tells.
         channels: how many are gated.
-        hidden: width between the two fully connected layers.
+        hidden: width between the two fully connected layers; 0 for a kind that has none.
+        kind: of the gate, with its arguments.
     """
 
     name: str
@@ -96,6 +101,7 @@ class Inserted:
     stage: int | None
     channels: int
     hidden: int
+    kind: str = "se"
 
 
 Planned = tuple[Inserted, nn.Module]
@@ -109,5 +115,11 @@ def put(model: nn.Module, plan: Iterable[Planned], alone: Container[str]) -> lis
         body = getattr(holder, child)
         if body is None:  # torchvision's shortcut without projection
             body = nn.Identity().train(holder.training)
-        setattr(holder, child, (Gated if gate.name in alone else GatedCall)(body, se, gate.side))
+        wrapper = Gated if gate.name in alone else GatedCall
+        setattr(holder, child, wrapper(body, se, gate.side, gate.hidden, gate.kind))
     return [gate for gate, _ in plan]
+
+
+def gates_in(net: nn.Module) -> dict[str, nn.Module]:
+    """Path → gate, of all gates that were put into a network, in its order."""
+    return {f"{path}.se".lstrip("."): module.se for path, module in net.named_modules() if isinstance(module, Gated)}

@@ -1,10 +1,11 @@
 """What tells a network's code from other code of the same name, so that no result is taken for that of another network.
 
-A name of the lab's own (a key of `BACKBONES`, `SQUEEZES` or `EXCITATIONS`) stands for what was released under it, and
-nothing more needs to be said, as long as it still computes that (`released`). All other code is told by two things: its
-source, and what the network of seed 0 is (`measured`). The source is that of the module and of all that it imports from
-files which belong to no installed library, without comments and docstrings. What the source cannot show (constants or
-weights that are read from a file, an installed library of another version) the weights and the output show.
+A name of the lab's own (a key of `BACKBONES`, `SQUEEZES` or `EXCITATIONS`, a kind of gate) stands for what was released
+under it, and nothing more needs to be said, as long as it still computes that (`released`). All other code is told by
+two things: its source, and what the network of seed 0, or a gate, is (`measured`). The source is that of the module and
+of all that it imports from files which belong to no installed library, without comments and docstrings. What the source
+cannot show (constants or weights that are read from a file, an installed library of another version) the weights and
+the output show.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from senet_lab.config import SE
-from senet_lab.models import released
+from senet_lab.models import kinds, released
 from senet_lab.models.backbones import BACKBONES, create
 from senet_lab.models.released import Measurement, measure
 
@@ -49,7 +51,11 @@ def code(backbone: str, se: SE | None, classes: int, channels: int, size: int) -
     if ":" in backbone or not released.is_network(backbone):
         source = json.dumps(sources(defining_module(backbone)), sort_keys=True)
         parts += [source, network_measurement(backbone, classes, channels, size, source)]
-    if se is not None and not released.is_gate(se):
+    if se is not None and se.kind not in kinds.names():
+        parts.append(json.dumps(sources(defining_module(se.kind)), sort_keys=True))
+        with suppress(Exception):  # of a class that takes other maps than these: its source tells it
+            parts.append(released.gate(se, channels=64))
+    elif se is not None and not released.is_gate(se):
         parts.append(released.gate(se))
     return short_digest(json.dumps(parts, sort_keys=True)) if parts else ""
 
@@ -72,7 +78,7 @@ def network_measurement(backbone: str, classes: int, channels: int, size: int, s
 
 
 def defining_module(backbone: str) -> str:
-    """The module that a network is built by."""
+    """The module that a network or a gate is built by."""
     if ":" in backbone:
         return backbone.partition(":")[0]
     builder: Any = BACKBONES[backbone]

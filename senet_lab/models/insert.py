@@ -1,4 +1,4 @@
-"""Puts SE into a finished plain network by wrapping children of its residual blocks (paper, sections 3.3 and 6.5).
+"""Puts gates into a finished plain network by wrapping children of its residual blocks (paper, sections 3.3 and 6.5).
 
 Wrapping is what makes a study fair: every row starts from the same network with the same initial weights, and only the
 gates are new. Deleting `.body` from the keys of a state dict gives the plain network's keys, and with its gates at 1
@@ -20,7 +20,9 @@ from senet_lab.config import SE, reduction_number
 from senet_lab.models.existing_se import se_modules
 from senet_lab.models.gate_proof import attribute, called_with_input_alone, check_not_written_out
 from senet_lab.models.gated import Inserted, Planned, put
-from senet_lab.models.gates import SEBlock, check_known
+from senet_lab.models.gates import check_known
+from senet_lab.models.kinds import check, hidden_width, made
+from senet_lab.models.seeding import seeded
 from senet_lab.models.slots import POSITIONS, Target, check_stages, targets_of
 
 WRAPPERS = {"DataParallel": "module", "OptimizedModule": "_orig_mod"}  # class → where it keeps the network, unchanged
@@ -100,6 +102,7 @@ def plan_gates(
 ) -> list[Planned]:
     """What will be put where; all is made before the first is in place, so that mistakes leave the model as it was."""
     design = as_design(se, fields)
+    check(design)
     check_known("se.position", design.position, POSITIONS)
     targets = targets_of(model, where)
     ratios = ratios_of(design, targets)
@@ -191,11 +194,12 @@ def gate_of(model: nn.Module, target: Target, design: SE, reduction: int, seed: 
     if body is not None and sum(child is body for module in model.modules() for child in module._modules.values()) > 1:
         raise ValueError(f"{path} is in the model under another name, too, where it would be without its gate")
     weight = next(model.get_submodule(target.path).parameters(), next(model.parameters()))
-    # On the CPU whatever the default device, so that the seed gives the same gates everywhere; and the generator that
-    # building a layer draws from is put back, because the network's owner did not ask for it to move on.
-    with torch.device("meta" if weight.is_meta else "cpu"), torch.random.fork_rng(devices=[]):
-        own = torch.Generator("cpu").manual_seed(zlib.crc32(f"{seed} {target.path}".encode()))
-        words = (design.squeeze, design.excitation, design.bias, design.identity_start)
-        se = SEBlock(channels, reduction, *words, generator=own)
+    # On the CPU whatever the default device, so that the seed gives the same gates everywhere; and all generators are
+    # put back, because the network's owner did not ask for them to move on.
+    own = zlib.crc32(f"{seed} {target.path}".encode())
+    with torch.device("meta" if weight.is_meta else "cpu"), seeded(own):
+        se = made(design, channels, reduction, torch.Generator("cpu").manual_seed(own))
     se.to(weight.device, weight.dtype)
-    return Inserted(path, slot.side, target.stage, channels, se.hidden), se
+    args = f" {dict(design.args)}" if design.args else ""
+    kind, hidden = f"{design.kind}{args}", hidden_width(design.kind, channels, reduction)
+    return Inserted(path, slot.side, target.stage, channels, hidden, kind), se

@@ -17,10 +17,12 @@ All are kept as a few numbers, and compared with a tolerance that is far above w
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ from torch import Tensor, nn
 
 from senet_lab.config import SE
 from senet_lab.models.backbones import BACKBONES, builder_of
-from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
+from senet_lab.models.gates import EXCITATIONS, SQUEEZES
+from senet_lab.models.kinds import kind_of, made, names
 from senet_lab.models.seeding import seeded
 
 FILE = Path(__file__).with_name("released.json")
@@ -72,7 +75,9 @@ def computes(name: str, build: Callable[..., nn.Module]) -> bool:
 def is_gate(se: SE) -> bool:
     """Whether a design's gates are the released ones."""
     was = released_table().get(gate_name(se))
-    return was is not None and is_alike(gate(se), was)
+    return was is not None and is_alike(
+        gate(replace(se, args={})), was
+    )  # arguments stand in the trial's name themselves
 
 
 def is_alike(found: Measurement, was: dict[str, Any]) -> bool:
@@ -90,7 +95,11 @@ def network(build: Callable[..., nn.Module], side: int) -> Measurement:
 
 
 def gate_name(se: SE) -> str:
-    return " ".join([se.squeeze, se.excitation, *(word for word in ("bias", "identity_start") if getattr(se, word))])
+    """What gates of a kind and of the words that it has are called here; SE's by the words alone."""
+    has = kind_of(se.kind).fields
+    words = [se.kind] if se.kind != SE().kind else []
+    words += [getattr(se, word) for word in ("squeeze", "excitation") if word in has]
+    return " ".join([*words, *(word for word in ("bias", "identity_start") if word in has and getattr(se, word))])
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -133,14 +142,15 @@ def measure(build: Callable[[], nn.Module], shape: tuple[int, ...], *, training:
 
 
 @one_thread()
-def gate(se: SE) -> Measurement:
+def gate(se: SE, channels: int = 8) -> Measurement:
     """What a gate of a design is, likewise."""
-    generator = torch.Generator().manual_seed(0)
-    block = SEBlock(8, 2, se.squeeze, se.excitation, se.bias, se.identity_start, generator=generator)
+    with seeded(0):
+        block = made(se, channels, 2, torch.Generator().manual_seed(0))
     found = {"weights": weights(block)}
     for weight in block.double().parameters():
         weight.data = pattern(weight.numel()).view(weight.shape) / 2
-    x = 3 * pattern(8 * 8).view(8, 8, 1, 1) + pattern(8 * 8 * 5 * 5).view(8, 8, 5, 5)  # gates' arguments: -3 to 3
+    maps = (8, channels, 5, 5)  # of such values that the arguments of the gates are -3 to 3
+    x = 3 * pattern(8 * channels).view(8, channels, 1, 1) + pattern(math.prod(maps)).view(maps)
     x.requires_grad_()
     y = block(x)
     (slope,) = torch.autograd.grad((y * pattern(y.numel()).view(y.shape)).sum(), x)
@@ -216,14 +226,19 @@ def network_entry(name: str) -> dict[str, Any]:
 
 
 def gate_designs() -> list[SE]:
-    """One of each kind of gate."""
-    flags = [(bias, start) for bias in (False, True) for start in (False, True)]
-    return [
-        SE(squeeze=squeeze, excitation=excitation, bias=bias, identity_start=start)
-        for squeeze in SQUEEZES
-        for excitation in EXCITATIONS
-        for bias, start in flags
-    ]
+    """One of each kind of gate, with each of the words that it has."""
+    levels: dict[str, list[Any]] = {
+        "squeeze": list(SQUEEZES),
+        "excitation": list(EXCITATIONS),
+        "bias": [False, True],
+        "identity_start": [False, True],
+    }
+    found = []
+    for kind in names():
+        has = {word: values for word, values in levels.items() if word in kind_of(kind).fields}
+        words = [dict(zip(has, each, strict=True)) for each in itertools.product(*has.values())]
+        found += [SE(kind=kind, **each) for each in words]
+    return found
 
 
 def write_released(path: Path = FILE) -> None:

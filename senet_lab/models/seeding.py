@@ -1,4 +1,4 @@
-"""The global generators of torch, NumPy and Python, seeded for the building of a network."""
+"""The global generators of torch, NumPy and Python, seeded for the building of networks and gates."""
 
 from __future__ import annotations
 

@@ -56,8 +56,10 @@ def show_cost(composed: Composed, words: list[str], console: Console) -> None:
         cost = models.cost(net, input_size)
     except ValueError as error:
         raise UserError(str(error)) from error
-    expected = closed_form(gates, config.se, stages) if config.se else {}
-    design = "plain" if config.se is None else "with SE"
+    of_se = config.se is None or config.se.kind == SE().kind
+    expected = None if not of_se else closed_form(gates, config.se, stages) if config.se else {}
+    name = "SE" if of_se else "gates"
+    design = "plain" if config.se is None else f"with {'SE' if of_se else config.se.kind}"
     console.print(
         f"[bold]{config.backbone}[/] {design}, {input_size[0]} × {input_size[1]} × {input_size[2]}", highlight=False
     )
@@ -65,28 +67,31 @@ def show_cost(composed: Composed, words: list[str], console: Console) -> None:
     if cost.se_params:
         plain, last = cost.params - cost.se_params, cost.stages[max(cost.stages)].se_params
         console.print(
-            f"SE adds {cost.se_params / plain:.2%} to the plain network's {plain:,} parameters; without the last stage "
-            f"{(cost.se_params - last) / plain:.2%}.\n"
-            f"Multiply-adds of SE: layers {cost.fc_macs / 1e6:.3f} M, pooling {cost.pooling_macs / 1e6:.3f} M, "
+            f"{'SE adds' if of_se else 'Gates add'} {cost.se_params / plain:.2%} to the plain network's {plain:,} "
+            f"parameters; without the last stage {(cost.se_params - last) / plain:.2%}.\n"
+            f"Multiply-adds of {name}: layers {cost.fc_macs / 1e6:.3f} M, pooling {cost.pooling_macs / 1e6:.3f} M, "
             f"scaling {cost.scaling_macs / 1e6:.3f} M.",
             highlight=False,
         )
     console.print("All stages and stem and classifier; trainable weights; multiply-adds of one image.", style="dim")
 
 
-def cost_table(cost: models.Cost, gates: Sequence[Inserted], expected: Mapping[int, Any]) -> Table:
-    """A line a stage, and one for all; `expected` are the parameters of SE by equation 5, by stage."""
+def cost_table(cost: models.Cost, gates: Sequence[Inserted], expected: Mapping[int, Any] | None) -> Table:
+    """A line a stage, and one for all; `expected` are the parameters of SE by equation 5, by stage; None for gates of
+    another kind."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stage")
-    for heading in ("blocks\nwith SE", "params", "of SE", "2/r Σ N C²", "share\nof SE", "multiply-adds\nM", "of SE\nM"):
-        table.add_column(heading, justify="right")
+    closed = ["2/r Σ N C²"] if expected is not None else []
+    name = "SE" if closed else "gates"
+    for heading in ("blocks\nwith SE", "params", "of SE", *closed, "share\nof SE", "multiply-adds\nM", "of SE\nM"):
+        table.add_column(heading.replace("SE", name), justify="right")
     for stage, part in cost.stages.items():
         table.add_row(
             str(stage),
             str(sum(gate.stage == stage for gate in gates)),
             f"{part.params:,}",
             f"{part.se_params:,}",
-            f"{float(expected.get(stage, 0)):,.0f}",
+            *(f"{float((expected or {}).get(stage, 0)):,.0f}" for _ in closed),
             f"{part.se_params / cost.se_params:.1%}" if cost.se_params else "–",
             f"{part.macs / 1e6:,.2f}",
             f"{part.se_macs / 1e6:,.3f}",
@@ -96,7 +101,7 @@ def cost_table(cost: models.Cost, gates: Sequence[Inserted], expected: Mapping[i
         str(len(gates)),
         f"{cost.params:,}",
         f"{cost.se_params:,}",
-        f"{float(sum(expected.values())):,.0f}",
+        *(f"{float(sum((expected or {}).values())):,.0f}" for _ in closed),
         "100.0%" if cost.se_params else "–",
         f"{cost.macs / 1e6:,.2f}",
         f"{cost.se_macs / 1e6:,.3f}",

@@ -183,7 +183,7 @@ def priced_row(base: BaseNetwork, name: str, se: SE | None, facts: DataFacts) ->
     try:
         net = copy.deepcopy(base.net)
         ratios = se.by_stage(models.stages_of(net))
-        models.with_se(net, config.backbone, se)
+        gates = models.with_se(net, config.backbone, se)
         words = tuple(getattr(se, word.removeprefix("se.")) for word in WORDS)
         known = all((stage, words, ratio) in base.parts for stage, ratio in ratios.items())
         stages = {stage: base.parts[stage, words, ratio][0] for stage, ratio in ratios.items()} if known else {}
@@ -197,10 +197,12 @@ def priced_row(base: BaseNetwork, name: str, se: SE | None, facts: DataFacts) ->
         label=name,
         baseline=name,
         config=config,
-        se=dataclasses.replace(se, reduction=ratios, stages="all"),
+        se=study_rows.as_built(se, ratios),
         cost=cost,
         hidden=widths,
         network=network,
+        code=models.code(config.backbone, se, len(facts.classes), facts.channels, config.data.size),
+        places=study_rows.places_of(se, gates),
     )
 
 

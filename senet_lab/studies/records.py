@@ -122,5 +122,7 @@ def by_stage(value: Any) -> Any:
 
 
 def list_text(value: Any) -> Any:
-    """A list as text, so that lines can be grouped by it."""
+    """A list or a mapping as text, so that lines can be grouped by it."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}:{each}" for name, each in value.items())
     return "/".join(map(str, value)) if isinstance(value, (list, tuple)) else value

@@ -18,6 +18,8 @@ from senet_lab.config import SE, Config, Study, UserError, first_line
 from senet_lab.factors import NO_SE
 from senet_lab.models import identity
 from senet_lab.models.cost import Cost
+from senet_lab.models.gated import Inserted
+from senet_lab.models.kinds import kind_of
 from senet_lab.naming import Composed, word_text
 from senet_lab.reports import contrasts as compared
 from senet_lab.reports import paper
@@ -52,6 +54,7 @@ class Row:
         network: structural fingerprint; rows that share one build the same network.
         levels: factor → the row's level of it.
         code: what tells its code from what was released; empty where it is that (`models.code`).
+        places: of its gates; empty for SE (`Spec.places`).
     """
 
     label: str
@@ -67,6 +70,7 @@ class Row:
     network: str
     code: str
     levels: dict[str, Any] = field(default_factory=dict)
+    places: str = ""
 
     @property
     def level_texts(self) -> dict[str, str]:
@@ -79,6 +83,7 @@ class Row:
             backbone=self.config.backbone,
             network=self.network,
             code=self.code,
+            places=self.places,
             stride=self.config.stride,
             se=self.se,
             hidden=self.hidden,
@@ -176,16 +181,33 @@ def check_same_backbone(study: Study, rows: list[Row]) -> None:
 
 def plain_network(config: Config, facts: DataFacts) -> torch.nn.Module:
     """The network without SE, on the meta device: no weights."""
-    module, _, function = config.backbone.partition(":")
-    if module == "__main__":
-        raise ValueError(
-            f"backbone: workers do not run the script that calls the lab; put {function} into a module beside it, "
-            f"nets.py say, and write nets:{function}"
-        )
+    check_not_main("backbone", config.backbone)
     with torch.device("meta"):
         return models.create(
             config.backbone, None, len(facts.classes), in_channels=facts.channels, stride=config.stride, seed=0
         )
+
+
+def check_not_main(key: str, name: str) -> None:
+    """A ValueError for code of the user's own where only the script itself has it."""
+    module, _, attribute = name.partition(":")
+    if module == "__main__":
+        raise ValueError(
+            f"{key}: workers do not run the script that calls the lab; put {attribute} into a module beside it, "
+            f"nets.py say, and write nets:{attribute}"
+        )
+
+
+def as_built(se: SE, ratios: dict[int, int]) -> SE:
+    """A design in its one form, with reductions by stage; with the default one where its kind does not look at it."""
+    if not kind_of(se.kind).reduces:
+        ratios = dict.fromkeys(ratios, SE().reduction)
+    return dataclasses.replace(se, reduction=ratios, stages="all")
+
+
+def places_of(se: SE | None, gates: Sequence[Inserted]) -> str:
+    """Where gates are, for the trial's name (`Spec.places`)."""
+    return "" if se is None or se.kind == SE().kind else ", ".join(f"{gate.side} {gate.name}" for gate in gates)
 
 
 def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool = True) -> Row:
@@ -195,8 +217,9 @@ def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper:
     input_size = (facts.channels, config.data.size, config.data.size)
     try:
         net = plain_network(config, facts)
+        check_not_main("se.kind", config.se.kind if config.se else "")
         ratios = {} if config.se is None else config.se.by_stage(models.stages_of(net))
-        models.with_se(net, config.backbone, config.se)
+        gates = models.with_se(net, config.backbone, config.se)
         cost = row_cost(net, config.backbone, input_size)
         hidden = models.hidden_widths(net)
         network = models.fingerprint(net, input_size)
@@ -214,7 +237,7 @@ def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper:
     se = None
     if ratios:
         assert config.se is not None
-        se = dataclasses.replace(config.se, reduction=ratios, stages="all")
+        se = as_built(config.se, ratios)
     return Row(
         variant.label,
         variant.baseline,
@@ -229,6 +252,7 @@ def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper:
         network,
         code,
         variant.levels,
+        places_of(config.se, gates),
     )
 
 

@@ -21,7 +21,7 @@ Candidate = tuple[Level, ...]
 
 OFF = "off"  # a stage without SE
 REDUCTION = "se.reduction"
-WORDS = ("se.squeeze", "se.excitation", "se.position")
+WORDS = ("se.squeeze", "se.excitation", "se.position", "se.kind")
 SE_FACTORS = (REDUCTION, *WORDS)
 
 
@@ -115,11 +115,11 @@ class Space:
     """Every design of a search.
 
     Attributes:
-        levels: parameter → its levels; the reductions of the stages first, then squeeze, excitation and position, then
-            other factors.
+        levels: parameter → its levels; the reductions of the stages first, then the `WORDS` of the gates, then other
+            factors.
         plain: levels of the other factors → the plain network's cost by metric.
-        parts: (stage key, words, level) → what it adds, for every level but `off`. `words` are the levels of squeeze,
-            excitation, position and the other factors.
+        parts: (stage key, words, level) → what it adds, for every level but `off`. `words` are the levels of
+            `WORDS` and the other factors.
     """
 
     levels: Mapping[str, Candidate]
@@ -153,7 +153,7 @@ class Space:
     # -------------------------------------------------------------------------------------------------------- designs
 
     def words(self) -> Iterator[Candidate]:
-        """Every combination of squeeze, excitation, position and the other factors."""
+        """Every combination of the `WORDS` of the gates and the other factors."""
         yield from itertools.product(*(self.levels[word] for word in (*WORDS, *self.others)))
 
     def settings(self) -> Iterator[Candidate]:

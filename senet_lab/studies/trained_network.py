@@ -24,7 +24,7 @@ from senet_lab.training.checkpoints import Description
 from senet_lab.training.lit import SENet
 from senet_lab.training.transforms import in_files
 
-WORDS = ("data", "backbone", "training.device")  # and fields of data: all that such a command may be told
+WORDS = ("data", "backbone", "se.kind", "training.device")  # and fields of data: all that such a command may be told
 
 
 def is_word(text: str) -> bool:
@@ -65,8 +65,10 @@ def weights_of(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any] | No
 
 
 def network_of(path: Path, chosen: Composed, record: dict[str, Any] | None) -> SENet:
-    """The network of a checkpoint; a builder of the user's own is called if the words or the record name it."""
-    own = [chosen.config.backbone, *([record["config"]["backbone"]] if record else [])]
+    """The network of a checkpoint; code of the user's own is called if the words or the record name it."""
+    own = [chosen.config.backbone, chosen.config.se.kind if chosen.config.se else ""]
+    if record:
+        own += [record["config"]["backbone"], (record["config"]["se"] or {}).get("kind", "")]
     return checkpoints.load_network(path, own=own)
 
 

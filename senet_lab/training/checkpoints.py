@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from senet_lab.config import Data, UserError, first_line
+from senet_lab.models import kinds
 from senet_lab.models.gates import SEBlock
 from senet_lab.training import data as images
 from senet_lab.training.faults import NetworkError
@@ -76,7 +77,8 @@ def load_network(path: Path, own: Collection[str] = ()) -> SENet:
 
     Args:
         path: a Lightning checkpoint of `SENet`.
-        own: builders `package.module:function` that the user vouches for; a file alone may not have one imported.
+        own: builders `package.module:function` and gates `package.module:Class` that the user vouches for; a file alone
+            may not have one imported.
 
     Raises:
         UserError: if the file is missing, or no such checkpoint.
@@ -94,9 +96,10 @@ def load_network(path: Path, own: Collection[str] = ()) -> SENet:
     settings = saved.get("hyper_parameters") if isinstance(saved, dict) else None
     if not isinstance(settings, Mapping) or "backbone" not in settings or "state_dict" not in saved:
         raise UserError(f"{path} is not a checkpoint of a network that this lab has trained")
-    builder, said = str(settings["backbone"]), saved.get("images")
-    if ":" in builder and builder not in own:
-        raise UserError(f"{path} names a builder of its own; if you trust it, say backbone={builder}")
+    se, said = settings.get("se"), saved.get("images")
+    for key, name in {"backbone": settings["backbone"], "se.kind": (se or {}).get("kind", "se")}.items():
+        if ":" in str(name) and name not in (*own, *kinds.names()):
+            raise UserError(f"{path} names code of its own; if you trust it, say {key}={name}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Lightning's, of what is done on purpose

@@ -62,6 +62,9 @@ class Spec(Step):
     # What tells the code of the network and its gates from other code of the same names (`identity.code`); empty where
     # it is what the lab has released under them.
     code: str = ""
+    # Where its gates are, by the paths of the modules that they are put after or before; empty for SE, whose hidden
+    # widths tell it.
+    places: str = ""
 
     @property
     def step(self) -> Step:
@@ -89,10 +92,12 @@ class Spec(Step):
 
     def gates(self) -> dict[str, Any] | None:
         """The SE design as it is built: hidden widths instead of reductions, so that two reductions which a narrow
-        network cannot tell apart (max(1, C // r) is the same in every block) are one training."""
+        network cannot tell apart (max(1, C // r) is the same in every block) are one training. Of another kind than
+        SE it is not known what it makes of a reduction."""
         if self.se is None:
             return None
-        return {**non_defaults(self.se, drop={"reduction", "stages"}), "hidden": self.hidden}
+        drop = {"stages", "reduction"} if self.se.kind == SE().kind else {"stages"}
+        return {**non_defaults(self.se, drop=drop), "hidden": self.hidden}
 
     def as_recorded_earlier(self, identity: str) -> Spec:
         """The same training as earlier versions told it, who did not look at code and threads, and knew the images by
