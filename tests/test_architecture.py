@@ -1,7 +1,8 @@
-"""The walks of docs/architecture.md, made for real: each edit that it names, in a copy, is all that it takes."""
+"""docs/architecture.md against the tree: its edits are all that is needed, and its tables name what is there."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -64,3 +65,42 @@ def test_a_walk_takes_what_it_says(name: str, tmp_path: Path) -> None:
     file, expected = WALKS[name]
     (made,) = (tmp_path / "results").rglob(file)
     assert expected in made.read_text()
+
+
+LONGEST = 14  # files of a walk
+
+
+def steps(heading: str) -> list[tuple[str, str]]:
+    """File and name, line by line, of the table behind a line of the page."""
+    text = (ROOT / "docs/architecture.md").read_text().split(f"{heading}\n", 1)[1]
+    lines = text.strip().split("\n\n")[0].splitlines()
+    return [found for line in lines for found in re.findall(r"`([\w/.]+\.(?:py|yaml)): (\w+)`", line)]
+
+
+def names(file: str) -> tuple[set[str], set[str]]:
+    """What a file defines, and what it calls."""
+    nodes = list(ast.walk(ast.parse((ROOT / "senet_lab" / file).read_text())))
+    defined = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    defined |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    called = [node.func for node in nodes if isinstance(node, ast.Call)]
+    return defined, {each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in called}
+
+
+@pytest.mark.parametrize("heading", ["From the words to the first training:", "From the last record to the table:"])
+def test_each_step_of_a_walk_is_called_by_one_above_it(heading: str) -> None:
+    walked = steps(heading)
+    assert 10 <= len({file for file, _ in walked}) <= LONGEST
+    called: set[str] = set()
+    for number, (file, name) in enumerate(walked):
+        defined, calls = names(file)
+        called |= calls
+        assert name in defined, f"{file} does not define {name}"
+        assert not number or name in called, f"nothing above {file} calls {name}"
+
+
+def test_the_answers_are_where_the_page_says() -> None:
+    answers = steps("## Where is …")
+    assert len(answers) == 5
+    for file, name in answers:
+        content = (ROOT / "senet_lab" / file).read_text()
+        assert re.search(rf"^\s*{name}:", content, re.M) if file.endswith(".yaml") else name in names(file)[0], file

@@ -19,8 +19,8 @@ from senet_lab import outputs
 from senet_lab.outputs import Outputs, outputs_digest
 from senet_lab.reports import power, results, tables
 from senet_lab.reports import statistics as st
-from senet_lab.reports.conclusions import judge, needed_seeds, settled_verdict
 from senet_lab.reports.sequential import Looks
+from senet_lab.reports.verdicts import judge, needed_seeds, settled_verdict
 
 ROOT = Path(__file__).parents[1]
 KINDS = {  # verdict → its kind

@@ -11,7 +11,7 @@ from scipy import stats
 
 from senet_lab.reports import power
 from senet_lab.reports import statistics as st
-from senet_lab.reports.conclusions import judge
+from senet_lab.reports.verdicts import judge
 
 # 360 test images, most of them easy: (how many, probability of error). Together 2.7% error, as on small data sets.
 IMAGES = ((300, 0.002), (40, 0.05), (20, 0.3))

@@ -12,15 +12,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from senet_lab.outputs import Outputs
-from senet_lab.reports import aim, conclusions, statistics
+from senet_lab.reports import aim, statistics, verdicts
 from senet_lab.reports.aim import Aim
 from senet_lab.reports.cells import first
-from senet_lab.reports.conclusions import Verdict
 from senet_lab.reports.contrasts import Contrast, effects, of_rows
 from senet_lab.reports.image_outcomes import outcomes
 from senet_lab.reports.sequential import Looks, looks_of, rounding
 from senet_lab.reports.table import Failure
 from senet_lab.reports.trials import factors_of, guessing
+from senet_lab.reports.verdicts import Verdict
 
 Groups = dict[str, pd.DataFrame]  # label → trials
 
@@ -177,17 +177,16 @@ def verdicts_of(
     }
     judged = {label: contrast.key for label, contrast in study.contrasts.items() if contrast.key is not None}
     if study.aim.settles:
-        verdicts: dict[str, Verdict | None] = {}
+        settled: dict[str, Verdict | None] = {}
         for label in judged:
-            found = deltas[label]
-            if found is not None and not untested[label]:
-                deltas[label], verdicts[label] = conclusions.settled_verdict(
-                    found, study.looks(study.contrasts[label].weights)
-                )
-        return deltas, verdicts
+            delta = deltas[label]
+            if delta is not None and not untested[label]:
+                looks = study.looks(study.contrasts[label].weights)
+                deltas[label], settled[label] = verdicts.settled_verdict(delta, looks)
+        return deltas, settled
     once = {key: label for label, key in reversed(judged.items())}
     tested = [deltas[label] for label in once.values()]
-    by_key = dict(zip(once, conclusions.judge(tested, study.tests, study.aim.margin), strict=True))
+    by_key = dict(zip(once, verdicts.judge(tested, study.tests, study.aim.margin), strict=True))
     return deltas, {label: by_key[key] for label, key in judged.items()}
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from senet_lab.reports import paper, statistics
 from senet_lab.reports.aim import Aim
-from senet_lab.reports.conclusions import Verdict
 from senet_lab.reports.verdict_styles import STYLES, VerdictStyle
+from senet_lab.reports.verdicts import Verdict
 
 
 @dataclass(frozen=True)
