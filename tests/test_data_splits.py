@@ -205,7 +205,3 @@ def test_what_cannot_be_is_refused_by_its_name(changes: dict, words: list[str]) 
         data_facts(data)
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_sizes_are_those_of_the_images() -> None:
-    assert load_splits(DIGITS).train.images_NCHW.shape[1:] == (1, SOURCES["digits"].size, SOURCES["digits"].size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,6 @@ from senet_lab.models.slots import POSITIONS
 CIFAR = ["resnet8", "resnet20", "resnet32", "resnet56", "resnet110"]
 CIFAR += [name for name in BACKBONES if name.startswith(("preresnet", "wrn"))]
 IMAGENET = [name for name in BACKBONES if name.startswith(("resnet", "resnext")) and name not in CIFAR]
-
-# Networks of more than a hundred layers take seconds each, and are made of the blocks of others.
-SHALLOW = [name for name in BACKBONES if not re.search(r"1\d\d", name)]
 
 
 def params(net: nn.Module) -> int:
@@ -216,14 +212,6 @@ def test_wide_resnet_of_width_1_is_the_preactivation_resnet_of_basic_blocks() ->
 
 # ---------------------------------------------------------------------------------------------------------------------
 # They run.
-
-
-@pytest.mark.parametrize("name", [*SHALLOW, "senet154"])
-def test_every_backbone_runs_on_meta_with_se(name: str) -> None:
-    with torch.device("meta"):
-        net = create(name, SE(), 7, in_channels=1, seed=0).eval()
-        assert net(torch.empty(2, 1, 96, 96)).shape == (2, 7)
-    assert all(tensor.is_meta for tensor in net.state_dict().values())
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn16_4"])

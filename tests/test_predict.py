@@ -113,14 +113,6 @@ def test_folders_and_files_in_the_order_in_which_they_were_named(
     assert all(len(one["top"]) == 3 for one in found)  # there are no five classes
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
-def test_images_of_any_kind_are_read(mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    image = tmp_path / "image.tif"
-    (Image.new("I;16", (20, 30), 300) if mode == "I;16" else picture(1).convert(mode)).save(image)
-    for path in (coloured(tmp_path / "net.ckpt"), coloured(tmp_path / "net.ckpt", size=8, resize=0)):
-        assert len(predicted(capsys, path, image)) == 1
-
-
 def test_the_table(kept: Kept, digit_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = sorted((digit_files / "val" / "3").iterdir())[:2]
     best = predicted(capsys, kept.checkpoint, *files)
