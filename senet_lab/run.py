@@ -18,14 +18,14 @@ from typing import Any
 from senet_lab.config import RunError, UserError, without_passwords
 
 GOES_ON = "what has ended is recorded; the same command goes on from there"
-# What is said, and the exit code: 128 + SIGINT, as shells have it; a scheduler that asks for an end gets it, in order.
+# Signal → message and exit code: 128 + SIGINT as in shells; 0 for SIGTERM, by which a scheduler ends a job normally.
 ENDS = {signal.SIGINT: (f"interrupted: {GOES_ON}", 130), signal.SIGTERM: (f"ended by SIGTERM: {GOES_ON}", 0)}
 SIGNALS_RECEIVED: list[int] = []  # signals that have come
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command, from Python: in a script, a notebook or a thread. Returns its exit code; signals are then handled as
-    they were before."""
+    """Run the command from Python (a script, a notebook, a thread) and return its exit code. The signal handlers that
+    were set before are set again afterwards."""
     before = {number: signal.getsignal(number) for number in ENDS}
     try:
         return command(sys.argv[1:] if argv is None else argv)
@@ -35,11 +35,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(words: list[str]) -> int:
-    """The command; returns its exit code: 0, 1 where a run failed, 2 for bad input, 130 when interrupted. A SIGTERM is
-    how schedulers ask for an end, and 0 says that it was a good one."""
+    """Run the command; the exit code is 0, 1 if a run failed, 2 for bad input, 130 if interrupted, and 0 after a
+    SIGTERM, by which schedulers end a job."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
+            stream.reconfigure(errors="replace")  # a character that the terminal lacks must not stop the run
     SIGNALS_RECEIVED.clear()
     set_handlers(exit_at_once)
     try:
@@ -47,7 +47,7 @@ def command(words: list[str]) -> int:
     except UserError as error:
         print(f"error: {without_passwords(error)}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader of the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (RunError, OSError) as error:
@@ -60,7 +60,7 @@ def command(words: list[str]) -> int:
 
 
 def run_words(words: list[str]) -> int:
-    """Do what the words say; the exit code."""
+    """Print help or the configuration, or run the studies that the words ask for; returns the exit code."""
     from senet_lab.compose import compose_all
     from senet_lab.help import help_text, job_text
 
@@ -78,27 +78,30 @@ def run_words(words: list[str]) -> int:
 
 
 def set_handlers(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Call the handler from now on when the user, or the system, asks for an end."""
+    """Call this handler for SIGINT and SIGTERM from now on."""
     for number in ENDS:
         set_handler(number, handler)
 
 
 def set_handler(number: int, handler: Any) -> None:
-    """Set a handler where Python lets one: it runs them in the main thread, and keeps those that it has not set."""
+    """Set a handler if this is the main thread, the only one in which Python allows it. None is a handler that was not
+    set from Python: it is kept."""
     if threading.current_thread() is threading.main_thread() and handler is not None:
         signal.signal(number, handler)
 
 
 def exit_at_once(number: int, frame: FrameType | None) -> None:
-    """End while modules are imported: nothing has begun yet, and an exception might be lost, because Python ignores
-    those that meet it in the importer's own callbacks."""
+    """End the process while modules are being imported. Nothing has begun, so nothing is lost. An exception would not
+    do: Python ignores one that is raised in a callback of the importer."""
     said, code = ENDS[signal.Signals(number)]
     os.write(2, f"{said}\n".encode())
     os._exit(code)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """End in good order, as soon as an exception is heard; a second signal ends at once, which loses nothing either."""
+    """Raise KeyboardInterrupt, so that the run stops its workers and ends. If Python would ignore an exception here,
+    try again after 20 ms. A second signal ends the process at once; recorded trials and checkpoints are kept then,
+    too."""
     if ignores_exceptions(frame):
         threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
         return
@@ -108,7 +111,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def ignores_exceptions(frame: FrameType | None) -> bool:
-    """Whether Python may ignore an exception that is raised here: in a destructor, or in the importer's callbacks."""
+    """Whether Python may ignore an exception raised in this frame: in a destructor or in a callback of the importer."""
     while frame is not None:
         if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

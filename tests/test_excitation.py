@@ -82,7 +82,7 @@ def directly(net: nn.Module, x_NCHW: Tensor, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("squeeze", "excite"), list(zip([*SQUEEZES, "avg"], EXCITATIONS, strict=True)))
 def test_gates_agree_with_a_second_implementation(squeeze: str, excite: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = network(SE(reduction=4, squeeze=squeeze, gate_summary=excite))
+    net = network(SE(reduction=4, squeeze=squeeze, excitation=excite))
     x_NCHW, y_N = pictures()
     measured = gate_stats.measure(net, in_batches(x_NCHW, y_N, 7), NAMES, [2, 0], images_a_class=8)
     expected = directly(net, x_NCHW, monkeypatch)

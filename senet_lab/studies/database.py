@@ -49,7 +49,7 @@ class Database:
         location = parse(url)
         self.url = location.render_as_string(hide_password=False)
         self.name = location.render_as_string()  # the password hidden
-        self.say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)  # what the user is told
+        self.say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
         self.back = 0.0  # when it answered again after it had not, in seconds since 1970
         is_sqlite = location.get_backend_name() == "sqlite"
         self.waits = WAITS.get("sqlite" if is_sqlite else location.drivername, {})
@@ -66,6 +66,10 @@ class Database:
             self.engine = sa.create_engine(location, connect_args=self.waits)
             # A file is there, and may be locked; a server that does not answer yet may never, and is said so at once.
             self.retry(lambda: self.open(tables if create else None), PATIENCE_SECONDS if is_sqlite else 0)
+
+    def report_to(self, say: Callable[[str], None]) -> None:
+        """Call `say` with the warnings about a database that does not answer; they go to standard error otherwise."""
+        self.say = say
 
     @contextmanager
     def opening(self, location: sa.URL) -> Iterator[None]:

@@ -1,10 +1,11 @@
 """Trains what a plan lacks: claims trials in the store, hands them to workers, records each once.
 
-Any number of drivers may work on the same store. A driver claims a trial when a worker is free, so that nothing is
-queued ahead of others; interrupted at any moment, it loses at most the current epochs.
+Any number of drivers may work on the same store. A driver claims a trial only when a worker is free, so that no trial
+waits in the queue of one driver while another has a free worker. If it is interrupted, at most the current epochs are
+lost.
 
-`policies` decide the rest: a trial whose worker was killed is tried again, one that was out of memory is trained once
-more with nothing beside it, and a study of which nothing ends well is stopped.
+`policies` decides about failures: a trial whose worker was killed is started again, one that ran out of memory is
+trained once more with no other trial running, and a study whose trials all fail is stopped.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Record, Sto
 from senet_lab.training.faults import with_advice
 
 POLL_SECONDS = 0.5
-FEW = 100  # trials that are looked up each time that a worker is free; more of them, at most so often:
+FEW = 100  # up to so many waiting trials are looked up whenever a worker is free; more of them every:
 LOOK_SECONDS = 2.0
 
 
 def ignore(cell: Cell, value: Record) -> None:
-    """What is done of an event that nobody asks for."""
+    """The default of `on_end` and `on_stop`: nothing is done."""
 
 
 @dataclass
@@ -45,13 +46,13 @@ class Driver:
         workers: who trains.
         progress: what the user sees.
         checkpoints: folder of the checkpoints of trials that have not ended.
-        on_end: called with every record, once it is in the store; also with those of another driver, which may have
-            been killed before it could do more with them.
-        more: asked for further cells while a worker is free, in a search; where it has none although nothing is
-            training, the search is over.
+        on_end: called with every record once it is in the store, also with the records of other drivers, which may
+            have been killed before they processed them.
+        more: returns further cells; called while a worker is free. If it returns none and no trial is running, the
+            study is complete.
         until: the epoch that a training is to be stopped after; None is its end.
-        on_stop: called with the epochs of a training that was stopped. Its claim is given back, and it has no record:
-            it goes on from its checkpoint when it is asked for again.
+        on_stop: called with the epochs of a training that was stopped at `until`. Its claim is released and it has no
+            record: it continues from its checkpoint when it is submitted again.
         known: all records of a search, which `more` and `on_end` add to: these tell whether it can work.
         records: trial id → record, of the trials of the plan, and of those that `more` gave, that have ended.
         waiting: trials that this driver has not claimed; another one may be training them.
@@ -80,7 +81,7 @@ class Driver:
         self.failures = Failures(
             self.plan.config.max_failures, self.records if self.search_records is None else self.search_records
         )
-        self.paused = False  # whether nothing is handed out because nothing ends well
+        self.paused = False  # whether no trial is started because all have failed so far
         self.looked = 0.0  # when it was last looked up what other drivers have recorded
         self.commit = git_commit()
 
@@ -88,10 +89,10 @@ class Driver:
         """Train; all records.
 
         Raises:
-            RunError: the study cannot go on, or so many trials have failed and none has ended well that it is not to;
-                what has ended is recorded, what has not goes on next time.
+            RunError: the study cannot continue, or `max_failures` trials have failed and none has succeeded. What has
+                ended is recorded; the rest continues at the next start.
         """
-        self.store.say = self.progress.say
+        self.store.report_to(self.progress.say)
         try:
             with heartbeats(self.store):
                 self.hand_out()
@@ -102,15 +103,15 @@ class Driver:
                         self.handle(event)
                     self.hand_out()
         finally:
-            self.workers.stop()  # before anyone else may train what they were training
-            with suppress(RunError):  # a store that has failed; claims of a process that is gone are taken over
+            self.workers.stop()  # before its claims are released and other drivers may take these trials
+            with suppress(RunError):  # if the store has failed: other drivers take over the claims of an ended process
                 self.store.release_all()
         return self.records
 
     # ----------------------------------------------------------------------------------------------------- handing out
 
     def hand_out(self) -> None:
-        """Give free workers what no other driver has, or has had."""
+        """Submit waiting trials that no other driver has claimed or recorded, while workers are free."""
         if not self.workers.free:
             return
         self.look_up()
@@ -130,14 +131,15 @@ class Driver:
                 self.submit(cell)
 
     def look_up(self) -> None:
-        """Accept what other drivers have recorded meanwhile. Not always where it is much: a claim is refused anyway."""
+        """Accept what other drivers have recorded. If many trials wait, look only every `LOOK_SECONDS`: the claim of a
+        recorded trial is refused in any case."""
         if len(self.waiting) <= FEW or time.monotonic() - self.looked > LOOK_SECONDS:
             for trial_id, record in self.store.read(self.waiting).items():
                 self.accept(self.waiting.pop(trial_id), record)
             self.looked = time.monotonic()
 
     def further(self) -> list[Cell]:
-        """What a search wants next."""
+        """Further cells from `more`, which also wait from now on."""
         cells = self.more()
         self.waiting.update((cell.trial_id, cell) for cell in cells)
         return cells[:]
@@ -147,8 +149,11 @@ class Driver:
         self.progress.start(cell)
 
     def is_hopeless(self) -> bool:
-        """Whether no more is to be handed out, as far as the records tell. What is training may yet tell otherwise;
-        where nothing is, the study is over."""
+        """Whether to start no more trials because all have failed so far. One that is still running may succeed.
+
+        Raises:
+            RunError: none is running.
+        """
         reason = self.failures.reason()
         if reason and not self.running:
             raise RunError(f"{reason}, the first: {self.failures.first()}; retry=true trains them again")
@@ -160,7 +165,7 @@ class Driver:
     # ----------------------------------------------------------------------------------------------------------- events
 
     def handle(self, event: Event) -> None:
-        """Do what an event asks for."""
+        """Process an event of a worker."""
         cell, value = self.running[event.trial_id], event.value
         match event.kind:
             case "epoch" if "notice" in value:
@@ -209,19 +214,19 @@ class Driver:
         }
         kept = packed if self.plan.config.training.outputs == "on" else None
         if not self.store.finish(cell.trial_id, state, record, kept):
-            self.waiting[cell.trial_id] = cell  # taken over while we were silent; the other driver's record will do
+            self.waiting[cell.trial_id] = cell  # another driver has taken the claim over: its record counts
             return
         if state == DONE:
-            self.failures.worked = True
-            self.hand_out()  # the worker that has just become free need not wait for what follows
+            self.failures.note_success()
+            self.hand_out()  # at once, so that the free worker does not wait for the bookkeeping below
         if state == FAILED or self.plan.config.training.keep == "none":
-            with suppress(OSError):  # left there, it does no harm
-                for left in self.checkpoints.glob(f"{cell.trial_id}.*"):  # also by a worker that was killed as it wrote
+            with suppress(OSError):  # a checkpoint that cannot be deleted does no harm
+                for left in self.checkpoints.glob(f"{cell.trial_id}.*"):  # with the temporary files of a killed worker
                     left.unlink(missing_ok=True)
         self.accept(cell, self.store.read([cell.trial_id])[cell.trial_id])
 
     def accept(self, cell: Cell, record: Record) -> None:
-        """Take over what is recorded of a trial, by whichever driver."""
+        """Add a record, of this driver or of another one."""
         self.records[cell.trial_id] = record
         self.progress.end(cell, record)
         self.on_end(cell, record)
@@ -234,7 +239,7 @@ def heartbeats(store: Store) -> Iterator[None]:
 
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            with suppress(RunError):  # the main thread meets the same fault and reports it
+            with suppress(RunError):  # the main thread uses the same store and reports the fault
                 store.beat()
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -255,7 +260,7 @@ def git_commit() -> dict[str, Any]:
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "--", "__init__.py")  # an environment inside of someone else's repository
+        git("ls-files", "--error-unmatch", "--", "__init__.py")  # fails where the repository is not the lab's
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.SubprocessError):
         return {"commit": "", "dirty": False}

@@ -64,12 +64,12 @@ class ExportOutcome:
 
 
 class LeaveError(Exception):
-    """The driver wants nothing more to be written."""
+    """The driver has ordered the export to stop at once."""
 
 
 class OrderInbox:
-    """What the driver asks for: its latest order, read by a thread, so that the driver never waits. When the
-    driver is gone, so is this process, whatever it does."""
+    """The driver's latest order. A thread reads the pipe, so that the driver never waits for it. When the pipe closes,
+    because the driver has ended, this process ends at once."""
 
     def __init__(self, pipe: Connection, order: ExportOrder) -> None:
         self.pipe = pipe
@@ -86,7 +86,7 @@ class OrderInbox:
             os._exit(0)
 
     def report_left(self, left: int) -> None:
-        """So many runs or trials are left to be written; a `LeaveError` where they are not to be."""
+        """Tell the driver how many runs or trials are left to be written; a `LeaveError` if it has ordered to stop."""
         if self.order.now:
             raise LeaveError
         if self.order.last:
@@ -103,8 +103,8 @@ def serve_exports(
         url: of the store.
         folder: of W&B's runs.
         sides: keys of `SIDES`.
-        asked: the word that has asked for W&B to be online; empty where it is not.
-        studies: what is known of them at first.
+        asked: the setting by which W&B is online (`tracking=online`, say); empty if it is not.
+        studies: their facts at the start; orders bring them up to date.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.nice(NICE)
@@ -112,7 +112,7 @@ def serve_exports(
     with wandb_client.client(folder), suppress(LeaveError):
         try:
             store = Store(url)
-            store.say = lambda text: None  # the driver tells of it
+            store.report_to(lambda text: None)  # the driver prints the same warnings
             if asked and not wandb_client.log_in(asked, "tracking=offline needs no server"):
                 how = wandb_client.HOW_TO_LOG_IN
                 raise UserError(f"{asked}: there is no W&B key; {how}; tracking=offline needs none")
@@ -140,9 +140,9 @@ def export_until_done(driver: OrderInbox, store: Store, sides: Sequence[str], wa
 def write_side(
     side: str, order: ExportOrder, driver: OrderInbox, store: Store, wandb: export_wandb.Wandb
 ) -> ExportOutcome:
-    """Write what is lacking on one side; after a fault the rest is left to the next time, since it would meet the same
-    one."""
-    counts: list[int] = []  # that were left, from the first on
+    """Write what one side lacks. After an error the rest is left for the next export, because it would meet the same
+    error."""
+    counts: list[int] = []  # runs or trials left to write, at the start and after each
 
     def heard(left: int) -> None:
         counts.append(left)
@@ -158,5 +158,5 @@ def write_side(
         return ExportOutcome(counts[0], 0, "")
     except LeaveError:
         raise
-    except Exception as error:  # whatever a client makes of a network that is gone or a disk that is full
+    except Exception as error:  # clients raise many classes for a lost network or a full disk
         return ExportOutcome(counts[0] - counts[-1] if counts else 0, counts[-1] if counts else None, first_line(error))

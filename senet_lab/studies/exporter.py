@@ -1,9 +1,9 @@
 """The exporter: a process of its own that reads a study's records from the store and writes W&B's runs and Optuna's
 study.
 
-It reads them when it starts, every `EVERY_SECONDS` while the study trains, and at its end. Whatever is missing on the
-other side is written then, so that nothing is lost and nothing is there twice, whoever is killed when. Training never
-waits for it; at the end it is waited for as long as it gets on. What it could not write is said, and the command that
+It reads them when it starts, every `EVERY_SECONDS` while the study trains, and at its end, and writes whatever the
+other side lacks. So nothing is lost or written twice, whichever process is killed. Training never waits for it; at the
+end the driver waits as long as runs are being written. What could not be written is printed, with the command that
 writes it: `python -m senet_lab export wandb|optuna WORDS…`, which starts the same process.
 """
 

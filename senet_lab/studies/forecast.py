@@ -232,6 +232,10 @@ class Remaining:
         if seconds is not None:
             self.known.setdefault(self.keys.get(cell.trial_id, ""), []).append(seconds)
 
+    def stop_probing(self) -> None:
+        """A trial has ended: the pace is known, and the first trials need not tell it any more."""
+        self.probed = True
+
     def total(self, workers: int) -> float:
         """Seconds to the end on so many workers, as far as is known."""
         expected, taken = self.measured

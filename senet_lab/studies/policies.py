@@ -1,4 +1,4 @@
-"""What a driver decides: who is tried again, who waits for memory, and when a study is hopeless."""
+"""What a driver does about failures: start again, wait for free memory, or stop the study."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ ATTEMPTS = 3  # a trial whose worker was killed so often stops the study
 
 @dataclass
 class Attempts:
-    """Who is tried again: how often each trial has been begun here. One whose worker was killed goes on from its last
-    epoch, until it has been begun `ATTEMPTS` times."""
+    """How often each trial has been started by this driver. A trial whose worker was killed is started again from its
+    last epoch, until it has been started `ATTEMPTS` times."""
 
     made: dict[str, int] = field(default_factory=dict)
 
     def first(self, trial_id: str) -> None:
-        """It has been claimed."""
+        """Count the first start, after the claim."""
         self.made[trial_id] = 1
 
     def again(self, trial_id: str) -> None:
-        """It is begun once more."""
+        """Count a further start."""
         self.made[trial_id] += 1
 
     def left(self, trial_id: str) -> bool:
-        """Whether it may be begun once more after its worker was killed."""
+        """Whether it may be started again after its worker was killed."""
         return self.made[trial_id] < ATTEMPTS
 
 
 @dataclass
 class MemoryQueue:
-    """Who waits for memory. A trial that was out of memory keeps its claim and waits until nothing else trains; then it
-    is trained with nothing beside it, and nothing is handed out until it has ended.
+    """Trials that ran out of memory. Each keeps its claim and waits until no other trial is running; then it is trained
+    alone, and no other trial is started until it has ended.
 
     Attributes:
         waiting: trials, the first to be the next.
@@ -44,45 +44,49 @@ class MemoryQueue:
     granted: set[str] = field(default_factory=set)
 
     def ask(self, trial_id: str) -> None:
-        """It was out of memory beside others."""
+        """Queue a trial that ran out of memory beside others."""
         self.waiting.append(trial_id)
 
     def had_turn(self, trial_id: str) -> bool:
-        """Whether it had the memory for itself."""
+        """Whether it was trained alone."""
         return trial_id in self.granted
 
     def next(self, running: Collection[str]) -> str | None:
-        """The trial to train alone now: there is one if all that are claimed wait for it."""
+        """The trial to train alone now, if every claimed trial is in this queue; else None."""
         if not self.waiting or len(self.waiting) < len(running):
             return None
         self.granted.add(self.waiting[0])
         return self.waiting.pop(0)
 
     def reserved(self, running: Collection[str]) -> bool:
-        """Whether nothing else may be handed out: a trial is trained alone, or waits for it."""
+        """Whether no other trial may be started, because one is trained alone or waits for that."""
         return bool(self.waiting) or not self.granted.isdisjoint(running)
 
     def forget(self, trial_id: str) -> None:
-        """It has been claimed anew, so that it is tried beside others first."""
+        """Forget a trial that is claimed anew: it is first trained beside others again."""
         self.granted.discard(trial_id)
 
 
 @dataclass
 class Failures:
-    """When a study is hopeless: so many of its trials have failed, and none has ended well.
+    """When to stop a study: `most` trials have failed and none has succeeded.
 
     Attributes:
-        most: how many may; None is no limit.
+        most: failed trials after which to stop; None is no limit.
         ended: the records of those that have ended.
-        worked: whether one has ended well here.
+        worked: whether one has succeeded in this driver.
     """
 
     most: int | None
     ended: Mapping[str, Record]
     worked: bool = False
 
+    def note_success(self) -> None:
+        """A trial has succeeded: the study is not stopped any more."""
+        self.worked = True
+
     def reason(self) -> str:
-        """Why it is; empty if it is not."""
+        """Why to stop; empty if the study may continue."""
         if self.most is None or self.worked or len(self.ended) < self.most:
             return ""
         if any(record["state"] != FAILED for record in self.ended.values()):
@@ -91,5 +95,5 @@ class Failures:
         return f"{count} trial{'s' * (count > 1)} failed and none ended well (max_failures={self.most})"
 
     def first(self) -> str:
-        """Why the first of them failed."""
+        """The reason of the first failure."""
         return str(next(iter(self.ended.values()))["reason"])

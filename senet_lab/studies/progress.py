@@ -83,7 +83,7 @@ class Progress:
         """A trial of this name has ended, with this outcome."""
         self.done += 1
         self.remaining.leave(cell, record["seconds"] if record["state"] == "done" and not record["resumed"] else None)
-        self.remaining.probed = True
+        self.remaining.stop_probing()
         left = f", about {duration(self.left())} left" if self.done < self.total else ""
         self.say(f"[{self.done}/{self.total}] {name}: {outcome}{left}")
 

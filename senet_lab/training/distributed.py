@@ -1,8 +1,8 @@
 """One training in several processes, one a device: Lightning's DDP between processes that are started here.
 
-Whoever asks for such a training does not train: it starts the processes, its ranks, listens to them, and ends them all
-as soon as one of them fails, so that none waits for another for ever, whatever the devices speak with each other. The
-ranks stay for the next training, as warm as a worker is.
+The calling process does not train. It starts one process (rank) for each device, receives their messages, and ends all
+of them as soon as one fails, because the others would wait for it in a collective operation for ever. The ranks stay
+for the next training, with their libraries imported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from senet_lab.training.processes import receive, send, spawned
 from senet_lab.training.sampling import BatchShare
 from senet_lab.training.silence import silenced, without_advice
 
-GRACE_SECONDS = 0.5  # in which the ranks whose fault it was are heard, too: another one may have failed by theirs
+GRACE_SECONDS = 0.5  # to wait for further messages after a failure: the first message need not come from its cause
 LOOPBACK = "lo"
 
 Report = Callable[[dict[str, Any]], None]
@@ -42,8 +42,8 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Rank(BatchShare):
-    """One of the processes that train a network together; a process alone is the first of one, and the first is the one
-    that reports and writes."""
+    """One of the processes that train a network together. The first one reports and writes; a process that trains alone
+    is the first of one."""
 
     gpus: tuple[int, ...] = ()  # index of each rank's GPU; empty on a CPU
     meeting: Path | None = None  # file by which they find each other, in a folder of its own
@@ -73,13 +73,17 @@ RANKS: list[RankProcess] = []  # the ranks of the last training, in their order
 
 
 def run_ranks(task: Task, gpus: tuple[int, ...], world: int, report: Report) -> list[dict[str, Any]]:
-    """What a task, which must be picklable, gives in each of `world` processes, in their order. It is called with its
-    rank and what to report with; what the first rank reports is reported here. `gpus` is empty on a CPU.
+    """Run a task in `world` processes; returns their results in the order of the ranks.
+
+    Args:
+        task: picklable; called with its rank and a function to report with.
+        gpus: index of each rank's GPU; empty on a CPU.
+        report: called with what the first rank reports.
 
     Raises:
         LostError: a rank was killed.
         RunError: a rank cannot be started.
-        Exception: what a rank has raised, the first if there are several. The others are ended in any case.
+        Exception: the first error that a rank raised. All ranks are ended.
     """
     if len(RANKS) != world:
         end_ranks()
@@ -88,7 +92,7 @@ def run_ranks(task: Task, gpus: tuple[int, ...], world: int, report: Report) -> 
             RANKS.append(RankProcess(len(RANKS), torch.get_num_threads()))
         with tempfile.TemporaryDirectory(prefix="senet_lab-ranks-") as folder:
             for number, member in enumerate(RANKS):
-                with suppress(OSError):  # it died while idle; reading the pipe will tell so
+                with suppress(OSError):  # the rank has died: `collect_results` finds its pipe closed
                     member.pipe.send((task, Rank(number, world, gpus, Path(folder) / "meeting")))
             return collect_results(report)
     except BaseException:
@@ -97,10 +101,9 @@ def run_ranks(task: Task, gpus: tuple[int, ...], world: int, report: Report) -> 
 
 
 def collect_results(report: Report) -> list[dict[str, Any]]:
-    """Pass on what the ranks say until all have ended; what each has ended with. Once one has failed, the others are
-    heard a little longer, for whose fault it was: that a rank was killed, which makes the others fail, or else what was
-    raised first."""
-    members = {member.pipe: member for member in RANKS}  # that may say more
+    """Pass on the reports of the ranks until all have ended; returns their results. After a failure, wait
+    `GRACE_SECONDS` more for its cause: a killed rank makes the others fail; otherwise the first error is raised."""
+    members = {member.pipe: member for member in RANKS}  # whose results are outstanding
     ended: dict[RankProcess, dict[str, Any]] = {}
     failures: list[tuple[float, Exception]] = []
     until: float | None = None
@@ -115,7 +118,7 @@ def collect_results(report: Report) -> list[dict[str, Any]]:
                 report(value)
                 continue
             if kind == "failed":
-                failures.append(value)  # it waits for its end, and may be killed yet
+                failures.append(value)  # the rank now waits to be ended; until then it may also be killed
             else:
                 member = members.pop(pipe)
             if kind == "ended":
@@ -131,9 +134,9 @@ def collect_results(report: Report) -> list[dict[str, Any]]:
     return [ended[member] for member in RANKS]
 
 
-@atexit.register  # before multiprocessing's own, which would wait for them
+@atexit.register  # runs before multiprocessing's own exit handler, which would wait for the ranks
 def end_ranks() -> None:
-    """End the ranks, whatever they do."""
+    """Kill the ranks."""
     for member in RANKS:
         member.end()
     RANKS.clear()
@@ -144,9 +147,9 @@ def end_ranks() -> None:
 
 
 def serve_rank(pipe: Connection, threads: int) -> None:
-    """The process of a rank: do what comes over the pipe until it closes. Once it has failed it waits for its end,
-    which comes with the failure's being heard."""
-    folders: list[Path] = []  # where the ranks meet; nobody else deletes it if whoever started them was killed
+    """The process of a rank: run the tasks that come over the pipe, until it closes. After a failure the rank waits to
+    be killed by the calling process."""
+    folders: list[Path] = []  # of the meeting files; deleted here in case the calling process was killed
 
     def clear() -> None:
         for folder in folders[-1:]:
@@ -154,10 +157,10 @@ def serve_rank(pipe: Connection, threads: int) -> None:
 
     tasks = receive(pipe, clear)
     without_advice()
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning takes as many as there are cores
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # otherwise Lightning sets it to the number of cores
     torch.set_num_threads(threads)
     if LOOPBACK in {name for _, name in socket.if_nameindex()}:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # it would ask for this machine's name otherwise
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # otherwise gloo looks up the machine's name
     for task, rank in tasks:
         folders.append(rank.meeting.parent)
         try:
@@ -170,27 +173,30 @@ def serve_rank(pipe: Connection, threads: int) -> None:
 
 
 def sendable(error: BaseException) -> Exception:
-    """An error as it can be raised in another process: itself, if it survives the way there."""
+    """An error that can be sent to another process: the error itself if it can be pickled, else its text."""
     try:
         if isinstance(error, Exception) and isinstance(pickle.loads(pickle.dumps(error)), type(error)):
             return error
-    except Exception:  # what pickling makes of someone's own error has no common class
+    except Exception:  # pickling a user's error may raise anything
         pass
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 @contextmanager
 def process_group(rank: Rank) -> Iterator[None]:
-    """The process as one of its group, for the time of a training that goes well. (After one that does not, leaving the
-    group might wait for others that wait, too.)"""
+    """Join the process group for the body, and leave it if the body succeeds. After an error it is not left, because
+    that could wait for other ranks for ever."""
     assert rank.meeting is not None
     backend, gpu = "gloo", None
     if rank.gpus:
         backend, gpu = "nccl", torch.device("cuda", rank.gpus[rank.number])
         torch.cuda.set_device(gpu)
-    os.environ |= {"LOCAL_RANK": str(rank.number), "NODE_RANK": "0"}  # by which Lightning knows that all are there
-    url = f"file://{rank.meeting}"  # no port that anyone else might have, or could reach
-    with silenced(1):  # gloo says that it has connected
+    os.environ |= {
+        "LOCAL_RANK": str(rank.number),
+        "NODE_RANK": "0",
+    }  # tells Lightning that the processes were started by others
+    url = f"file://{rank.meeting}"  # a file instead of a port, which other processes could use or reach
+    with silenced(1):  # gloo prints that it has connected
         dist.init_process_group(backend, init_method=url, rank=rank.number, world_size=rank.world, device_id=gpu)
     yield
     dist.destroy_process_group()
@@ -204,7 +210,7 @@ def sum_over_ranks(sums: torch.Tensor) -> torch.Tensor:
 
 
 def trainer_arguments(rank: Rank, device: str, sync_batchnorm: bool = False) -> dict[str, Any]:
-    """How Lightning's Trainer is told where to train."""
+    """The arguments of Lightning's Trainer that say on which devices to train."""
     accelerator = "gpu" if device == "cuda" else "cpu"
     if rank.world == 1:
         return {"accelerator": accelerator, "devices": [torch.cuda.current_device()] if device == "cuda" else 1}

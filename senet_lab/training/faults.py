@@ -1,8 +1,9 @@
-"""Why a training ended without a record: a result of its network, or something that a machine did.
+"""Tells failures that are results of a network from faults of the machine.
 
-A result is only what would be so on every machine: that the training diverged, or that the network itself raised an
-error on these images. All else (a full disk, a missing library, a broken GPU, a killed process, a fault of the lab) is
-none: the study halts with the cause, nothing is recorded, and the same command goes on once the cause is gone.
+A failure is a result if it would be the same on every machine: the training diverged, or the network raised an error on
+these images. It is recorded. Everything else (a full disk, a missing library, a broken GPU, a killed process, a fault
+of the lab) is a fault of the machine: the study stops with the cause, nothing is recorded, and the same command
+continues once the cause is removed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Literal
 from senet_lab.config import RunError, UserError, first_line
 
 MEMORY = re.compile(r"can't allocate memory|ALLOC_FAILED|CUDA error: out of memory|bad_alloc")  # in a RuntimeError
-# What the libraries below a network say of a machine, in errors of no class of their own.
+# Texts of errors that libraries raise for a fault of the machine without a class of its own.
 SYSTEM = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE", "EAGAIN", "EPIPE", "ECONNRESET")
 MACHINE = re.compile(
     r"DataLoader worker|shared memory|start new thread|bootstrapping phase|\bCUDA\b|cuDNN|CUDNN_|CUBLAS_|\bNCCL\b|gloo"
@@ -50,7 +51,7 @@ class LostError(RuntimeError):
 
 @contextmanager
 def network_errors() -> Iterator[None]:
-    """An error that the network raises in the body is a NetworkError, unless a machine is behind it."""
+    """Raise a NetworkError for an error that the network raises in the body, unless the machine is its cause."""
     try:
         yield
     except Exception as error:
@@ -60,8 +61,8 @@ def network_errors() -> Iterator[None]:
 
 
 def classify_failure(error: Exception) -> tuple[Literal["failed", "lost", "memory", "halt"], str]:
-    """What a training that has raised this comes to, and the reason in a line: `failed` is a result; after `lost` and
-    `memory` it is tried again; `halt` stops the study."""
+    """How a training ended that has raised this error, and the reason in one line: `failed` is a result; after `lost`
+    and `memory` the trial is started again; `halt` stops the study."""
     if isinstance(error, DivergedError):
         return "failed", f"diverged: {error}"
     if isinstance(error, NetworkError):
@@ -75,7 +76,7 @@ def classify_failure(error: Exception) -> tuple[Literal["failed", "lost", "memor
 
 def is_memory(error: Exception) -> bool:
     """Whether the device, or the host, had not enough memory."""
-    import torch  # here, so that whoever only speaks to workers need not have it
+    import torch  # here, because the driver's side of workers does without it
 
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
@@ -84,7 +85,7 @@ def is_memory(error: Exception) -> bool:
 
 
 def is_machine(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came of, is a machine's, or of what is installed there."""
+    """Whether an error, or one of its causes, is a fault of the machine or of the software installed there."""
     if error is None:
         return False
     if isinstance(error, (*MACHINES, RunError, UserError, LostError)):
@@ -95,7 +96,7 @@ def is_machine(error: BaseException | None) -> bool:
 
 
 def is_no_result(reason: str) -> bool:
-    """Whether the reason of a recorded failure is a machine's. Earlier versions recorded those, too."""
+    """Whether a recorded failure was a fault of the machine. Earlier versions recorded those, too."""
     if reason.startswith(("diverged: ", "out of memory, also alone: ")):
         return False
     kind = getattr(builtins, reason.partition(":")[0], None)
@@ -105,7 +106,7 @@ def is_no_result(reason: str) -> bool:
 
 
 def with_advice(reason: str) -> str:
-    """A reason, and what helps against it where that is known."""
+    """A reason, followed by advice if there is any."""
     return next((f"{reason}; {help}" for words, help in ADVICE.items() if re.search(words, reason)), reason)
 
 

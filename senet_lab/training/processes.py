@@ -1,6 +1,7 @@
-"""Starts the processes that train, and speaks with them. They import what they are given by its module, and nothing
-else of the caller's, so that whoever calls the lab may do so from a script without a guard, from standard input or from
-a notebook. They are gone when the process that has started them is gone, however it ended: their pipe closes then.
+"""Starts the processes that train, and exchanges messages with them.
+
+A started process does not run the caller's script, so that the lab can be called from a script without a `__main__`
+guard, from standard input or from a notebook. It ends when the process that started it ends, because its pipe closes.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from senet_lab.config import RunError
 
 
 def spawned(name: str, serve: Callable[..., None], *args: Any) -> tuple[SpawnProcess, Connection]:
-    """A process that runs `serve(pipe, *args)`, and our end of its pipe, which reads as closed when the process dies.
+    """Start a process that runs `serve(pipe, *args)`; returns it and our end of the pipe, which closes when it dies.
 
     Args:
-        name: what it is called.
-        serve: a function of a module that the process can import.
+        name: of the process.
+        serve: a function that the process can import.
         args: picklable.
 
     Raises:
@@ -47,15 +48,15 @@ def spawned(name: str, serve: Callable[..., None], *args: Any) -> tuple[SpawnPro
 
 
 def begin(path: list[str], serve: Callable[..., None], *args: Any) -> None:
-    """Serve with the caller's path of modules: multiprocessing's own takes the folder in which Python was started for
-    the one that it is in."""
+    """Call `serve` with the caller's `sys.path`, in which multiprocessing's own start replaces '' by the folder in
+    which Python was started."""
     sys.path[:] = path
     serve(*args)
 
 
 def receive(pipe: Connection, at_end: Callable[[], object] = lambda: None) -> Iterator[Any]:
-    """What comes over the pipe of a started process, in its order, without an end: when whoever started the process has
-    gone, it ends at once, whatever it does, after `at_end`."""
+    """The messages that a started process receives, in order. When the pipe closes, because the starting process has
+    ended, `at_end` is called and the process ends at once."""
     inbox: Queue[Any] = Queue()
 
     def listen() -> None:
@@ -71,7 +72,7 @@ def receive(pipe: Connection, at_end: Callable[[], object] = lambda: None) -> It
 
 
 def send(pipe: Connection, kind: str, value: Any) -> None:
-    """Send a message to whoever started this process; if that has gone, so is this."""
+    """Send a message to the process that started this one; end at once if it has ended."""
     try:
         pipe.send((kind, value))
     except OSError:
@@ -80,8 +81,8 @@ def send(pipe: Connection, kind: str, value: Any) -> None:
 
 @contextmanager
 def without_main() -> Iterator[None]:
-    """Have a process that is started in the body not run the caller's script, as multiprocessing's do: a script that
-    has no guard would call the lab again in each of them, and standard input cannot be read a second time."""
+    """A process that is started in the body does not run the caller's script, as multiprocessing would have it: a
+    script without a guard would call the lab again in each process, and standard input cannot be read twice."""
     with MAIN_LOCK:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
@@ -92,7 +93,7 @@ def without_main() -> Iterator[None]:
 
 
 def end(process: SpawnProcess, seconds: float) -> None:
-    """Wait for the end of a process so long, then kill it with its children; where there is no /proc, without them."""
+    """Wait so many seconds for a process to end, then kill it and its children (without /proc: it alone)."""
     process.join(seconds)
     for children in Path("/proc").glob(f"{process.pid}/task/*/children"):
         with suppress(OSError):
@@ -103,10 +104,10 @@ def end(process: SpawnProcess, seconds: float) -> None:
 
 
 def in_subprocess(name: str, seconds: float, act: Callable[..., Any], *args: Any) -> Any:
-    """What `act(*args)` returns, or raises, in a process of its own.
+    """Call `act(*args)` in a process of its own; returns what it returns, or raises what it raises.
 
     Raises:
-        RunError: it takes longer than so many seconds, or the process ends before.
+        RunError: it takes longer than `seconds`, or its process ends without an answer.
     """
     process, pipe = spawned(name, answer_once, act, *args)
     try:
@@ -123,11 +124,11 @@ def in_subprocess(name: str, seconds: float, act: Callable[..., Any], *args: Any
 
 
 def answer_once(pipe: Connection, act: Callable[..., Any], *args: Any) -> None:
-    """Of the process of `apart`."""
+    """The process of `in_subprocess`: call `act`, and send its result or its error."""
     try:
         pipe.send((False, act(*args)))
     except Exception as error:
         pipe.send((True, error))
 
 
-MAIN_LOCK = threading.Lock()  # or the second of two threads would take the first one's empty module for the script
+MAIN_LOCK = threading.Lock()  # two threads must not replace the script's module at the same time

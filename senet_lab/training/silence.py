@@ -1,4 +1,4 @@
-"""What libraries say of themselves is kept off the terminal, which belongs to the study's progress."""
+"""Keeps messages of libraries off the terminal, where the progress of a study is shown."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ ADVISERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "torch
 
 
 def without_advice() -> None:
-    """Lightning and PyTorch say nothing but errors from now on; after their import, which sets levels of its own."""
+    """Let Lightning and PyTorch log errors only. To be called after their import, which sets its own levels."""
     for name in ADVISERS:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager
 def silenced(descriptor: int) -> Iterator[None]:
-    """What C++ prints to standard output (1) or standard error (2) within the body goes nowhere."""
+    """Discard what is written to standard output (1) or standard error (2) in the body, also by C++."""
     (sys.stdout if descriptor == 1 else sys.stderr).flush()
-    heard, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    terminal, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, descriptor)
         yield
     finally:
-        os.dup2(heard, descriptor)
+        os.dup2(terminal, descriptor)
         os.close(nowhere)
-        os.close(heard)
+        os.close(terminal)

@@ -1,12 +1,12 @@
-"""How a training step is carried out on a kind of device: what the words `auto` of `training.…` come to.
+"""How a training step is carried out on a kind of device: what `auto` stands for in the keys `training.…`.
 
-The plain way is what PyTorch does unasked: contiguous tensors, an optimiser in Python, no compiler, and a tree of
-images read from its files. It is what a CPU gets: there the numbers of a training have always been these, and there a
-compiler takes longer than a small training. A GPU gets tensors in the layout that its tensor cores want, the optimiser
-as one kernel, and a tree of images in its memory if it fits. Nothing is compiled unasked: that takes minutes a network,
-which a long training earns back and a short one does not.
+The plain way is PyTorch's default: contiguous tensors, an optimiser in Python, no compiler, and a tree of images read
+from its files. A CPU trains in the plain way: so recorded results stay the same, and a compiler would take longer than
+a small training. A GPU gets channels-last tensors, which its tensor cores need, a fused optimiser, and a tree of images
+in its memory if it fits. `auto` compiles nothing: compilation takes minutes for each network, which only a long
+training earns back.
 
-Whatever is not plain may change the last digits of a result, and so is a part of a trial's name.
+Whatever is not plain may change the last digits of a result, and so is part of a trial's id.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from senet_lab.config import Data, Training, UserError
 from senet_lab.training.memory import size_in_memory
 from senet_lab.training.spec import Step
 
-ROOM = 8 * 2**30  # bytes of a tree of images that a GPU is given unasked, for each worker; the same on every machine
+ROOM = (
+    8 * 2**30
+)  # bytes of a tree of images that `auto` puts into GPU memory for each worker; fixed, as it bears on ids
 GRAPHS = "graphs"
-VARIANTS = 256  # of a block that may be compiled: every width, with every design
+VARIANTS = 256  # versions of one block that may be compiled, for all widths and designs
 
 
 PLAIN = Step()
@@ -34,10 +36,10 @@ FAST = {"cpu": PLAIN, "cuda": Step(feed="memory", layout="channels_last", fused=
 
 
 def choose_step(training: Training, data: Data, device: str) -> Step:
-    """What the words come to for a data set on a kind of device.
+    """The step that the keys `training.…` ask for, for a data set on a kind of device.
 
     Raises:
-        UserError: for what cannot be there.
+        UserError: for settings that the device does not support or that exclude each other.
     """
     if training.compile == GRAPHS and device != "cuda":
         raise UserError("training.compile=graphs needs a GPU; on a CPU there are off, blocks and whole")
@@ -59,8 +61,8 @@ def choose_step(training: Training, data: Data, device: str) -> Step:
 
 
 def feed_of(word: str, data: Data, auto: Step) -> str:
-    """Whether a tree of images is read from `files` or lies in `memory`. What is no tree lies there in any case, which
-    needs no word."""
+    """`files` or `memory` for a tree of images. Other data sets always lie in memory, for which the plain value
+    stands."""
     if data.name != "folder":
         if word == "files":
             raise UserError(f"training.feed=files: {data.name} is no tree of images; it always lies in memory")
@@ -78,7 +80,7 @@ def precision_of(word: str, device: str) -> str:
 
 
 def room(device: str) -> float:
-    """Bytes of memory that are free on the device; infinite where the system does not tell."""
+    """Free memory of the device in bytes; infinite if the system does not say."""
     if device == "cuda":  # a cluster may have GPUs where there is none here
         return float(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else math.inf
     try:
@@ -91,13 +93,17 @@ def room(device: str) -> float:
 # --------------------------------------------------------------------------------------------------------------------
 # In a worker
 
-COMPILED: list[str] = []  # the network that this process has compiled last
+COMPILED: list[str] = []  # fingerprint of the network that this process compiled last
 
 
 def prepare(net: nn.Module, step: Step, network: str, backend: str = "inductor") -> None:
-    """Bring a network to the layout of the step, and have parts compiled, by a compiler's `backend`, when they are
-    first called. Its parameters and their names stay as they are. What was compiled for another `network`, which is its
-    structural fingerprint, is given up."""
+    """Convert a network to the layout of the step, and have its parts compiled when they are first called. Parameters
+    keep their names.
+
+    Args:
+        network: structural fingerprint; code compiled for another one is discarded.
+        backend: of torch.compile.
+    """
     if step.layout == "channels_last":
         net.to(memory_format=torch.channels_last)
     if step.compile == "off":
@@ -105,7 +111,7 @@ def prepare(net: nn.Module, step: Step, network: str, backend: str = "inductor")
     if [network] != COMPILED:
         torch.compiler.reset()
         COMPILED[:] = [network]
-    torch._dynamo.config.recompile_limit = VARIANTS  # beyond which blocks would silently be left as they are
+    torch._dynamo.config.recompile_limit = VARIANTS  # PyTorch silently leaves further versions uncompiled
     parts = list(compiled_blocks(net)) if step.compile == "blocks" else []
     for part in parts or [net]:
         how = {"mode": "reduce-overhead"} if step.compile == GRAPHS else {}
@@ -113,7 +119,7 @@ def prepare(net: nn.Module, step: Step, network: str, backend: str = "inductor")
 
 
 def compiled_blocks(net: nn.Module) -> Iterator[nn.Module]:
-    """The outermost parts that a network has in a row and that hold convolutions: its blocks."""
+    """The blocks of a network: the outermost modules in a Sequential that have children and hold convolutions."""
     for part in net.children():
         whole = not isinstance(part, (nn.Sequential, nn.ModuleList)) and len(list(part.children())) > 0
         if isinstance(net, nn.Sequential) and whole and any(isinstance(each, nn.Conv2d) for each in part.modules()):
@@ -123,8 +129,8 @@ def compiled_blocks(net: nn.Module) -> Iterator[nn.Module]:
 
 
 def compiled(step: Step, full: bool) -> AbstractContextManager[Any]:
-    """Within this, what is compiled runs compiled on a full batch of training; on all else, which would be compiled for
-    its own sizes only to be run once, it runs as it is written."""
+    """Run compiled code in the body if the batch is a full one of training. Other batches run uncompiled: each size
+    would be compiled anew, to be used once."""
     if step.compile == "off":
         return nullcontext()
     if not full:
