@@ -8,7 +8,7 @@ NAME ?= design
 PUBLISHED = $(shell find results -name trials.csv -not -path 'results/local/*' 2>/dev/null | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search test test-slow chaos real-images check audit tables report optuna-dashboard publish lock clean
+.PHONY: help setup search test test-slow chaos real-images docs check audit tables report optuna-dashboard publish lock clean
 
 help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
@@ -58,6 +58,9 @@ chaos: $(READY)  ## 100 faults at random moments in small studies, and what beco
 
 real-images: $(READY)  ## train the studies of real images where they were left (DATA=DIR holds CIFAR-10)
 	@$(RUN) -m benchmarks.real_images $(DATA) $(ARGS)
+
+docs: $(READY)  ## the documentation as a site (site/index.html)
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict -q
 
 check: $(READY)  ## ruff, mypy, import-linter, and how long files and functions may be
 	@$(RUN) -m ruff check .
