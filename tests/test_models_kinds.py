@@ -28,7 +28,6 @@ from senet_lab.training.lit import SENet
 from senet_lab.training.spec import Spec
 
 C = 12
-PLACES = [each for each in POSITIONS if each != "depthwise"]  # of a ResNet
 
 
 def drawn(kind: str, channels: int = C, **args: Any) -> nn.Module:
@@ -120,7 +119,7 @@ def test_every_kind_goes_into_every_place(kind: str) -> None:
     """Into the same plain network, without a trace in the global generator, and costed."""
     plain = create("resnet8", None, 10, seed=3)
     before, without = torch.random.get_rng_state(), cost(plain, (3, 32, 32))
-    for position in PLACES:
+    for position in POSITIONS:
         net = create("resnet8", SE(4, kind=kind, position=position), 10, seed=3)
         assert len(gates_in(net)) == 3
         for name, weight in net.state_dict().items():

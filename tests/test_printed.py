@@ -18,7 +18,7 @@ from senet_lab.__main__ import main
 from senet_lab.compose import compose
 from senet_lab.config import SE
 from senet_lab.models.cost import TERMS, convention_total
-from senet_lab.models.slots import POSITIONS
+from senet_lab.models.slots import DEPTHWISE, POSITIONS
 from senet_lab.reports import paper
 from senet_lab.studies.paper_costs import PRINTED, UNITS, numbers, paper_network_cost, show_paper_costs
 
@@ -216,7 +216,7 @@ def test_the_page_says_which_positions_a_network_has(beginning: str, name: str) 
     with torch.device("meta"):
         plain = models.create(name, None, 10)
     has = []
-    for position in POSITIONS:
+    for position in (*POSITIONS, DEPTHWISE):
         net = copy.deepcopy(plain)
         try:
             models.add_se(net, position=position)

@@ -21,7 +21,9 @@ class SE:
     squeeze: str = key("avg", "how H × W is pooled to one descriptor a channel: `avg`, `max`, or `none` (6.2, 7.1)")
     excitation: str = key("sigmoid", "the gate's non-linearity: `sigmoid`, `softmax`, `tanh` or `relu` (6.3)")
     position: str = key(
-        "standard", "where in the residual unit: `standard`, `pre`, `post`, `identity` or `conv3x3` (6.5)"
+        "standard",
+        "where in the residual unit: `standard`, `pre`, `post`, `identity` or `conv3x3` (6.5); or `depthwise`, behind "
+        "each depthwise or grouped convolution, its norm and non-linearity, as in MobileNetV3",
     )
     stages: Any = key(
         "all",

@@ -122,16 +122,25 @@ def inception_resnet_v2(num_classes: int, in_channels: int = 3) -> nn.Module:
     return declare_stages(net, stages, places)
 
 
-def mobilenet(num_classes: int, in_channels: int = 3) -> nn.Module:
-    """MobileNet 1.0 (arXiv 1704.04861), timm's, with the ReLU6 of its authors' code.
+def mobilenet(num_classes: int, in_channels: int = 3, width: float = 1.0) -> nn.Module:
+    """MobileNet (arXiv 1704.04861) of a width, of timm's parts, with the ReLU6 of its authors' code.
 
     SE follows the norm and ReLU of each of the 13 pointwise convolutions: with 4.71 M parameters (4.69 M without norms)
     and 571.9 M multiply-adds that is the printed network of 4.7 M and 572 M. Behind the depthwise convolutions it would
     have 4.58 M parameters.
     """
-    import timm
+    from timm.models._efficientnet_builder import decode_arch_def, round_channels
+    from timm.models.efficientnet import EfficientNet
 
-    net = timm.create_model("mobilenetv1_100", num_classes=num_classes, in_chans=in_channels)
+    plan = ((1, 1, 64), (2, 2, 128), (2, 2, 256), (6, 2, 512), (2, 2, 1024))  # blocks, stride, channels at width 1
+    net = EfficientNet(
+        decode_arch_def([[f"dsa_r{blocks}_k3_s{stride}_c{channels}"] for blocks, stride, channels in plan]),  # type: ignore[no-untyped-call]
+        num_classes=num_classes,
+        num_features=0,
+        in_chans=in_channels,
+        round_chs_fn=partial(round_channels, multiplier=width),
+        act_layer=nn.ReLU6,
+    )
     stages = {number + 1: [f"blocks.{number}"] for number in range(5)}
     places = {
         f"{path}.bn2": block.conv_pw.out_channels for path, block in net.named_modules() if hasattr(block, "conv_pw")
@@ -164,6 +173,9 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "bn_inception": bn_inception,
     "inception_resnet_v2": inception_resnet_v2,
     "mobilenet": mobilenet,
+    "mobilenet_025": partial(mobilenet, width=0.25),
+    "mobilenet_050": partial(mobilenet, width=0.5),
+    "mobilenet_075": partial(mobilenet, width=0.75),
     "shufflenet": shufflenet,
 }
 

@@ -23,7 +23,7 @@ from senet_lab.models.gated import Inserted, Planned, put
 from senet_lab.models.gates import check_known
 from senet_lab.models.kinds import check, hidden_width, made
 from senet_lab.models.seeding import seeded
-from senet_lab.models.slots import POSITIONS, Target, check_stages, targets_of
+from senet_lab.models.slots import DEPTHWISE, POSITIONS, Target, check_stages, targets_of
 
 WRAPPERS = {"DataParallel": "module", "OptimizedModule": "_orig_mod"}  # class → where it keeps the network, unchanged
 STANDARD = SE()  # the paper's block, where nothing else is asked for
@@ -103,8 +103,8 @@ def plan_gates(
     """What will be put where; all is made before the first is in place, so that mistakes leave the model as it was."""
     design = as_design(se, fields)
     check(design)
-    check_known("se.position", design.position, POSITIONS)
-    targets = targets_of(model, where)
+    check_known("se.position", design.position, [*POSITIONS, DEPTHWISE])
+    targets = targets_of(model, where, design.position)
     ratios = ratios_of(design, targets)
     return [gate_of(model, target, design, ratios[target.path], seed) for target in targets if target.path in ratios]
 
@@ -164,11 +164,11 @@ def as_design(se: SE | Mapping[str, Any] | None, fields: Mapping[str, Any]) -> S
     return SE(**given)
 
 
-def stages_of(model: nn.Module) -> tuple[int, ...]:
-    """The stages of a plain network that SE can go into, in the paper's numbering; errors as of `targets_of`, and for
-    what is in no stage."""
+def stages_of(model: nn.Module, position: str = STANDARD.position) -> tuple[int, ...]:
+    """The stages of a plain network that gates at a position can go into, in the paper's numbering; errors as of
+    `targets_of`, and for what is in no stage."""
     check_changeable(model)
-    targets = targets_of(model)
+    targets = targets_of(model, position=position)
     check_stages(model, targets)
     return tuple(sorted({target.stage for target in targets if target.stage is not None}))
 

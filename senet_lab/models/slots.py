@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from senet_lab.models.depthwise import after_grouped
 from senet_lab.models.module_paths import matches, widths_of
 from senet_lab.models.shake import Branches
 from senet_lab.models.site_check import Slot, checked_width
@@ -37,7 +38,8 @@ SHAKE = {  # gates the mix of the branches; there are two 3×3 convolutions side
     "post": Slot("", "after"),
     "identity": Slot("downsample", "after"),
 }
-POSITIONS = tuple(BASIC)
+POSITIONS = tuple(BASIC)  # of residual blocks
+DEPTHWISE = "depthwise"  # in any network: found by what it runs (`depthwise.py`)
 
 # The kinds of block whose slots are known. Exactly these classes: a subclass may compute something else, and is looked
 # into as any other block is. They go by their names, so that timm, which takes long, is imported where it is used only.
@@ -86,9 +88,10 @@ def slots_of(block: nn.Module) -> dict[str, Slot]:
     return slots
 
 
-def targets_of(model: nn.Module, where: str | Sequence[str] | None = None) -> list[Target]:
+def targets_of(model: nn.Module, where: str | Sequence[str] | None = None, position: str = "standard") -> list[Target]:
     """What takes one gate each, by stage and in the network's order: the modules that `where` names, or else those of
-    `se_places` where the network has that, or else its residual blocks.
+    `se_places` where the network has that, or else its residual blocks; for `depthwise` the convolutions behind
+    depthwise and grouped ones.
 
     Raises:
         ValueError: if there is nothing that takes a gate.
@@ -96,6 +99,8 @@ def targets_of(model: nn.Module, where: str | Sequence[str] | None = None) -> li
     declared = declared_places(model)
     if where is not None:
         targets = [target_after(model, path, width) for path, width in widths_of(model, matches(model, where)).items()]
+    elif position == DEPTHWISE:
+        targets = [target_before(model, path) for path in after_grouped(model)]
     elif declared is not None:
         present = [path for path, _ in model.named_modules() if path in declared]
         missing = [path for path in declared if path not in present]
@@ -113,6 +118,14 @@ def target_after(model: nn.Module, path: str, width: int) -> Target:
     """A module that is named, with a gate after it."""
     slots, called = {"standard": Slot("", "after")}, ("the network", f"standard, after {path}")
     return Target(path, stage_of(model, path), slots, lambda position: width, called)
+
+
+def target_before(model: nn.Module, path: str) -> Target:
+    """A convolution behind a depthwise one, with a gate before it."""
+    conv = model.get_submodule(path)
+    assert isinstance(conv, nn.Conv2d)
+    slots, called = {DEPTHWISE: Slot("", "before")}, ("the network", f"depthwise, before {path}")
+    return Target(path, stage_of(model, path), slots, lambda position: conv.in_channels, called)
 
 
 def block_targets(model: nn.Module) -> list[Target]:

@@ -218,7 +218,7 @@ def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper:
     try:
         net = plain_network(config, facts)
         check_not_main("se.kind", config.se.kind if config.se else "")
-        ratios = {} if config.se is None else config.se.by_stage(models.stages_of(net))
+        ratios = {} if config.se is None else config.se.by_stage(models.stages_of(net, config.se.position))
         gates = models.with_se(net, config.backbone, config.se)
         cost = row_cost(net, config.backbone, input_size)
         hidden = models.hidden_widths(net)
