@@ -1,4 +1,4 @@
-"""Copies of a network that are looked into in its place: without weights, or with other ones."""
+"""Copies of a network to run in its place: without weights, or with other ones."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def with_weights(net: nn.Module) -> Iterator[tuple[nn.Module, Image]]:
 
 @contextmanager
 def attributes_restored(net: nn.Module) -> Iterator[tuple[nn.Module, Image]]:
-    """The network itself, whose attributes are afterwards what they were."""
+    """The network itself; its attributes are restored after the body."""
     was = [(module, dict(vars(module))) for module in net.modules()]
     device = next((weight.device for weight in net.parameters()), None)
     try:
@@ -80,5 +80,5 @@ def is_on_meta(net: nn.Module) -> bool:
 
 
 def has_forward(module: nn.Module) -> bool:
-    """Whether a module computes something itself, and not only holds others."""
+    """Whether a module has a forward of its own, and is no mere container."""
     return isinstance(module, torch.jit.ScriptModule) or type(module).forward is not nn.Module.forward

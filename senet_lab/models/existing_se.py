@@ -1,8 +1,8 @@
-"""SE that a network has already, ours or another's, in a module of its own.
+"""Finds SE that a network already has as a module, ours or another library's.
 
-A module is SE by its class, if that is our own; by its name, if that is one of the usual ones; or by what it computes:
-its input times a function of its pooled self (`operators.py`). Names of whole networks and of their blocks (SENet,
-SEBottleneck) say nothing: who is called so may be the plain one of a pair.
+A module counts as SE if it is of our class, has one of the usual names, or computes its input times a function of its
+pooled input (`operators.py`). Names of whole networks and blocks (SENet, SEBottleneck) do not count: they may be the
+plain one of a pair.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def se_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def is_se(module: nn.Module) -> bool:
-    """Whether a module is SE; what is in it is not looked for."""
+    """Whether a module is SE. Its children are not searched."""
     if isinstance(module, SEBlock):
         return True
     if type(module).__module__.startswith("torch.nn.") or any(has_window(part) for part in module.modules()):
@@ -73,7 +73,8 @@ def is_called_se(name: str) -> bool:
 
 
 def gates_its_input(module: nn.Module) -> bool:
-    """Whether a module multiplies its input by a function of its pooled self, as far as maps of usual shapes show."""
+    """Whether a module multiplies its input by a function of its pooled input, as shown by a run on maps of usual
+    shapes."""
     layers = [part for part in module.modules() if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))]
     weighted = layers or any(weight.dim() > 1 for weight in module.parameters(recurse=False))
     if not weighted or type(module).forward in (nn.Module.forward, nn.Sequential.forward):

@@ -1,9 +1,9 @@
-"""Runs a network once with its gates in it, before they are put into the network itself.
+"""Runs a copy of a network once with its gates, before they are put into the network itself.
 
-Every gate must be asked once, for maps of the width that it was made for, and give maps of their shape: a gate that is
-never asked would be weights that nothing trains, and one that is asked twice would be one gate for two places. The run
-is one of two images without weights, on the meta device, or on the CPU where the network needs values to go on. It also
-shows SE that is no module of its own but written into a block's forward.
+Every gate must run once, on maps of the width that it was made for, and return maps of their shape: a gate that never
+runs would have weights that are not trained, and one that runs twice would be one gate for two places. The run takes
+two images without weights on the meta device, or on the CPU if the network needs values. It also finds SE that is
+written into a block's forward.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ PIXELS = {"meta": (224, 32, 64, 28, 96, 128, 256, 299), "cpu": (64, 224, 32)}
 
 
 def called_with_input_alone(model: nn.Module, plan: Sequence[Planned]) -> set[str]:
-    """The paths of the modules that the network calls with their input alone, once it is proven that it works gated.
+    """Prove that the network works with the gates; returns the paths of the modules that it calls with their input
+    alone.
 
     Args:
         model: without the gates; it is left as it is.
@@ -53,7 +54,8 @@ def called_with_input_alone(model: nn.Module, plan: Sequence[Planned]) -> set[st
 
 
 def check_not_written_out(model: nn.Module) -> None:
-    """A ValueError for a network that has SE which is no module of its own, as far as it runs on an image."""
+    """A ValueError for a network with SE that is written out in a forward instead of being a module, as far as the
+    network runs on an image."""
     trial = GateProof(model, [])
     if has_forward(model) and not trial.fault_of_copy():
         trial.fault_of("")
@@ -66,7 +68,7 @@ def takes_one(body: nn.Module | None) -> bool:
 
 
 class GateProof:
-    """Copies of a network, with and without gates, and what the gates were asked.
+    """Copies of a network, with and without gates, and what was passed through the gates.
 
     Attributes:
         alone: path of a gated module → whether it was called with its input alone, every time; of one that was not
@@ -113,7 +115,7 @@ class GateProof:
         return self.watches[device, gated]
 
     def fault_of_copy(self) -> str:
-        """Why the network cannot be copied, as where it waits for its first input; empty if it can."""
+        """Why the network cannot be copied (a lazy module has not seen an input, say); empty if it can."""
         try:
             self.watch("meta", True)
         except Exception as error:  # whatever its attributes make of it
@@ -121,7 +123,8 @@ class GateProof:
         return ""
 
     def run(self, root: str) -> str:
-        """Prove the gates in a part of the network, or else in the parts of that; why it does not run itself."""
+        """Prove the gates in a part of the network or, if it does not run, in its children; returns why it does not
+        run."""
         part, fault = self.model.get_submodule(root), ""
         if root and not self.in_part(root):
             return ""
@@ -137,7 +140,7 @@ class GateProof:
         return [path for path in self.asked if is_in(path, [root])]
 
     def fault_of(self, root: str) -> str:
-        """Why no image goes through a part, gated or not; empty if one does, and its gates are as they should be."""
+        """Why a part runs on no image, gated or not; empty if it runs on one and its gates pass."""
         mine, faults = self.in_part(root), []
         for device, image in self.images(root):
             fault = self.image_fault(device, True, root, image)
@@ -155,7 +158,8 @@ class GateProof:
         return faults[0]
 
     def images(self, root: str) -> Iterator[tuple[str, Tensor]]:
-        """Two images a time of several sizes on each device, of the channels that a first convolution may take."""
+        """Batches of two images, of several sizes and on each device, with the channels that a first convolution
+        takes."""
         part = self.model.get_submodule(root)
         widths = [each.in_channels for each in part.modules() if isinstance(each, nn.Conv2d)]
         for device in self.devices:
@@ -189,7 +193,7 @@ class GateProof:
         return fault
 
     def run_training_mode(self, device: str, root: str, image: Tensor) -> None:
-        """Run a part as in training for those of its gates that nothing asks in evaluation, as in auxiliary heads."""
+        """Run a part in training mode, for gates that do not run in evaluation, as in auxiliary heads."""
         there = {path: list(self.asked[path]) for path in self.in_part(root) if self.asked[path]}
         if len(there) < len(self.in_part(root)):
             part = self.watch(device, True).net.get_submodule(root)
@@ -199,7 +203,7 @@ class GateProof:
             self.asked |= there
 
     def gate_fault(self, path: str) -> str:
-        """What is wrong with how a gate was asked; empty if nothing is."""
+        """What is wrong with the maps that a gate was given; empty if nothing is."""
         shapes, width = self.asked[path], self.widths[path]
         if not shapes:
             return f"the network's forward never reaches {path}: a gate there would do nothing"
@@ -213,7 +217,7 @@ class GateProof:
         return f"{path}: of {given} the gate makes {self.gave[path]}, and not that shape" if path in self.gave else ""
 
     def check(self, paths: Sequence[str]) -> None:
-        """A ValueError that says what is wrong with the first of these gates that are not asked as they should be."""
+        """A ValueError about the first of these gates that was not run once on a map of its width."""
         for odd in filter(None, map(self.gate_fault, paths)):
             raise ValueError(odd)
 

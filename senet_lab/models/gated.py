@@ -1,4 +1,4 @@
-"""What stands in a network in the place of a module that is gated."""
+"""The wrapper that takes the place of a gated module in a network."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from senet_lab.models.speed import folded
 class Gated(nn.Module):
     """`body` with its output gated by `se`, or with its input (`side` = before); in the mode that `body` is in.
 
-    Whoever asks it for an attribute that it has not, or sets one that `body` has, means `body`: initialisations and
-    forwards that read or change a layer's weights or settings go on as before.
+    Attributes that it lacks are read from `body`, and attributes that `body` has are set there: initialisations and
+    forwards that read or change a layer's weights or settings work as before.
 
     `hidden` and `kind` are those of `Inserted`; they say of a gate that is no SE block what it does not say itself.
     """

@@ -1,11 +1,10 @@
-"""What tells a network's code from other code of the same name, so that no result is taken for that of another network.
+"""Identifies the code of a network and its gates, so that results of one code are not taken for those of another.
 
-A name of the lab's own (a key of `BACKBONES`, `SQUEEZES` or `EXCITATIONS`, a kind of gate) stands for what was released
-under it, and nothing more needs to be said, as long as it still computes that (`released`). All other code is told by
-two things: its source, and what the network of seed 0, or a gate, is (`measured`). The source is that of the module and
-of all that it imports from files which belong to no installed library, without comments and docstrings. What the source
-cannot show (constants or weights that are read from a file, an installed library of another version) the weights and
-the output show.
+A name of the lab (a key of `BACKBONES`, `SQUEEZES` or `EXCITATIONS`) stands for the code that was released under it, as
+long as it computes the same (`released`). All other code is identified by its source and by measurements of the network
+of seed 0 (`measure`). The source is that of the module and of all modules that it imports from files outside installed
+libraries, without comments and docstrings. The measurements show what the source cannot: constants or weights that are
+read from a file, or another version of a library.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ LAB = Path(__file__).parents[1]
 
 
 def code(backbone: str, se: SE | None, classes: int, channels: int, size: int) -> str:
-    """Sixteen hexadecimal digits that tell the code of a network and of its gates from other code of the same names;
-    empty where it computes what was released under them.
+    """Sixteen hexadecimal digits that identify the code of a network and of its gates; empty if it computes what was
+    released under these names.
 
     Args:
         backbone: name of the plain network.
@@ -62,8 +61,8 @@ def code(backbone: str, se: SE | None, classes: int, channels: int, size: int) -
 
 @functools.lru_cache(maxsize=64)
 def network_measurement(backbone: str, classes: int, channels: int, size: int, source: str) -> Measurement:
-    """What the plain network of seed 0 is; `source` tells when it is another one. What else it reads may have changed
-    when another study is planned, or another trial begins: then the cache is to be cleared."""
+    """The measurements of the plain network of seed 0, cached by its `source`. What else its code reads may have
+    changed when another study is planned or another trial begins: the cache is to be cleared then."""
 
     def build() -> nn.Module:
         return create(backbone, None, classes, in_channels=channels, stride="torchvision", seed=0)

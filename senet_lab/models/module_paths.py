@@ -58,7 +58,7 @@ def fits(path: str, pattern: str) -> bool:
 
 
 def nearest_names(paths: Sequence[str], pattern: str) -> str:
-    """What is there instead: the names below the longest beginning of the pattern that matches."""
+    """The names that exist below the longest beginning of the pattern that matches."""
     words = pattern.split(".")
     for length in range(len(words) - 1, 0, -1):
         beginning = ".".join(words[:length])
@@ -74,7 +74,7 @@ def comma_list(words: Sequence[str]) -> str:
 
 
 def widths_of(model: nn.Module, paths: Sequence[str]) -> dict[str, int]:
-    """Path → channels that the module there gives: its own word for it, or what images on the meta device show.
+    """Path → output channels of the module: as it declares them, or as images on the meta device show.
 
     Raises:
         ValueError: for a module that is not reached, or gives something else than maps of channels.

@@ -1,12 +1,14 @@
 """Runs a network once and notes each operator: what it takes, what it multiplies, and in which modules it ran.
 
-Operators are what PyTorch runs in the end, so that it does not matter how a layer is called: as a module, by its
-`forward`, as a function of its weights, as a matrix product. What it is part of is told by the modules that are being
-run, in a traced or exported network by what each step says of itself, and otherwise by whose weights it takes.
+Operators are what PyTorch runs in the end, so that it does not matter whether a layer is called as a module, by its
+`forward`, as a function of its weights, or as a matrix product. An operator belongs to the modules that are running; in
+a traced or exported network to the place that its step is marked with; and otherwise to the module whose weights it
+takes.
 
-Gates are known by what they compute alone: a map is multiplied by a factor that comes from that map through at least
-one layer, and that is one number a channel, or in images has two layers of single pixels behind it (section 7.1). So
-neither names nor classes matter, and a norm, whose factor comes from the map without a layer, is no gate.
+Gates are recognised by what they compute: a map is multiplied by a factor that is computed from that map through at
+least one layer, and the factor is one number a channel or, for a map of factors, comes through two layers of single
+pixels (section 7.1). Names and classes do not matter. The factor of a norm comes from the map without a layer, so a
+norm is no gate.
 """
 
 from __future__ import annotations
@@ -93,7 +95,8 @@ class Gate:
 
 
 class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the operators that a network runs, whose forwards say from then on where they are.
+    """Notes the operators that a network runs. The forwards of its modules are replaced by ones that note where they
+    run.
 
     Attributes:
         steps: them.
@@ -136,7 +139,7 @@ class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self
 
     def inside(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A forward that says where it runs."""
+        """A forward that notes its module's path while it runs."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with self.at(path):
@@ -199,7 +202,7 @@ class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def look_for_gate(self, number: int, ends: Sequence[tuple[int, int, Tensor]], shapes: Sequence[Any]) -> None:
-        """Note whether a multiplication is that of a map by a function of itself."""
+        """Note a multiplication if it multiplies a map by a function of itself."""
         for map_, factor in ((0, 1), (1, 0)):
             (sides, _), (of_factor, strides) = shapes[map_], shapes[factor]
             pooled = is_one_a_channel(sides, of_factor, strides)
@@ -213,7 +216,7 @@ class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.gates.append(Gate(frozenset([*steps, number]), source, self.steps[number].place, pooled))
 
     def before(self, number: int) -> set[int]:
-        """A step and all steps that it is computed from, -1 among them if that is the image."""
+        """A step and all steps that its value is computed from; -1 stands for the image."""
         found, waiting = {number}, [number]
         while waiting:
             each = waiting.pop()
@@ -246,8 +249,8 @@ def may_multiply(func: torch._ops.OpOverload, tensors: Sequence[Tensor]) -> bool
 
 
 class TracedForward(fx.Interpreter):
-    """Runs a traced network step by step, each where it belongs: where the tracer noted; without a note, in the module
-    that it calls, or where the step before it ran."""
+    """Runs a traced network step by step, each step in the place that the tracer noted; without a note, in the module
+    that it calls or in the place of the step before."""
 
     def __init__(self, module: fx.GraphModule, path: str, watch: OperatorLog) -> None:
         super().__init__(module)

@@ -1,8 +1,8 @@
-"""What the networks and gates that have a name here compute, as it was released, in `released.json` beside this file.
+"""What each named network and gate computes, as it was released, kept in `released.json` beside this file.
 
-Trials are recorded under these names for good. If the code behind a name comes to compute something else, by a change
-of its source or of a dictionary at run time, its results must not be taken for those of the released one; if it is
-moved, renamed or written anew, and still computes the same, they must. So each is told by what it does:
+Trials are recorded under these names for good. If the code behind a name comes to compute something else, its results
+must not count as those of the released code; if it is moved, renamed or rewritten and computes the same, they must. So
+code is identified by what it computes:
 
 - A network by its initial weights of seed 0, and by what it gives on a small fixed image and fixed weights, in
   evaluation and in training, with the gradient (`measured`): hundredths of a second for CIFAR's, seconds for the
@@ -11,7 +11,7 @@ moved, renamed or written anew, and still computes the same, they must. So each 
 
 All are kept as a few numbers, and compared with a tolerance that is far above what machines differ in.
 
-`write` writes the file anew; a test compares.
+`write_released` writes the file anew; a test compares.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Measurement = dict[str, list[float]]
 
 @functools.cache
 def released_table() -> dict[str, dict[str, Any]]:
-    """Name of a network or kind of gate → what was measured of it; of a network, at which `side` of the image."""
+    """Name of a network or gate → its measurements; for a network with the `side` of the image."""
     found: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
     return found
 
@@ -95,7 +95,7 @@ def network(build: Callable[..., nn.Module], side: int) -> Measurement:
 
 
 def gate_name(se: SE) -> str:
-    """What gates of a kind and of the words that it has are called here; SE's by the words alone."""
+    """The name of a gate here: its kind and its words; for SE its words alone."""
     has = kind_of(se.kind).fields
     words = [se.kind] if se.kind != SE().kind else []
     words += [getattr(se, word) for word in ("squeeze", "excitation") if word in has]
@@ -108,7 +108,7 @@ def gate_name(se: SE) -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One CPU thread inside: nothing here is large enough for two, which on a busy machine wait for each other, and
+    """Use one CPU thread in the body: the tensors are small, and two threads that wait for each other on a busy machine
     take fifty times as long."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -120,9 +120,9 @@ def one_thread() -> Iterator[None]:
 
 @one_thread()
 def measure(build: Callable[[], nn.Module], shape: tuple[int, ...], *, training: bool = False) -> Measurement:
-    """What a network is, in a few numbers: its weights of seed 0, and its output in evaluation on fixed weights and a
-    fixed image, in double precision; with `training`, its output in training and the gradient that the image gets, too.
-    No output of a network that cannot compute in double precision."""
+    """A few numbers that identify a network: of its weights with seed 0, and of its output in evaluation on fixed
+    weights and a fixed image in double precision; with `training`, also of its output in training mode and the gradient
+    of the image. No output if the network cannot compute in double precision."""
     with seeded(0):
         net = build()
     found = {"weights": weights(net)}
@@ -143,7 +143,7 @@ def measure(build: Callable[[], nn.Module], shape: tuple[int, ...], *, training:
 
 @one_thread()
 def gate(se: SE, channels: int = 8) -> Measurement:
-    """What a gate of a design is, likewise."""
+    """The same for the gate of a design."""
     with seeded(0):
         block = made(se, channels, 2, torch.Generator().manual_seed(0))
     found = {"weights": weights(block)}
@@ -163,7 +163,7 @@ def weights(net: nn.Module) -> list[float]:
 
 
 def with_fixed_weights(net: nn.Module) -> nn.Module:
-    """The network with other weights, the same for every machine, of about the size that weights begin with."""
+    """Replace the weights by fixed ones, the same on every machine and about as large as initial weights."""
     for weight in net.parameters():
         if weight.dim() > 1:
             scale = math.sqrt(2 * weight.shape[0] / weight.numel())
@@ -172,8 +172,8 @@ def with_fixed_weights(net: nn.Module) -> nn.Module:
 
 
 def training_output(net: nn.Module) -> nn.Module:
-    """The network as it trains, less what differs by machine: batch norms, which of two images amplify the last digit,
-    keep their statistics, and dropout, whose draws are other ones elsewhere, drops nothing."""
+    """The network in training mode without what differs by machine: batch norms use their running statistics, because
+    those of two images amplify the last digit, and dropout drops nothing."""
     net.train()
     for part, word in dropout_modules(net):
         setattr(part, word, 0.0)
@@ -184,14 +184,14 @@ def training_output(net: nn.Module) -> nn.Module:
 
 
 def dropout_modules(net: nn.Module) -> list[tuple[nn.Module, str]]:
-    """The modules that drop out, and what the share is called there: torch's word and timm's."""
+    """The modules with dropout, and the name of their rate: torch's and timm's."""
     words = ("p", "drop_rate")
     return [(part, word) for part in net.modules() for word in words if isinstance(vars(part).get(word), float)]
 
 
 def summary(kind: str, tensors: Iterable[Any]) -> list[float]:
-    """Two numbers that tell tensors from others: their sizes, and their directions (against a fixed one), each tensor
-    with a share of its own."""
+    """Two numbers that identify tensors: their sizes, and their directions relative to a fixed one, with a share for
+    each tensor."""
     size = direction = 0.0
     for number, tensor in enumerate(tensors):
         share = 1 + math.cos(number) / 2
@@ -242,7 +242,7 @@ def gate_designs() -> list[SE]:
 
 
 def write_released(path: Path = FILE) -> None:
-    """Write the file anew, of what there is now."""
+    """Write the file anew from the current code."""
     entries = {name: network_entry(name) for name in BACKBONES} | {gate_name(se): gate(se) for se in gate_designs()}
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries.items())
     path.write_text("{\n" + lines + "\n}\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Tries a residual block with gates in it, on random weights: until then nothing read off its forward is believed."""
+"""Checks by a run on random weights that a gate in a residual block multiplies what the trace of the block says."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TracedBlock(fx.Interpreter):
 
 
 def checked_width(block: nn.Module, site: Site, width: int) -> int:
-    """How many channels a gate at a site of a block has, once it is certain that it would be where it should be.
+    """How many channels a gate at a site has, after a check that it multiplies what it should.
 
     Args:
         block: the block; its weights do not matter, and may be none.
@@ -106,8 +106,8 @@ def gated_copy(block: nn.Module, slot: Slot, gate_BC11: Tensor) -> nn.Module:
 
 
 def random_values(tensor: Tensor, dice: torch.Generator) -> Tensor:
-    """Random values for a tensor without any: about 1 in a vector, so that norms have positive variances and no branch
-    is 0; scaled by their number in a filter. Whole numbers become 0."""
+    """Random values for a tensor without values: about 1 in vectors, so that norms have positive variances and no
+    branch is 0; in filters scaled by the number of inputs. Whole numbers become 0."""
     if not tensor.is_floating_point():
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
     if tensor.dim() < 2:

@@ -1,4 +1,4 @@
-"""State dicts out of checkpoints and files, in the layouts that training scripts leave them in."""
+"""Reads state dicts from checkpoints and files, in the layouts of common training scripts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def without_prefixes(given: Mapping[str, Tensor], names: Iterable[str]) -> dict[
 
 
 def read_weights(path: Path) -> Any:
-    """What a file of weights holds, on the CPU. Nothing in it is executed.
+    """Read a file of weights, on the CPU. Nothing in it is executed.
 
     Raises:
         ValueError: if it is not there, cannot be read, or holds more than weights.

@@ -1,4 +1,4 @@
-"""Finds residual blocks by what they compute, in networks whose blocks no table knows, and where a gate goes in them.
+"""Finds residual blocks that no table lists by what they compute, and where a gate goes in them.
 
 A module is taken for a residual block if its forward, traced symbolically by torch.fx, reads
 
@@ -12,7 +12,7 @@ A module is taken for a residual block if its forward, traced symbolically by to
 - what both begin with (pre-activation's first norm and ReLU) has no convolution;
 - no other residual block is inside, and all modules of its class in the network are such blocks.
 
-Names mean nothing here. Where a gate goes in such a block:
+Names are not used. Where a gate goes in such a block:
 
 - standard: after the module that ends the branch; dropout, stochastic depth and identities are stepped over backwards;
 - pre: before the module that the branch begins with, behind what it shares with the shortcut;
@@ -21,9 +21,9 @@ Names mean nothing here. Where a gate goes in such a block:
   (as torchvision's and timm's `downsample`);
 - conv3x3: before the convolution that follows the first one larger than 1×1, where those of the branch form a chain.
 
-Where a function rather than a module is at that place, or the module is called twice, there is no slot. And no slot is
-believed before it was tried: a copy of the block with random weights must compute, gated in the slot, what its traced
-formula does with random gates in that place, and with gates at 1 what it did before, bit for bit (`checked_width`).
+If a function instead of a module is at that place, or the module is called twice, there is no slot. Every slot is
+checked before it is used: a copy of the block with random weights and random gates in the slot must compute what its
+traced formula computes with these gates and, with gates of 1, what it computed before, bit for bit (`checked_width`).
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def residual(block: nn.Module) -> Residual:
 
 
 def check_shapes(block: nn.Module, sum_: Sum, width: int) -> None:
-    """A NoBlockError if a summand is spread over the other, as one number a channel is (attention does so)."""
+    """A NoBlockError if one summand is broadcast over the other, as one number a channel is in attention."""
     weight = next(block.parameters())
     run = fx.Interpreter(block, garbage_collect_values=False, graph=sum_.graph)
     try:
@@ -175,7 +175,8 @@ def check_shapes(block: nn.Module, sum_: Sum, width: int) -> None:
 
 
 def sites_of(block: nn.Module) -> tuple[dict[str, Site], Sum]:
-    """Position → site, and the sum as it reads when all but the shortcut is looked into; in the block's mode."""
+    """Position → site, and the sum in a trace that looks into all children but the shortcut; in the block's current
+    mode."""
     outer = sum_of(block, trace(block, lambda module, path: True))
     whole = {node.target for node in outer.on_shortcut if node.op == "call_module"}
     try:
@@ -192,7 +193,7 @@ def sites_of(block: nn.Module) -> tuple[dict[str, Site], Sum]:
 
 
 def has_products(block: nn.Module) -> bool:
-    """Whether the block's last sum reads x a(x) + x b(x), all being looked into."""
+    """Whether the block's last sum is x a(x) + x b(x), in a trace that looks into all children."""
     try:
         sum_ = sum_of(block, trace(block, lambda module, path: is_layer(module)))
     except NoBlockError:  # a child that cannot be looked into

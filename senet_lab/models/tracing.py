@@ -1,4 +1,4 @@
-"""Reads a module's forward symbolically, and the sum that it ends with, as a residual block does."""
+"""Traces a module's forward symbolically, and finds the sum that a residual block ends with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ PRODUCTS: tuple[Any, ...] = (operator.mul, operator.imul, torch.mul, torch.multi
 
 
 class NoBlockError(ValueError):
-    """Why a module is no residual block. `adds` is False for those that add nothing, which nobody expects to be one."""
+    """Why a module is no residual block. `adds` is False for modules that add nothing, which nobody would expect to be
+    one."""
 
     def __init__(self, why: str, adds: bool = True) -> None:
         super().__init__(why)

@@ -1,8 +1,8 @@
-"""A database that may be away for a while.
+"""A database that may be unreachable for a while.
 
-One that does not answer (a server that is started again, a file that another program has locked) is asked again for a
-minute. A connection may be lost behind a commit, so that what is asked again may have been done already: every
-statement to it may be said twice, and what it comes to is read off its tables.
+If it does not answer (a server restarts, another program has locked the file), a statement is repeated for a minute. A
+connection may be lost after a commit, so that the repeated statement may already have been carried out: every statement
+can be repeated without harm, and its result is read from the tables.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from senet_lab.files import expand_home
 
 PATIENCE_SECONDS = 60.0  # a database that does not answer is asked again for so long
 QUIET_SECONDS = 3.0  # and after this the user is told so
-PARTING_SECONDS = 2.0  # patience at the end, when the user waits for it
-# How long one question to it may wait. A server's machine may vanish without a word.
+PARTING_SECONDS = 2.0  # patience at the end of a study, when the user waits
+# How long one statement may wait, because a server may vanish without closing the connection.
 WAITS = {
     "sqlite": {"timeout": 2},  # s; Ctrl-C waits, too
     "postgresql+psycopg": {"connect_timeout": 10, "keepalives_idle": 10, "tcp_user_timeout": 30_000},  # s, s, ms
@@ -64,7 +64,7 @@ class Database:
                 elif not path.exists():
                     location = location.set(database=":memory:")
             self.engine = sa.create_engine(location, connect_args=self.waits)
-            # A file is there, and may be locked; a server that does not answer yet may never, and is said so at once.
+            # A file that exists may be locked for a while; a server that does not answer at first is an error at once.
             self.retry(lambda: self.open(tables if create else None), PATIENCE_SECONDS if is_sqlite else 0)
 
     def report_to(self, say: Callable[[str], None]) -> None:
@@ -73,7 +73,7 @@ class Database:
 
     @contextmanager
     def opening(self, location: sa.URL) -> Iterator[None]:
-        """Whatever is wrong with a database that is opened in the body is one line."""
+        """Turn any error of opening a database in the body into a UserError of one line."""
         try:
             yield
         except exc.NoSuchModuleError as error:
@@ -93,7 +93,7 @@ class Database:
             raise UserError(f"storage={self.name}: {first_line(error)}") from error
 
     def open(self, tables: sa.MetaData | None) -> None:
-        """Look whether it is whole, make the tables if they are to be made, and note which there are."""
+        """Check the database, create the tables if asked to, and note which there are."""
         with self.engine.begin() as connection:
             is_sqlite = self.engine.dialect.name == "sqlite"
             verdict = connection.execute(sa.text("PRAGMA quick_check")).scalar() if is_sqlite else "ok"
@@ -120,13 +120,13 @@ class Database:
             return set(sa.inspect(connection).get_table_names())
 
     def rows(self, query: sa.Select[Any]) -> list[sa.Row[Any]]:
-        """What a query finds; nothing in tables that are not there, as in a database of an earlier version."""
+        """The rows of a query; none if the table does not exist, as in a database of an earlier version."""
         if not {str(table) for table in query.get_final_froms()} <= self.tables:
             return []
         return self.transact(lambda connection: list(connection.execute(query)))
 
     def transact(self, act: Callable[[sa.Connection], T], patience: float = PATIENCE_SECONDS) -> T:
-        """Do something in one transaction, and again if the database does not answer, be it after it was done.
+        """Run `act` in one transaction; repeat it if the database does not answer, even if that was after the commit.
 
         Raises:
             IntegrityError: what is to be inserted is there.
@@ -145,7 +145,7 @@ class Database:
             raise RunError(f"the store {self.name} failed: {database_message(error)}") from error
 
     def inserted(self, act: Callable[[sa.Connection], object]) -> bool:
-        """Do what inserts. False if what it inserts is there, which may be the same."""
+        """Run an insertion. False if the row exists, which may be the same row."""
         try:
             self.transact(act)
             return True
@@ -153,8 +153,8 @@ class Database:
             return False
 
     def retry(self, act: Callable[[], T], patience: float = PATIENCE_SECONDS) -> T:
-        """Do something with the database that may be done twice; again while it does not answer, for at most `patience`
-        seconds, after which its last error is raised as it is."""
+        """Run `act`, which may be repeated without harm; repeat it while the database does not answer, for at most
+        `patience` seconds, and then raise its last error."""
         begun, pause, told = time.monotonic(), 0.1, False
         while True:
             try:
@@ -188,8 +188,8 @@ def parse(url: str) -> sa.URL:
 
 
 def is_away(error: BaseException | None) -> bool:
-    """Whether the database does not answer at the moment, and may later: its server ends, starts or cannot be reached,
-    or another program has locked it. Optuna wraps what it was told."""
+    """Whether an error means that the database does not answer now but may later: its server stops, starts or cannot be
+    reached, or another program has locked it. Errors that Optuna has wrapped are looked into."""
     if error is not None and not isinstance(error, exc.DBAPIError):
         return is_away(error.__cause__)
     if error is None or error.connection_invalidated:
@@ -203,7 +203,7 @@ def is_away(error: BaseException | None) -> bool:
 
 
 def database_message(error: Exception) -> str:
-    """What the database itself said."""
+    """The message of the database itself."""
     if error.__cause__ is not None and not isinstance(error, exc.DBAPIError):
         return first_line(error.__cause__)
     return first_line(error.orig if isinstance(error, exc.DBAPIError) else error)

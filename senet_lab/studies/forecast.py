@@ -1,5 +1,5 @@
-"""How long trials will take: by records of the same network, or by what a few steps of it tell (`calibration`); and how
-long what is left of them will, once they train."""
+"""Predicts how long trials take, from records of the same network or from a few training steps (`calibration`), and
+corrects the prediction while they train."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ BEGINS = 50  # trials by whose first epochs the set-up of the next is told
 
 @dataclass(frozen=True)
 class Expectation:
-    """Seconds that a trial is expected to take, by trial id; `rough` where no record of the same network tells; `once`
-    are those that each worker takes before its first trial, to decode images into memory; `unasked` those of each trial
-    that a search will ask for beside them."""
+    """Predicted seconds by trial id. `rough` is true if no record of the same network was found; `once` are seconds
+    that each worker spends before its first trial to decode images into memory; `unasked` are the seconds of each trial
+    that a search will add later."""
 
     seconds: dict[str, float]
     rough: bool
@@ -55,16 +55,16 @@ def spread(trials: Iterable[float], workers: int, once: float = 0.0) -> float:
 
 
 def expect(plan: Plan, store: Store, workers: int, alike: str = "network") -> Expectation:
-    """How long the trials still to run will take on so many workers: from records of the same network, data and recipe
-    on the same kind of device; else by multiply-adds, at the rate that a few steps of the network reach here (`tried`),
-    and by the decoding of images (`decodings`). Where several devices train a trial the steps are tried on one, and the
-    others are taken to be as fast as it and never to wait. With `alike="backbone"` records of any gates in the same
-    network tell."""
+    """Predict the time of the trials that are left on so many workers: from records of the same network, data and
+    recipe on the same kind of device, or else from multiply-adds, the rate of a few steps measured here
+    (`calibrated_rates`) and the decoding of images (`decodings`). If several devices train a trial, the steps are
+    measured on one, and the others are assumed to be as fast and never to wait. With `alike="backbone"` records of the
+    same network with any gates count."""
     known: dict[str, list[float]] = {}
     for record in [*plan.recorded.values(), *store.latest(RECENT)]:
         if record["state"] == "done" and not record["resumed"] and "imported" not in record:
             known.setdefault(pace_key(record["config"], alike), []).append(record["seconds"])
-    keys: dict[int, str] = {}  # by row: its seeds take the same time, and may be thousands
+    keys: dict[int, str] = {}  # by row, because its seeds take equally long and may be thousands
     unknown: dict[str, Cell] = {}
     for cell in plan.todo:
         if id(cell.row) not in keys:
@@ -88,8 +88,8 @@ def expect(plan: Plan, store: Store, workers: int, alike: str = "network") -> Ex
 
 
 def pace_key(config: dict[str, Any], alike: str = "network") -> str:
-    """Trainings with the same key take the same time: all that matters but the seed. A record that lacks some of it, of
-    an earlier version or damaged, is like no training that is to come."""
+    """Key of a training without its seed: trainings with equal keys take equally long. A record that lacks a field (of
+    an earlier version, or damaged) matches no key."""
     recipe, data = config.get("recipe") or {}, config.get("data") or {}
     matters = [config.get(key) for key in (alike, "device", "precision", "identity")]
     matters += [config.get(key, plain) for key, plain in STEP.items()]
@@ -125,14 +125,14 @@ def trial_seconds(cell: Cell, facts: DataFacts, rate: float, decoding: Decoding,
 
 
 def overhead(cell: Cell, facts: DataFacts) -> float:
-    """Seconds of a whole training that go into Lightning, batches, metrics and checkpoints: they count where images and
-    networks are tiny."""
+    """Seconds of a whole training that Lightning, batches, metrics and checkpoints take; they matter for tiny networks
+    and images."""
     steps = -(-facts.train // cell.spec.recipe.batch_size)
     return cell.spec.recipe.epochs * (EPOCH_SECONDS + steps * STEP_SECONDS)
 
 
 def cores_of(config: Config, workers: int) -> float:
-    """Cores of this machine, or of a cluster's node, for each process that trains, where so many workers do."""
+    """Cores for each training process, on this machine or a node of the cluster, if so many workers train."""
     if config.executor.name == "ray":
         return max(1.0, config.executor.cpus_per_trial / config.training.devices)
     return max(1.0, default_workers("cpu") / (workers * config.training.devices))
@@ -140,8 +140,8 @@ def cores_of(config: Config, workers: int) -> float:
 
 @dataclass
 class RunningTrial:
-    """A trial that trains here. Times are seconds since it began, by its worker's clock: the start of a worker is no
-    pace, nor is the time that a busy driver takes to hear of an epoch.
+    """A running trial. Times are seconds since it began, by the clock of its worker, so that neither the worker's start
+    nor a busy driver counts as training time.
 
     Attributes:
         cell: it.
@@ -160,7 +160,7 @@ class RunningTrial:
 
     @property
     def done(self) -> float:
-        """Share of its epochs that are behind it."""
+        """The share of its epochs that are complete."""
         return self.last.get("epoch", 0.0) / self.cell.spec.recipe.epochs
 
     @property
@@ -170,7 +170,7 @@ class RunningTrial:
 
     @property
     def probed(self) -> bool:
-        """Whether enough of it is timed to tell how long the rest will take."""
+        """Whether enough epochs are timed to predict the rest."""
         return self.timed >= PROBED and self.ended - self.begun >= PROBED_SECONDS
 
     def time_anew(self) -> None:
@@ -179,7 +179,7 @@ class RunningTrial:
 
 
 class Remaining:
-    """The trials of a study that are still to end, their times corrected by the epochs and the trials that have ended.
+    """The trials of a study that have not ended, with predictions corrected by the epochs and trials that have.
 
     Trials of a network that has been trained already take what that took, others what was expected of them, times the
     pace of the epochs so far, and what the first epochs took beyond that pace: the set-up.
@@ -202,12 +202,12 @@ class Remaining:
         self.begins: deque[tuple[float, float]] = deque(maxlen=BEGINS)  # seconds expected of first epochs, and taken
 
     def ask(self, cell: Cell, seconds: float) -> None:
-        """A further trial is to be trained, which is expected to take so long."""
+        """Add a trial that is expected to take so many seconds."""
         self.expected[cell.trial_id] = seconds
         self.keys[cell.trial_id] = pace_key(cell.spec.config())
 
     def epoch(self, cell: Cell, entry: dict[str, float], elapsed: float) -> bool:
-        """An epoch has ended, so many seconds after the trial began; whether the first trials have just told enough."""
+        """Note an epoch, `elapsed` seconds after the trial began; returns whether the pace has just become known."""
         trial = self.running[cell.trial_id]
         starts = not trial.last
         trial.last, trial.ended = entry, elapsed
@@ -222,8 +222,8 @@ class Remaining:
         return True
 
     def leave(self, cell: Cell, seconds: float | None = None) -> None:
-        """A trial trains no more; its epochs were a measurement, and the `seconds` of the whole if it trained so long
-        without a break."""
+        """Remove a trial from those that run. `seconds` is its whole time if it trained without interruption, and is
+        used for others of its network."""
         expected = self.expected.pop(cell.trial_id, 0.0)
         trial = self.running.pop(cell.trial_id, None)
         if trial and expected:
@@ -233,13 +233,13 @@ class Remaining:
             self.known.setdefault(self.keys.get(cell.trial_id, ""), []).append(seconds)
 
     def stop_probing(self) -> None:
-        """A trial has ended: the pace is known, and the first trials need not tell it any more."""
+        """Mark the pace as known, because a whole trial has ended."""
         self.probed = True
 
     def total(self, workers: int) -> float:
         """Seconds to the end on so many workers, as far as is known."""
         expected, taken = self.measured
-        for trial_id, trial in self.running.items():  # a trial half done is half a measurement
+        for trial_id, trial in self.running.items():  # weighted by the share that is complete
             if self.expected.get(trial_id):
                 expected += trial.timed * self.expected[trial_id]
                 taken += trial.ended - trial.begun
@@ -247,7 +247,7 @@ class Remaining:
         beyond = [took - pace * expected for expected, took in self.begins]
         set_up = max(0.0, statistics.median(beyond)) if beyond else 0.0
         rest = []
-        for trial_id in dict.fromkeys([*self.running, *self.expected]):  # those that run have their workers already
+        for trial_id in dict.fromkeys([*self.running, *self.expected]):  # running trials have a worker already
             if trial_id in self.expected:
                 done = self.running[trial_id].done if trial_id in self.running else 0.0
                 known = self.known.get(self.keys[trial_id])

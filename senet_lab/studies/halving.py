@@ -8,9 +8,9 @@ Designs are compared within a stratum of the first cost among the objectives: an
 accurate would otherwise stop every cheap one, and the front would have no cheap end. Costs are known before training,
 so that the strata hold equally many designs of the space.
 
-The sampler hears of a design when it reaches its first rung, and again, with its final values, when it is complete.
-Jobs are heard of in the order in which they were given, each when the one `pending` places behind it is asked for; so
-what is given, as in `proposals`, depends on neither the number of workers nor their pace.
+The sampler is told of a design when it reaches its first rung, and again with its final values when it is complete. It
+is told of jobs in the order in which they were given, each when the job `pending` places later is requested. So the
+jobs do not depend on the number or the speed of workers, as in `proposals`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Halving:
         self.promoted: list[set[Candidate]] = [set() for _ in self.steps]
 
     def next(self) -> Job | None:
-        """What to train next. None where nothing is left, or nothing before another result."""
+        """The next job; None if nothing is left, or if a result must come first."""
         while len(self.jobs) - self.heard >= self.pending:
             oldest = self.jobs[self.heard]
             if oldest not in self.results:
@@ -85,7 +85,7 @@ class Halving:
             self.hear(oldest)
         job = self.promotion() or self.new()
         while job is None and self.heard < len(self.jobs) and self.jobs[self.heard] in self.results:
-            self.hear(self.jobs[self.heard])  # nothing new is left; what comes in may still promote
+            self.hear(self.jobs[self.heard])  # no new design is left, but results may still promote old ones
             job = self.promotion() or self.new()
         if job is None and self.heard == len(self.jobs):
             job = self.promotion(at_least=1)
@@ -94,7 +94,7 @@ class Halving:
         return job
 
     def ended(self, job: Job, rank: float, values: Values | None) -> None:
-        """What came of a job.
+        """Take the result of a job.
 
         Args:
             job: it.
@@ -106,7 +106,7 @@ class Halving:
     # ----------------------------------------------------------------------------------------------------------- rungs
 
     def new(self) -> Job | None:
-        """A design that was never tried, at the first rung."""
+        """A job of the first rung for a design that was never tried."""
         design = self.asker.ask()
         return None if design is None else Job(design, None if design in self.whole else self.steps[0])
 
@@ -124,7 +124,7 @@ class Halving:
             self.asker.tell_sampler(job.design, values)
 
     def promotion(self, at_least: int = 0) -> Job | None:
-        """The next step of a design that is among the best at its rung; from the highest rung down."""
+        """A job of the next rung for a design that is among the best at its rung, beginning with the highest rung."""
         for at in reversed(range(len(self.steps) - 1)):
             for stratum in range(len(self.edges) + 1):
                 ranks = {design: rank for design, rank in self.at[at].items() if self.stratum(design) == stratum}

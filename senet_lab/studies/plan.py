@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows × seeds, and what is known of them before training.
+    """Rows × seeds, with their costs and the records that exist.
 
     Attributes:
         config: the study's configuration.
@@ -80,7 +80,7 @@ class Plan:
         return {cell.trial_id: cell for cell in reversed(self.cells)}
 
     def facts_of(self, row: Row) -> DataFacts:
-        """Of the data set as the row has it: it may train on fewer images, or hold out others."""
+        """The facts of the data set for a row, which may train on fewer images or hold out others."""
         same = row.config.data == self.config.data
         return self.facts if same else facts_of(repr(row.config.data), row.config.data)
 
@@ -159,7 +159,7 @@ def look_up(plan: Plan, store: Store) -> Plan:
 
 
 def partial_plan(plan: Plan, records: dict[str, dict[str, Any]]) -> Plan:
-    """What these records are of a study, as a plan. A row without its baseline is there, and compared with nothing."""
+    """The part of a plan that has records. A row whose baseline has none is compared with nothing."""
     there = {cell.row.label for cell in plan.cells if cell.trial_id in records}
     rows = {
         row.label: row if row.baseline in there else replace(row, baseline="")
@@ -185,7 +185,7 @@ def merge_plans(plans: list[Plan]) -> Plan:
 
 
 def device_of(word: str, share: float | None = None) -> str:
-    """`cpu` or `cuda`, as the user said or as there is: on a cluster, whether trials have a share of a GPU."""
+    """`cpu` or `cuda`, as asked for or available; on a cluster, `cuda` if trials have a share of a GPU."""
     choices = ("auto", "cpu", "cuda")
     if word not in choices:
         raise UserError(f"training.device: there is no device '{word}'; there are {', '.join(choices)}")

@@ -1,4 +1,4 @@
-"""What is said of a plan before any training: its rows, what they cost, what there is to do, and how."""
+"""Prints a plan before any training: its rows, what they cost, and what there is to train."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def show_rows(plan: Plan, console: Console) -> None:
 
 
 def trained_by(plan: Plan) -> dict[str, list[str]]:
-    """How comparisons are trained → their baselines, and rows that are trained otherwise than theirs; empty where all
-    are trained alike."""
+    """Recipe of comparisons → their baselines, and the rows that are trained by another recipe; empty if all rows are
+    trained alike."""
     found: dict[tuple[str, str, int], list[str]] = {}
     ways = {row.label: (row.recipe, row.data, row.config.recipe.epochs) for row in plan.rows}
     for row in plan.rows:
@@ -120,7 +120,7 @@ def range_text(numbers: Iterable[int]) -> str:
 
 
 def show_alarms(plans: list[Plan], console: Console) -> None:
-    """Print how likely several tables are to show a difference where there is none."""
+    """Print the probability that at least one of several tables shows a difference where there is none."""
     tables = sum(bool(plan.study_tests) for plan in plans)
     if tables > 1:
         from senet_lab.reports.statistics import ALPHA  # scipy comes with it
@@ -134,7 +134,8 @@ def show_alarms(plans: list[Plan], console: Console) -> None:
 
 
 def outdated_notice(plan: Plan) -> str:
-    """What there is to say of trials that an earlier version has recorded."""
+    """A notice about trials that an earlier version has recorded and that are trained again; empty if there are
+    none."""
     cell, old = plan.outdated[0]
     was, now = cell.spec.as_recorded_earlier(plan.facts.earlier), cell.spec
     what = {"code": f"the code of {now.backbone}", "identity": "the contents of the images", "threads": "its threads"}
@@ -148,7 +149,7 @@ def outdated_notice(plan: Plan) -> str:
 
 
 def step_text(spec: Spec) -> str:
-    """How the steps of a training are carried out; empty where that is the plain way."""
+    """The step of a training in words; empty for the plain way."""
     found = []
     holder = "worker" if spec.devices == 1 else "device"
     if spec.feed == "memory":
@@ -176,7 +177,7 @@ def gibibytes(size: float) -> str:
 
 
 def check_memory(specs: list[Spec], workers: int) -> None:
-    """A UserError if the device has no room for the images that each of so many workers is to have in its memory."""
+    """A UserError if the free memory of the device cannot hold the images of so many workers."""
     sizes = {size_in_memory(spec.data) for spec in specs if spec.feed == "memory"}
     if not sizes:
         return

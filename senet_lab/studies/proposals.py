@@ -1,15 +1,14 @@
-"""Asks a sampler for designs that are worth a training, and tells it what came of them. Knows no torch.
+"""Asks a sampler for new designs and tells it their results. Imports no torch.
 
-Optuna's samplers propose points. Here a point becomes the design that it builds (`Space.design`), and costs a training
-only if it is new and within the budget: a design that is known already is told again at once, one over the budget is
-told to be infeasible at once (`set_constraint`), and after `PATIENCE` of either in a row a design that was never tried
-is drawn, so that no sampler can turn in circles: one that differs in one level from a design on the front, if there is.
-`local` draws every design so, and asks no sampler.
+Optuna's samplers propose points. A point stands for the design that it builds (`Space.design`) and is trained only if
+the design is new and within the budget. For a known design the sampler is told the known result at once; for one over
+the budget it is told a violated constraint (`set_constraint`). After `PATIENCE` such proposals in a row an untried
+design is drawn, so that no sampler repeats itself for ever: one that differs in one level from a design on the front if
+there is any. `local` draws every design so and uses no sampler.
 
-What is proposed depends on the space, the sampler, its seed and the results alone, and not on how many workers there
-are or which of them is quicker: results are told in the order in which designs were asked for, each one only when the
-design `pending` places behind it is asked for. So a search that was interrupted is taken up by asking again from the
-start, with the results that are recorded.
+Proposals depend on the space, the sampler, its seed and the results alone, not on the number or the speed of workers:
+results are told in the order in which designs were asked for, each when the design `pending` places later is requested.
+So an interrupted search continues by asking again from the start with the recorded results.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ class Proposer:
         return self.exhausted or len(self.asked) >= self.trials
 
     def ask(self) -> Candidate | None:
-        """The next design to train. None where there is none any more (`finished`), or none before another result."""
+        """The next design to train; None if there is none (`finished`), or if a result must come first."""
         if self.finished:
             return None
         if self.listed is not None:
@@ -139,7 +138,7 @@ class Proposer:
         return design
 
     def tell(self, design: Candidate, values: Values | None) -> None:
-        """What came of a design; None if its training failed. The sampler hears of it in its turn."""
+        """Take the result of a design; None if its training failed. The sampler is told in the order of the designs."""
         self.results[design] = values
 
     # -------------------------------------------------------------------------------------------------------- sampler
@@ -178,15 +177,15 @@ class Proposer:
             return self.study.ask(self.distributions)
 
     def answer(self, trial: Trial, design: Candidate) -> None:
-        """Tell a duplicate what is known of its design, or remember to."""
+        """Tell the sampler the result of a repeated design, or note to tell it later."""
         if not self.open[design]:  # told already
             self.report(trial, self.known[design])
         else:
             self.open[design].append(trial)
 
     def tell_sampler(self, design: Candidate, values: Values | None) -> None:
-        """Tell the sampler what is known of a design now, for every trial that waits for it; if there is none, because
-        it has heard of the design before, for one more."""
+        """Tell the sampler the current result of a design, for every proposal of it that waits; if none waits, because
+        an earlier result was told already, as one more trial."""
         if values is not None:
             worst = zip(self.worst, values, strict=True)
             self.worst = [max(pair) for pair in worst] if self.known else list(values)
@@ -223,7 +222,7 @@ class Proposer:
         return self.random.choice(near) if near else self.random_design()
 
     def front(self) -> list[Candidate]:
-        """The designs that nothing told so far is better than."""
+        """The designs that no other result dominates."""
         values = {design: found for design, found in self.known.items() if found is not None}
         if not values:
             return []

@@ -1,4 +1,4 @@
-"""The store: which trials are claimed, by whom, and what the finished ones left.
+"""The store: which trials are claimed, by which process, and the records of finished ones.
 
 Tables of ours beside Optuna's in the same database (SQLite by default; any that SQLAlchemy speaks to). A claim is one
 INSERT, or one conditional UPDATE, on the trial's id: any number of drivers, in the same study or in different ones,
@@ -79,9 +79,10 @@ class Store(Database):
     # ------------------------------------------------------------------------------------------------------- claims
 
     def claim(self, trial_id: str) -> bool:
-        """Make the trial ours. False if it has ended, or is somebody else's who is alive, or ours already."""
+        """Claim the trial for this process. False if it has ended, or is claimed by a live process or already by this
+        one."""
         mine = {"state": RUNNING, "owner": self.owner, "heartbeat": time.time()}
-        row = self.claimed(trial_id)  # a look first: what is another driver's costs no write
+        row = self.claimed(trial_id)  # a look first: a trial of another driver needs no write
         if row is None:
             first = records.insert().values(trial_id=trial_id, **mine)
             won = self.inserted(lambda connection: connection.execute(first))
@@ -98,34 +99,35 @@ class Store(Database):
             won = self.transact(lambda connection: bool(connection.execute(take).rowcount == 1))
         if won:
             return True
-        # Another driver was quicker; or we were, and the connection was lost before we were told.
+        # Another driver was first; or this one was, and the connection was lost before the answer came.
         now = self.claimed(trial_id)
         return now is not None and (now.state, now.owner) == (RUNNING, self.owner)
 
     def claimed(self, trial_id: str) -> sa.Row[Any] | None:
-        """A trial's state, owner and heartbeat; None if it is nobody's."""
+        """A trial's state, owner and heartbeat; None if it is neither claimed nor recorded."""
         look = sa.select(records.c.state, records.c.owner, records.c.heartbeat).where(records.c.trial_id == trial_id)
         return next(iter(self.rows(look)), None)
 
     def is_silent(self, row: sa.Row[Any]) -> bool:
-        """Whether a claim's owner has given no sign of life for too long. After the database was away, owners are given
-        the time to give one."""
+        """Whether the owner of a claim has not renewed its heartbeat for `STALE_SECONDS`. After the database was
+        unreachable, owners first get the time to renew it."""
         now = time.time()
         return bool(row.heartbeat < now - STALE_SECONDS) and now - self.back > 2 * HEARTBEAT_SECONDS
 
     def beat(self) -> None:
-        """Say that this process is alive, on all of its claims; not again if that fails, since it is said often."""
+        """Renew the heartbeat of all claims of this process. A failure is not repeated: the next heartbeat follows
+        soon."""
         ours = records.update().where(records.c.owner == self.owner, records.c.state == RUNNING)
         self.transact(lambda connection: connection.execute(ours.values(heartbeat=time.time())), patience=0)
 
     def release(self, trial_id: str, patience: float = PATIENCE_SECONDS) -> None:
-        """Give a claim back, unfinished."""
+        """Release the claim of an unfinished trial."""
         ours = (records.c.trial_id == trial_id, records.c.owner == self.owner, records.c.state == RUNNING)
         self.transact(lambda connection: connection.execute(records.delete().where(*ours)), patience)
 
     def release_all(self) -> None:
-        """Give all claims of this process back, at its end: also one that it was just making when it was interrupted.
-        With little patience, since the claims of a process that is gone are taken over in any case."""
+        """Release all claims of this process at its end, including one that was being made when it was interrupted.
+        Waits only briefly for the database, because others take over the claims of an ended process in any case."""
         ours = records.delete().where(records.c.owner == self.owner, records.c.state == RUNNING)
         self.transact(lambda connection: connection.execute(ours), PARTING_SECONDS)
 
@@ -150,8 +152,8 @@ class Store(Database):
     # ------------------------------------------------------------------------------------------------------ records
 
     def finish(self, trial_id: str, state: str, record: Record, packed: bytes | None = None) -> bool:
-        """Record how our trial ended (`done` or `failed`), and its outputs, once. False if the claim was taken from us
-        meanwhile."""
+        """Record how a trial of this process ended (`done` or `failed`), with its outputs, once. False if another
+        process has taken the claim over."""
         text, now = json.dumps(record, sort_keys=True, allow_nan=False), time.time()
         ours = (records.c.trial_id == trial_id, records.c.owner == self.owner)
         write = records.update().where(*ours, records.c.state == RUNNING)
@@ -161,14 +163,13 @@ class Store(Database):
             if connection.execute(write.values(state=state, record=text, heartbeat=now)).rowcount == 1:
                 keep(connection, trial_id, packed)
                 return True
-            # Not ours any more; or this is the second try, and the first had written it: at this moment, to the bit.
+            # The claim is another's; or this is the second try after a lost connection, and the first had written it.
             return connection.execute(written).one_or_none() is not None
 
         return self.transact(act)
 
     def add(self, trial_id: str, state: str, heartbeat: float, text: str, packed: bytes | None = None) -> bool:
-        """Take a record over as it stands elsewhere, JSON, outputs and all. False if the trial is claimed or recorded
-        here."""
+        """Add a record of another store as it is, with its outputs. False if the trial is claimed or recorded here."""
         values = {"trial_id": trial_id, "state": state, "owner": self.owner, "heartbeat": heartbeat, "record": text}
 
         def act(connection: sa.Connection) -> None:
@@ -245,14 +246,14 @@ class Store(Database):
         return {row.name: row.value for row in self.rows(sa.select(notes).where(*which))}
 
     def note_once(self, name: str, value: Any) -> Any:
-        """Note a value, unless there is one of that name already; the one that is noted then."""
+        """Note a value unless one is noted under that name; returns the value that is noted then."""
         line = notes.insert().values(name=name, value=json.dumps(value, allow_nan=False))
         self.inserted(lambda connection: connection.execute(line))  # or it is there: by us, or another driver
         return self.note(name)
 
 
 def keep(connection: sa.Connection, trial_id: str, packed: bytes | None) -> None:
-    """Have these outputs of a trial, or none, in place of any that are there."""
+    """Replace the outputs of a trial; None deletes them."""
     connection.execute(outputs.delete().where(outputs.c.trial_id == trial_id))
     if packed is not None:
         connection.execute(outputs.insert().values(trial_id=trial_id, packed=packed))

@@ -1,7 +1,7 @@
-"""Everything whose only purpose is speed, behind one function.
+"""Code whose only purpose is speed, behind one function.
 
-`folded` computes what the modules compute, but for rounding, in fewer passes over memory, or answers that the modules
-are to be run. `Gated` alone asks it, so that it can be measured, and deleted, as one folder.
+`folded` computes what the modules compute, up to rounding, in fewer passes over memory, or returns None if the modules
+are to run. Only `Gated` calls it, so that the folder can be measured and deleted as a whole.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Norm and gate in one: how a branch that ends with both is computed on a CPU, where SE costs what its passes cost.
+"""A norm and the gate behind it computed together on a CPU, where the cost of SE is its passes over memory.
 
 Batch norm is one affine map a channel, u = a (x − μ) + β with a = γ / √(σ² + ε), so that the squeeze of its output is
 that map of the squeeze of its input, and the gate s is known before the norm is applied. And s u is affine as well, for
@@ -44,11 +44,11 @@ METHODS: dict[type[nn.Module], dict[str, Any]] = {
 
 
 def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
-    """se(norm(x)) in one; None where it does not pay, or where the modules are what is to be run.
+    """se(norm(x)) computed together; None if that is slower, or if the modules themselves must run.
 
-    That is where somebody listens or has replaced a method (`is_plain`), where the network is traced, compiled
-    (compilers join what they like), exported (other runtimes want a norm's weights to be constants) or transformed by
-    torch.func, and where a norm that does not train is to be differentiated. On a GPU it was never measured.
+    The modules must run if they have hooks or replaced methods (`is_plain`), if the network is traced, compiled,
+    exported (other runtimes need the norm's weights as constants) or transformed by torch.func, and if a norm in
+    evaluation mode is to be differentiated. GPUs use the modules, because the fold was never measured there.
     """
     if is_traced() or type(x_BCHW) is not Tensor or not x_BCHW.is_cpu or not x_BCHW.is_contiguous():
         return None
@@ -66,15 +66,15 @@ def folded(norm: nn.Module, se: nn.Module, x_BCHW: Tensor) -> Tensor | None:
         return None
     if not norm.training:
         return in_evaluation(norm, se, x_BCHW)
-    several = x_BCHW.numel() > x_BCHW.shape[1]  # values a channel; of one the module refuses to take the variance
+    several = x_BCHW.numel() > x_BCHW.shape[1]  # values a channel; the module refuses to take the variance of one
     if norm.num_batches_tracked is None or not norm.track_running_stats or norm.momentum is None or not several:
         return None
     return in_training(norm, se, x_BCHW) if x_BCHW.dtype in (torch.float32, torch.float64) else None
 
 
 def is_plain(module: object, kind: type[nn.Module]) -> bool:
-    """Whether calling a module runs the code of its kind and nothing else: nobody listens (hooks), or has replaced a
-    method of this module, as accelerate does to fetch the weights only then, or of the whole class, as profilers do."""
+    """Whether calling a module runs the code of its class and nothing else: it has no hooks, and no method was replaced
+    on it (as accelerate does) or on its class (as profilers do)."""
     own = vars(module)
     if type(module) is not kind or "_call_impl" in own or own["_forward_hooks"] or own["_forward_pre_hooks"]:
         return False
@@ -87,7 +87,8 @@ def is_plain(module: object, kind: type[nn.Module]) -> bool:
 
 
 def is_traced() -> bool:
-    """Whether something other than plain autograd looks at what is computed, or listens to all modules."""
+    """Whether something besides plain autograd observes the computation: tracing, compiling, exporting, torch.func, or
+    global hooks."""
     if is_compiling() or _is_tracing() or _is_any_autocast_enabled():
         return True
     if _are_functorch_transforms_active() or forward_ad._current_level >= 0:
@@ -96,10 +97,11 @@ def is_traced() -> bool:
 
 
 def in_evaluation(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
-    """By the running statistics: the gate is multiplied into the norm's weight and bias, a copy of them an image.
+    """In evaluation the norm is an affine map of each channel; so the gate is multiplied into its weight and bias, once
+    for each image.
 
-    A large map drives all else from the caches: what is looked up is looked up before its mean is taken, and what comes
-    after is written out.
+    A large map fills the caches. So attributes are read before its mean is taken, and the code after that is written
+    without further calls.
     """
     B, C, H, W = x_BCHW.shape
     mean_C, var_C, gamma_C, beta_C, eps = norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps
@@ -116,7 +118,7 @@ def in_evaluation(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
 
 
 def in_training(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
-    """By the batch's statistics, which bring the norm's running ones forward."""
+    """In training: with the batch's statistics, which also update the running ones."""
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     y_BCHW: Tensor = Folded.apply(norm, se, x_BCHW, norm.weight, norm.bias, *se.parameters())
@@ -124,7 +126,7 @@ def in_training(norm: nn.BatchNorm2d, se: SEBlock, x_BCHW: Tensor) -> Tensor:
 
 
 def descriptor_gates(se: SEBlock, z_BC: Tensor) -> Tensor:
-    """The gates of descriptors, B × C: what `SEBlock.excite` gives, in fewer calls."""
+    """The gates of descriptors, B × C: as `SEBlock.excite`, in fewer calls."""
     h_BK = torch.relu(F.linear(z_BC, se.fc1.weight.flatten(1), se.fc1.bias))
     return se.sigma(F.linear(h_BK, se.fc2.weight.flatten(1), se.fc2.bias))
 
@@ -183,7 +185,7 @@ def once_more(ctx: Any, dy_BCHW: Tensor, *inputs: Tensor) -> list[Tensor | None]
 
 
 def slopes(y: Tensor, inputs: Sequence[Tensor], dy: Tensor, *, create_graph: bool = False) -> list[Tensor | None]:
-    """The gradients of inputs; None for those that want none."""
+    """The gradients of inputs; None for inputs that require none."""
     there = [tensor for tensor in inputs if tensor.requires_grad]
     found = iter(torch.autograd.grad(y, there, dy, retain_graph=True, create_graph=create_graph))
     return [next(found) if tensor.requires_grad else None for tensor in inputs]
@@ -204,7 +206,7 @@ def means(x_BCHW: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def shares(pixels: int, dtype: torch.dtype) -> Tensor:
-    """What each of so many pixels contributes to their mean."""
+    """The weight of each of so many pixels in their mean."""
     return torch.full((pixels,), 1 / pixels, dtype=dtype, device="cpu")
 
 
