@@ -10,6 +10,7 @@ import symtable
 import sys
 import types
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,10 @@ def kept_source(function: Callable[..., Any], results: Path) -> str:
 
 def findable(results: Path) -> None:
     """Let Python, in this process and in its workers, find the modules that are kept below the results."""
-    folder = str((results / FOLDER).resolve())
-    if folder not in sys.path and Path(folder).is_dir():
-        sys.path.append(folder)
+    with suppress(OSError):  # a name that no disk takes: `check_writable` says so
+        folder = str((results / FOLDER).resolve())
+        if folder not in sys.path and Path(folder).is_dir():
+            sys.path.append(folder)
 
 
 def parts(name: str, space: dict[str, Any], done: dict[str, None]) -> Iterator[str]:

@@ -243,7 +243,7 @@ RECORDED = """
 import os, signal, sys
 from pathlib import Path
 from senet_lab.config import Config, RunError, UserError
-from senet_lab.studies.export_facts import Exported, Run
+from senet_lab.studies.export_facts import ExportedStudy, WandbRun
 from senet_lab.studies.store import Store
 from wandb_runs import services
 
@@ -256,12 +256,12 @@ for trial_id in ("one", "two"):
     if store.claim(trial_id):
         store.finish(trial_id, "failed" if "fail" in flags else "done", record)
 Path("table.csv").write_text("row,a,b\\nNone,1,\\nx,,2\\n")
-runs = tuple(Run(trial_id, "row", 0, {}, 1, 1) for trial_id in ("one", "two"))
-facts = Exported("study", "study", (), {}, {}, list(runs), [], (Path("table.csv"), Path(figure)))
+runs = tuple(WandbRun(trial_id, "row", 0, {}, 1, 1) for trial_id in ("one", "two"))
+facts = ExportedStudy("study", "study", (), {}, {}, list(runs), [], (Path("table.csv"), Path(figure)))
 """
 # Their export in this process, where it can be disturbed.
 WRITE = f"""{RECORDED}
-from senet_lab.studies import export_wandb
+from senet_lab.studies import export_wandb, wandb_client
 
 fill = export_wandb.fill
 
@@ -278,7 +278,7 @@ if "freeze" in flags:
     export_wandb.RUN_SECONDS = 5
 folder = Path("results/local/wandb")
 code = 0
-with export_wandb.client(folder):
+with wandb_client.client(folder):
     print(os.getpid(), flush=True)
     left = []
     try:
@@ -293,11 +293,10 @@ os._exit(code)  # W&B's own exit handler might wait for good
 """
 # The same as a study does it, by the exporting process.
 EXPORT = f"""{RECORDED}
-from senet_lab.studies import exporting
+from senet_lab.studies.exporter import Exporter
 
-exporting.EVERY_SECONDS = 1
 try:
-    exporter = exporting.Exporter(Config(tracking=mode, storage=store.url), [facts], ["wandb"])
+    exporter = Exporter(Config(tracking=mode, storage=store.url), [facts], ["wandb"])
     print(exporter.process.pid, flush=True)
     word = input()
     if word == "leave":
