@@ -178,7 +178,7 @@ def test_costs_are_those_of_the_network_that_is_trained() -> None:
 def test_a_design_that_the_papers_network_lacks_has_no_cost_there(monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = rows_for("se.reduction={2:4}")
     assert row.paper_cost is not None
-    monkeypatch.setattr("senet_lab.studies.rows.PAPER_NETWORK", "resnet20")
+    monkeypatch.setattr("senet_lab.studies.cost_in_paper.PAPER_NETWORK", "resnet20")
     (row,) = rows_for("backbone=resnet50", "se.stages=[5]")
     assert row.paper_cost is None
 

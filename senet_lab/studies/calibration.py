@@ -1,4 +1,4 @@
-"""How fast this machine is: a few steps of a network, and where images lie in files, some decodings."""
+"""Measures the speed of this machine: a few training steps and, if images lie in files, a few decodings."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class Decoding:
 
 
 def calibrated_rates(plan: Plan, cells: dict[str, Cell]) -> dict[str, float]:
-    """Multiply-adds a second that a few steps of these cells' networks reach, of as many as `PROBING` seconds allow.
-    One that is much slower than the others is tried once more: it may have been other work on the machine."""
+    """Multiply-adds a second in a few training steps of these cells' networks, for as many networks as `PROBING`
+    seconds allow. A network that is much slower than the others is measured again, because the machine may have been
+    busy."""
     rates: dict[str, float] = {}
     begun = time.monotonic()
     for key, cell in cells.items():
@@ -73,7 +74,7 @@ def decodings(plan: Plan, cells: list[Cell], cores: float) -> dict[str, Decoding
 
 
 def decoding(data: Data, feed: str, facts: DataFacts, cores: float, seconds: float) -> Decoding:
-    """What decoding takes, from as many images as so many seconds allow, which are read as a training reads them.
+    """The time of decoding, from as many images as `seconds` allow, read as a training reads them.
 
     Args:
         data: the data set.

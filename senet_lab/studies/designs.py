@@ -1,4 +1,4 @@
-"""How the trials of a study come about: which there are at first, and which follow from the records so far.
+"""The design of a study: which trials there are at first, and which follow from the records.
 
 Two designs have this form: rows that a file lists, with fixed seeds or as many as their verdicts need (`Listed`), and
 the designs that a sampler proposes (`search.SearchDesign`). `studies.study` runs both in the same way.
@@ -25,7 +25,7 @@ from senet_lab.training.spec import Spec
 
 
 class Design(Protocol):
-    """What produces the trials of one or more studies that are run by one command."""
+    """What decides on the trials of one or more studies that are run by one command."""
 
     records: dict[str, Record]  # trial id → record, of the trials that have ended
 
@@ -35,25 +35,26 @@ class Design(Protocol):
 
     @property
     def most(self) -> int:
-        """How many trainings there may be to do, as far as is known before the first."""
+        """The most trainings that may be needed, as far as is known before the first."""
 
     def look_up(self, store: Store) -> None:
-        """Take over what the store has; a UserError for what cannot go on there. Nothing is written."""
+        """Read the records of the store; a UserError if the study cannot continue with them. Nothing is written."""
 
     def specs(self) -> list[Spec]:
-        """Trainings that stand for all, as far as memory is concerned."""
+        """Trainings that need as much memory as any other."""
 
     def forecast(self, workers: int) -> Expectation:
-        """How long what is lacking will take on so many workers."""
+        """The time of the missing trials on so many workers."""
 
     def show(self, forecast: Expectation, workers: int, console: Console) -> None:
         """Print rows, costs, and what there is to train."""
 
     def begin(self) -> None:
-        """Write down, before the first training, what must not change once results are known."""
+        """Note in the store, before the first training, what must not change once results are known."""
 
     def more(self, progress: Progress) -> list[Cell]:
-        """Further cells to train; asked while a worker is free, and over where there are none and nothing trains."""
+        """Further cells to train. It is called while a worker is free; the study is complete if it returns none and no
+        trial is running."""
 
     def until(self, cell: Cell) -> int | None:
         """The epoch that a training is to be stopped after; None is its end."""
@@ -62,13 +63,13 @@ class Design(Protocol):
         """A training has been stopped there."""
 
     def ended(self, cell: Cell, record: Record) -> list[str]:
-        """A trial has ended; what there is to say of it, beside its own result."""
+        """Take the record of a trial; returns lines to print beside its result."""
 
     def finish(self) -> None:
-        """All trials have ended: leave in `plans` those that count."""
+        """Keep in `plans` the trials that count, after all have ended."""
 
     def columns(self, cell: Cell) -> dict[str, Any]:
-        """What `trials.csv` has of a cell beside the columns of every study."""
+        """Columns of `trials.csv` that this design adds for a cell."""
 
     def files(self) -> dict[str, bytes]:
         """Further files by name."""
@@ -97,7 +98,7 @@ class ListedDesign:
         self.take_over(plans)
 
     def take_over(self, plans: Sequence[Plan]) -> None:
-        """Set out from plans, and from the records that they have."""
+        """Start from these plans and their records."""
         self.plans = list(plans)
         self.records: dict[str, Record] = dict(plan.merge_plans(self.plans).recorded)
         self.asked = {trial_id for each in plans for trial_id in each.trials}  # that the driver has been given
@@ -138,7 +139,8 @@ class ListedDesign:
             raise RunError("another driver has begun the same plan at the same moment: start this one again")
 
     def more(self, progress: Progress) -> list[Cell]:
-        """Cells of the next looks at rows that settle or, where all of these are in training, of one seed more."""
+        """The cells of the next look at each row that settles or, if all of these are being trained, of one seed
+        more."""
         for ahead in (0, 1):
             found: dict[str, Cell] = {}
             for number, each in enumerate(self.plans):
@@ -163,8 +165,8 @@ class ListedDesign:
         return self.new_verdicts()
 
     def new_verdicts(self) -> list[str]:
-        """Verdicts over seeds that have come in since this was asked last: "tanh: worse, after 5 seeds". What other
-        test images would say is told in the table."""
+        """Verdicts over seeds that are new since the last call, as lines: "tanh: worse, after 5 seeds". Verdicts over
+        images stand in the table only."""
         said = []
         for number, each in enumerate(self.plans):
             for label, need in settling.needs(each, self.records).items() if each.aim.settles else ():

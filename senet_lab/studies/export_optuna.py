@@ -116,19 +116,19 @@ def objective_value(objective: str, point: OptunaPoint, records: Sequence[Record
 
 
 def point_key(point: OptunaPoint) -> Key:
-    """What tells a trial, beside how it ended: row and trainings."""
+    """The identity of a point, apart from its outcome: row and trainings."""
     return str(point.params.get("row")), point.trial_ids
 
 
 def trial_key(trial: FrozenTrial) -> Key:
-    """The same of a trial that is there."""
+    """The identity of an Optuna trial."""
     about: dict[str, Any] = trial.user_attrs.get("trial", {})
     return str(trial.params.get("row")), tuple(about.get("ids", [about.get("id")]))
 
 
 @contextmanager
 def one_writer(store: Store, patience: float) -> Iterator[None]:
-    """For the time of the body it is ours to write to Optuna's tables: one process at a time does.
+    """Be the only process that writes to Optuna's tables during the body.
 
     Args:
         store: whose database holds them.

@@ -1,4 +1,4 @@
-"""What one trial may take: time on the clock, and memory of its process.
+"""The limits of a trial: its time, and the memory of its process.
 
 The limits are kept from outside of the training, by the driver, so that they hold for one that hangs in the middle of a
 step, too: its process is killed. On Ray the driver cannot see a process of another node; there a thread beside the
@@ -33,13 +33,13 @@ class Limits:
     gibibytes: float | None = None
 
     def late(self, begun: float | None) -> str:
-        """Why a trial has failed that began to train at that time of the monotonic clock; empty if it has not."""
+        """Why a trial that began at that time of the monotonic clock has exceeded its time; empty if it has not."""
         if self.minutes is None or begun is None or time.monotonic() - begun <= 60 * self.minutes:
             return ""
         return f"its training took longer than executor.time_limit={self.minutes:g} (minutes)"
 
     def large(self, pid: int | None) -> str:
-        """Why a trial has failed that trains in this process; empty if it has not."""
+        """Why a trial in this process has exceeded its memory; empty if it has not."""
         if self.gibibytes is None or pid is None:
             return ""
         if max(map(resident, [pid, *children(pid)])) <= self.gibibytes * 2**30:
@@ -63,7 +63,8 @@ def limits_of(executor: Executor) -> Limits:
 
 @contextmanager
 def memory_watch(limits: Limits, tell: Callable[[str], None]) -> Iterator[None]:
-    """While the body trains in this process, tell once, from a thread, if its memory is over the limit."""
+    """Watch the memory of this process from a thread while the body trains; call `tell` once if it exceeds the
+    limit."""
     stop = threading.Event()
 
     def look() -> None:

@@ -1,4 +1,5 @@
-"""What the designs of a space cost: a network is built for each level, and the stages are added up (paper, section 4).
+"""Counts the cost of the designs of a space: a network is built for each level, and stages are added up (paper, section
+4).
 
 SE in one stage costs the same whatever the other stages have, so that one network with a level in every stage prices it
 for all of them. Where other factors than SE's change the network, that is done for each of their levels. Nothing is
@@ -221,8 +222,8 @@ def add_up(plain: Cost, stages: Mapping[int, Cost]) -> Cost:
 
 
 def well_known(priced: PricedSpace) -> tuple[dict[str, str], list[Row], list[Candidate]]:
-    """The two designs that everyone knows, the plain network and the paper's default: name → fingerprint of those that
-    this network has; rows of those that are outside the space; designs of those that are in it."""
+    """The plain network and the paper's default design: name → fingerprint, if the network has them; their rows if they
+    are outside the space; their designs if they are in it."""
     assert priced.config.se is not None
     named = {NO_SE: None, "the paper's default": dataclasses.replace(PAPER, bias=priced.config.se.bias)}
     inside = {name: find_design(priced, se) for name, se in named.items()}

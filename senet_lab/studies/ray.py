@@ -160,8 +160,8 @@ class RunningTask:
 
 
 class RayWorkers:
-    """The cluster, as a driver sees its workers: as many trials at once as have room, also on nodes that join, but not
-    more than `executor.workers`."""
+    """The cluster as a pool of workers: as many trials at once as have room, also on nodes that join later, but at most
+    `executor.workers`."""
 
     def __init__(self, ray: Any, config: Config, share: Share) -> None:
         self.ray = ray
@@ -220,7 +220,7 @@ class RayWorkers:
         return events
 
     def cut_off(self, number: int, reason: str) -> Event:
-        """End a training that is over a limit, whatever it does: its process is killed."""
+        """Kill a training that exceeds a limit."""
         running = self.running[number]
         self.ray.cancel(running.reference, force=True)
         ended, _ = self.ray.wait([running.reference], timeout=CANCEL_SECONDS)
@@ -229,7 +229,7 @@ class RayWorkers:
         return event if event and event.kind != "lost" else Event("failed", running.spec.trial_id, {"reason": reason})
 
     def end(self, number: int) -> Event:
-        """How a task has ended by its own account, or what became of it."""
+        """How a task ended: as it reported, or as Ray says of a lost one."""
         running = self.running.pop(number)
         trial_id, errors = running.spec.trial_id, self.ray.exceptions
         try:
@@ -252,7 +252,7 @@ class RayWorkers:
         """Ray ends idle processes, and those of GPUs after each task, by itself."""
 
     def stop(self) -> None:
-        """End all tasks, and wait until they have."""
+        """Kill all tasks, and wait for their end."""
         references = [running.reference for running in self.running.values()]
         with suppress(Exception):  # the cluster may have gone
             for reference in references:

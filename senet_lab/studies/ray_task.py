@@ -1,4 +1,4 @@
-"""The node's end of a trial on Ray: what is sent there, trains there, and reports its epochs to the driver.
+"""The part of a Ray trial that runs on a node: it trains, and reports epochs to the driver.
 
 What a task needs of its node: the lab's libraries (its code is sent along, so that it is the driver's), and the data
 set under the same path. Its checkpoints lie beside the driver's where the node shares that folder, which a marker in it
@@ -85,7 +85,7 @@ def train_on_node(task: Task, queue: Any) -> tuple[Kind, dict[str, Any], bytes |
 
 
 def missing_on_node(spec: Spec) -> str:
-    """What a training needs and this node has not: a GPU, or the data set; empty if nothing."""
+    """What this node lacks for a training: a GPU, or the data set; empty if nothing."""
     import torch
 
     from senet_lab.training import data as images
@@ -102,7 +102,7 @@ def missing_on_node(spec: Spec) -> str:
 
 @contextmanager
 def checkpoint_path(task: Task) -> Iterator[Path]:
-    """Where the checkpoint is written to: beside the driver's, or where nothing is shared, a folder for now."""
+    """The path of the checkpoint: in the driver's folder if the node shares it, else in a temporary folder."""
     if (task.checkpoint.parent / task.marker).exists():
         yield task.checkpoint
         return

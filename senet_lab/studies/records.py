@@ -105,7 +105,7 @@ def line(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def value_at(record: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    """What is at a path of keys; None where there is nothing."""
+    """The value at a path of keys; None if a key is missing."""
     at: Any = record
     for key in path:
         at = at.get(key) if isinstance(at, Mapping) else None

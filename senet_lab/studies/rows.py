@@ -1,6 +1,6 @@
-"""The rows of a study: each is built and costed on the meta device, before anything trains.
+"""Builds the rows of a study on the meta device and counts their costs, before anything trains.
 
-Two more rules of a fair comparison stand here, which take the networks themselves: but for SE they are the same, in
+Two rules of a fair comparison need the networks themselves and stand here: but for SE the networks are the same in
 parameters, multiply-adds and operators; and rows that build the same network are pointed out.
 """
 
@@ -22,19 +22,13 @@ from senet_lab.models.gated import Inserted
 from senet_lab.models.kinds import kind_of
 from senet_lab.naming import Composed, word_text
 from senet_lab.reports import contrasts as compared
-from senet_lab.reports import paper
 from senet_lab.reports.contrasts import Contrast
-from senet_lab.selection import networks
+from senet_lab.studies.cost_in_paper import paper_cost
 from senet_lab.studies.variants import Variant, variants
 from senet_lab.training import data as images
 from senet_lab.training import step
 from senet_lab.training.data import DataFacts
 from senet_lab.training.spec import Spec
-
-PAPER_NETWORK, PAPER_STRIDE = "resnet50", "paper"  # the trunk of the paper's ablations (section 6)
-PAPER_CHANNELS, PAPER_SIZE, PAPER_CLASSES = 3, 224, 1000
-# Backbone, design, pixels a side, classes → its cost in the paper: studies share rows.
-IN_PAPER: dict[tuple[str, str, int, int], Cost | None] = {}
 
 
 @dataclass(frozen=True)
@@ -145,8 +139,8 @@ def lacks_stages(variant: Variant, facts: DataFacts) -> bool:
 
 
 def check_same_backbone(study: Study, rows: list[Row]) -> None:
-    """Where SE is what is varied, rows that are compared are the same network but for SE: in parameters, multiply-adds
-    and operators, stage by stage. A network of the user's own might be another one each time that it is built."""
+    """If SE is varied, a UserError unless compared rows are the same network but for SE: in parameters, multiply-adds
+    and operators of each stage. A network of the user's own might differ each time that it is built."""
     if {"backbone", "stride", "data.size"} & {*study.varied} or not any(
         key.split(".")[0] == "se" for key in study.varied
     ):
@@ -211,8 +205,8 @@ def places_of(se: SE | None, gates: Sequence[Inserted]) -> str:
 
 
 def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper: bool = True) -> Row:
-    """Build the row's network on the meta device (no weights), cost it, and bring its design to one form; `in_paper`
-    says whether to cost it in the paper's network, too."""
+    """Build the row's network on the meta device (no weights), count its cost, and normalise its design. `in_paper`
+    says whether to count the cost in the paper's network, too."""
     config = variant.config
     input_size = (facts.channels, config.data.size, config.data.size)
     try:
@@ -257,7 +251,7 @@ def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper:
 
 
 def row_cost(net: torch.nn.Module, backbone: str, input_size: tuple[int, int, int]) -> Cost:
-    """Cost of a row's network. What is wrong with one of the user's own is said with its name."""
+    """Cost of a row's network; errors about a user's network name it."""
     try:
         return models.cost(net, input_size)
     except ValueError as error:
@@ -266,40 +260,8 @@ def row_cost(net: torch.nn.Module, backbone: str, input_size: tuple[int, int, in
         raise ValueError(f"{backbone}: {error}") from error
 
 
-def paper_cost(config: Config, study: Study | None, paper_row: str, facts: DataFacts, cost: Cost) -> Cost | None:
-    """Cost of a row's design in the paper's network, at the size of the paper's images and with its classes; None where
-    that network has no such stage, and where the paper has no such network. `cost` is the row's own.
-
-    The paper's network is the one that its table varies, or, in a table of several networks, the row's own.
-    """
-    backbone, size, classes = PAPER_NETWORK, PAPER_SIZE, PAPER_CLASSES
-    if study and study.paper:
-        table = paper.paper_table(study.paper)
-        backbone, classes = table.trunk or config.backbone, table.classes
-        size = table.row(paper_row).size if paper_row else size
-    elif study and (networks(study) or not any(key.split(".")[0] == "se" for key in study.varied)):
-        return None
-    here = (config.backbone, config.stride, facts.channels, config.data.size, len(facts.classes))
-    if here == (backbone, PAPER_STRIDE, PAPER_CHANNELS, size, classes):
-        return cost
-    key = (backbone, repr(config.se), size, classes)
-    if key not in IN_PAPER:
-        IN_PAPER[key] = cost_in_paper(backbone, config.se, size, classes)
-    return IN_PAPER[key]
-
-
-def cost_in_paper(backbone: str, se: SE | None, size: int, classes: int) -> Cost | None:
-    """Cost of a network as the paper builds it; None where it has no such stage."""
-    try:
-        with torch.device("meta"):
-            net = models.create(backbone, se, classes, stride=PAPER_STRIDE, seed=0)
-        return models.cost(net, (PAPER_CHANNELS, size, size))
-    except ValueError:
-        return None
-
-
 def contrasts(rows: Sequence[Row], trained: Mapping[str, str]) -> dict[str, Contrast]:
-    """What the verdicts of a study are about: its rows against their baselines or, in a grid, its effects.
+    """The contrasts of a study: its rows against their baselines or, in a grid, its effects.
 
     Args:
         rows: in the study's order.

@@ -1,8 +1,8 @@
 """`+search=…`: which SE designs buy the most accuracy for what they cost (ask/tell, after Optuna 5).
 
-The search is played, not stored: its designs follow from the space, the sampler, its seed and the results alone
-(`proposals`), so that whatever is recorded is taken from the store and whatever is not is trained; a search that was
-interrupted, one on more workers, and one after a study that shares designs with it all end with the same front.
+A search is not stored; it is replayed. Its designs follow from the space, the sampler, its seed and the results alone
+(`proposals`): recorded results are read from the store, and missing ones are trained. So an interrupted search, one on
+more workers, and one after a study that shares designs with it end with the same front.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from senet_lab.training.spec import Spec
 
 
 class SearchDesign:
-    """One search: what is asked for, what is known of it, and what came of it.
+    """One search: its space, its records and the designs that were asked for.
 
     Attributes:
         composed: its configuration.
@@ -87,7 +87,8 @@ class SearchDesign:
         self.retried: set[str] = set()
 
     def look_up(self, store: Store) -> None:
-        """Time what must be timed, and set out; latencies are noted in the store, unless this is a plan."""
+        """Measure latencies if they matter and prepare the sampler. Latencies are noted in the store, unless this is a
+        plan."""
         config, space, asked = self.config, self.priced.space, self.asked
         self.store, stopwatch = store, None
         if search_objectives.latency_matters(asked, config.budget):
@@ -127,7 +128,7 @@ class SearchDesign:
 
     @property
     def plans(self) -> list[Plan]:
-        """All that has been trained: whole designs in the order in which they were asked for, then references."""
+        """Everything that is trained: complete designs in the order in which they were asked for, then references."""
         rows = [self.rows[design] for design in self.asker.asked if self.complete(design)] + self.references
         cells = [cell for row in rows for cell in self.trainings(row)] + (self.confirmed or [])
         recorded = {cell.trial_id: self.records[cell.trial_id] for cell in cells if cell.trial_id in self.records}
@@ -137,7 +138,7 @@ class SearchDesign:
         return [self.trainings(self.priced.plain.row)[0].spec]  # all are trained alike
 
     def forecast(self, workers: int) -> Expectation:
-        """Every training is taken to last as long as one of the dearest design."""
+        """Predicts each training to take as long as one of the most expensive design."""
         dearest = self.trainings(self.priced.row(self.priced.space.extreme("macs", dearest=True)))[:1]
         (fixed,) = self.plans
         found = expect(dataclasses.replace(fixed, cells=dearest, recorded={}), self.store, workers, "backbone")
@@ -162,8 +163,8 @@ class SearchDesign:
         return Cell(row, seed, spec, spec.trial_id)
 
     def more(self, progress: Progress) -> list[Cell]:
-        """The trainings of the next job that is not recorded with every seed; what is recorded is told. After the last
-        job, those that confirm the front."""
+        """The trainings of the next job that has records to add; recorded results are reported to the sampler. After
+        the last job, the trainings that confirm the front."""
         while (job := self.halving.next()) is not None:
             design = job.design
             again = design in self.jobs
@@ -186,7 +187,8 @@ class SearchDesign:
         return self.confirm(progress) if over and self.confirmed is None and self.asked.confirm else []
 
     def confirm(self, progress: Progress) -> list[Cell]:
-        """The designs on and near the front, and those that everyone knows, with seeds that chose nothing."""
+        """Trainings with fresh seeds of the designs on and near the front, of the plain network and of the paper's
+        default."""
         rows = [self.rows[design] for design in self.near_front()]
         known = [row for row in self.rows.values() if row.network in self.known.values()]
         rows += [row for row in [*known, *self.references] if row not in rows]
@@ -204,14 +206,14 @@ class SearchDesign:
         return missing
 
     def near_front(self) -> list[Candidate]:
-        """The designs that are on the front, or would be with a little luck."""
+        """The designs that are on the front, or near enough to be on it by chance."""
         whole = {design: self.values(design) for design in self.asker.asked if self.complete(design)}
         values = {design: found for design, found in whole.items() if found is not None}
         errors = [at for at, name in enumerate(self.asked.objectives) if name in ("val_error", "val_accuracy")]
         return confirmation.designs_to_confirm(values, errors[:1], self.priced.facts.validation * self.seeds)
 
     def has(self, cell: Cell, job: Job) -> bool:
-        """Whether a training has come as far as the job wants it."""
+        """Whether a training has reached the epoch that the job asks for."""
         if cell.trial_id in self.records:
             return True
         if job.epochs is None:
@@ -226,7 +228,7 @@ class SearchDesign:
         return None if design is None else self.jobs[design].epochs
 
     def stopped(self, cell: Cell, epochs: list[dict[str, float]]) -> None:
-        """Note how far a training has come. It is no record: that is only what a whole training leaves."""
+        """Note the epochs of a stopped training. This is no record, which only a whole training leaves."""
         design = self.owners[cell.trial_id]
         job = self.jobs[design]
         assert job.epochs is not None
@@ -248,7 +250,7 @@ class SearchDesign:
             self.store.forget(names)
 
     def report_result(self, design: Candidate) -> None:
-        """Say what came of a design's job once all its trainings have come so far."""
+        """Report the result of a design's job once all of its trainings have reached the job's epoch."""
         job = self.jobs[design]
         epochs = [self.epochs(cell, job) for cell in self.cells[design]]
         if all(found is not None for found in epochs):
@@ -259,7 +261,7 @@ class SearchDesign:
                 self.halving.ended(job, self.worth.error(last), self.worth.values(design, last))
 
     def epochs(self, cell: Cell, job: Job) -> list[dict[str, float]] | None:
-        """A training's epochs as far as the job wants them; empty where it failed, None where it is not so far yet."""
+        """The epochs of a training up to the job's; empty if it failed, None if it has not got there."""
         record = self.records.get(cell.trial_id)
         if record is not None:
             return [] if record["state"] == FAILED else record["epochs"][: job.epochs]
@@ -274,7 +276,7 @@ class SearchDesign:
         return self.worth.values(design, [record["metrics"] for record in records])
 
     def complete(self, design: Candidate) -> bool:
-        """Whether every training of a design has ended, rather than stopped at a rung."""
+        """Whether every training of a design has ended and not just reached a rung."""
         return all(cell.trial_id in self.records for cell in self.cells[design])
 
     # ---------------------------------------------------------------------------------------------------------- outputs
@@ -292,5 +294,5 @@ class SearchDesign:
 
 
 def rung(trial_id: str, epochs: int) -> str:
-    """The name under which it is noted how far a training has come: another one than its record's."""
+    """The name of the note about the epochs of a stopped training."""
     return f"rung {trial_id} {epochs}"

@@ -1,4 +1,4 @@
-"""What a search says before anything trains: its space, its cheapest and its dearest design, what there is to do."""
+"""Prints the plan of a search: its space, its cheapest and most expensive design, and what there is to train."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def quickest(search: SearchDesign) -> list[Candidate]:
 
 
 def identity(search: SearchDesign) -> dict[str, Any]:
-    """What makes a search this one: with anything else, its designs would be others."""
+    """The settings that determine a search's designs."""
     config = search.config
     levels = {key: list(found) for key, found in search.priced.space.levels.items()}
     own = {f"search.{name}": getattr(search.asked, name) for name in IDENTITY}

@@ -27,8 +27,8 @@ SAME = ("metric", "margin", "failures", "least", "most")  # of a plan that goes 
 
 
 def with_first_seeds(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list[Plan]:
-    """The plans with their first seeds, and the cells of their first looks: those that stand in the store as they were
-    begun, all others from the first seed that no record or table of their rows has.
+    """The plans with their first seeds and the cells of their first looks. A plan that is noted in the store keeps its
+    seeds; a new one begins with the first seed that no record or table of its rows has.
 
     Args:
         plans: of studies, settling or not.
@@ -45,7 +45,8 @@ def with_first_seeds(plans: Sequence[Plan], folders: Sequence[Path], store: Stor
 
 
 def begin_plan(plan: Plan, noted: Mapping[str, dict[str, Any]], first: int) -> Plan:
-    """A plan with its cells: as it was noted, or from this first seed; a UserError if it was noted with other words."""
+    """A plan with its cells, from the noted first seed or from `first`; a UserError if it is noted with other
+    settings."""
     name, rows = note_name(plan), set(identities(plan).values())
     earlier = "; ".join(sorted(title(each) for each in noted.values() if rows & set(each["rows"].values())))
     if note := noted.get(name):
@@ -62,8 +63,8 @@ def begin_plan(plan: Plan, noted: Mapping[str, dict[str, Any]], first: int) -> P
 
 
 def write_down(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> bool:
-    """Note the plans that are not noted yet, before the first training; whether another driver has just noted one with
-    another first seed."""
+    """Note new plans before the first training; returns whether another driver has just noted one with another first
+    seed."""
     settles = [(plan, folder) for plan, folder in zip(plans, folders, strict=True) if plan.aim.settles]
     noted = [store.note_once(plan.aim.plan, as_note(plan.aim, identities(plan), folder)) for plan, folder in settles]
     return any(note["first"] != plan.aim.first for note, (plan, _) in zip(noted, settles, strict=True))
@@ -82,19 +83,19 @@ def of_table(trials: pd.DataFrame, folder: Path) -> dict[str, Any] | None:
 
 
 def note_name(plan: Plan) -> str:
-    """What a plan is noted under: its rows, whatever they are called, and its name."""
+    """The name of a plan's note: its rows, whatever their labels are, and its name."""
     rows = identities(plan)
     compared = sorted((rows[row.label], rows[row.baseline]) for row in plan.rows)
     return f"{NOTE} {short_hash(repr(compared))} {plan.config.settle.name}".strip()
 
 
 def identities(plan: Plan) -> dict[str, str]:
-    """Label → the id of the row's training with seed 0, which tells what it trains."""
+    """Label → the trial id of the row with seed 0, which identifies what it trains."""
     return {label: each.with_seed(0).trial_id for label, each in row_cells(plan).items()}
 
 
 def title(note: dict[str, Any]) -> str:
-    """What a plan is called in a line."""
+    """A plan in one line."""
     margin = "" if note["margin"] is None else f" margin={note['margin']:g}"
     failures = " failures=chance" * (note.get("failures") == "chance")
     seeds = f"settle.min={note['least']} settle.max={note['most']}, seeds from {note['first']}"
@@ -115,7 +116,7 @@ def first_unseen_seed(plan: Plan, folder: Path, store: Store) -> int:
     if path.is_file():
         try:
             shown = set(read_cells(path)["trial_id"])
-        except (ValueError, KeyError):  # damaged: it is moved aside, and what it had is in the store
+        except (ValueError, KeyError):  # damaged: it will be moved aside, and its records are in the store
             shown = set()
     rows = row_cells(plan).values()
     first, start = 0, 0

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def look_at(plan: Plan, store: Store) -> Plan:
-    """`plan.look_up`; of a settling plan, with all cells that the records so far ask for."""
+    """`plan.look_up`; for a plan that settles, with all cells that the records ask for."""
     if not plan.aim.settles:
         return look_up(plan, store)
     records = store.read(plan.trials)
@@ -49,13 +49,13 @@ def look_at(plan: Plan, store: Store) -> Plan:
 
 
 def with_records(plans: Sequence[Plan], folders: Sequence[Path], store: Store) -> list[Plan]:
-    """The plans as `placed`, and as far as they are in the store."""
+    """The plans as of `with_first_seeds`, with the records of the store."""
     return [look_at(plan, store) for plan in with_first_seeds(plans, folders, store)]
 
 
 def further(plan: Plan, records: dict[str, Record], ahead: int = 0) -> list[Cell]:
-    """The cells that the plan lacks for the next look at each open row; `ahead` of it by so many seeds where a worker
-    would be idle otherwise: these are kept, and looked at in their turn or not at all."""
+    """The cells that the plan lacks for the next look at each open row, or for the look `ahead` seeds later, so that
+    workers are not idle. Such records are kept, and looked at in their turn or not at all."""
     wanted, first = needs(plan, records, ahead), plan.aim.first
     there = {(each.row.label, each.seed) for each in plan.cells}
     return [
@@ -67,7 +67,7 @@ def further(plan: Plan, records: dict[str, Record], ahead: int = 0) -> list[Cell
 
 
 def without_unused_seeds(plan: Plan, records: dict[str, Record]) -> Plan:
-    """The plan with the seeds alone that were looked at."""
+    """The plan with only the seeds that were looked at."""
     if not plan.aim.settles:
         return plan
     wanted = needs(plan, records)
@@ -76,7 +76,7 @@ def without_unused_seeds(plan: Plan, records: dict[str, Record]) -> Plan:
 
 
 class Need(NamedTuple):
-    """How many seeds a row needs as far as the records tell, whether it may need more, and its verdict over seeds."""
+    """The seeds that a row needs by the records so far, whether it may need more, and its verdict over seeds."""
 
     seeds: int
     open: bool
@@ -109,7 +109,7 @@ def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, N
 
 
 def metric_value(record: Record, aim: Aim, classes: int) -> float | None:
-    """What a training says of the metric; None for one that failed, unless it counts as guessing."""
+    """The metric of a training; None if it failed, unless failures count as guessing."""
     if record["state"] == FAILED:
         return aim.guessing(classes) if aim.failures == "chance" else None
     return float(record["metrics"][f"test_{aim.metric}"])
@@ -119,7 +119,7 @@ def metric_value(record: Record, aim: Aim, classes: int) -> float | None:
 def stop_of(
     values: tuple[tuple[float | None, ...], ...], weights: tuple[float, ...], aim: Aim, tests: int, test_images: int
 ) -> tuple[int, str] | None:
-    """After how many seeds a contrast has its verdict over seeds, and which; None where it has none yet.
+    """The number of seeds after which a contrast has its verdict over seeds, and the verdict; None if it is open.
 
     Args:
         values: what its rows came to, seed by seed.
@@ -137,7 +137,7 @@ def stop_of(
 
 
 def show_settling(plans: Sequence[Plan], expectation: Expectation, workers: int, console: Console) -> None:
-    """Print what settling studies may cost, and from which seed on."""
+    """Print how many seeds studies that settle may need, and from which seed on."""
     settles = [plan for plan in plans if plan.aim.settles]
     if not settles:
         return
@@ -154,7 +154,7 @@ def show_settling(plans: Sequence[Plan], expectation: Expectation, workers: int,
 
 
 def seconds_range(plans: Sequence[Plan], seconds: Callable[[Cell], float]) -> tuple[dict[str, float], dict[str, float]]:
-    """Trainings that settling studies lack at least, and at most: trial id → seconds."""
+    """The trainings that studies that settle lack at least, and at most: trial id → seconds."""
     least: dict[str, float] = {}
     most: dict[str, float] = {}
     for plan in plans:
@@ -212,7 +212,7 @@ def settle_advice(
 
 
 def by_seeds(row: TableRow) -> bool:
-    """Whether a row of a table is open, and more seeds may settle it."""
+    """Whether a row of a table is open and more seeds may settle it."""
     if row.verdict is None:  # of a single seed
         return row.delta is not None and not row.untested and row.same_as != row.baseline
     return row.verdict.kind == "open" and row.verdict.more_images is None

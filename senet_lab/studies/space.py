@@ -104,7 +104,7 @@ def example(key: str) -> str:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What SE in one stage adds: its hidden widths, block by block, and its cost by metric (`params`, `macs`)."""
+    """The hidden widths of SE in one stage, block by block, and its cost by metric (`params`, `macs`)."""
 
     hidden: tuple[int, ...]
     cost: Mapping[str, float]

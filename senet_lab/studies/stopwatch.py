@@ -1,8 +1,8 @@
-"""How long the designs of a search take on the device at hand, each measured once.
+"""Measures the latency of a search's designs on this device, each once.
 
-A measured number would make every search another one. So it is noted in the store, for this network on this device,
-and the interrupted search that goes on finds the same. It is noted as a multiple of the plain network, with which it is
-timed in turn: what slows down the machine for an hour slows down both.
+A latency that is measured again would differ, and so would the search. So it is noted in the store for this network and
+device, and an interrupted search continues with the same numbers. It is noted as a multiple of the plain network's
+latency, with which it is timed in turn, because a busy machine slows down both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A study, of whatever design, from its words to its outputs: rows → plan → trainings → records → table and figures."""
+"""Runs a study of any design, from its words to its outputs: rows → plan → trainings → records → table and figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def run_studies(studies: list[Composed], words: Sequence[str] = ()) -> int:
-    """Train what the studies lack, as one plan, and write their tables; the exit code.
+    """Train the missing trials of the studies as one plan, and write their tables; returns the exit code.
 
     Args:
         studies: composed.
@@ -72,7 +72,7 @@ def run_studies(studies: list[Composed], words: Sequence[str] = ()) -> int:
 
 
 def design_of(studies: Sequence[Composed]) -> Design:
-    """How the trials of these studies come about; a UserError for whatever is wrong with one of them."""
+    """The design of these studies; a UserError for whatever is wrong with one of them."""
     if studies[0].config.search:
         from senet_lab.studies.search import SearchDesign  # Lightning and Optuna come with it
 
@@ -93,7 +93,7 @@ def train_missing(
     executor: Capacity,
     words: Sequence[str],
 ) -> list[Table]:
-    """Train what is not recorded, and write what came of it; the tables."""
+    """Train the missing trials and write the outputs; returns the tables."""
     config = studies[0].config
     results = Path(config.results)
 
@@ -133,8 +133,8 @@ def train_missing(
 
 
 def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, store: Store, console: Console) -> None:
-    """Print which trials have weights in the folder. A trial that was recorded without them is not trained again for
-    them unasked: print how to ask."""
+    """Print which trials have weights in the folder. Trials that were recorded without weights are not trained again;
+    the command that does so is printed."""
     without = []
     for trial_id, cell in whole.trials.items():
         if (folder / f"{trial_id}.ckpt").is_file():
@@ -153,7 +153,7 @@ def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, stor
 
 def write_outputs(composed: Composed, study: plan.Plan, design: Design, store: Store, console: Console) -> Table:
     """Write and show the table of a study, or the front of a search, whose trials have all ended."""
-    from senet_lab.reports import tables  # what draws and tests takes long to import: training begins before it
+    from senet_lab.reports import tables  # slow to import, and not needed before training
 
     folder, search = folder_of(composed), composed.config.search
     try:
@@ -194,15 +194,15 @@ def gather(study: plan.Plan, design: Design, store: Store) -> tuple[pd.DataFrame
 
 
 def leave_parts(studies: Sequence[Composed], design: Design) -> None:
-    """Of studies that are stopped, write `trials.csv` with what there is, so that the report shows them as partial; a
-    whole table that is there stays. Of a search nothing is told before its end."""
+    """Write `trials.csv` of studies that are stopped, so that the report shows them as partial; a complete table is
+    kept. Of a search nothing is written before its end."""
     for study, each in zip(studies, design.plans, strict=True):
         there = {trial_id: design.records[trial_id] for trial_id in each.trials if trial_id in design.records}
         if study.config.search:
             continue
         trials = record_tables.trials_frame(plan.partial_plan(each, there), there)
         if len(trials) and (trials["status"] == DONE).any():
-            with suppress(OSError, ValueError):  # another fault ends the study, and is told
+            with suppress(OSError, ValueError):  # the error that ended the study is reported instead
                 kept_tables.leave_part(folder_of(study), trials)
 
 
@@ -244,7 +244,7 @@ def from_store(composed: Composed, words: Sequence[str], partial: bool) -> tuple
 
 
 def missing_data(config: Config) -> UserError | None:
-    """Why the data set cannot be read, if it cannot. A plan downloads nothing."""
+    """The error of a data set that cannot be read; None if it can. A plan downloads nothing."""
     try:
         images.check_files(replace(config.data, download=config.data.download and not config.plan))
     except UserError as error:
@@ -253,7 +253,7 @@ def missing_data(config: Config) -> UserError | None:
 
 
 def check_writable(folder: Path) -> None:
-    """A UserError if nothing can be written to the results folder; leaves nothing behind."""
+    """A UserError if the results folder cannot be written. No file is left behind."""
     try:
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)

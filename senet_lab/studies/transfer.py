@@ -52,7 +52,7 @@ class FinishedTrial(NamedTuple):
 
 
 def copy(source: str, target: str) -> None:
-    """Add what a store has and another one lacks to the other; their kinds may differ (SQLite, PostgreSQL)."""
+    """Add the records of a store that another one lacks; the kinds of databases may differ (SQLite, PostgreSQL)."""
     ours, theirs = open_existing(source), Store(target)
     if parse(source) == parse(target):
         raise UserError(f"{ours.name} cannot be copied to itself")
@@ -78,7 +78,7 @@ def ended(store: Store) -> Iterator[FinishedTrial]:
     """Every trial of a store that has ended, the oldest first."""
     for row, packed in all_records(store):
         if row.state in (DONE, FAILED):
-            store.parse(row)  # damage is not spread
+            store.parse(row)  # damaged records are not copied
             yield FinishedTrial(row.trial_id, row.state, row.heartbeat, row.record, packed)
 
 
@@ -100,7 +100,7 @@ def add_missing(store: Store, trials: Iterable[FinishedTrial], noted: Mapping[st
 
 
 def comparable_result(text: str | None) -> Any:
-    """What two records of one trial should agree in."""
+    """The part of a record in which two records of one trial should agree."""
     record = json.loads(text) if text else {}
     return record.get("metrics", {}).get("test_error"), "reason" in record
 
@@ -181,9 +181,8 @@ def read_export(path: Path) -> tuple[list[FinishedTrial], dict[str, str]]:
 
 
 def read_published(path: Path) -> tuple[list[FinishedTrial], dict[str, str]]:
-    """The trials of a study's `trials.csv`, as records, and the plan of one whose seeds were added until its verdicts
-    were in, as a note. They say where they are from, because they know no more of their configuration than the table
-    does."""
+    """The trials of a study's `trials.csv` as records, and its plan as a note if seeds were added until its verdicts
+    were in. The records name the file, because it holds less of the configuration than a store."""
     trials = read_trials(path)
     epochs: dict[str, list[dict[str, Any]]] = {}
     if (path.parent / "curves.csv").is_file():

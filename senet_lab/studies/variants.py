@@ -1,7 +1,7 @@
-"""The rows of a study as configurations: what each one overrides, and what it is compared with.
+"""The rows of a study as configurations: what each row overrides, and its baseline.
 
-The rule that makes a comparison fair stands here: rows that are compared with each other differ in one factor; a row
-that changes more is an error that shows the difference.
+A comparison is fair only if the compared rows differ in one factor. So a row that changes more is refused with an error
+that shows the difference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from senet_lab.naming import Composed, labels
 from senet_lab.reports import paper
 from senet_lab.reports.cells import clean_text
 
-# What may be another thing in another comparison of the same table. All else is the study's: its images, its seeds.
+# Keys that may differ between comparisons of one table. All others are the same for the whole study.
 OWN = ("backbone", "stride", "se", "recipe", "data.size", "data.resize", "data.augment", "data.cutout")
 ROW_WORDS = ("paper", "baseline", "if_present")  # what a row says of itself, beside its overrides
 
@@ -70,10 +70,10 @@ def variants(composed: Composed) -> list[Variant]:
 
 
 def variant(composed: Composed, study: Study, label: str, baseline: str) -> Variant:
-    """A row of the study."""
+    """One row of the study as a configuration."""
     row = study.rows[label]
     config = with_overrides(composed, study, label)
-    # What the rows of a comparison share is part of its recipe's name; what they differ in is what the table shows.
+    # The recipe's name holds what the rows of a comparison share; the factors are left out, as the table shows them.
     factors = [key for key in study.varied if key != RECIPE]
     shared = with_overrides(composed, study, label, but=lambda key: key in factors or key.split(".")[0] == "se")
     chosen = composed.chosen
@@ -87,7 +87,7 @@ def variant(composed: Composed, study: Study, label: str, baseline: str) -> Vari
 def with_overrides(
     composed: Composed, study: Study, label: str, but: Callable[[str], bool] = lambda _: False
 ) -> Config:
-    """The configuration with a row's overrides, but for some keys."""
+    """The configuration with a row's overrides, without the keys for which `but` is true."""
     where, overrides = f"study.rows.{label}", study.rows[label]
     if not isinstance(overrides, dict):
         raise UserError(f"{where}: {overrides!r} is not a mapping such as {{se.reduction: 8}}")
@@ -101,7 +101,7 @@ def with_overrides(
 
 
 def check_study(study: Study) -> None:
-    """A UserError for a study that says nothing, or varies what its one table could not hold."""
+    """A UserError for a study without rows, or one whose rows do not fit one table."""
     if not study.rows:
         raise UserError(f"the study {study.name or '(without a name)'} is empty: study.rows has no row")
     for label in study.rows:
@@ -130,7 +130,8 @@ def check_study(study: Study) -> None:
 
 
 def check_factors(study: Study, configs: dict[str, Config], baseline: str) -> None:
-    """Any two rows that are compared differ in the study's factors, or in whether there is SE; in nothing else."""
+    """A UserError unless compared rows differ in the study's factors, or in whether there is SE, and in nothing
+    else."""
     factors = study.varied
     with_se = [label for label in (baseline, *configs) if configs[label].se is not None]
     reference = with_se[0] if with_se else baseline
@@ -151,7 +152,7 @@ def check_factors(study: Study, configs: dict[str, Config], baseline: str) -> No
 
 
 def check_own(base: Config, variant: Variant, factors: list[str]) -> None:
-    """A UserError where a row overrides what belongs to the whole study: its images, seeds, device, places."""
+    """A UserError if a row overrides a key of the whole study: its images, seeds, device, places."""
     was, now = flat(base), flat(variant.config)
     for key in {**was, **now}:
         own = any(key == name or key.startswith(f"{name}.") for name in (*OWN, *factors))

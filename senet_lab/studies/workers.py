@@ -1,7 +1,6 @@
 """Trials on this machine: warm worker processes, one trial after another in each.
 
-A worker imports the libraries once. A pipe binds it to the driver: when that closes, however the driver ended, the
-worker is gone at once.
+A worker imports the libraries once. It ends as soon as its pipe to the driver closes, however the driver ended.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ def local_workers(config: Config, device: str, idle: bool = False) -> Iterator[C
 
 
 class Workers:
-    """A fixed number of worker processes, started when first needed and again when one was killed. One whose training
-    is over a limit is killed."""
+    """Up to a fixed number of worker processes, started when first needed, and again after one was killed. A worker
+    whose training exceeds a limit is killed."""
 
     def __init__(self, count: int, threads: int, most: Limits = limits.NONE) -> None:
         self.count = count
@@ -84,7 +83,7 @@ class Workers:
         return [event for event in found if event is not None]
 
     def event(self, worker: Worker) -> Event | None:
-        """The next message of a worker that has sent one, or has ended; None if the driver need not know."""
+        """The event of a worker's next message or of its end; None if it does not concern the driver."""
         trial_id = worker.trial_id
         assert trial_id is not None
         try:
@@ -102,7 +101,7 @@ class Workers:
         return Event(kind, trial_id, value)
 
     def cut_off(self, worker: Worker) -> Event | None:
-        """End a training that is over a limit, whatever it does; None if it is not."""
+        """Kill a training that exceeds a limit; None if it does not."""
         reason = self.most.late(worker.begun) or self.most.large(worker.process.pid)
         if not reason:
             return None
@@ -121,7 +120,7 @@ class Workers:
         self.end([worker for worker in self.workers if worker.trial_id is None])
 
     def stop(self) -> None:
-        """End all workers, whatever they do."""
+        """Kill all workers."""
         self.end(self.workers[:])
 
     def end(self, workers: list[Worker]) -> None:
@@ -150,7 +149,8 @@ class Worker:
             self.pipe.send((spec, checkpoint, until))
 
     def loss(self) -> Outcome:
-        """What it is that this process has ended. One that ends by itself before it ever trains would do so again."""
+        """The event of a process that has ended. If it had never trained, starting it again would end in the same
+        way."""
         code = self.process.exitcode
         if not self.works and code is not None and code >= 0:
             return "halt", {"reason": f"its worker could not start: it {faults.exit_of(code)}"}
@@ -181,8 +181,8 @@ def work(pipe: Connection, threads: int, slot: int) -> None:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the body is done, and are blocked for good in processes that are started in it:
-    Ctrl-C reaches the whole process group, and the driver decides what becomes of its workers."""
+    """Delay Ctrl-C and SIGTERM until the body is done, and block them for good in processes started in it: Ctrl-C
+    reaches the whole process group, and the driver decides when its workers end."""
     with signals_postponed():
         resource_tracker.ensure_running()  # its start would unblock them
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -194,8 +194,8 @@ def signals_blocked() -> Iterator[None]:
 
 @contextmanager
 def signals_postponed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the body is done; their handlers are then what they were before. In another thread
-    than the main one nothing is to be done: no handler runs there."""
+    """Delay Ctrl-C and SIGTERM until the body is done, and restore their handlers. In other threads than the main one
+    there is nothing to do, because no handler runs there."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -214,15 +214,15 @@ def signals_postponed() -> Iterator[None]:
 
 
 def default_workers(device: str, per_gpu: int = 1, gpus: int | None = None) -> int:
-    """So many workers a GPU, or one a core that this process may use; `gpus` are those of this machine unless said."""
+    """The default number of workers: `per_gpu` for each GPU, or one for each core that this process may use."""
     if device == "cuda":
         return per_gpu * (gpu_count() if gpus is None else gpus)
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def sharing(device: str, processes: int, gpus: int | None = None) -> int:
-    """How many of so many processes that train share the memory of one device: those of the fullest GPU, since workers
-    are dealt out to the GPUs in turn."""
+    """How many of so many training processes share one device: those of the fullest GPU, as workers are assigned to the
+    GPUs in turn."""
     if device != "cuda":
         return processes
     return math.ceil(processes / max(1, gpu_count() if gpus is None else gpus))
