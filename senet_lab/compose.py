@@ -58,8 +58,9 @@ def sweep_folders() -> list[Path]:
 
 
 def choices(group: str) -> list[str]:
-    """Names that a group can be given."""
-    places = [PACKAGE / "conf"] if group in GROUPS else sweep_folders()
+    """Names that a group can be given; recipes may be the user's own, beside his studies."""
+    places = [PACKAGE / "conf"] if group in GROUPS else []
+    places += sweep_folders() if group not in ("data", "executor") else []
     files = [path for place in places for path in (place / group).glob("*.yaml") if is_file_or_link(path)]
     return sorted({path.stem for path in files if not path.name.startswith(".")})  # tools leave some (`._mine.yaml`)
 
@@ -88,6 +89,9 @@ def compose(words: Iterable[str]) -> Composed:
     alone = compose_config(chosen)
     if asked:
         check_name(asked, alone)
+    recipe = next((word.partition("=")[2] for word in chosen if word.startswith("recipe=")), made.recipe.name)
+    if alone.recipe.name != recipe:
+        raise UserError(f"recipe={recipe}: its file says name: {alone.recipe.name}; it is to be the file's, {recipe}")
     recipes: dict[str, tuple[Recipe, Recipe]] = {}
     whole = None
     if made.study is not None:
@@ -130,7 +134,7 @@ def words_of(config: Config) -> str:
     without the study or the search that asked for it, as a shell takes them. Where its images lie is left out: that is
     another place on another machine."""
     names = {"data": config.data.name, "recipe": config.recipe.name}
-    said = [f"{group}={name}" for group, name in names.items() if name in choices(group)]
+    said = [f"{group}={name}" for group, name in names.items() if name in choices(group) or ":" in name]
     for key, value in config_differences(config, compose_config(said)).items():
         if key.partition(".")[0] not in ("study", "search", "budget"):
             said.append(f"{key}={word_text(value)}")
@@ -149,9 +153,17 @@ def register_schemas() -> None:
 def compose_config(words: list[str]) -> Config:
     """What the words ask for, without labels. One command asks for the same words several times; they are composed
     again only if a file has changed in between."""
+    words = named_data(words)
     folders = tuple(sweep_folders())
     state = tuple(state_of(path) for place in (PACKAGE / "conf", *folders) for path in sorted(place.rglob("*.yaml")))
     return copy.deepcopy(from_files(tuple(words), folders, state))
+
+
+def named_data(words: list[str]) -> list[str]:
+    """The words with `data=torchvision:SVHN` or `data=mine:function`, of which there is no file, spelt out."""
+    named = [word.partition("=")[2] for word in words if word.startswith("data=") and ":" in word]
+    first = [word for name in named for word in ("data=data_schema", f"data.name={name}", "data.size=0")]
+    return first + [word for word in words if not (word.startswith("data=") and ":" in word)]
 
 
 def state_of(path: Path) -> tuple[str, int, int]:
@@ -168,7 +180,7 @@ def from_files(words: tuple[str, ...], folders: tuple[Path, ...], _state: tuple[
     """Compose and check, which takes a tenth of a second; `_state` tells when what was composed is out of date."""
     register_schemas()
     for key, _, name in (word.lstrip("+").partition("=") for word in words):
-        if key in STUDIES:
+        if key in STUDIES or (key == "recipe" and not (PACKAGE / "conf" / key / f"{name}.yaml").is_file()):
             check_file(next(file for place in folders if is_file_or_link(file := place / key / f"{name}.yaml")))
     places = ",".join(QuotedString(f"file://{place}", Quote.single).with_quotes() for place in folders)
     try:
@@ -262,9 +274,10 @@ def spelling_advice(word: str) -> str:
 
 def check_choice(group: str, override: Override) -> None:
     value = override.value()
-    if value not in choices(group):
+    if value not in choices(group) and not (group == "data" and ":" in str(value)):
         kind = STUDIES.get(group, group)
-        raise UserError(f"{group}: there is no {kind} '{value}'; there are {', '.join(choices(group))}")
+        there = [*choices(group), *(["torchvision:CLASS", "package.module:function"] if group == "data" else [])]
+        raise UserError(f"{group}: there is no {kind} '{value}'; there are {', '.join(there)}")
 
 
 def check_key(key: str) -> None:

@@ -194,8 +194,6 @@ def test_data_files_say_what_the_paper_does_with_each_set() -> None:
         ({"validation": 0.9999}, ["validation", "empty"]),
         ({"subset": 0}, ["data.subset", "0"]),
         ({"test_subset": -1}, ["data.test_subset", "-1"]),
-        ({"size": 32}, ["data.size=32", "digits", "8 pixels"]),
-        ({"name": "cifar10", "size": 64}, ["data.size=64", "cifar10", "32 pixels"]),
         ({"name": "folder", "augment": "none", "size": 224, "resize": 200}, ["data.resize=200", "data.size=224"]),
     ],
 )

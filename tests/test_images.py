@@ -243,7 +243,7 @@ def test_bad_input_is_answered_in_one_line(
         (["folder", "--root", "tree", "--to", "out"], "the image tree/train/a/2.png cannot be read"),
         (["digits", "--to", "out", "seeds=3"], "'seeds=3': images takes the name of a data set and words about it"),
         (["digits", "--to", "out", "data.foo=3"], "there is no key 'data.foo'"),
-        (["digits", "--to", "out", "data.size=32"], "data.size=32: the images of digits have 8 pixels"),
+        (["digits", "--to", "out", "data.augment=imagenet"], "data.augment: digits has no augmentation"),
         (["digits", "--to", "out", "--bogus"], "unrecognized arguments: --bogus"),
     ):
         assert expected in refused(capsys, "images", *words), words

@@ -15,7 +15,8 @@ from senet_lab import models
 from senet_lab.compose import choices, compose
 from senet_lab.config import SE, Data, Recipe, UserError
 from senet_lab.training.data import load_splits
-from senet_lab.training.lit import SENet, lr_factor
+from senet_lab.training.lit import SENet
+from senet_lab.training.optimizers import lr_factor
 from senet_lab.training.trial import SplitsModule
 
 DIGITS = Data(augment="crop", validation=0.2, subset=40, test_subset=20)

@@ -180,8 +180,8 @@ def test_words_that_do_not_fit_pairs_are_refused(
             "row 'b': images of 8 × 8 pixels are too small",
         ),
         (
-            "    b: {data.size: 9, se: null}\n    SE-b: {data.size: 9, baseline: b}\n",
-            "row 'b': data.size=9: the images of digits have 8 pixels a side",
+            "    b: {data.augment: imagenet, se: null}\n    SE-b: {data.augment: imagenet, baseline: b}\n",
+            "row 'b': data.augment: digits has no augmentation 'imagenet'",
         ),
     ],
 )

@@ -13,7 +13,7 @@ EXAMPLES = ("images cifar10 --root DIR --to cifar10-png",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", metavar="name", help="of the data set: digits, cifar10, cifar100, folder")
+    parser.add_argument("what", metavar="name", help="of the data set, as in data=…: cifar10, torchvision:SVHN …")
     parser.add_argument("words", nargs="*", metavar="word", help="data.root=DIR, data.download=true, data.subset=… …")
     parser.add_argument("--to", required=True, help="a new or empty folder", metavar="DIR")
     parser.add_argument("--root", help="the folder that holds the data set (as data.root=…)", metavar="DIR")

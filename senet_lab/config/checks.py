@@ -25,6 +25,15 @@ def check_values(config: Config) -> None:
         raise UserError(f"training.devices={training.devices} is for executor=local; on Ray a trial has one device")
     if recipe.nesterov and not recipe.momentum:
         raise UserError("recipe.nesterov=true needs a recipe.momentum above 0")
+    if recipe.nesterov and recipe.optimizer != "sgd":
+        raise UserError(f"recipe.nesterov=true is for recipe.optimizer=sgd; {recipe.optimizer} was asked for")
+    if recipe.warmup_epochs and (recipe.warmup_steps or recipe.schedule == "onecycle"):
+        other = "recipe.warmup_steps" if recipe.warmup_steps else "recipe.schedule=onecycle"
+        raise UserError(f"recipe.warmup_epochs={recipe.warmup_epochs:g}: {other} is a warm-up of its own; one of them")
+    if recipe.label_smoothing and recipe.loss == "bce_any":
+        raise UserError("recipe.label_smoothing: with recipe.loss=bce_any every class would be there")
+    if recipe.warmup_epochs >= recipe.epochs:
+        raise UserError(f"recipe.warmup_epochs={recipe.warmup_epochs:g} is all of recipe.epochs={recipe.epochs}")
     of_ray = {"address": executor.address, "cpus_per_trial": executor.cpus_per_trial - 1}
     of_ray["gpus_per_trial"] = executor.gpus_per_trial is not None
     for name in (name for name, said in of_ray.items() if said and executor.name != "ray"):

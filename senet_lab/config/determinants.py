@@ -99,7 +99,17 @@ def stage_number(value: Any) -> int:
 class Data:
     """Which images, how they are split, and how they are fed."""
 
-    name: str = key("digits", "`digits`, `cifar10`, `cifar100` or `folder`", decides=STUDY)
+    name: str = key(
+        "digits",
+        "`digits`, `cifar10`, `cifar100` or `folder`; one of torchvision's, `torchvision:SVHN`; or what a function of "
+        "yours returns, `package.module:function` (docs/data.md)",
+        decides=STUDY,
+    )
+    args: Any = key(
+        None,
+        "arguments of torchvision's class or of your function, such as `{split: letters}`; null is none",
+        decides=STUDY,
+    )
     root: str = key(
         "data",
         "the folder that holds the data set (torchvision's layout for CIFAR; `train/` and `test` for `folder`)",
@@ -109,8 +119,8 @@ class Data:
     test: str = key("val", "name of the test tree below `root` (`folder` only; ImageNet calls it val)", decides=STUDY)
     test_share: float = key(
         0.0,
-        "share of the training tree that is tested on, where there is no test tree (`folder` only): of every class in "
-        "proportion, the same images for every row and seed, none of which trains or validates. 0 has a test tree",
+        "share of the training images that is tested on, where there are no test images (not for `digits` and CIFAR): "
+        "of every class in proportion, the same images for every row and seed, none of which trains or validates",
         decides=STUDY,
     )
     identity: str = key(
@@ -120,7 +130,12 @@ class Data:
         "kept in the user's cache",
         decides=RUN,
     )
-    size: int = key(8, "height and width of the images that the network sees, in pixels", bounds=(1, 10_000))
+    size: int = key(
+        8,
+        "height and width of the images that the network sees, in pixels; others are resized. 0 takes the size that "
+        "they have (not for `folder`)",
+        bounds=(0, 10_000),
+    )
     resize: int = key(
         0,
         "short side that test images are resized to before the centre crop, in pixels (`folder` only); 0 takes the "
@@ -138,8 +153,9 @@ class Data:
     )
     mean: list[float] = key(
         list,
-        "of each colour channel of the training images, in units of the full range (`folder` only). One number has the "
-        "images read as grey ones of one channel; empty takes ImageNet's three",
+        "of each colour channel of the training images, in units of the full range (not for `digits` and CIFAR, of "
+        "which it is known). For `folder`, one number has the images read as grey ones of one channel, and empty takes "
+        "ImageNet's three; for others, empty has it measured",
         decides=STUDY,
     )
     std: list[float] = key(list, "their standard deviations, likewise", decides=STUDY)
@@ -163,7 +179,9 @@ class Data:
         "train on at most this many images, balanced over classes, and validate on fewer in proportion; null takes all",
     )
     test_subset: int | None = key(None, "likewise for the test images", decides=STUDY)
-    download: bool = key(False, "fetch CIFAR where it is not below `root`. Changes no result", decides=RUN)
+    download: bool = key(
+        False, "have torchvision fetch a data set that is not below `root`. Changes no result", decides=RUN
+    )
     workers: int = key(
         0,
         "processes that decode images (`folder` only), or threads where that is done once. Changes no result",
@@ -174,7 +192,7 @@ class Data:
 
 @dataclass
 class Recipe:
-    """How every network of a study is trained: SGD and its schedule, fixed across rows that do not vary it."""
+    """How every network of a study is trained: fixed across rows that do not vary it."""
 
     name: str = key("custom", "what the recipe is called in tables and folders", decides=RUN)
     epochs: int = key(30, "passes over the training images", bounds=(1, ENDLESS))
@@ -187,12 +205,39 @@ class Recipe:
     schedule: str = key(
         "cosine",
         "of the learning rate",
-        choices={"constant": "", "cosine": "to zero", "step": "times `factor` at each of `milestones`"},
+        choices={
+            "constant": "",
+            "cosine": "to zero",
+            "step": "times `factor` at each of `milestones`",
+            "onecycle": "from a 25th up to it at `peak`, then to next to nothing (Smith and Topin 2017)",
+        },
     )
     milestones: list[int] = key(list, "epochs at which `step` cuts", bounds=(1, ENDLESS))
     factor: float = key(0.1, "what `step` multiplies by", bounds=(0, 1))
     warmup_steps: int = key(0, "optimiser steps at `warmup_lr` before the schedule begins", bounds=(0, ENDLESS))
     warmup_lr: float = key(0.01, "learning rate of the warm-up", bounds=(0, ENDLESS))
+    warmup_epochs: float = key(
+        0.0,
+        "epochs in which the learning rate rises linearly, step by step, from `warmup_start` of it, before a schedule "
+        "for the rest of the training begins",
+        bounds=(0, ENDLESS),
+    )
+    warmup_start: float = key(0.01, "share of the learning rate that this begins with", bounds=(0, 1))
+    peak: float = key(0.3, "share of the steps of `onecycle` after which its rate is highest", bounds=(0.01, 0.99))
+    optimizer: str = key(
+        "sgd",
+        "by name: of torch.optim (`adamw`, `rmsprop` …), else of timm's factory (`lamb`, `lion` …). `momentum` and "
+        "`nesterov` are SGD's alone",
+    )
+    optimizer_args: Any = key(None, "arguments of another optimiser than SGD, such as `{betas: [0.9, 0.95]}`")
+    clip: float = key(0.0, "norm that the gradient of a step is clipped to; 0 leaves it", bounds=(0, ENDLESS))
+    loss: str = key(
+        "cross_entropy",
+        "that is trained on: `cross_entropy`; `bce`, binary cross-entropy of each class by itself; `bce_any`, "
+        "likewise, where a mixed image counts wholly for each class that it has part of (Wightman et al. 2021); or "
+        "`package.module:function` of logits (B, K) and targets (B, K), whose rows sum to 1, that gives a mean. "
+        "Validation and test say the cross-entropy in any case",
+    )
     label_smoothing: float = key(0.0, "weight of the uniform distribution in the training targets", bounds=(0, 1))
     sampling: str = key(
         "uniform",

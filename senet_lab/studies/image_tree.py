@@ -25,7 +25,7 @@ from senet_lab.files import atomic_path
 from senet_lab.naming import quote_word
 from senet_lab.training import data as images
 from senet_lab.training.images import Files, Labels, Pixels, split_indices
-from senet_lab.training.sources import SOURCES
+from senet_lab.training.sources import source_of
 from senet_lab.training.transforms import in_files
 
 TREES = ("train", "val")
@@ -68,8 +68,7 @@ def tree_data(arguments: argparse.Namespace) -> Data:
     data = compose([f"data={arguments.what}", *arguments.words]).config.data
     if arguments.root is not None:
         data.root = str(arguments.root)
-    images.check_data(data)
-    return data
+    return images.resolve_data(data)
 
 
 def check_place(to: Path) -> None:
@@ -106,7 +105,9 @@ class Split(NamedTuple):
 
 def tree_splits(data: Data) -> list[Split]:
     """What is trained and validated on, and what is tested on."""
-    train, test = SOURCES[data.name].index(data).read()
+    train, test = source_of(data.name).index(data).read()
+    if isinstance(train, Pixels):
+        train, test = train.resized(data.size), test.resized(data.size)
     trained, validated, tested = split_indices(data, train.labels, test.labels)
     return [Split(train, np.union1d(trained, validated)), Split(test, tested)]
 

@@ -42,8 +42,9 @@ def show_cost(composed: Composed, words: list[str], console: Console) -> None:
     """
     config = composed.config
     if any(word.startswith("data=") for word in words):
-        facts = images.data_facts(config.data)
-        input_size, classes = (facts.channels, config.data.size, config.data.size), len(facts.classes)
+        data = images.resolve_data(config.data)
+        facts = images.data_facts(data)
+        input_size, classes = (facts.channels, data.size, data.size), len(facts.classes)
     else:
         sized = any(word.startswith("data.size=") for word in words)
         size = config.data.size if sized else PAPER_INPUT[1]

@@ -130,6 +130,7 @@ def make_plan(composed: Composed) -> Plan:
     Raises:
         UserError: whatever is wrong with the study, before anything is trained or written.
     """
+    composed = resolve_data(composed)
     config = composed.config
     settles = config.seeds == "settle"
     seeds = range(config.settle.min) if settles else config.seed_numbers(3 if config.study else 1)
@@ -144,6 +145,23 @@ def make_plan(composed: Composed) -> Plan:
     whole = family.family_size(composed, rows, missing, facts, device) if config.study else (None, None)
     aim = aim_from_config(config, settles)
     return Plan(config, facts, rows, device, cells, {}, missing, study_rows=whole[0], study_tests=whole[1], aim=aim)
+
+
+def resolve_data(composed: Composed) -> Composed:
+    """With what the images tell of their size and normalisation, for all rows; it is in no label. A plan downloads
+    nothing.
+
+    Raises:
+        UserError: images of a named source that cannot be had.
+    """
+    config = composed.config
+    asked = replace(config.data, download=config.data.download and not config.plan)
+    told = images.resolve_data(asked)
+    found = {
+        name: getattr(told, name) for name in ("size", "mean", "std") if getattr(told, name) != getattr(asked, name)
+    }
+    filled = [replace(each, data=replace(each.data, **found)) for each in (config, composed.chosen)]
+    return replace(composed, config=filled[0], chosen=filled[1])
 
 
 def look_up(plan: Plan, store: Store) -> Plan:

@@ -123,8 +123,9 @@ def check_answer(address: str) -> None:
 
 
 def runtime_env(config: Config) -> dict[str, Any]:
-    """What is sent to the nodes: the lab's code, and the working directory if a network in it is the user's own."""
-    own = [config.backbone]
+    """What is sent to the nodes: the lab's code, and the working directory if a network or a data set is the user's
+    own."""
+    own = [config.backbone, config.data.name.removeprefix("torchvision:")]
     if config.study:
         own += [str(row.get("backbone", "")) for row in config.study.rows.values() if isinstance(row, dict)]
     environment: dict[str, Any] = {"py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]}

@@ -26,7 +26,7 @@ from senet_lab.reports.contrasts import Contrast
 from senet_lab.studies.cost_in_paper import paper_cost
 from senet_lab.studies.variants import Variant, variants
 from senet_lab.training import data as images
-from senet_lab.training import step
+from senet_lab.training import losses, optimizers, step
 from senet_lab.training.data import DataFacts
 from senet_lab.training.spec import Spec
 
@@ -78,6 +78,7 @@ class Row:
             network=self.network,
             code=self.code,
             places=self.places,
+            loss_code=losses.loss_code(self.config.recipe.loss),
             stride=self.config.stride,
             se=self.se,
             hidden=self.hidden,
@@ -108,7 +109,7 @@ def build_rows(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[st
     study = composed.config.study
     made = variants(composed)
     for each in made:  # all of them, before the first network is built
-        check_images(each, study)
+        check_words(each, study)
     absent = [each.label for each in made if each.if_present and lacks_stages(each, facts)]
     bare = [each.baseline for each in made if each.baseline in absent]
     if study is not None and bare:
@@ -119,9 +120,11 @@ def build_rows(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[st
     return rows, absent
 
 
-def check_images(variant: Variant, study: Study | None) -> None:
-    """A UserError where the data set has no such images as a row wants."""
+def check_words(variant: Variant, study: Study | None) -> None:
+    """A UserError where the data set has no such images as a row wants, or there is no such optimiser or loss."""
     try:
+        losses.check_loss(variant.config.recipe)
+        optimizers.check_optimizer(variant.config.recipe)
         images.check_data(variant.config.data)
     except UserError as error:
         raise UserError(f"row '{variant.label}': {error}" if study else str(error)) from error

@@ -81,7 +81,8 @@ def network_data(
         data = Data(**{**record["config"]["data"], "download": False, **fields_of(words, data)})
     if root is not None:
         data.root = str(root)
-    return data
+    images.check_data(data)
+    return data if record and not names_data(words) else images.resolve_data(data)
 
 
 def names_data(words: Sequence[str]) -> bool:
@@ -149,7 +150,6 @@ def load_trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Co
     if not named and not record:
         raise UserError(f"{path} does not say what images it was trained on: name its data set (data=…, data.root=…)")
     data = network_data(words, chosen, record)
-    images.check_data(data)
     try:
         images.check_files(data)
         names = tuple(images.names_of(data, images.data_facts(data)))

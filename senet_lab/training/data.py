@@ -22,7 +22,7 @@ from senet_lab.training.augment import AUGMENTS
 from senet_lab.training.feeds import Feed, FolderFeed, TensorFeed
 from senet_lab.training.folder import IDENTITIES
 from senet_lab.training.images import Files, Labels, Pixels, split_counts, split_indices
-from senet_lab.training.sources import SOURCES
+from senet_lab.training.sources import source_of
 from senet_lab.training.transforms import channels_of
 
 SAMPLED = 64  # files of a tree, to be timed
@@ -62,14 +62,25 @@ class Splits:
             feed.close()
 
 
+def resolve_data(data: Data) -> Data:
+    """The data set as it is trained on: with the size and the normalisation of its images, where the words leave them
+    to be measured.
+
+    Raises:
+        UserError: as for `check_data`; images of a named source that cannot be had.
+    """
+    check_data(data)
+    return source_of(data.name).resolve(data)
+
+
 def data_facts(data: Data) -> DataFacts:
-    """What is known of the data set without reading its images.
+    """What is known of the data set (as `resolve_data` leaves it) without reading its images.
 
     Raises:
         UserError: an unknown name, a share that leaves nothing, a folder that is missing or has no images.
     """
     check_data(data)
-    index = SOURCES[data.name].index(data)
+    index = source_of(data.name).index(data)
     kept = split_counts(data, *map(len, index.labels))
     if min(kept[0], kept[2], kept[1] or data.validation == 0) < 1:
         raise UserError(
@@ -114,11 +125,13 @@ def load_splits(data: Data, feed: str = "files", device: str = "cpu", identity: 
         RunError: an image that cannot be decoded, by name; images that are others than those of the plan.
     """
     check_data(data)
-    index = SOURCES[data.name].index(data)
+    index = source_of(data.name).index(data)
     if identity and index.identity != identity:
         raise RunError(f"data.root={data.root}: the images have changed since the study began; start it again")
     train, test = index.read()
     feeds: list[Any]
+    if isinstance(train, Pixels):
+        train, test = at_size(train, test, data.size, index.identity)
     kept = split_indices(data, train.labels, test.labels)
     split = [images.take(places) for images, places in zip((train, train, test), kept, strict=True)]
     if isinstance(train, Pixels):
@@ -130,29 +143,42 @@ def load_splits(data: Data, feed: str = "files", device: str = "cpu", identity: 
     return Splits(feeds[0], feeds[1], feeds[2], index.classes)
 
 
+RESIZED: dict[str, tuple[Pixels, Pixels]] = {}  # the last ones: a worker's next trial is mostly of the same
+
+
+def at_size(train: Pixels, test: Pixels, size: int, identity: str) -> tuple[Pixels, Pixels]:
+    """The images of an identity at `size` pixels a side, resized once."""
+    if train.images.shape[2] == size:
+        return train, test
+    key = f"{identity} {size}"
+    if key not in RESIZED:
+        RESIZED.clear()
+        RESIZED[key] = train.resized(size), test.resized(size)
+    return RESIZED[key]
+
+
 def names_of(data: Data, known: DataFacts | Splits) -> list[str]:
     """What the classes are called, in the order of their labels: names where they are known (CIFAR's, ImageNet's and
     Imagenette's), else those of the data set. The files must have been checked (`load` does)."""
-    names = SOURCES[data.name].names(data, list(known.classes))
+    names = source_of(data.name).names(data, list(known.classes))
     return [f"class {name}" if name == ALL else name for name in names]
 
 
 def check_files(data: Data) -> None:
     """A UserError for a file that is missing or damaged, by name. CIFAR is downloaded here if the user asked for it."""
-    SOURCES[data.name].check(data)
+    source_of(data.name).check(data)
 
 
 def check_data(data: Data) -> None:
     """A UserError for what no data set can be: an unknown name, an augmentation that it lacks, an empty split."""
-    if data.name not in SOURCES:
-        raise UserError(f"data.name: there is no data set '{data.name}'; there are {', '.join(SOURCES)}")
-    own, size = data.name == "folder", SOURCES[data.name].size
+    source_of(data.name)
+    own, named = data.name == "folder", ":" in data.name
     augments = [name for name, augment in AUGMENTS.items() if own or not augment.whole]
     if data.augment not in augments:
         raise UserError(f"data.augment: {data.name} has no augmentation '{data.augment}'; it has {', '.join(augments)}")
-    if size and data.size != size:
-        raise UserError(f"data.size={data.size}: the images of {data.name} have {size} pixels a side")
-    if not 0 <= data.cutout <= data.size:
+    if not data.size and own:
+        raise UserError("data.size=0: images of a folder may have any size; it is what they are brought to")
+    if not 0 <= data.cutout <= (data.size or data.cutout):
         raise UserError(f"data.cutout={data.cutout} is not between 0 and data.size={data.size}")
     if data.crops not in (1, 10):
         raise UserError(f"data.crops: {data.crops} is neither 1 nor 10")
@@ -162,7 +188,12 @@ def check_data(data: Data) -> None:
         raise UserError(f"data.scales: {min(data.scales)} is less than data.size={data.size}, which is cut out of it")
     if own and 0 < data.resize < data.size:
         raise UserError(f"data.resize={data.resize} is less than data.size={data.size}, which is cut out of it")
-    if not own and (data.mean or data.std):
+    if data.args is not None and not (named and isinstance(data.args, dict)):
+        raise UserError(
+            f"data.args={data.args}: these are a mapping such as {{split: letters}}, and for torchvision:CLASS and "
+            "package.module:function"
+        )
+    if not own and not named and (data.mean or data.std):
         raise UserError(f"data.mean, data.std: those of {data.name} are known; these are for folder")
     if len(data.mean) != len(data.std) or len(data.mean) not in (0, 1, 3):
         raise UserError("data.mean, data.std: one number each (grey images) or three (colour), or none for ImageNet's")
@@ -171,7 +202,7 @@ def check_data(data: Data) -> None:
     for key in ("validation", "test_share"):
         if not 0 <= getattr(data, key) < 1:
             raise UserError(f"data.{key}: {getattr(data, key):g} is not a share between 0 and 1")
-    if not own and data.test_share:
+    if not own and not named and data.test_share:
         raise UserError(f"data.test_share: {data.name} has test images of its own; this is for folder")
     if data.identity not in IDENTITIES:
         raise UserError(f"data.identity: there is no '{data.identity}'; there are {', '.join(IDENTITIES)}")

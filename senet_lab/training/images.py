@@ -6,11 +6,12 @@ Shapes: N images, C colour channels, H W pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from torchvision.transforms import v2
 
 from senet_lab.config import Data, RunError
 from senet_lab.training.content_digests import STATE, state
@@ -30,12 +31,31 @@ class Pixels:
         """Those at some places."""
         return Pixels(self.images[index], self.labels[index])
 
+    def resized(self, size: int) -> Pixels:
+        """Those at `size` pixels a side."""
+        if self.images.shape[2] == size:
+            return self
+        return Pixels(
+            np.stack([resize_picture(self.picture(place), size) for place in range(len(self.labels))]), self.labels
+        )
+
     def picture(self, place: int) -> Any:
         """One of them as a PIL image."""
-        from PIL import Image
+        return picture_of(self.images[place])
 
-        pixels_HWC = self.images[place].transpose(1, 2, 0)
-        return Image.fromarray(np.ascontiguousarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC))
+
+def resize_picture(picture: Any, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A PIL image as bytes (C, size, size), as those of files are read: its short side resized, its centre cut out."""
+    picture = v2.functional.center_crop(v2.functional.resize(picture, [size], antialias=True), [size, size])
+    levels = np.asarray(picture)
+    return levels[None] if levels.ndim == 2 else np.ascontiguousarray(levels.transpose(2, 0, 1))
+
+
+def picture_of(x_CHW: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
+    """Bytes as a PIL image, grey or in colour."""
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(x_CHW[0] if len(x_CHW) == 1 else x_CHW.transpose(1, 2, 0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +138,39 @@ class ImageIndex(NamedTuple):
     read: Callable[[], tuple[Any, Any]]  # gives the training and the test images, `Pixels` or `Files`
     earlier: str = ""  # what trials of earlier versions know them by, where that is not `identity`
     shared: int = 0  # how many of the test images are training images, too
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set.
+
+    Attributes:
+        statistics: mean and standard deviation of each colour channel of the training images, in units of the full
+            range; empty where they are measured (`resolve`).
+        size: height and width of its images, in pixels; 0 where that is not known.
+    """
+
+    statistics: tuple[Sequence[float], Sequence[float]] = ((), ())
+    size: int = 0
+
+    def index(self, data: Data) -> ImageIndex:
+        """What is known of its images before they are read.
+
+        Raises:
+            UserError: files that are missing or damaged, as far as that is seen without reading the images.
+        """
+        raise NotImplementedError
+
+    def check(self, data: Data) -> None:
+        """A UserError for a file that is missing or damaged, and what to do, where that is no part of what is known."""
+
+    def resolve(self, data: Data) -> Data:
+        """The data set with what its images tell in place of the words that leave it open."""
+        return replace(data, size=data.size or self.size)
+
+    def names(self, data: Data, classes: list[str]) -> list[str]:
+        """What its classes are called, from their own names. The files must have been checked."""
+        return classes
 
 
 # --------------------------------------------------------------------------------------------------------------------

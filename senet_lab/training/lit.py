@@ -15,6 +15,8 @@ from senet_lab import models
 from senet_lab.config import SE, Recipe
 from senet_lab.training import distributed
 from senet_lab.training.faults import DivergedError, network_errors
+from senet_lab.training.losses import Loss, loss_of, smoothed
+from senet_lab.training.optimizers import lr_factor, optimizer_of
 from senet_lab.training.sampling import WHOLE, BatchShare
 from senet_lab.training.spec import Step
 from senet_lab.training.step import PLAIN, compiled, to_layout
@@ -72,6 +74,7 @@ class SENet(pl.LightningModule):
             }
         )
         self.recipe = recipe
+        self.loss: Loss = F.cross_entropy  # a checkpoint alone has no code of the user's imported
         with network_errors():
             self.net = models.create(backbone, se, classes, in_channels=channels, stride=stride, seed=seed)
         self.history: list[dict[str, float]] = []  # one entry an epoch
@@ -93,7 +96,7 @@ class SENet(pl.LightningModule):
         x_BCHW, y_B, *part = batch
         with compiled(self.step, full=len(y_B) == self.full):
             logits_BK = self(x_BCHW)
-        loss = self.batch_loss("train", logits_BK, y_B, part, self.recipe.label_smoothing)
+        loss = self.batch_loss("train", logits_BK, y_B, part)
         if part:  # the processes' gradients are averaged: so weighed, that is the gradient of the whole batch's mean
             own, count = part
             loss = loss * (own * self.trainer.world_size / count)
@@ -120,15 +123,23 @@ class SENet(pl.LightningModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
-    def batch_loss(self, split: str, logits_BK: Tensor, y_B: Tensor, part: list[int], smoothing: float = 0.0) -> Tensor:
+    def batch_loss(self, split: str, logits_BK: Tensor, y_B: Tensor, part: list[int]) -> Tensor:
         """The mean loss of a batch, or of this process's own images of it; added to the sums of its split."""
         if part:
             logits_BK, y_B = logits_BK[: part[0]], y_B[: part[0]]
         if not len(y_B):
             return logits_BK.sum()  # zero, and so is its gradient
-        loss = F.cross_entropy(logits_BK, y_B, label_smoothing=smoothing)
+        loss = self.trained_loss(logits_BK, y_B) if split == "train" else F.cross_entropy(logits_BK, y_B)
         self.add_batch(split, loss.detach(), logits_BK, y_B)
         return loss
+
+    def trained_loss(self, logits_BK: Tensor, y_B: Tensor) -> Tensor:
+        """What the recipe minimises."""
+        smoothing = self.recipe.label_smoothing
+        if self.recipe.loss == "cross_entropy":
+            return F.cross_entropy(logits_BK, y_B, label_smoothing=smoothing)
+        targets_BK = F.one_hot(y_B, logits_BK.shape[1]).to(logits_BK.dtype)
+        return self.loss(logits_BK, smoothed(targets_BK, smoothing))
 
     def over_views(self, x_BVCHW: Tensor) -> Tensor:
         """Log of the mean predicted probabilities over the views of each image (ten crops, several scales)."""
@@ -181,17 +192,8 @@ class SENet(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
-        decayed = [p for p in self.parameters() if p.ndim > 1 or recipe.decay_norm]
-        spared = [p for p in self.parameters() if not (p.ndim > 1 or recipe.decay_norm)]
-        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-        optimizer = torch.optim.SGD(
-            [group for group in groups if group["params"]],
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            fused=self.step.fused,
-            foreach=not self.step.fused,  # sooner than weight by weight, with the same bits
-        )
+        self.loss = loss_of(recipe.loss)
+        optimizer = optimizer_of(recipe, self.parameters(), self.step.fused)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(recipe, step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -210,15 +212,3 @@ def top5_hits(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Whether each of a network's first five guesses, the likeliest first, is right: (B, 5), or (B, K) of fewer
     classes."""
     return logits_BK.topk(min(5, logits_BK.shape[1])).indices == y_B[:, None]
-
-
-def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """What the learning rate is multiplied by at an optimiser step, of `steps` in all."""
-    if step < recipe.warmup_steps:
-        return recipe.warmup_lr / recipe.lr
-    if recipe.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * step / steps))
-    if recipe.schedule == "step":
-        epoch = step * recipe.epochs // steps
-        return float(recipe.factor ** sum(epoch >= milestone for milestone in recipe.milestones))
-    return 1.0

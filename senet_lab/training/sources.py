@@ -1,6 +1,6 @@
 """Data sets by name: what is known of each, how its images are read, and what its classes are called.
 
-A data set is one entry of `SOURCES`.
+A data set is one entry of `SOURCES`; one with a colon in its name is torchvision's or the user's (`datasets`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import pickle
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ import numpy as np
 
 from senet_lab.config import Data, UserError
 from senet_lab.training import folder
+from senet_lab.training.datasets import Named
 from senet_lab.training.folder import root_of, unreadable
-from senet_lab.training.images import ImageIndex, Pixels
+from senet_lab.training.images import ImageIndex, Pixels, Source
 
 # Classes of ImageNet and Imagenette by name; first the four that the paper shows. "plane" is the woodworking plane.
 WORDNET = {
@@ -38,35 +38,6 @@ WORDNET = {
     "n03445777": "golf ball",
     "n03888257": "parachute",
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """One data set.
-
-    Attributes:
-        statistics: mean and standard deviation of each colour channel of the training images, in units of the full
-            range.
-        size: height and width of its images, in pixels; 0 where they are brought to any.
-    """
-
-    statistics: tuple[Sequence[float], Sequence[float]]
-    size: int = 0
-
-    def index(self, data: Data) -> ImageIndex:
-        """What is known of its images before they are read.
-
-        Raises:
-            UserError: files that are missing or damaged, as far as that is seen without reading the images.
-        """
-        raise NotImplementedError
-
-    def check(self, data: Data) -> None:
-        """A UserError for a file that is missing or damaged, and what to do, where that is no part of what is known."""
-
-    def names(self, data: Data, classes: list[str]) -> list[str]:
-        """What its classes are called, from their own names. The files must have been checked."""
-        return classes
 
 
 class Digits(Source):
@@ -174,3 +145,17 @@ SOURCES = {
     "cifar100": Cifar(((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)), 32, "CIFAR100", 100),
     "folder": Folder(((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
 }
+
+
+def source_of(name: str) -> Source:
+    """The data set of a name.
+
+    Raises:
+        UserError: there is none; the line lists the choices.
+    """
+    if ":" in name:
+        return Named(name=name)
+    if name not in SOURCES:
+        choices = ", ".join([*SOURCES, "torchvision:CLASS", "package.module:function"])
+        raise UserError(f"data.name: there is no data set '{name}'; there are {choices}")
+    return SOURCES[name]

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from senet_lab.config import Data
 from senet_lab.training.augment import AUGMENTS, cutout
-from senet_lab.training.sources import SOURCES
+from senet_lab.training.sources import SOURCES, source_of
 
 
 class Normalised:
@@ -96,7 +96,7 @@ def short_side(data: Data) -> int:
 
 def statistics_of(data: Data) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of each colour channel, in units of the full range."""
-    return (data.mean, data.std) if data.mean else SOURCES[data.name].statistics
+    return (data.mean, data.std) if data.mean else source_of(data.name).statistics
 
 
 def channels_of(data: Data) -> int:
@@ -108,7 +108,7 @@ def in_files(data: Data) -> Data:
     """How a file is read that holds an image of the data set, so that a network sees the same numbers as in memory."""
     if data.name == "folder":
         return data
-    mean, std = SOURCES[data.name].statistics
+    mean, std = statistics_of(data)
     return replace(data, name="folder", resize=data.size, mean=list(mean), std=list(std))
 
 

@@ -26,6 +26,7 @@ from senet_lab.training import data as images
 from senet_lab.training.distributed import ALONE, Rank, Report
 from senet_lab.training.ema import Average
 from senet_lab.training.lit import SENet
+from senet_lab.training.losses import loss_code
 from senet_lab.training.machine import machine_facts
 from senet_lab.training.sampling import WHOLE, BatchShare, mix_seed
 from senet_lab.training.spec import Spec
@@ -212,6 +213,7 @@ def train_in_process(spec: Spec, checkpoint: Path, until: int | None, rank: Rank
             limit_val_batches=1.0 if len(splits.validation) else 0,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
+            gradient_clip_val=spec.recipe.clip or None,
             callbacks=[*callbacks, Epochs(spec.seed, checkpoint, report, until, rank)],
         )
         resumed = trainer.strategy.broadcast(rank.number == 0 and can_resume(checkpoint, module, report))
@@ -259,10 +261,10 @@ def check_code(spec: Spec) -> None:
         raise RunError(
             f"{first_line(error)}; {spec.backbone} cannot be built as it was when the study began"
         ) from error
-    if now != spec.code:
+    if now != spec.code or loss_code(spec.recipe.loss) != spec.loss_code:
         raise RunError(
-            f"the code of {spec.backbone}, of its gates or of what they read is not what it was when the study began: "
-            "start the study again (in a notebook, after a restart of Python), and it is trained as it is now"
+            f"the code of {spec.backbone}, of its gates, its loss or what they read is not what it was when the study "
+            "began: start the study again (in a notebook, after a restart of Python), and it is trained as it is now"
         )
 
 
