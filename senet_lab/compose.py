@@ -44,7 +44,7 @@ from senet_lab.factors import LEVELS, VARY, as_study, expand_levels
 from senet_lab.files import expand_home
 from senet_lab.naming import Composed, config_differences, quote_word, with_labels, word_text
 from senet_lab.notebook import findable
-from senet_lab.selection import STUDIES, as_asked, named_recipes, networks
+from senet_lab.selection import STUDIES, as_asked, named_data, named_recipes, networks
 
 PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe", "executor")  # chosen by name from conf/
@@ -157,13 +157,6 @@ def compose_config(words: list[str]) -> Config:
     folders = tuple(sweep_folders())
     state = tuple(state_of(path) for place in (PACKAGE / "conf", *folders) for path in sorted(place.rglob("*.yaml")))
     return copy.deepcopy(from_files(tuple(words), folders, state))
-
-
-def named_data(words: list[str]) -> list[str]:
-    """The words with `data=torchvision:SVHN` or `data=mine:function`, of which there is no file, spelt out."""
-    named = [word.partition("=")[2] for word in words if word.startswith("data=") and ":" in word]
-    first = [word for name in named for word in ("data=data_schema", f"data.name={name}", "data.size=0")]
-    return first + [word for word in words if not (word.startswith("data=") and ":" in word)]
 
 
 def state_of(path: Path) -> tuple[str, int, int]:

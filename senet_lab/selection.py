@@ -86,3 +86,10 @@ def kept(row: Any, factors: Collection[str], keys: Collection[str]) -> Any:
         return key in keys or ("recipe" in keys and (key.startswith("recipe") or key in WITH_RECIPE))
 
     return {key: value for key, value in row.items() if not replaced(str(key))}
+
+
+def named_data(words: list[str]) -> list[str]:
+    """The words with `data=torchvision:SVHN` or `data=mine:function`, of which there is no file, spelt out."""
+    named = [word.partition("=")[2] for word in words if word.startswith("data=") and ":" in word]
+    first = [word for name in named for word in ("data=data_schema", f"data.name={name}", "data.size=0")]
+    return first + [word for word in words if not (word.startswith("data=") and ":" in word)]

@@ -275,7 +275,7 @@ def test_from_words_to_records(own: Any, capsys: Any) -> None:
     words = ["data=own_sets:sets", "+vary=data.size", "levels=[10,12]", "recipe.epochs=1", "seeds=1", "tracking=off"]
     assert run.command([*words, "executor.workers=1"]) == 0
     assert "own_sets_sets" in capsys.readouterr().out
-    made = plan.make(compose(words))
+    made = plan.make_plan(compose(words))
     records = Store(made.config.storage, create=False).read(made.trials)
     assert len(records) == 2
     for record in records.values():
@@ -285,7 +285,7 @@ def test_from_words_to_records(own: Any, capsys: Any) -> None:
     again = compose([*shlex.split(words_of(made.config)), "seeds=1"])
     assert again.config.data == made.config.data
     own(SETS.replace("RandomState(3)", "RandomState(4)"))
-    assert not set(plan.make(compose(words)).trials) & set(records)
+    assert not set(plan.make_plan(compose(words)).trials) & set(records)
 
 
 def test_known_images_at_another_size() -> None:

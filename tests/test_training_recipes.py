@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from senet_lab import models
 from senet_lab.compose import choices, compose
 from senet_lab.config import SE, Data, Recipe, UserError
+from senet_lab.training import optimizers
 from senet_lab.training.data import load_splits
 from senet_lab.training.lit import SENet
 from senet_lab.training.optimizers import lr_factor
@@ -59,7 +61,8 @@ RECIPES: dict[str, tuple[int, int, float, float, list[int], dict[str, Any]]] = {
     "tabular_ema": (24, 16, 0.05, 5e-4, [], {"ema": 0.97}),
 }
 ALL = {"momentum": 0.9, "nesterov": False, "decay_norm": True, "factor": 0.1, "warmup_steps": 0, "warmup_lr": 0.01}
-ALL |= {"label_smoothing": 0.0, "sampling": "uniform", "ema": 0.0}
+ALL |= {"label_smoothing": 0.0, "sampling": "uniform", "ema": 0.0, "optimizer": "sgd", "optimizer_args": None}
+ALL |= {"warmup_epochs": 0.0, "warmup_start": 0.01, "peak": 0.3, "clip": 0.0, "loss": "cross_entropy"}
 
 
 @pytest.mark.parametrize("name", choices("recipe"))
@@ -233,8 +236,9 @@ def test_the_optimiser_step_by_step(words: dict[str, Any], monkeypatch: pytest.M
         )
 
     # All weights at once give the bits that one after another gives.
-    whole = torch.optim.SGD
-    monkeypatch.setattr(torch.optim, "SGD", lambda *given, **how: whole(*given, **{**how, "foreach": False}))
+    whole = optimizers.PYTORCH["sgd"]
+    one_by_one = functools.partial(whole, foreach=False)
+    monkeypatch.setitem(optimizers.PYTORCH, "sgd", lambda *given, **how: one_by_one(*given, **how))
     single = fit(recipe, se=se).net.state_dict()
     assert all(torch.equal(value, single[name]) for name, value in ours.items())
 

@@ -130,7 +130,7 @@ def make_plan(composed: Composed) -> Plan:
     Raises:
         UserError: whatever is wrong with the study, before anything is trained or written.
     """
-    composed = resolve_data(composed)
+    composed = measure_images(composed)
     config = composed.config
     settles = config.seeds == "settle"
     seeds = range(config.settle.min) if settles else config.seed_numbers(3 if config.study else 1)
@@ -147,7 +147,7 @@ def make_plan(composed: Composed) -> Plan:
     return Plan(config, facts, rows, device, cells, {}, missing, study_rows=whole[0], study_tests=whole[1], aim=aim)
 
 
-def resolve_data(composed: Composed) -> Composed:
+def measure_images(composed: Composed) -> Composed:
     """With what the images tell of their size and normalisation, for all rows; it is in no label. A plan downloads
     nothing.
 

@@ -21,7 +21,7 @@ from senet_lab.objectives import COSTS
 from senet_lab.studies import confirmation, pricing, search_objectives, search_plan, search_tables
 from senet_lab.studies.forecast import Expectation, expect
 from senet_lab.studies.halving import Halving, Job
-from senet_lab.studies.plan import Cell, Plan, device_of, resolve_data
+from senet_lab.studies.plan import Cell, Plan, device_of, measure_images
 from senet_lab.studies.progress import Progress
 from senet_lab.studies.proposals import ENUMERATE, Proposer
 from senet_lab.studies.rows import Row
@@ -67,7 +67,7 @@ class SearchDesign:
     halving: Halving
 
     def __init__(self, composed: Composed) -> None:
-        composed = resolve_data(composed)
+        composed = measure_images(composed)
         config = composed.config
         assert config.search is not None
         search_objectives.check_search(config.search, config.recipe.epochs)

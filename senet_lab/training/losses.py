@@ -70,7 +70,7 @@ def loss_code(name: str) -> str:
     """What tells the source of a loss of the user's from another one of its name; empty for those of the lab."""
     if ":" not in name:
         return ""
-    return identity.digest(json.dumps(identity.sources(name.partition(":")[0]), sort_keys=True))
+    return identity.short_digest(json.dumps(identity.sources(name.partition(":")[0]), sort_keys=True))
 
 
 def smoothed(targets_BK: Tensor, smoothing: float) -> Tensor:

@@ -18,7 +18,7 @@ import numpy as np
 
 from senet_lab.config import Data, UserError, first_line
 from senet_lab.counting import counting
-from senet_lab.training.contents import DIGEST
+from senet_lab.training.content_digests import DIGEST
 from senet_lab.training.images import Pixels, in_eight_bits, picture_of, resize_picture
 
 Levels = np.ndarray[Any, np.dtype[np.uint8]]  # (C, H, W)

@@ -213,7 +213,6 @@ def train_in_process(spec: Spec, checkpoint: Path, until: int | None, rank: Rank
             limit_val_batches=1.0 if len(splits.validation) else 0,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
-            gradient_clip_val=spec.recipe.clip or None,
             callbacks=[*callbacks, Epochs(spec.seed, checkpoint, report, until, rank)],
         )
         resumed = trainer.strategy.broadcast(rank.number == 0 and can_resume(checkpoint, module, report))
