@@ -169,6 +169,21 @@ class Data:
         "side of the square that is blanked in each training image after its augmentation (DeVries and Taylor 2017), "
         "in pixels; 16 is for CIFAR-10, 8 for CIFAR-100, 0 is none",
     )
+    policy: str = key(
+        "none",
+        "what is done to each training image besides, after its crop: `none`, `randaugment` (Cubuk et al. 2020) or "
+        "`trivialaugment` (Müller and Hutter 2021), both as torchvision has them",
+    )
+    policy_args: Any = key(
+        None,
+        "arguments of torchvision's class, such as `{num_ops: 2, magnitude: 6}`; null is none",
+    )
+    erasing: float = key(
+        0.0,
+        "probability that a random rectangle of a training image, 2 to 33% of its area, is blanked at last (Zhong et "
+        "al. 2020), as torchvision has it",
+        bounds=(0, 1),
+    )
     validation: float = key(
         0.1,
         "share of the training images held out for validation, the same images for every row and seed. A search "
@@ -237,6 +252,25 @@ class Recipe:
         "likewise, where a mixed image counts wholly for each class that it has part of (Wightman et al. 2021); or "
         "`package.module:function` of logits (B, K) and targets (B, K), whose rows sum to 1, that gives a mean. "
         "Validation and test say the cross-entropy in any case",
+    )
+    mixup: float = key(
+        0.0,
+        "alpha of the Beta distribution by which pairs of images of a batch, and their labels, are mixed (Zhang et al. "
+        "2018), as torchvision has it; 0 is none",
+        bounds=(0, ENDLESS),
+    )
+    cutmix: float = key(
+        0.0,
+        "likewise, where a rectangle of the one image is put into the other (Yun et al. 2019). With both, each batch "
+        "gets one of them, as likely as the other",
+        bounds=(0, ENDLESS),
+    )
+    stochastic_depth: float = key(
+        0.0,
+        "probability that the last residual branch of an image is left out in training, and for those before it in "
+        "proportion to their depth (Huang et al. 2016), where the network has layers for it (torchvision's "
+        "`StochasticDepth`, timm's `DropPath`)",
+        bounds=(0, 0.99),
     )
     label_smoothing: float = key(0.0, "weight of the uniform distribution in the training targets", bounds=(0, 1))
     sampling: str = key(

@@ -28,6 +28,7 @@ from senet_lab.studies.variants import Variant, variants
 from senet_lab.training import data as images
 from senet_lab.training import losses, optimizers, step
 from senet_lab.training.data import DataFacts
+from senet_lab.training.mixing import set_stochastic_depth
 from senet_lab.training.spec import Spec
 
 
@@ -217,6 +218,8 @@ def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper:
         check_not_main("se.kind", config.se.kind if config.se else "")
         ratios = {} if config.se is None else config.se.by_stage(models.stages_of(net, config.se.position))
         gates = models.with_se(net, config.backbone, config.se)
+        if config.recipe.stochastic_depth:
+            set_stochastic_depth(net, config.recipe.stochastic_depth)  # an error where it has no layers for it
         cost = row_cost(net, config.backbone, input_size)
         hidden = models.hidden_widths(net)
         network = models.fingerprint(net, input_size)

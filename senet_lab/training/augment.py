@@ -19,6 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
+ERASED = (0.02, 0.33)  # share of an image
+ERASED_ASPECT = (0.3, 3.3)  # height over width
+
 
 @dataclass(frozen=True)
 class Change:
@@ -91,14 +94,40 @@ def cutout(side: int) -> Change:
         return torch.cat([torch.randint(length, (B, 1), generator=generator) - side // 2 for length in (H, W)], 1)
 
     def blank(x_BCHW: Tensor, corners_B2: Tensor) -> Tensor:
-        H, W = x_BCHW.shape[2:]
-        top_B1, left_B1, device = corners_B2[:, :1], corners_B2[:, 1:], x_BCHW.device
-        y_H, x_W = torch.arange(H, device=device), torch.arange(W, device=device)
-        rows_BH = (top_B1 <= y_H) & (y_H < top_B1 + side)
-        columns_BW = (left_B1 <= x_W) & (x_W < left_B1 + side)
-        return x_BCHW.masked_fill(rows_BH[:, None, :, None] & columns_BW[:, None, None, :], 0.0)
+        return without_boxes(x_BCHW, torch.cat([corners_B2, torch.full_like(corners_B2, side)], 1))
 
     return Change(squares, blank)
+
+
+def without_boxes(x_BCHW: Tensor, boxes_B4: Tensor) -> Tensor:
+    """The images with a box in each at 0: top, left, height and width."""
+    H, W = x_BCHW.shape[2:]
+    top_B1, left_B1, height_B1, width_B1 = torch.split(boxes_B4, 1, 1)
+    y_H, x_W = torch.arange(H, device=x_BCHW.device), torch.arange(W, device=x_BCHW.device)
+    rows_BH = (top_B1 <= y_H) & (y_H < top_B1 + height_B1)
+    columns_BW = (left_B1 <= x_W) & (x_W < left_B1 + width_B1)
+    return x_BCHW.masked_fill(rows_BH[:, None, :, None] & columns_BW[:, None, None, :], 0.0)
+
+
+def erasing(probability: float) -> Change:
+    """Blank a random rectangle in some of the normalised images, distributed as torchvision's RandomErasing draws it
+    (Zhong et al. 2020, arXiv 1708.04896)."""
+
+    def draw(B: int, H: int, W: int, generator: torch.Generator) -> Tensor:
+        uniform_2BT = torch.rand(2, B, TRIES, generator=generator, dtype=torch.double)
+        area_BT = H * W * (ERASED[0] + (ERASED[1] - ERASED[0]) * uniform_2BT[0])
+        low, high = map(math.log, ERASED_ASPECT)
+        aspect_BT = (low + (high - low) * uniform_2BT[1]).exp()  # height over width
+        h_BT, w_BT = (area_BT * aspect_BT).sqrt().round(), (area_BT / aspect_BT).sqrt().round()
+        fits_BT = (h_BT < H) & (w_BT < W)
+        first_B1 = fits_BT.long().argmax(1, keepdim=True)
+        size_B2 = torch.cat([h_BT.gather(1, first_B1), w_BT.gather(1, first_B1)], 1)
+        where_B2 = torch.rand(B, 2, generator=generator, dtype=torch.double)
+        corner_B2 = (where_B2 * (torch.tensor([H, W]) - size_B2 + 1)).floor()
+        erased_B = (torch.rand(B, generator=generator) < probability) & fits_BT.any(1)
+        return (torch.cat([corner_B2, size_B2], 1) * erased_B[:, None]).long()
+
+    return Change(draw, without_boxes)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -106,7 +135,7 @@ def cutout(side: int) -> Change:
 
 AREA = (0.08, 1.0)  # share of the image
 ASPECT = (3 / 4, 4 / 3)  # width over height
-TRIES = 10  # after which the largest box in the middle is taken
+TRIES = 10  # after which the largest box in the middle is taken, and nothing is erased
 
 
 def boxes(sizes_B2: Tensor, generator: torch.Generator) -> Tensor:

@@ -22,6 +22,7 @@ from senet_lab.training.augment import AUGMENTS
 from senet_lab.training.feeds import Feed, FolderFeed, TensorFeed
 from senet_lab.training.folder import IDENTITIES
 from senet_lab.training.images import Files, Labels, Pixels, split_counts, split_indices
+from senet_lab.training.policies import check_policy
 from senet_lab.training.sources import source_of
 from senet_lab.training.transforms import channels_of
 
@@ -180,6 +181,7 @@ def check_data(data: Data) -> None:
         raise UserError("data.size=0: images of a folder may have any size; it is what they are brought to")
     if not 0 <= data.cutout <= (data.size or data.cutout):
         raise UserError(f"data.cutout={data.cutout} is not between 0 and data.size={data.size}")
+    check_policy(data.policy, data.policy_args)
     if data.crops not in (1, 10):
         raise UserError(f"data.crops: {data.crops} is neither 1 nor 10")
     if not own and (data.crops != 1 or data.scales):

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from senet_lab.config import Data, RunError
-from senet_lab.training.augment import AUGMENTS, RaggedImages, cutout
+from senet_lab.training.augment import AUGMENTS, RaggedImages
 from senet_lab.training.images import Files
+from senet_lab.training.policies import BatchPolicy
 from senet_lab.training.sampling import WHOLE, BatchShare, fed_count, mix_seed, order_of
-from senet_lab.training.transforms import ManyViews, channels_of, image_transform, in_memory, views_of
+from senet_lab.training.transforms import ManyViews, channels_of, image_transform, in_memory, late_changes, views_of
 
 SMALL, MANY = 64, 2**25  # pixels of a side, and of a batch
 ImageKey = tuple[int, int, int]  # epoch, number, and how often the epoch has shown it before
@@ -115,7 +116,8 @@ class TensorFeed(Feed):
         self.device = device
         self.normalised = in_memory(data, device)
         self.changes = AUGMENTS[data.augment].batch
-        self.cutout = cutout(data.cutout) if data.cutout else None
+        self.policy = BatchPolicy(data.policy, data.policy_args or {}) if data.policy != "none" else None
+        self.late = late_changes(data)  # of the normalised images
 
     def evaluation_size(self, batch_size: int) -> int:
         """More where images are small, or a GPU has them and they are not too many."""
@@ -136,22 +138,30 @@ class TensorFeed(Feed):
             yield self.batch(index_B, [each[at] for each in numbers], drawn[at]), labels_B
 
     def draw(self, index_B: Tensor, generator: torch.Generator) -> list[Tensor]:
-        """The random numbers of a batch, (B, n) for each thing that is done to it."""
-        _, _, H, W = self.images_NCHW.shape
-        changes = [*self.changes, *([self.cutout] if self.cutout else [])]
+        """The random numbers of a batch, (B, …) for each thing that is done to it, in this order."""
+        B, (H, W) = len(index_B), self.images_NCHW.shape[2:]
         crops = [self.parts.draw(index_B, generator)] if self.parts else []
-        return crops + [change.draw(len(index_B), H, W, generator) for change in changes]
+        early = [change.draw(B, H, W, generator) for change in self.changes]
+        policy = [self.policy.draw(B, generator)] if self.policy else []
+        return crops + early + policy + [change.draw(B, H, W, generator) for change in self.late]
 
     def batch(self, index_B: Tensor, numbers: list[Tensor], drawn: list[Tensor]) -> Tensor:
         """A batch, augmented if there are numbers: those on the feed's device, and the same on the CPU."""
         if self.parts:
             x_BCHW = self.parts.cut(numbers[0], (int(drawn[0][:, 0].max()), int(drawn[0][:, 1].max())))
+            numbers, drawn = numbers[1:], drawn[1:]
         else:
             x_BCHW = self.images_NCHW[index_B]
-            for change, numbers_Bn in zip(self.changes, numbers, strict=False):  # the last may be cutout's
+            for change, numbers_Bn in zip(self.changes, numbers, strict=False):  # others follow
                 x_BCHW = change.apply(x_BCHW, numbers_Bn)
+            numbers, drawn = numbers[len(self.changes) :], drawn[len(self.changes) :]
+        if self.policy and drawn:
+            x_BCHW = self.policy.apply(x_BCHW.round().to(torch.uint8) if self.parts else x_BCHW, drawn[0])
+            numbers = numbers[1:]
         x_BCHW = self.normalised(x_BCHW)
-        return self.cutout.apply(x_BCHW, numbers[-1]) if self.cutout and numbers else x_BCHW
+        for change, numbers_Bn in zip(self.late, numbers, strict=False):  # there are none without augmentation
+            x_BCHW = change.apply(x_BCHW, numbers_Bn)
+        return x_BCHW
 
 
 class FolderFeed(Feed):

@@ -16,8 +16,9 @@ from senet_lab.config import SE, Recipe
 from senet_lab.training import distributed
 from senet_lab.training.faults import DivergedError, network_errors
 from senet_lab.training.losses import Loss, loss_of, smoothed
+from senet_lab.training.mixing import MIXING, mixed_batch, set_stochastic_depth
 from senet_lab.training.optimizers import lr_factor, optimizer_of
-from senet_lab.training.sampling import WHOLE, BatchShare
+from senet_lab.training.sampling import WHOLE, BatchShare, mix_seed
 from senet_lab.training.spec import Step
 from senet_lab.training.step import PLAIN, compiled, to_layout
 
@@ -77,12 +78,15 @@ class SENet(pl.LightningModule):
         self.loss: Loss = F.cross_entropy  # a checkpoint alone has no code of the user's imported
         with network_errors():
             self.net = models.create(backbone, se, classes, in_channels=channels, stride=stride, seed=seed)
+            if recipe.stochastic_depth:
+                set_stochastic_depth(self.net, recipe.stochastic_depth)
         self.history: list[dict[str, float]] = []  # one entry an epoch
         self.tested: dict[str, float] = {}
         self.outputs: list[Tensor] = []  # of the test: (2, B) right and −log p of this process's images of each batch
         self.images = dict(images or {})
         self.sums: dict[str, Tensor] = {}
         self.step = step
+        self.number = share.number  # of this process
         self.full = len(share.of(recipe.batch_size)[0])  # images of a full batch in this process
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -94,9 +98,10 @@ class SENet(pl.LightningModule):
     @network_errors()
     def training_step(self, batch: tuple[Any, ...], index: int) -> Tensor:
         x_BCHW, y_B, *part = batch
+        x_BCHW, targets = self.mixed(x_BCHW, y_B, index, part[0] if part else len(y_B))
         with compiled(self.step, full=len(y_B) == self.full):
             logits_BK = self(x_BCHW)
-        loss = self.batch_loss("train", logits_BK, y_B, part)
+        loss = self.batch_loss("train", logits_BK, targets, part)
         if part:  # the processes' gradients are averaged: so weighed, that is the gradient of the whole batch's mean
             own, count = part
             loss = loss * (own * self.trainer.world_size / count)
@@ -130,16 +135,26 @@ class SENet(pl.LightningModule):
         if not len(y_B):
             return logits_BK.sum()  # zero, and so is its gradient
         loss = self.trained_loss(logits_BK, y_B) if split == "train" else F.cross_entropy(logits_BK, y_B)
-        self.add_batch(split, loss.detach(), logits_BK, y_B)
+        self.add_batch(split, loss.detach(), logits_BK, y_B if y_B.ndim == 1 else y_B.argmax(1))
         return loss
 
-    def trained_loss(self, logits_BK: Tensor, y_B: Tensor) -> Tensor:
-        """What the recipe minimises."""
+    def mixed(self, x_BCHW: Tensor, y_B: Tensor, index: int, own: int) -> tuple[Tensor, Tensor]:
+        """A batch as it is trained on: its first `own` images, which count here, mixed where the recipe has them mixed,
+        and their targets: labels (B,), or shares of each class (B, K)."""
+        recipe = self.recipe
+        if not (recipe.mixup or recipe.cutmix) or not own:
+            return x_BCHW, y_B
+        seed = mix_seed(self.hparams["seed"], self.current_epoch, index, self.number, MIXING)
+        x_own, targets_BK = mixed_batch(recipe, x_BCHW[:own], y_B[:own], self.hparams["classes"], seed)
+        return torch.cat([x_own, x_BCHW[own:]]), targets_BK
+
+    def trained_loss(self, logits_BK: Tensor, targets: Tensor) -> Tensor:
+        """What the recipe minimises; the targets are labels (B,) or shares of each class (B, K)."""
         smoothing = self.recipe.label_smoothing
         if self.recipe.loss == "cross_entropy":
-            return F.cross_entropy(logits_BK, y_B, label_smoothing=smoothing)
-        targets_BK = F.one_hot(y_B, logits_BK.shape[1]).to(logits_BK.dtype)
-        return self.loss(logits_BK, smoothed(targets_BK, smoothing))
+            return F.cross_entropy(logits_BK, targets, label_smoothing=smoothing)
+        targets_BK = F.one_hot(targets, logits_BK.shape[1]) if targets.ndim == 1 else targets
+        return self.loss(logits_BK, smoothed(targets_BK.to(logits_BK.dtype), smoothing))
 
     def over_views(self, x_BVCHW: Tensor) -> Tensor:
         """Log of the mean predicted probabilities over the views of each image (ten crops, several scales)."""

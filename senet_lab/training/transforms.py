@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from senet_lab.config import Data
-from senet_lab.training.augment import AUGMENTS, cutout
+from senet_lab.training.augment import AUGMENTS, Change, cutout, erasing
+from senet_lab.training.policies import POLICIES
 from senet_lab.training.sources import SOURCES, source_of
 
 
@@ -41,10 +42,14 @@ class Normalised:
         return ((x_CHW * (1 / 255) if self.shares else x_CHW) - self.mean) / self.std
 
 
-def cut_out(x_CHW: Tensor, side: int) -> Tensor:
-    """One normalised image with a square blanked (`augment.cutout`), from the global generator as torchvision's
-    transforms do."""
-    return cutout(side)(x_CHW[None], torch.default_generator)[0]
+def late_changes(data: Data) -> list[Change]:
+    """What training does to normalised images, in order."""
+    return [*([cutout(data.cutout)] if data.cutout else []), *([erasing(data.erasing)] if data.erasing else [])]
+
+
+def changed_alone(x_CHW: Tensor, change: Change) -> Tensor:
+    """One image as `change` makes it of a batch, from the global generator as torchvision's transforms do."""
+    return change(x_CHW[None], torch.default_generator)[0]
 
 
 PAPER_RESIZE = {224: 256, 299: 352}  # crop → short side, in pixels (section 5.1)
@@ -55,13 +60,15 @@ def image_transform(data: Data, training: bool) -> Any:
 
     Training crops a random part (8-100% of the area, aspect 3/4 to 4/3) to `size` and flips, or does what else
     `data.augment` says; testing resizes the short side to `data.resize` (224 from 256, 299 from 352) and takes the
-    centre. Cutout is last, in training only.
+    centre. A policy, cutout and erasing come last, in training only.
     """
     augment = AUGMENTS[data.augment]
     steps = [] if training and augment.whole else centre(data)
     random = augment.file(data.size) if training else []
-    cut = [partial(cut_out, side=data.cutout)] if training and data.cutout else []
-    return v2.Compose([*steps, *random, pixels(data), *cut])
+    if training and data.policy != "none":
+        random.append(POLICIES[data.policy](**(data.policy_args or {})))
+    late = [partial(changed_alone, change=change) for change in late_changes(data)] if training else []
+    return v2.Compose([*steps, *random, pixels(data), *late])
 
 
 def centre(data: Data) -> list[Any]:
