@@ -63,6 +63,7 @@ RECIPES: dict[str, tuple[int, int, float, float, list[int], dict[str, Any]]] = {
 ALL = {"momentum": 0.9, "nesterov": False, "decay_norm": True, "factor": 0.1, "warmup_steps": 0, "warmup_lr": 0.01}
 ALL |= {"label_smoothing": 0.0, "sampling": "uniform", "ema": 0.0, "optimizer": "sgd", "optimizer_args": None}
 ALL |= {"warmup_epochs": 0.0, "warmup_start": 0.01, "peak": 0.3, "clip": 0.0, "loss": "cross_entropy"}
+ALL |= {"mixup": 0.0, "cutmix": 0.0, "stochastic_depth": 0.0}
 
 
 @pytest.mark.parametrize("name", choices("recipe"))
