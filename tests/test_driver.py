@@ -328,6 +328,7 @@ def test_a_trial_that_fails_is_shown_and_trained_again_on_request(
     assert states == {"COMPLETE": 6, "FAIL": 1}
 
 
+@pytest.mark.slow
 def test_a_study_of_which_every_trial_fails_says_why(
     own: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -215,6 +215,7 @@ def test_what_pytorch_says_of_the_hosts_memory_is_known() -> None:
 # ------------------------------------------------------------------------------------------------------- max_failures
 
 
+@pytest.mark.slow
 def test_a_study_that_cannot_work_is_stopped_and_stays_so_until_it_is_asked_again(
     own: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:

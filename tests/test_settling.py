@@ -259,6 +259,7 @@ def bytes_of(results: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_study_settles_and_ends_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = [*WORDS, "settle.max=4"]

@@ -89,6 +89,7 @@ print("codes", codes)
 """
 
 
+@pytest.mark.slow
 def test_a_study_from_standard_input_without_a_guard_in_a_thread(tmp_path: Path) -> None:
     """Seen: the lab is called as from the cell of a notebook; the network lies beside."""
     (tmp_path / "nets.py").write_text(NETS)
