@@ -48,7 +48,7 @@ BAD: list[tuple[str, str]] = [
     ("+se.reduction=3", "se.reduction"),
     ("se={foo:3}", "se.foo: Key 'foo' not in 'SE'"),
     # choices
-    ("+ablation=nope", "there is no study 'nope'; there are conv3x3, "),
+    ("+ablation=nope", "there is no study 'nope'; there are attention, conv3x3, "),
     ("+ablation=", "there is no study ''"),
     ("ablation=null", "there is no study"),
     (f"{RATIO} {RATIO}", "one study at a time: ratio and ratio were asked for"),
@@ -218,7 +218,7 @@ def test_help_and_typos_are_answered_at_once(tmp_path: Path) -> None:
     assert seconds < 3
     for word in (
         "usage: python -m senet_lab.run",
-        "+ablation=conv3x3|",
+        "+ablation=attention|",
         "data=cifar10|",
         "se.reduction=16",
         "factor",

@@ -23,6 +23,7 @@ from senet_lab.studies.study import table_from_store
 # Factor → two levels, as they are typed.
 LEVELS = {
     "se.reduction": "4,16",
+    "se.kind": "se,simam",
     "se.squeeze": "avg,max",
     "se.excitation": "sigmoid,tanh",
     "se.position": "standard,pre",
@@ -55,9 +56,9 @@ LEVELS = {
     "training.optimiser": "plain,fused",
     "training.compile": "off,blocks",
 }
-# Of images in folders, or of GPUs, or of what `auto` stands for there.
+# Of images in folders, or of GPUs, or of what `auto` stands for there, or of one kind of gate.
 ELSEWHERE = {"data.size", "data.resize", "data.crops", "data.scales", "training.path", "training.feed"}
-ELSEWHERE |= {"training.sync_batchnorm"}
+ELSEWHERE |= {"training.sync_batchnorm", "se.args"}
 NAMED = {"se", "recipe"}
 
 
