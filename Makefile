@@ -8,7 +8,7 @@ NAME ?= design
 PUBLISHED = $(shell find results -name trials.csv -not -path 'results/local/*' 2>/dev/null | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search test test-slow chaos real-images docs check audit tables report optuna-dashboard publish lock clean
+.PHONY: help setup search test test-slow chaos real-images docs pictures check audit tables report optuna-dashboard publish lock clean
 
 help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
@@ -61,6 +61,9 @@ real-images: $(READY)  ## train the studies of real images where they were left 
 
 docs: $(READY)  ## the documentation as a site (site/index.html)
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict -q
+
+pictures: $(READY)  ## the pictures of the documentation, from real runs (needs Chromium)
+	@$(RUN) docs/pictures.py
 
 check: $(READY)  ## ruff, mypy, import-linter, and how long files and functions may be
 	@$(RUN) -m ruff check .
