@@ -17,6 +17,7 @@ from launching import ROOT
 # Walk → what then stands in the terminal's table, or in a file of the study: its name, and a text in it.
 WALKS = {
     "Add an excitation": ("table.csv", "excitation = hardsigmoid"),
+    "Add a gate": ("table.csv", "kind = double"),
     "Vary the learning rate": ("table.csv", "lr = 0.05"),
     "Add an objective": ("front.csv", "se_params"),
     "Add a column": ("table.md", "| epochs |"),

@@ -241,3 +241,15 @@ def test_bad_input_is_answered_in_one_line(
     ):
         assert expected in refused(capsys, "export", *words), words
     assert not Path("results").exists()
+
+
+def test_static_gates_leave_the_plain_operators(kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And the file answers as the network with its mean gates does, whose test error is said beside the original's."""
+    path = tmp_path / "static.onnx"
+    assert main(["export", str(kept.checkpoint), "--static", "--to", str(path), "--results", str(kept.results)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"test error \d+\.\d\d% with static gates, \d+\.\d\d% as trained, on 899 images", out)
+    model = onnx.load(str(path))
+    kinds = [node.op_type for node in model.graph.node]
+    assert "Sigmoid" not in kinds
+    assert (kinds.count("Conv"), kinds.count("Gemm") + kinds.count("MatMul")) == (7, 1)

@@ -17,6 +17,7 @@ from senet_lab.config import RunError, UserError
 
 EXAMPLES = (
     "export NET.ckpt --to net.onnx",
+    "export NET.ckpt --static         SE at no cost: the plain network's operators, and what error that makes",
     "export wandb +ablation=ratio     what W&B lacks of the study, which was run by these words",
     "export optuna +search=tabular    what its Optuna study lacks",
 )
@@ -26,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser, "checkpoint|wandb|optuna")
     parser.add_argument("words", nargs="*", metavar="word", help=f"{ABOUT}; or the words that the study was run by")
     parser.add_argument("--to", type=path, help="file to write to (results/local/export/<name>.onnx)")
+    parser.add_argument(
+        "--static",
+        action="store_true",
+        help="fold each gate, replaced by its mean over the training images, into a layer beside it, and test both",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
 
 

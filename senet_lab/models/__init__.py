@@ -11,6 +11,7 @@ from senet_lab.models.identity import code
 from senet_lab.models.insert import add_se, stages_of
 from senet_lab.models.latency import latency
 from senet_lab.models.seeding import seed_others
+from senet_lab.models.static import static
 from senet_lab.models.weights import load_weights, pretrained, timm_state_dict
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "pretrained",
     "seed_others",
     "stages_of",
+    "static",
     "timm_state_dict",
     "with_se",
 ]

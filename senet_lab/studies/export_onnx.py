@@ -25,8 +25,14 @@ from torch import Tensor
 
 from senet_lab.config import RunError, UserError, first_line
 from senet_lab.files import atomic_path
-from senet_lab.studies.trained_network import TrainedNetwork, compose_words, load_trained
+from senet_lab.models.static import static
+from senet_lab.naming import Composed
+from senet_lab.studies.trained_network import TrainedNetwork, compose_words, load_trained, network_data, weights_of
+from senet_lab.training import checkpoints
+from senet_lab.training import data as images
+from senet_lab.training.feeds import Feed
 from senet_lab.training.gate_stats import evaluating
+from senet_lab.training.lit import SENet
 from senet_lab.training.transforms import channels_of, short_side, statistics_of
 
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
@@ -49,6 +55,9 @@ def write_onnx(arguments: argparse.Namespace) -> None:
     path = arguments.to or (arguments.results or Path("results/local")) / "export" / f"{network.path.stem}.onnx"
     if path.exists() and not arguments.overwrite:
         raise UserError(f"{path} is there already; --overwrite replaces it")
+    console = Console()
+    if arguments.static:
+        network = made_static(arguments, network, chosen, console)
     samples = samples_of(network)
     say = sys.stderr.isatty()
     if say:
@@ -62,7 +71,6 @@ def write_onnx(arguments: argparse.Namespace) -> None:
     finally:
         if say:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
-    console = Console()
     channels, size = channels_of(network.description.reading), network.description.reading.size
     console.print(
         f"{network.module.hparams['backbone']} as ONNX, opset {OPSET}: images (batch, {channels}, {size}, {size}) → "
@@ -74,6 +82,39 @@ def write_onnx(arguments: argparse.Namespace) -> None:
     if network.description.classes is None:
         console.print("the names of the classes are not known (data=… and data.root=… tell), so they are not in it")
     console.print(f"written: {path}", soft_wrap=True, markup=False, highlight=False)
+
+
+def made_static(
+    arguments: argparse.Namespace, network: TrainedNetwork, chosen: Composed, console: Console
+) -> TrainedNetwork:
+    """The network with its gates folded into their neighbours; its test error is printed beside the original's.
+
+    Raises:
+        UserError: for gates that cannot be folded, and where the images are not there.
+    """
+    path, record = weights_of(arguments)
+    data = network_data(arguments.words, chosen, record)
+    checkpoints.check_fit(network.module, data)
+    splits = images.load_splits(data)
+    errors = [test_error(network.module, splits.test)]
+    try:
+        network.module.net = static(network.module.net, (x for x, _ in splits.train.batches(64)))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    errors.append(test_error(network.module, splits.test))
+    console.print(
+        f"test error {errors[1]:.2f}% with static gates, {errors[0]:.2f}% as trained, on {len(splits.test):,} images",
+        markup=False,
+        highlight=False,
+    )
+    return network
+
+
+def test_error(module: SENet, test: Feed) -> float:
+    """Percent of the test images that the network gets wrong."""
+    with evaluating(module):
+        wrong = sum(int((module(x).argmax(1) != y).sum()) for x, y in test.batches(64))
+    return 100 * wrong / len(test)
 
 
 def check_library(name: str) -> None:

@@ -10,11 +10,13 @@ from rich.console import Console
 
 from senet_lab.config import UserError
 from senet_lab.counting import counting
+from senet_lab.models.gate_factors import all_gates
 from senet_lab.reports import gate_figures, gate_summary
+from senet_lab.reports import replacement as replacement_report
 from senet_lab.studies import class_choice
 from senet_lab.studies.plan import device_of
 from senet_lab.studies.trained_network import compose_words, network_data, network_of, weights_of
-from senet_lab.training import checkpoints, gate_stats
+from senet_lab.training import checkpoints, gate_replacement, gate_stats
 from senet_lab.training import data as images
 from senet_lab.training.folder import root_of
 
@@ -58,3 +60,47 @@ def measure_gates(arguments: argparse.Namespace) -> None:
     console.print()
     gate_summary.print_gates(gate_summary.summarise_gates(measured.gates, measured.blocks), console)
     console.print(f"\nwritten: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
+
+
+def replace_gates(arguments: argparse.Namespace) -> None:
+    """Measure the errors of trained networks with their gates replaced, and write and show them.
+
+    Raises:
+        UserError: for a network without gates, one whose gates do not multiply, networks of several data sets or with
+            other stages.
+    """
+    how, words = arguments.replace, [word for word in arguments.words if "=" in word]
+    chosen = compose_words(words, "excitation")
+    nets = [arguments.what, *(word for word in arguments.words if "=" not in word)]
+    console, outcomes, title = Console(), [], ""
+    device = device_of(chosen.config.training.device)
+    found = [weights_of(argparse.Namespace(**vars(arguments) | {"what": net})) for net in nets]
+    folder = arguments.to or (arguments.results or Path("results/local")) / "excitation" / found[0][0].stem
+    for path, record in found:
+        module = network_of(path, chosen, record)
+        if not all_gates(module.net):
+            raise UserError(f"the network of {path} has no gates to replace")
+        data = network_data(words, chosen, record, arguments.data_root)
+        checkpoints.check_fit(module, data)
+        splits = images.load_splits(data)
+        net = module.net.to(device)
+        place = root_of(data).resolve().name if data.name == "folder" else data.name
+        title = title or f"{module.hparams['backbone']}, {place}"
+        try:
+            needed = how in ("mean", "class")
+            classes = int(module.hparams["classes"])
+            means = gate_replacement.mean_factors(net, splits.train.batches(64), classes) if needed else None
+            batches = gate_replacement.in_random_order(splits.test)
+            say = counting(len(splits.test), "images")
+            outcomes.append(gate_replacement.replaced_outcomes(net, batches, how, means, say))
+        except ValueError as error:
+            raise UserError(f"--replace: {path}: {error}") from error
+        if {*outcomes[-1]} != {*outcomes[0]} or len(outcomes[-1][""]) != len(outcomes[0][""]):
+            raise UserError(f"{path} has other stages or test images than {found[0][0]}: they are no seeds of one row")
+    summary = replacement_report.summarise_replacement(outcomes)
+    written = replacement_report.write_replacement(folder, summary, how, title)
+    console.print(
+        f"{title}: {len(outcomes[0]['']):,} test images, {len(outcomes)} trained", markup=False, highlight=False
+    )
+    replacement_report.print_replacement(summary, how, console)
+    console.print(f"written: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)

@@ -30,6 +30,7 @@ from senet_lab.training.data import ALL
 
 Array = np.ndarray[Any, Any]
 
+LAST = 3  # blocks of the last stage that are shown
 HIGH, LOW = 0.95, 0.05  # a gate beyond these is saturated: its channel is as good as always on, or off
 
 
@@ -45,18 +46,21 @@ class MeasuredBlock:
 
 
 def measured_blocks(net: nn.Module, every: bool = False) -> list[MeasuredBlock]:
-    """The last SE block of each stage, and those that are in no stage, in the network's order; with `every`, all."""
+    """The panels of the paper's figure 6, in the network's order: the last SE block of each stage and, of the last
+    stage, where they saturate, the last three; those that are in no stage, too. With `every`, all."""
     by_stage: dict[int | str, list[tuple[str, SEBlock]]] = {}
     for path, part in net.named_modules():
         if isinstance(part, SEBlock):
             stage = stage_of(net, path)
             by_stage.setdefault(path if stage is None else stage, []).append((path, part))
     found = []
+    last = max((key for key in by_stage if isinstance(key, int)), default=None)
     for key, members in by_stage.items():
         params = sum(weight.numel() for _, part in members for weight in part.parameters() if weight.requires_grad)
         for number, (path, part) in enumerate(members, start=1):
             name, stage = (f"SE_{key}_{number}", key) if isinstance(key, int) else (key, None)
-            if every or number == len(members):
+            shown = LAST if key == last else 1
+            if every or number > len(members) - shown:
                 found.append(MeasuredBlock(name, path, stage, part, params))
     return found
 
