@@ -1,4 +1,4 @@
-"""What a study is to find out, as it stands in its `trials.csv`: decided before its first training."""
+"""The aim of a study, fixed before its first training and kept in its `trials.csv`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLUMNS = {  # attribute → column of `trials.csv`
 
 @dataclass(frozen=True)
 class Aim:
-    """What verdicts are about, and when a row has enough seeds.
+    """The metric, the margin and the number of seeds of a study's verdicts.
 
     Attributes:
         metric: `error` (of the test images, percent) or `loss` (−log p of the right class, nats, their mean).
@@ -61,7 +61,7 @@ class Aim:
         return UNITS[self.metric]
 
     def guessing(self, classes: int) -> float:
-        """What a training that only guesses comes to."""
+        """The error (or loss) of guessing among so many classes."""
         return 100 * (1 - 1 / classes) if self.metric == "error" else math.log(classes)
 
     def columns(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Aim:
 
 
 def aim_of(trials: pd.DataFrame) -> Aim:
-    """The aim of a study's trials; that of an earlier lab where they do not say."""
+    """The aim that a study's trials name; the defaults of earlier versions where they name none."""
     said = {name: value for name, column in COLUMNS.items() for value in present(trials.get(column, ()))[:1]}
     return Aim(**said | {name: int(said[name]) for name in ("least", "most", "first") if name in said})
 

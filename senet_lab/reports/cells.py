@@ -15,7 +15,7 @@ import pandas as pd
 
 
 def clean_text(value: Any) -> str:
-    """One line of printable text: what user labels and error messages must be before they enter a file or a figure."""
+    """Text as one printable line, as labels and error messages must be in files and figures."""
     if isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value:
         return value  # nearly every cell, and there may be a million
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
@@ -25,7 +25,7 @@ def clean_text(value: Any) -> str:
 
 
 def whole_number(text: str) -> int:
-    """`text` as a whole number; "360.0" is taken, too, as pandas writes integers beside empty cells."""
+    """`text` as a whole number; "360.0" is accepted, because pandas writes integers so beside empty cells."""
     try:
         return int(text)
     except ValueError:
@@ -51,7 +51,7 @@ PARSERS: dict[str, tuple[Callable[[str], Any], str, str]] = {
 
 @contextmanager
 def with_file_name(path: str | Path) -> Iterator[None]:
-    """Inside, what is wrong with a file is said with its name."""
+    """Add the file's name to ValueErrors of the body."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a study's trials say of each of its contrasts: which seeds count, the difference, and its verdict."""
+"""Compares the rows of a study: which seeds count, the difference of each contrast, and its verdict."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Groups = dict[str, pd.DataFrame]  # label → trials
 
 @dataclass(frozen=True)
 class StudyTrials:
-    """What the rows of a table are made from.
+    """The trials of a study and how they are compared.
 
     Attributes:
         frame: the trials in canonical form.
@@ -51,12 +51,12 @@ class StudyTrials:
         return statistics.step_percent(counted) * rounding(weights.values())
 
     def looks(self, weights: Mapping[str, float]) -> Looks:
-        """At each difference, where seeds are added until a verdict is in."""
+        """The looks at each difference of a study whose seeds settle."""
         return looks_of(self.aim, self.tests, self.images, weights.values())
 
     def values(self, group: pd.DataFrame, metric: str) -> dict[int, float]:
-        """seed → error in percent, or loss in nats; of a failed trial the guess where it counts as that. No losses
-        where one is not known."""
+        """seed → error in percent or loss in nats; for failed trials the value of guessing if they count so. No losses
+        if one of them is unknown."""
         if metric == "error":
             return by_seed(group, "test_error", guessing(self.frame))
         chance = None if guessing(self.frame) is None else self.aim.guessing(int(first(self.frame["classes"])))
@@ -82,8 +82,8 @@ class StudyTrials:
     def compare(
         self, weights: Mapping[str, float], groups: Groups, tested: bool, last: int | None = None
     ) -> statistics.Comparison | None:
-        """A weighted sum of rows, seed by seed, up to the `last` one; where seeds are added until a verdict is in, over
-        the first seeds without gap."""
+        """A contrast: a weighted sum of rows, seed by seed, up to the seed `last`; if seeds settle, over the first
+        seeds without a gap."""
         if self.images is None or not weights:
             return None
         values = {label: self.values(groups[label], self.aim.metric) for label in weights}
@@ -102,8 +102,8 @@ class StudyTrials:
 
 
 def trainings_of(group: pd.DataFrame) -> tuple[tuple[int, str], ...]:
-    """Seeds and trial ids; the first alone where seeds are added until a verdict is in, so that rows have more or
-    fewer of them."""
+    """The seeds and trial ids of a row; only the first of each if seeds settle, since rows then differ in their
+    number."""
     ids = [str(each) for each in group["trial_id"]]
     trained = tuple(zip(map(int, group["seed"]), ids, strict=True)) if all(ids) else ()
     return trained[:1] if aim.aim_of(group).settles else trained
@@ -116,7 +116,7 @@ def baseline_label(label: str, group: pd.DataFrame) -> str:
 
 
 def contrasts_of(frame: pd.DataFrame, groups: Groups) -> dict[str, Contrast]:
-    """What the study compares, each of which has a row of the table: the rows themselves, or the effects of a grid."""
+    """The contrasts of a study, a row of the table each: its rows, or the effects of a grid."""
     baselines = {label: baseline_label(label, group) for label, group in groups.items()}
     factors = factors_of(frame)
     if len(factors) < 2 or "objectives" in frame:  # no grid: what rows vary, or a search's designs
@@ -146,8 +146,8 @@ def untested_of(frame: pd.DataFrame, groups: Groups, contrasts: Mapping[str, Con
 
 
 def up_to_stops(study: StudyTrials, groups: Groups, untested: Mapping[str, str]) -> tuple[Groups, dict[str, int]]:
-    """The trials of each row up to the seed at which the last verdict was in that it is needed for, where seeds are
-    added until then; what was trained beyond is not looked at. And those seeds, by contrast."""
+    """If seeds settle: the trials of each row up to the seed of the last verdict that needs them (later ones are not
+    looked at), and these seeds by contrast."""
     if not study.aim.settles or study.images is None:
         return groups, {}
     ends: dict[str, int] = {}
@@ -170,7 +170,7 @@ def up_to_stops(study: StudyTrials, groups: Groups, untested: Mapping[str, str])
 def verdicts_of(
     study: StudyTrials, groups: Groups, untested: Mapping[str, str], ends: Mapping[str, int]
 ) -> tuple[dict[str, statistics.Comparison | None], dict[str, Verdict | None]]:
-    """Label of what is compared → its difference; and → its verdict, of those that may have one."""
+    """Label → difference of each contrast, and label → verdict of those that can have one."""
     deltas = {
         label: study.compare(contrast.weights, groups, not untested[label], ends.get(label))
         for label, contrast in study.contrasts.items()

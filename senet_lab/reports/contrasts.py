@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Contrast:
-    """One difference.
+    """One compared difference.
 
     Attributes:
         weights: row → weight; empty where rows that it needs are not there.

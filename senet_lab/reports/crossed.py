@@ -1,4 +1,4 @@
-"""What an error generalises over: its variance over seeds, over test images, and what is left.
+"""Splits the variance of an error into parts from seeds, from test images, and the rest.
 
 A row's outcome y[s, i] is that of the training with seed s on the test image i: wrong or right in percent, or a loss. A
 difference between two rows is of the same form. Seeds and images are crossed, and both are samples:

@@ -1,4 +1,4 @@
-"""`curves.csv`: what every training of a study reached after each epoch, and its summary by row.
+"""`curves.csv`: the metrics of every training after each epoch, and their summary by row.
 
 Beside `trials.csv`, in a file of its own, because no table is made from it: a folder without one still has its tables.
 Like `trials.csv` it holds only what the seed determines. Six digits are more than the counts of images behind them.

@@ -1,4 +1,4 @@
-"""How every figure is drawn: the same figure gives the same bytes, whatever the user's settings, fonts and clock."""
+"""Draws figures to the same bytes on every machine, whatever the user's settings, fonts and clock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def lab_style() -> Iterator[None]:
-    """Inside, matplotlib's settings are the lab's."""
+    """Use the lab's matplotlib settings in the body."""
     if FONT not in fontManager.ttflist:
         fontManager.ttflist.append(FONT)
     with mpl.rc_context(), warnings.catch_warnings():
@@ -58,7 +58,7 @@ def figure_files(draw: Callable[[], Figure], stem: str) -> dict[str, bytes]:
 
 
 def shorten(text: str, longest: int) -> str:
-    """Text of at most so many characters."""
+    """Text cut to at most so many characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

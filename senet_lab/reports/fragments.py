@@ -73,12 +73,12 @@ def _cell(column: Column, row: TableRow, study: FinishedStudy) -> Cell:
 
 
 def notes_html(made: Table) -> str:
-    """What the columns mean and what the numbers stand for."""
+    """The notes of a table as HTML."""
     return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in made.notes[1:]) + "</ul>"
 
 
 def warnings_html(made: Table) -> str:
-    """What a reader must know about these trials in particular."""
+    """The warnings of a table as HTML."""
     said = [warning for warning in made.warnings if not warning.startswith(STAR)]
     return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in said)
 
@@ -185,5 +185,5 @@ def excitation_html(measured: Gates, trained: str, of: str) -> str:
 
 
 def scroll_box(inside: str, label: str) -> str:
-    """A box that scrolls by itself, reached by the keyboard, too."""
+    """A scrollable box that the keyboard reaches, too."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{inside}</div>'

@@ -1,4 +1,4 @@
-"""A search's front: its table of designs, with means over the seeds and what nothing else is better than.
+"""The front of a search: a table of its designs with means over the seeds, and which of them no other dominates.
 
 Designs are compared by the means over their seeds on the validation images; the test images, read once by each
 training, choose nothing.
@@ -32,7 +32,8 @@ TOLD_FROM = 5  # fresh seeds; of fewer, chances of being on the front are not to
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What fresh seeds said of a design: its test error, its chance of being on the front, and how often it failed."""
+    """The result of a design with fresh seeds: its test error, its chance of being on the front, and how often it
+    failed."""
 
     test_error: Sample | None = None
     chance: float | None = None
@@ -82,7 +83,7 @@ def front(trials: pd.DataFrame, table: Table | None = None) -> Table:
 
 
 def front_designs(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, FrontDesign]:
-    """Row → what the search knows of it."""
+    """Row → its design in the search."""
     if "latency_ms" in trials.columns:
         trials = trials.assign(latency_ms=pd.to_numeric(trials["latency_ms"], errors="coerce"))
     counted = with_guesses(trials)
@@ -148,7 +149,7 @@ def confirm(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Conf
 
 
 def with_guesses(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials, those that failed as if they had ended by guessing, if that is how failures count."""
+    """The trials; failed ones with the metrics of guessing if failures count so."""
     guess = guessing(trials)
     if guess is None:
         return trials
@@ -169,7 +170,7 @@ def failures(trials: pd.DataFrame) -> str:
 
 
 def halving_saving(facts: dict[str, str]) -> list[str]:
-    """What successive halving has saved, where there was any."""
+    """A note of the epochs that successive halving saved; empty without it."""
     spent, _, whole = facts["spent"].partition("/")
     if spent == whole:
         return []
@@ -178,7 +179,7 @@ def halving_saving(facts: dict[str, str]) -> list[str]:
 
 
 def front_warnings(trials: pd.DataFrame, rows: tuple[TableRow, ...], seeds: int) -> list[str]:
-    """What is particular about these trials."""
+    """Warnings about these trials."""
     said = []
     guess = guessing(trials)
     failed = trials[(trials["status"] != "done") & ((trials["part"] == "search") | (guess is not None))]
@@ -198,7 +199,7 @@ def front_warnings(trials: pd.DataFrame, rows: tuple[TableRow, ...], seeds: int)
 
 
 def front_notes(table: Table, seeds: str) -> list[str]:
-    """What the numbers rest on, and what they mean."""
+    """Notes on how the numbers were measured and what they mean."""
     f = table.facts
     known = [row.design for row in table.rows if row.design]
     number = sum(each.asked is not None for each in known)

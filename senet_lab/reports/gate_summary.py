@@ -63,7 +63,7 @@ def _ratio(between: float, within: float) -> float:
 
 
 def observations(summary: pd.DataFrame) -> list[str]:
-    """What the numbers say, a sentence for each of the paper's observations, and what to keep in mind."""
+    """A sentence for each of the paper's observations with our numbers, and caveats."""
     first, last = summary.iloc[0], summary.iloc[-1]
     known = summary[summary["specificity"].notna()]
     said = []
@@ -101,7 +101,7 @@ def observations(summary: pd.DataFrame) -> list[str]:
 
 
 def gate_notes(summary: pd.DataFrame) -> list[str]:
-    """What a reader must know about these gates."""
+    """Caveats about these gates."""
     kinds = sorted(set(summary["excitation"]) - set(BOUNDED))
     said = []
     if kinds:

@@ -1,4 +1,4 @@
-"""What each trial of a study made of each test image, checked against its line in `trials.csv`."""
+"""The outcome of each trial on each test image, checked against its line in `trials.csv`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEAR = 1e-3  # of one test image: an error in percent has no more rounding than 
 
 
 def check_outputs(trials: pd.DataFrame, found: Mapping[str, Outputs]) -> dict[str, Outputs]:
-    """The outputs of the finished trials among these, as far as there are any. A line with an empty digest has none.
+    """The outputs of finished trials, as far as they are known. A line with an empty digest has none.
 
     Args:
         trials: in canonical form.

@@ -1,8 +1,8 @@
-"""A table is never replaced by one of other trials: what was there is kept beside it, under another name.
+"""Keeps a table that would be replaced by one of other trials, beside it under another name.
 
-The same words may come to mean other trials, because code or images were changed, because two data sets or studies have
-one name, or because rows or seeds were taken away. A table that has all the trials of the one before, and perhaps more,
-is the same study gone on, and takes its place.
+The same words may mean other trials than before: code or images were changed, two data sets or studies have one name,
+or rows or seeds were removed. A table that has all trials of the one before replaces it, because it continues the same
+study.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from senet_lab.reports.trials import PARTIAL, canonical
 
 
 def lost_trials(folder: Path, trial_ids: Collection[str]) -> tuple[int, int]:
-    """How many trials of the table in a folder are not among these, and how many it has; a table that cannot be read
-    has one, which is not."""
+    """How many trials of the table in a folder are missing from these, and how many it has. An unreadable table counts
+    as one missing trial."""
     path = folder / "trials.csv"
     if not path.is_file():
         return 0, 0
@@ -40,7 +40,8 @@ def kept_folder(folder: Path) -> Path:
 
 
 def replacement_notice(folder: Path, trial_ids: Collection[str]) -> str:
-    """What is to be said before these trials are trained; empty where their table loses none."""
+    """The notice that a table will be kept under another name, before these trials are trained; empty if its trials are
+    all among these."""
     gone, there = lost_trials(folder, trial_ids)
     if not gone:
         return ""
@@ -50,7 +51,7 @@ def replacement_notice(folder: Path, trial_ids: Collection[str]) -> str:
 
 
 def make_room(folder: Path, trial_ids: Collection[str]) -> Path | None:
-    """Rename the folder if its table has trials that these lack: what it is called now.
+    """Rename the folder if its table has trials that these lack; returns the new folder.
 
     Raises:
         OSError: where it cannot be renamed.
@@ -63,7 +64,7 @@ def make_room(folder: Path, trial_ids: Collection[str]) -> Path | None:
 
 
 def leave_part(folder: Path, trials: pd.DataFrame) -> None:
-    """Write the `trials.csv` of a part of a study, unless a whole table is there, or other trials are.
+    """Write `trials.csv` for a part of a study, unless a complete table or one of other trials is there.
 
     Raises:
         OSError: where it cannot be written.

@@ -1,4 +1,4 @@
-"""The notes under a table: what these trials are, what is particular about them, what the numbers stand for.
+"""The notes under a table: the trials, warnings about them, and the meaning of the columns.
 
 Plain text; each form escapes it as it needs.
 """
@@ -61,7 +61,7 @@ def seeds(table: Table) -> str:
 
 
 def table_warnings(table: Table) -> list[str]:
-    """What a reader must know about these trials in particular; empty if nothing is out of the ordinary."""
+    """Warnings about these trials; empty if there are none."""
     out = []
     if len(table.trained) < table.study_rows:
         out.append(

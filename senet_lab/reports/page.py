@@ -105,7 +105,7 @@ def plural(count: int, one: str, many: str = "") -> str:
 
 
 def facets(study: FinishedStudy) -> tuple[list[str], ...]:
-    """What the filters ask of a study, in the order of `FACETS`; a study may have several backbones."""
+    """A study's values for the filters, in the order of `FACETS`; it may have several backbones."""
     return tuple(present(study.trials[name]) for name in FACETS)
 
 

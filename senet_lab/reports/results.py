@@ -1,4 +1,4 @@
-"""What lies below results folders: the studies, by their `trials.csv`, and the measured gates, by their `gates.csv`."""
+"""Finds studies (by `trials.csv`) and measured gates (by `gates.csv`) below results folders."""
 
 from __future__ import annotations
 

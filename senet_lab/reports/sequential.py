@@ -113,12 +113,12 @@ def t_of(r: ArrayLike, n: int) -> Array:
 
 
 def r_of(t: float, n: int) -> float:
-    """R of n values whose t statistic is `t`."""
+    """R of n values with the t statistic `t`."""
     return t / math.sqrt(n - 1 + t * t)
 
 
 class Stop(NamedTuple):
-    """Where the looks at one row's differences from its baseline end.
+    """Where the looks at a contrast end.
 
     Attributes:
         n: seeds that were looked at.

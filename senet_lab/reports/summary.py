@@ -143,7 +143,7 @@ def _rows(study: StudyTrials, whole: Groups, printed: paper.PaperTable | None) -
 
 
 def _only(values: Iterable[Any]) -> Any:
-    """The one value that there is; None without any, and where a factor varies it."""
+    """The only value; None if there is none, or if a factor varies it."""
     found = present(values)
     return found[0] if len(found) == 1 else None
 

@@ -1,4 +1,4 @@
-"""What a study's table holds, its rows with all their numbers and its notes: what the forms and the figures show."""
+"""The content of a study's table, from which all forms and figures are made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from senet_lab.reports.verdicts import Verdict
 
 @dataclass(frozen=True)
 class Failure:
-    """A trial that gave no number: its seed and why."""
+    """A failed trial: its seed and the reason."""
 
     seed: int
     reason: str
@@ -22,7 +22,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class FrontDesign:
-    """What a search knows of a row: `Row`'s own numbers are over all its seeds, those that confirmed it included.
+    """A row's design in a search. The numbers of its `TableRow` are over all seeds, confirming ones included.
 
     Attributes:
         asked: when it was asked for, from 1; None for a reference that is not in the space.
@@ -166,7 +166,7 @@ class Column:
     tip: str = ""
 
     def text(self, row: TableRow) -> str:
-        """What people read in a row; empty without a value."""
+        """The cell as people read it; empty without a value."""
         if self.cell is not None:
             return self.cell(row) or ""
         value = self.value(row)
@@ -178,7 +178,7 @@ class Column:
         return f"{value:,}" if self.cell is None and isinstance(value, int) else self.text(row)
 
     def plain(self, row: TableRow) -> str:
-        """What the CSV holds."""
+        """The cell of the CSV."""
         value = self.value(row)
         return "" if value is None else self.exact(value) if isinstance(value, float) else str(value)
 

@@ -1,4 +1,4 @@
-"""A study's folder: from `trials.csv` to Markdown, CSV, LaTeX and the figures; and its table on the terminal.
+"""Writes the folder of a study from its trials: Markdown, CSV, LaTeX and figures.
 
 Everything is computed from the trials and from what they made of each test image, so that all of it regenerates byte
 for byte from its `trials.csv` and `outputs.npz`. A search has a front, `front.*`, where any other study has `table.*`.

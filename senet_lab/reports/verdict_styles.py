@@ -1,4 +1,4 @@
-"""How each kind of verdict looks: its symbol, its shape and its colour, the same in tables, figures and on the page.
+"""The style of each kind of verdict: symbol, shape and colour, the same in tables, figures and on the page.
 
 The shape alone tells the kinds apart, so that nobody needs the colours: it points down where the error is lower, and is
 filled where the verdict holds beyond these images.

@@ -1,4 +1,4 @@
-"""What the comparison of a row with its baseline allows to say: a verdict, and what would bring an open one in.
+"""Decides verdicts from the comparison of a row with its baseline, and what would settle an open one.
 
 A row is *better* or *worse* where the difference is shown over seeds and test images, both taken as samples, and so *on
 these images* where it is shown over seeds alone. It is *equivalent* where two one-sided t-tests over seeds (Schuirmann
@@ -29,7 +29,7 @@ IMAGES_LIMIT = 1_000_000  # "above"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the comparison of one row allows to say, corrected for the rows of its study.
+    """The verdict on one row, corrected for all rows of its study.
 
     Attributes:
         kind: "better", "worse", "better here", "worse here" (on these test images), "equivalent" or "open".
@@ -180,6 +180,6 @@ def needed_seeds(c: Comparison, level: float, margin: float | None) -> tuple[int
 
 
 def _two_digits(number: float) -> int:
-    """A number, rounded up to two significant digits."""
+    """A number rounded up to two significant digits."""
     unit = int(10 ** max(0, math.floor(math.log10(max(number, 1))) - 1))
     return math.ceil(number / unit) * unit

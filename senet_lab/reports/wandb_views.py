@@ -40,7 +40,7 @@ Spec = dict[str, Any]
 
 @dataclass(frozen=True)
 class DashboardContent:
-    """What a dashboard shows.
+    """The content of a study's dashboards.
 
     Attributes:
         trials: one line a training (`trials.canonical`).
@@ -62,7 +62,7 @@ class DashboardContent:
         return "/".join(str(self.trials[name].iloc[0]) for name in ("data", "backbone", "recipe", "study"))
 
     def title(self, what: str) -> str:
-        """Of a view, without what W&B refuses in one (emoji and mathematical symbols)."""
+        """The title of a view, without characters that W&B refuses (emoji, mathematical symbols)."""
         first = self.trials.iloc[0]
         text = f"{what}{first['title']}: {first['backbone']} on {first['data']}, recipe {first['recipe']}"
         plain = "".join(" " if unicodedata.category(c) in ("So", "Sk", "Sm", "Sc", "Cs") else c for c in text)

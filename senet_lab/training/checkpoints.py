@@ -1,7 +1,7 @@
-"""Trained networks from their checkpoints. A file is read as weights and plain values; nothing in it is executed.
+"""Loads trained networks from checkpoints. A file is read as weights and plain values; nothing in it is executed.
 
-A checkpoint says itself how its network wants to be shown an image, and what its classes are called, so that it can be
-used where neither the records nor the data set are.
+A checkpoint holds how its network reads an image and the names of its classes, so that it can be used without the
+records and the data set.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ READING = ("size", "resize", "crops", "scales", "mean", "std")  # fields of Data
 
 @dataclass(frozen=True)
 class Description:
-    """What a network is shown, and what it answers."""
+    """The input of a network and its classes."""
 
     reading: Data  # how the file of an image is brought to its input: a `folder` of which only `READING` matters
     classes: tuple[str, ...] | None  # what they are called, in the order of their labels; None where it is not known
@@ -40,7 +40,7 @@ def describe(data: Data, known: images.DataFacts | images.Splits) -> dict[str, A
 
 
 def description(module: SENet, path: Path) -> Description | None:
-    """What the checkpoint says of itself; None if it says nothing, as those of earlier versions.
+    """The description in a checkpoint; None if it has none, as in earlier versions.
 
     Raises:
         UserError: if that cannot be, or does not fit its network.
@@ -62,7 +62,7 @@ def description(module: SENet, path: Path) -> Description | None:
 
 
 def check_description(module: SENet, found: Description, whose: str) -> None:
-    """A UserError if the network has another number of channels or classes."""
+    """A UserError if a data set's channels or classes do not fit the network."""
     channels, count = module.hparams["channels"], module.hparams["classes"]
     if channels_of(found.reading) != channels or (found.classes is not None and len(found.classes) != count):
         theirs = count_text(len(found.classes), "class") if found.classes is not None else "any number of classes"
@@ -118,7 +118,7 @@ def check_gates(module: SENet, path: Path) -> None:
 
 
 def check_fit(module: SENet, data: Data) -> images.DataFacts:
-    """What is known of the data set, if the network can be shown its images.
+    """The facts of the data set, if its images fit the network.
 
     Raises:
         UserError: if it has another number of channels or classes than the network was trained on; as

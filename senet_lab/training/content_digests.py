@@ -1,4 +1,4 @@
-"""What files hold, told by digests that are kept from one start to the next.
+"""Digests of the contents of files, cached between starts.
 
 The digests of a tree's files lie in one file of the user's cache (`XDG_CACHE_HOME`, else `~/.cache`), each under the
 state of the file that it is of: size, times of writing and of change, and number on its disk. A program can set the
@@ -27,11 +27,11 @@ from senet_lab.files import atomic_path
 STATE = struct.Struct("<qqqQ")  # size (bytes), times of writing and of change (ns), inode
 DIGEST = 16  # bytes
 RECENT = 2 * 10**9  # ns; a file that has just changed may change once more within one tick of its file system's clock
-READERS = 8  # files that are read side by side: a network's disk answers late
+READERS = 8  # files read at a time, because a network disk answers slowly
 
 
 def state(stat: os.stat_result) -> bytes:
-    """What tells that a file is no longer what it was."""
+    """The state of a file, which changes whenever the file does."""
     return STATE.pack(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, in place of the last ones (`recipe.ema`)."""
+"""Averages the weights exponentially and uses the average in place of the last weights (`recipe.ema`)."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def measured_blocks(net: nn.Module, every: bool = False) -> list[MeasuredBlock]:
 
 @contextmanager
 def latest_gates(blocks: Iterable[MeasuredBlock]) -> Iterator[dict[str, Tensor]]:
-    """Inside, the latest gates of each block by its name, B × C; the network is as it was afterwards."""
+    """Record the latest gates of each block in the body, by its name, B × C; the network is restored afterwards."""
     latest: dict[str, Tensor] = {}
 
     def watch(shown: MeasuredBlock, block: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -83,7 +83,7 @@ def latest_gates(blocks: Iterable[MeasuredBlock]) -> Iterator[dict[str, Tensor]]
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Inside, the network is in evaluation mode; every part of it is in its own mode again afterwards."""
+    """Put the network into evaluation mode for the body, and restore the mode of each module afterwards."""
     modes = [(part, part.training) for part in net.modules()]
     net.eval()
     try:

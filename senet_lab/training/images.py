@@ -1,4 +1,4 @@
-"""The images of a data set, as they lie in memory or in files, and how a file becomes 8 bits a channel.
+"""The images of a data set in memory or in files, and the conversion of a file to 8 bits a channel.
 
 Shapes: N images, C colour channels, H W pixels.
 """
@@ -178,8 +178,8 @@ class Source:
 
 
 def split_counts(data: Data, train: int, test: int) -> tuple[int, int, int]:
-    """How many images train, validate and test, of the `train` and `test` that there are. A subset is validated on as
-    large a share as the whole: a small study is not to spend its time on validation."""
+    """How many images train, validate and test. With `subset`, validation shrinks by the same share, so that a small
+    study does not spend its time on it."""
     held_out = round(data.validation * train)
     rest = train - held_out
     trained = min(rest, data.subset or rest)

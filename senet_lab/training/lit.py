@@ -188,7 +188,7 @@ class SENet(pl.LightningModule):
         self.end_epoch("train", "val")
 
     def end_epoch(self, *splits: str) -> None:
-        """Add an epoch to the history."""
+        """Add the means of these splits to the history as one epoch."""
         entry = {name: value for split in splits for name, value in self.means(split).items()}
         for name in (f"{split}_loss" for split in splits):
             if not math.isfinite(entry[name]):
@@ -228,6 +228,6 @@ class SENet(pl.LightningModule):
 
 
 def top5_hits(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-    """Whether each of a network's first five guesses, the likeliest first, is right: (B, 5), or (B, K) of fewer
+    """Whether each of a network's five likeliest classes, the likeliest first, is right: (B, 5), or (B, K) of fewer
     classes."""
     return logits_BK.topk(min(5, logits_BK.shape[1])).indices == y_B[:, None]

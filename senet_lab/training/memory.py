@@ -65,7 +65,7 @@ def decoded_feed(files: Files, data: Data, training: bool, device: str) -> Tenso
 
 
 def keeps_whole_images(data: Data, training: bool) -> bool:
-    """Whether random parts of the images are wanted, so that they must be kept whole."""
+    """Whether random crops need the whole images."""
     return training and AUGMENTS[data.augment].whole
 
 
@@ -84,7 +84,7 @@ def decode(files: Files, data: Data, training: bool) -> list[Tensor]:
 
 
 def shrink(image: Image.Image, data: Data) -> Image.Image:
-    """An image as it is kept for random resized crops."""
+    """An image shrunk as far as random resized crops allow."""
     if min(image.size) <= SPARE * data.size:
         return image
     smaller: Image.Image = v2.Resize(SPARE * data.size, antialias=True)(image)
@@ -92,8 +92,8 @@ def shrink(image: Image.Image, data: Data) -> Image.Image:
 
 
 def size_in_memory(data: Data) -> int:
-    """Bytes that the images of a tree take in memory, about; for random resized crops an estimate from some of the
-    files, which are not decoded for it. Every row and seed asks: the answer is kept."""
+    """Bytes that the images of a tree take in memory, approximately; for random resized crops estimated from the sizes
+    of some files. Cached, because every row and seed asks."""
     if repr(data) not in SIZES:
         train, test, _ = list_folder(data)
         trained, *others = split_counts(data, len(train), len(test))

@@ -97,8 +97,8 @@ class Epochs(pl.Callback):
 
 
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
-    """Write a checkpoint whole or not at all: to a temporary name, then renamed. Of several ranks the first one does;
-    all call this."""
+    """Write a checkpoint completely or not at all: to a temporary name that is then renamed. All ranks call this; the
+    first one writes."""
     try:
         with atomic_path(path) as part:
             trainer.save_checkpoint(part)
@@ -107,7 +107,7 @@ def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
 
 
 def can_resume(path: Path, module: SENet, report: Report) -> bool:
-    """Whether there is a checkpoint to go on from. A damaged one is set aside and said so; nothing but time is lost.
+    """Whether there is a checkpoint to continue from. A damaged one is renamed and reported; only time is lost.
 
     Raises:
         RunError: it is there, but cannot be read or moved.
@@ -251,8 +251,8 @@ def prepare_device(spec: Spec) -> None:
 
 
 def check_code(spec: Spec) -> None:
-    """A RunError where the network or its gates are not those that the trial is named after: their code was changed
-    since the study began, or this process was started without what another one had put into a dictionary."""
+    """A RunError if the code of the network or its gates is not the code that the trial's id names: it was changed
+    since the study began, or this process lacks an entry that another one has added to a registry."""
     identity.network_measurement.cache_clear()
     try:
         now = models.code(spec.backbone, spec.se, spec.classes, spec.channels, spec.data.size)
@@ -268,7 +268,8 @@ def check_code(spec: Spec) -> None:
 
 
 def load_trial_splits(spec: Spec) -> images.Splits:
-    """The trial's data set; if it was there when the study began and is not now, that is no fault of the network."""
+    """The splits of the trial. A data set that is missing now was there when the study began, so it is a RunError and
+    no result."""
     try:
         return images.load_splits(spec.data, spec.feed, spec.device, spec.identity)
     except UserError as error:
