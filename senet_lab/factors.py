@@ -26,8 +26,12 @@ SE, RECIPE = "se", "recipe"  # with SE or without; the recipe of that name
 OFF = (None, False, "off")  # levels of `se.reduction` and of `se` without SE
 NO_SE = "no SE"
 VARY, LEVELS = "vary", "levels"  # words
-# Factor → what its levels may have of their own: a network its recipe and images, a kind of gate its arguments.
-ALONG = {"backbone": ("recipe", "stride", "data.size", "data.resize", "data.cutout"), "se.kind": ("se.args",)}
+ALONG = {  # factor → what its levels may have of their own
+    "backbone": ("recipe", "stride", "data.size", "data.resize", "data.cutout"),
+    "se.kind": ("se.args",),
+    "recipe.optimizer": ("recipe.optimizer_args", "recipe.lr", "recipe.momentum", "recipe.weight_decay"),
+    "data.policy": ("data.policy_args",),
+}
 
 
 def variable_keys() -> list[str]:

@@ -51,14 +51,27 @@ LEVELS = {
     "recipe.label_smoothing": "0,0.1",
     "recipe.sampling": "uniform,balanced",
     "recipe.ema": "0,0.9",
+    "recipe.optimizer": "sgd,adamw",
+    "recipe.warmup_epochs": "0,0.5",
+    "recipe.warmup_start": "0.01,0.1",
+    "recipe.peak": "0.2,0.3",
+    "recipe.clip": "0,1",
+    "recipe.loss": "cross_entropy,bce",
+    "recipe.mixup": "0,0.2",
+    "recipe.cutmix": "0,1",
+    "data.size": "8,12",
+    "data.policy": "none,randaugment",
+    "data.erasing": "0,0.1",
     "training.precision": "32-true,bf16-mixed",
     "training.layout": "contiguous,channels_last",
     "training.optimiser": "plain,fused",
     "training.compile": "off,blocks",
 }
 # Of images in folders, or of GPUs, or of what `auto` stands for there, or of one kind of gate.
-ELSEWHERE = {"data.size", "data.resize", "data.crops", "data.scales", "training.path", "training.feed"}
+ELSEWHERE = {"data.resize", "data.crops", "data.scales", "training.path", "training.feed"}
 ELSEWHERE |= {"training.sync_batchnorm", "se.args"}
+# Where something else is asked for, too: an optimiser, a policy, a network with layers for it.
+ELSEWHERE |= {"recipe.optimizer_args", "data.policy_args", "recipe.stochastic_depth"}
 NAMED = {"se", "recipe"}
 
 

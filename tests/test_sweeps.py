@@ -100,8 +100,28 @@ PAIRS: dict[str, tuple[str, str, dict[str, tuple[str, str, dict[str, float]]]]] 
 }
 
 
+# Of the training, not of the paper: factor and its levels.
+TRAININGS = {
+    "augment": ("data.policy", ["none", "randaugment", "trivialaugment"]),
+    "optimizer": ("recipe.optimizer", ["sgd", "adamw", "lamb"]),
+    "resolution": ("data.size", [8, 12, 16]),
+}
+
+
 def test_every_study_is_written_down_here() -> None:
-    assert {*DESIGNS, *PAIRS} == set(choices("ablation"))
+    assert {*DESIGNS, *PAIRS, *TRAININGS} == set(choices("ablation")) - {"attention"}  # see test_models_kinds
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_studies_of_the_training(name: str) -> None:
+    """The same network, images and recipe, but for the factor and what belongs to a level; the first row, which is
+    as the words say without a study, is the baseline."""
+    factor, levels = TRAININGS[name]
+    rows = variants(compose([f"+ablation={name}"]))
+    assert [row.levels for row in rows] == [{factor: level} for level in levels]
+    assert {row.baseline for row in rows} == {rows[0].label}
+    assert rows[0].config.data == base_of("digits", "quick").data
+    assert rows[0].config.recipe == base_of("digits", "quick").recipe
 
 
 @pytest.mark.parametrize("name", DESIGNS)

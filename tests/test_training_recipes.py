@@ -66,6 +66,15 @@ ALL |= {"warmup_epochs": 0.0, "warmup_start": 0.01, "peak": 0.3, "clip": 0.0, "l
 ALL |= {"mixup": 0.0, "cutmix": 0.0, "stochastic_depth": 0.0}
 
 
+MODERN: dict[str, tuple[int, int, float, float, list[int], dict[str, Any]]] = {  # of timm's and torchvision's authors
+    "rsb_a3": (100, 2048, 0.008, 0.02, [], {"optimizer": "lamb", "loss": "bce_any", "mixup": 0.1}),
+    "torchvision": (600, 1024, 0.5, 2e-5, [], {"label_smoothing": 0.1, "mixup": 0.2, "ema": 0.999966}),
+}
+for *_, words in MODERN.values():
+    words |= {"warmup_epochs": 5, "cutmix": 1.0, "decay_norm": False}
+RECIPES |= MODERN
+
+
 @pytest.mark.parametrize("name", choices("recipe"))
 def test_recipes_are_those_of_the_articles(name: str) -> None:
     """Of the paper's sections 5.1 and 6, of He et al., Zagoruyko and Gastaldi."""
