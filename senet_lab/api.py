@@ -63,7 +63,8 @@ def ablate(
         factors: key → its levels, such as `{"recipe.lr": [0.05, 0.1, 0.2]}`; several keys are a grid of all
             combinations. SE is put into the network only where a factor, a word or a setting speaks of `se`.
         words, settings: as in `study`.
-        data: name of a data set, or a pair (training set, test set): of each image and label, or arrays.
+        data: name of a data set, or a pair (training set, test set): each with `__len__` and `__getitem__` → image and
+            label, or two arrays, images and labels; or a function that returns such a pair.
 
     Raises:
         UserError: for the first word that is wrong, a function whose source cannot be kept, and images that are not
@@ -308,15 +309,18 @@ class Search(Study):
 def as_words(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Keyword arguments as words: {"recipe": {"epochs": 2}, "seeds": 3} → recipe.epochs=2, seeds=3."""
     from senet_lab.naming import word_text
-    from senet_lab.notebook import kept_source
+    from senet_lab.notebook import kept_images, kept_source
 
+    results = Path(str(settings.get("results", "results/local")))
     words: list[str] = []
     for name, value in settings.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
             words += as_words(value, f"{key}.")
-        elif key == "backbone" and callable(value):
-            words.append(f"{key}={kept_source(value, Path(str(settings.get('results', 'results/local'))))}")
+        elif key in ("backbone", "data") and callable(value):
+            words.append(f"{key}={kept_source(value, results)}")
+        elif key == "data" and isinstance(value, tuple) and len(value) == 2:
+            words.append(f"{key}={kept_images(value, results)}")
         elif value is None or isinstance(value, (str, int, float, bool, list, tuple, Path)):
             words.append(f"{key}={word_text(str(value) if isinstance(value, Path) else value)}")
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import hashlib
+import io
 import linecache
 import symtable
 import sys
@@ -18,6 +19,30 @@ from senet_lab.config import UserError
 from senet_lab.files import replace_all
 
 FOLDER = "code"  # in the folder of results
+IMAGES = '''"""Images that were given to the lab as objects."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+class Images:
+    classes = {classes!r}
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, place):
+        return self.images[place], self.labels[place]
+
+
+def images():
+    with np.load(Path(__file__).with_suffix(".npz")) as held:
+        return Images(held["train"], held["train_labels"]), Images(held["test"], held["test_labels"])
+'''
 
 
 def kept_source(function: Callable[..., Any], results: Path) -> str:
@@ -45,6 +70,31 @@ def kept_source(function: Callable[..., Any], results: Path) -> str:
         replace_all(folder, {f"{module}.py": text.encode()})
     findable(results)
     return f"{module}:{name}"
+
+
+def kept_images(sets: tuple[Any, Any], results: Path) -> str:
+    """`module:images`, by which any process finds images that are given as objects: a training and a test set.
+
+    They are read once, and kept below the results as bytes; their name holds a digest of them.
+
+    Raises:
+        UserError: for what is no pair of sets of images and labels (`training.reading`).
+    """
+    import numpy as np
+
+    from senet_lab.config import Data
+    from senet_lab.training.datasets import read
+
+    found = read(Data(name="(training set, test set)", size=0), list(sets))
+    module = f"images_{hashlib.sha256(f'{found.identity} {found.classes}'.encode()).hexdigest()[:8]}"
+    if not (results / FOLDER / f"{module}.py").is_file():
+        content = io.BytesIO()
+        train, test = found.train, found.test
+        np.savez(content, train=train.images, train_labels=train.labels, test=test.images, test_labels=test.labels)
+        text = IMAGES.format(classes=list(found.classes))
+        replace_all(results / FOLDER, {f"{module}.npz": content.getvalue(), f"{module}.py": text.encode()})
+    findable(results)
+    return f"{module}:images"
 
 
 def findable(results: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import subprocess
 import sys
 import time
@@ -11,12 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from jupyter_client.manager import KernelManager
 
 import senet_lab as lab
 from senet_lab.api import as_words
+from senet_lab.training.datasets import Named
 
 HERE = {**os.environ, "PYTHONPATH": str(Path(lab.__file__).parents[1])}
 SMALL = {"recipe": {"epochs": 1}, "data": {"subset": 60}, "seeds": 2, "tracking": "off"}
@@ -79,6 +82,27 @@ def test_a_study_is_the_command_lines(tmp_path: Path, monkeypatch: pytest.Monkey
         check=True,
     )
     assert "all 4 trials are recorded: nothing to train" in again.stdout
+
+
+def test_images_that_are_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are kept with their classes, and are known by their contents: another pixel is another data set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    draw = np.random.default_rng(0)
+    sets = [(draw.integers(0, 256, (count, 6, 6, 3), dtype=np.uint8), np.arange(count) % 3) for count in (30, 12)]
+    study = lab.ablate("resnet8", {"recipe.lr": [0.05, 0.1]}, data=tuple(sets), seeds=2)
+    config = study._composed.config
+    assert re.fullmatch("images_[0-9a-f]{8}:images", config.data.name)
+    held = Named(config.data.name).held(config.data)
+    for (images, labels), pixels in zip(sets, (held.train, held.test), strict=True):
+        assert np.array_equal(pixels.images, images.transpose(0, 3, 1, 2))
+        assert np.array_equal(pixels.labels, labels)
+    assert study.plan()["to_train"].tolist() == [2, 2]
+    sets[0][0][0, 0, 0, 0] ^= 1
+    other = lab.ablate("resnet8", {"recipe.lr": [0.05, 0.1]}, data=tuple(sets))
+    assert other._composed.config.data.name != config.data.name
+    with pytest.raises(lab.UserError, match="the test set has 12 images and 11 labels"):
+        lab.study("ratio", data=(sets[0], (sets[1][0], sets[1][1][1:])))
 
 
 # ------------------------------------------------------------------------------------------------------ in a notebook
