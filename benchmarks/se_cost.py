@@ -101,16 +101,15 @@ def resnet50s() -> Networks:
 
 
 def variants_of(part: str) -> Networks:
-    """The network of a part with each position and each squeeze of ours, the paper's block first."""
+    """The network of a part with each position and each squeeze of ours, the paper's block first, and with static gates
+    that are folded into its norms."""
     if part == "cifar":
         title, create = "ResNet-20", functools.partial(models.create, "resnet20", num_classes=10, seed=0)
     else:
         title, create = "ResNet-50", functools.partial(models.create, "resnet50", stride="torchvision", seed=0)
-    designs = {OURS: SE(), **variants()}
-    return {
-        name: (title, functools.partial(create, se=None), functools.partial(create, se=design))
-        for name, design in designs.items()
-    }
+    plain, designs = functools.partial(create, se=None), {OURS: SE(), **variants()}
+    found: Networks = {name: (title, plain, functools.partial(create, se=design)) for name, design in designs.items()}
+    return found | {"ours, static folded": (title, plain, lambda: models.static(create(se=SE(kind="static"))))}
 
 
 def variants() -> dict[str, SE]:
