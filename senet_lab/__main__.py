@@ -37,20 +37,20 @@ def parser() -> Parser:
         importlib.import_module(f"{commands.__name__}.{each.name}") for each in pkgutil.iter_modules(commands.__path__)
     ]
     examples = [f"  python -m senet_lab {line}\n" for module in modules for line in module.EXAMPLES]
-    made = Parser(
+    command_line = Parser(
         prog="python -m senet_lab",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n" + "".join(examples),
     )
-    named = made.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
+    named = command_line.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     for module in modules:
         help, _, description = (module.__doc__ or "").partition("\n\n")
         name = module.__name__.rpartition(".")[2].replace("_", "-")
         command = named.add_parser(name, help=help, description=description or None)
         module.add_arguments(command)
         command.set_defaults(run=module.main)
-    return made
+    return command_line
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -110,10 +110,10 @@ def check_name(asked: str, alone: Config) -> None:
     """A UserError where a file calls its study otherwise than it is called itself: a copy of another one, whose results
     would be filed under the other's name."""
     group, name = asked.split("=")
-    said = getattr(alone, STUDIES[group]).name
-    if said != name:
+    name_in_file = getattr(alone, STUDIES[group]).name
+    if name_in_file != name:
         path = next(path for place in sweep_folders() if (path := place / group / f"{name}.yaml").is_file())
-        raise UserError(f"{path}: its {STUDIES[group]}.name is '{said}'; it is to be the file's, '{name}'")
+        raise UserError(f"{path}: its {STUDIES[group]}.name is '{name_in_file}'; it is to be the file's, '{name}'")
 
 
 def compose_all(words: Iterable[str]) -> list[Composed]:
@@ -134,11 +134,11 @@ def words_of(config: Config) -> str:
     without the study or the search that asked for it, as a shell takes them. Where its images lie is left out: that is
     another place on another machine."""
     names = {"data": config.data.name, "recipe": config.recipe.name}
-    said = [f"{group}={name}" for group, name in names.items() if name in choices(group) or ":" in name]
-    for key, value in config_differences(config, compose_config(said)).items():
+    words = [f"{group}={name}" for group, name in names.items() if name in choices(group) or ":" in name]
+    for key, value in config_differences(config, compose_config(words)).items():
         if key.partition(".")[0] not in ("study", "search", "budget"):
-            said.append(f"{key}={word_text(value)}")
-    return shlex.join(said)
+            words.append(f"{key}={word_text(value)}")
+    return shlex.join(words)
 
 
 @functools.cache

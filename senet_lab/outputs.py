@@ -75,18 +75,18 @@ def file_bytes(packed: Mapping[str, bytes], images: int | None) -> bytes:
     Raises:
         ValueError: where a trial has the outputs of another number of images.
     """
-    found = {trial_id: Outputs.unpacked(data) for trial_id, data in packed.items()}
-    for trial_id, outputs in found.items():
+    by_trial = {trial_id: Outputs.unpacked(data) for trial_id, data in packed.items()}
+    for trial_id, outputs in by_trial.items():
         count = len(outputs.right)
         if count != images:
             raise ValueError(f"trial {trial_id} has outputs of {count} test images, and there are {images}")
     out = io.BytesIO()
     np.savez_compressed(
         out,
-        trial_id=np.array(list(found)),
+        trial_id=np.array(list(by_trial)),
         images=np.array(images),
-        right=np.stack([np.packbits(outputs.right) for outputs in found.values()]),
-        loss=np.stack([outputs.loss for outputs in found.values()]),
+        right=np.stack([np.packbits(outputs.right) for outputs in by_trial.values()]),
+        loss=np.stack([outputs.loss for outputs in by_trial.values()]),
     )
     return out.getvalue()
 

@@ -54,8 +54,8 @@ def command(words: list[str]) -> int:
         print(f"error: {without_passwords(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        said, code = ENDS[signal.Signals(SIGNALS_RECEIVED[0] if SIGNALS_RECEIVED else signal.SIGINT)]
-        print(said, file=sys.stderr)
+        message, code = ENDS[signal.Signals(SIGNALS_RECEIVED[0] if SIGNALS_RECEIVED else signal.SIGINT)]
+        print(message, file=sys.stderr)
         return code
 
 
@@ -93,8 +93,8 @@ def set_handler(number: int, handler: Any) -> None:
 def exit_at_once(number: int, frame: FrameType | None) -> None:
     """End the process while modules are being imported. Nothing has begun, so nothing is lost. An exception would not
     do: Python ignores one that is raised in a callback of the importer."""
-    said, code = ENDS[signal.Signals(number)]
-    os.write(2, f"{said}\n".encode())
+    message, code = ENDS[signal.Signals(number)]
+    os.write(2, f"{message}\n".encode())
     os._exit(code)
 
 

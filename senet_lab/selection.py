@@ -61,7 +61,7 @@ def picked(study: Study) -> list[str]:
     """The rows that `study.only` names, by label or backbone, in the study's order. A row comes with its baseline, and
     a baseline that is named with all the rows that are compared with it."""
     own, baselines = networks(study), study.baselines()
-    found: set[str] = set()
+    labels: set[str] = set()
     for word in study.only:
         rows = [label for label in study.rows if word in (label, own.get(label))]
         if not rows:
@@ -69,9 +69,9 @@ def picked(study: Study) -> list[str]:
             near = difflib.get_close_matches(word, names, n=1)
             guess = f" (did you mean {near[0]}?)" if near else ""
             raise UserError(f"study.only: {study.name} has no row '{word}'{guess}; it has {', '.join(names)}")
-        found |= {*rows, *(label for label in study.rows if baselines[label] in rows)}
-    found |= {baselines[label] for label in found}
-    return [label for label in study.rows if label in found]
+        labels |= {*rows, *(label for label in study.rows if baselines[label] in rows)}
+    labels |= {baselines[label] for label in labels}
+    return [label for label in study.rows if label in labels]
 
 
 def kept(row: Any, factors: Collection[str], keys: Collection[str]) -> Any:

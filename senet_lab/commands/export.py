@@ -69,8 +69,8 @@ def export_records(side: str, words: list[str]) -> None:
     design.look_up(store)
     whole = True
     if config.search:  # it is played again, as far as it is recorded
-        made = plan.merge_plans(design.plans)
-        whole = not design.more(Progress(made, Expectation({}, False), 1, Console(quiet=True)))
+        merged = plan.merge_plans(design.plans)
+        whole = not design.more(Progress(merged, Expectation({}, False), 1, Console(quiet=True)))
     lacking = plan.merge_plans(design.plans).todo
     if not design.records:
         raise UserError(

@@ -53,7 +53,7 @@ def forget(url: str, trial_ids: list[str]) -> None:
     """
     from senet_lab.studies.store import DONE, FAILED, Store
 
-    gone = Store(url, create=False).forget(trial_ids, (DONE, FAILED))
-    if gone == 0:
+    deleted = Store(url, create=False).forget(trial_ids, (DONE, FAILED))
+    if deleted == 0:
         raise UserError(f"{url} has no record of {', '.join(trial_ids)}")
-    print(f"{gone} record{'s' * (gone > 1)} deleted; the studies that need them will train them again")
+    print(f"{deleted} record{'s' * (deleted > 1)} deleted; the studies that need them will train them again")

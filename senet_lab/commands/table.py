@@ -31,9 +31,9 @@ def main(arguments: argparse.Namespace) -> None:
         table_from_store([named, *arguments.words], arguments.partial)
         return
     key = "failures="
-    said = [word.removeprefix(key) for word in arguments.words if word.startswith(key)]
+    texts = [word.removeprefix(key) for word in arguments.words if word.startswith(key)]
     for path in (arguments.what, *(word for word in arguments.words if not word.startswith(key))):
-        regenerate(Path(path), Path(path).parent, said[-1] if said else None)
+        regenerate(Path(path), Path(path).parent, texts[-1] if texts else None)
 
 
 def regenerate(source: Path, folder: Path, failures: str | None = None) -> None:

@@ -40,11 +40,11 @@ class Key:
     def description(self) -> str:
         """Meaning, choices and bounds in a sentence or two."""
         words = [f"{word} ({meaning})" if meaning else word for word, meaning in self.choices.items()]
-        said = [self.means, f"One of {', '.join(words)}"] if words else [self.means]
+        sentences = [self.means, f"One of {', '.join(words)}"] if words else [self.means]
         least, most = self.bounds or (0.0, ENDLESS)
         if most < ENDLESS:
-            said.append(f"At most {most:g}" if least == TINY else f"From {least:g} to {most:g}")
-        return ". ".join(said)
+            sentences.append(f"At most {most:g}" if least == TINY else f"From {least:g} to {most:g}")
+        return ". ".join(sentences)
 
 
 def key(

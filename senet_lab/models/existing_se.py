@@ -29,17 +29,17 @@ PIXELS = 6  # sides of the maps that a module is tried on
 def se_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Path → module, of all SE and all other gates that were put in; of one inside another (scSE has two parts) the
     outer one."""
-    found = gates_in(model)
+    modules = gates_in(model)
     alike: dict[tuple[type[nn.Module], str], bool] = {}  # looked into once only
     for path, module in model.named_modules():
-        if is_in(path, [*found]):
+        if is_in(path, [*modules]):
             continue
         kind = (type(module), repr(module))
         if kind not in alike:
             alike[kind] = is_se(module)
         if alike[kind]:
-            found[path] = module
-    return found
+            modules[path] = module
+    return modules
 
 
 def is_se(module: nn.Module) -> bool:

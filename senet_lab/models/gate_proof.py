@@ -194,13 +194,13 @@ class GateProof:
 
     def run_training_mode(self, device: str, root: str, image: Tensor) -> None:
         """Run a part in training mode, for gates that do not run in evaluation, as in auxiliary heads."""
-        there = {path: list(self.asked[path]) for path in self.in_part(root) if self.asked[path]}
-        if len(there) < len(self.in_part(root)):
+        shapes = {path: list(self.asked[path]) for path in self.in_part(root) if self.asked[path]}
+        if len(shapes) < len(self.in_part(root)):
             part = self.watch(device, True).net.get_submodule(root)
             part.train()
             self.image_fault(device, True, root, image)
             part.eval()
-            self.asked |= there
+            self.asked |= shapes
 
     def gate_fault(self, path: str) -> str:
         """What is wrong with the maps that a gate was given; empty if nothing is."""
@@ -213,8 +213,8 @@ class GateProof:
             return f"{path}: the gate is given {' × '.join(map(str, shapes[0]))}, not 2-D maps (B × C × H × W)"
         if shapes[0][1] != width:
             return f"{path}: the gate is given {shapes[0][1]} channels instead of {width}"
-        given = " × ".join(map(str, shapes[0]))
-        return f"{path}: of {given} the gate makes {self.gave[path]}, and not that shape" if path in self.gave else ""
+        size = " × ".join(map(str, shapes[0]))
+        return f"{path}: of {size} the gate makes {self.gave[path]}, and not that shape" if path in self.gave else ""
 
     def check(self, paths: Sequence[str]) -> None:
         """A ValueError about the first of these gates that was not run once on a map of its width."""
@@ -238,5 +238,5 @@ class GateProof:
 def attribute(model: nn.Module, path: str) -> nn.Module | None:
     """What is at a path: a module, or None."""
     parent, _, child = path.rpartition(".")
-    found: nn.Module | None = getattr(model.get_submodule(parent), child)
-    return found
+    child_module: nn.Module | None = getattr(model.get_submodule(parent), child)
+    return child_module

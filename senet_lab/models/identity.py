@@ -67,13 +67,13 @@ def network_measurement(backbone: str, classes: int, channels: int, size: int, s
     def build() -> nn.Module:
         return create(backbone, None, classes, in_channels=channels, stride="torchvision", seed=0)
 
-    found = measure(build, (1, channels, size, size))
-    if repr(released.weights(build())) != repr(found["weights"]):
+    measurement = measure(build, (1, channels, size, size))
+    if repr(released.weights(build())) != repr(measurement["weights"]):
         raise ValueError(
             f"backbone: {backbone} has other initial weights each time that it is built; what it draws them from is to "
             "be torch's, NumPy's or Python's global generator, which are seeded"
         )
-    return found
+    return measurement
 
 
 def defining_module(backbone: str) -> str:
@@ -96,23 +96,23 @@ def sources(module: str) -> dict[str, str]:
     Imports are read off the source, wherever in it they stand; nothing is imported for it. Files of installed
     libraries, and of the lab, are left out, unless the module is of that library itself.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     waiting = {module}
     while waiting:
         name = waiting.pop()
-        path = None if name in found else file_of(name, module.partition(".")[0])
+        path = None if name in digests else file_of(name, module.partition(".")[0])
         if path is None:
             continue
         content = path.read_bytes()
         try:
             tree = ast.parse(content)
         except (SyntaxError, ValueError):  # compiled, say
-            found[name] = short_digest(content)
+            digests[name] = short_digest(content)
             continue
         waiting |= set(imports(tree, name, is_package=path.stem == "__init__"))
-        found[name] = short_digest(ast.unparse(without_docstrings(tree)))
-    main = {"__main__", "__mp_main__"} & found.keys()  # one script, under another name in a worker
-    return {"__main__" if name in main else name: text for name, text in found.items()}
+        digests[name] = short_digest(ast.unparse(without_docstrings(tree)))
+    main = {"__main__", "__mp_main__"} & digests.keys()  # one script, under another name in a worker
+    return {"__main__" if name in main else name: text for name, text in digests.items()}
 
 
 def file_of(name: str, own: str) -> Path | None:

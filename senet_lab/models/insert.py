@@ -158,10 +158,10 @@ def as_design(se: SE | Mapping[str, Any] | None, fields: Mapping[str, Any]) -> S
     """
     if not isinstance(se, (SE, Mapping)):
         raise ValueError(f"se: {se!r} is not a design (senet_lab.SE or a mapping of its fields)")
-    given = {**(vars(se) if isinstance(se, SE) else se), **fields}
-    for name in given:
+    values = {**(vars(se) if isinstance(se, SE) else se), **fields}
+    for name in values:
         check_known("se", name, [field.name for field in dataclasses.fields(SE)])
-    return SE(**given)
+    return SE(**values)
 
 
 def stages_of(model: nn.Module, position: str = STANDARD.position) -> tuple[int, ...]:

@@ -80,8 +80,8 @@ def widths_of(model: nn.Module, paths: Sequence[str]) -> dict[str, int]:
         ValueError: for a module that is not reached, or gives something else than maps of channels.
     """
     widths = {path: width_out(model.get_submodule(path)) for path in paths}
-    mute = [path for path, width in widths.items() if width is None]
-    shown = shown_widths(model, mute) if mute else {}
+    unknown = [path for path, width in widths.items() if width is None]
+    shown = shown_widths(model, unknown) if unknown else {}
     return {path: shown[path] if width is None else width for path, width in widths.items()}
 
 

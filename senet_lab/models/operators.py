@@ -217,13 +217,13 @@ class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def before(self, number: int) -> set[int]:
         """A step and all steps that its value is computed from; -1 stands for the image."""
-        found, waiting = {number}, [number]
+        steps, waiting = {number}, [number]
         while waiting:
             each = waiting.pop()
-            new = self.steps[each].takes - found if each >= 0 else set()
-            found |= new
+            new = self.steps[each].takes - steps if each >= 0 else set()
+            steps |= new
             waiting += new
-        return found
+        return steps
 
 
 def is_one_a_channel(sides: Sequence[int], of_factor: Sequence[int], strides: Sequence[int]) -> bool:

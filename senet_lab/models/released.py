@@ -51,8 +51,8 @@ Measurement = dict[str, list[float]]
 @functools.cache
 def released_table() -> dict[str, dict[str, Any]]:
     """Name of a network or gate → its measurements; for a network with the `side` of the image."""
-    found: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
-    return found
+    entries: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return entries
 
 
 def is_network(name: str) -> bool:
@@ -125,20 +125,20 @@ def measure(build: Callable[[], nn.Module], shape: tuple[int, ...], *, training:
     of the image. No output if the network cannot compute in double precision."""
     with seeded(0):
         net = build()
-    found = {"weights": weights(net)}
+    measurement = {"weights": weights(net)}
     dropped = float(sum(getattr(part, rate) for part, rate in dropout_modules(net)))
     with suppress(Exception):
         net = with_fixed_weights(net.double()).eval()
         x = pattern(math.prod(shape)).view(shape)
         with torch.no_grad(), seeded(0):
-            found["output"] = summary("output", [net(x)])
+            measurement["output"] = summary("output", [net(x)])
         if training:
             x.requires_grad_()
             with seeded(0):
                 y = training_output(net)(x)
                 (slope,) = torch.autograd.grad((y * pattern(y.numel()).view(y.shape)).sum(), x)
-            found["training"] = [*summary("training", [y, slope]), dropped]
-    return found
+            measurement["training"] = [*summary("training", [y, slope]), dropped]
+    return measurement
 
 
 @one_thread()
@@ -146,7 +146,7 @@ def gate(se: SE, channels: int = 8) -> Measurement:
     """The same for the gate of a design."""
     with seeded(0):
         block = made(se, channels, 2, torch.Generator().manual_seed(0))
-    found = {"weights": weights(block)}
+    measurement = {"weights": weights(block)}
     for weight in block.double().parameters():
         weight.data = pattern(weight.numel()).view(weight.shape) / 2
     maps = (8, channels, 5, 5)  # of such values that the arguments of the gates are -3 to 3
@@ -154,7 +154,7 @@ def gate(se: SE, channels: int = 8) -> Measurement:
     x.requires_grad_()
     y = block(x)
     (slope,) = torch.autograd.grad((y * pattern(y.numel()).view(y.shape)).sum(), x)
-    return found | {"output": summary("output", [y, slope])}
+    return measurement | {"output": summary("output", [y, slope])}
 
 
 def weights(net: nn.Module) -> list[float]:
@@ -219,10 +219,10 @@ def pattern(count: int) -> Tensor:
 def network_entry(name: str) -> dict[str, Any]:
     """The entry of a network."""
     for side in SIDES:
-        found = network(BACKBONES[name], side)
-        if len(found) == len(DECIMALS):
+        entry = network(BACKBONES[name], side)
+        if len(entry) == len(DECIMALS):
             break
-    return {"side": side, **found}
+    return {"side": side, **entry}
 
 
 def gate_designs() -> list[SE]:
@@ -233,12 +233,12 @@ def gate_designs() -> list[SE]:
         "bias": [False, True],
         "identity_start": [False, True],
     }
-    found = []
+    designs = []
     for kind in names():
         has = {word: values for word, values in levels.items() if word in kind_of(kind).fields}
         words = [dict(zip(has, each, strict=True)) for each in itertools.product(*has.values())]
-        found += [SE(kind=kind, **each) for each in words]
-    return found
+        designs += [SE(kind=kind, **each) for each in words]
+    return designs
 
 
 def write_released(path: Path = FILE) -> None:

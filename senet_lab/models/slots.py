@@ -130,17 +130,17 @@ def target_before(model: nn.Module, path: str) -> Target:
 
 def block_targets(model: nn.Module) -> list[Target]:
     """The residual blocks of a network."""
-    found, reasons = residual_blocks(model, is_known)
+    blocks, reasons = residual_blocks(model, is_known)
     targets = []
     for path, block in model.named_modules():
         kind, stage = type(block).__name__, stage_of(model, path)
         if is_known(block):
             slots = slots_of(block)
             targets.append(Target(path, stage, slots, partial(width_of, block), (f"a {kind}", ", ".join(slots))))
-        elif path in found:
-            slots = {position: site.slot for position, site in found[path].sites.items()}
+        elif path in blocks:
+            slots = {position: site.slot for position, site in blocks[path].sites.items()}
             called = f"a {kind} ({path or 'the model'})", f"{', '.join(slots)}; where= takes any module"
-            width = partial(tried_width, found[path], f"{path or 'the model'} ({kind})")
+            width = partial(tried_width, blocks[path], f"{path or 'the model'} ({kind})")
             targets.append(Target(path, stage, slots, width, called))
     if not targets:
         raise ValueError(no_target_message(model, reasons))

@@ -30,5 +30,5 @@ def stage_of(model: nn.Module, path: str) -> int | None:
     if roots is not None:
         inside = (stage for stage, paths in roots.items() if any(f"{path}.".startswith(f"{root}.") for root in paths))
         return next(inside, None)
-    found = re.search(r"(?:^|\.)(layer|stages\.)(\d+)(?:\.|$)", path)
-    return None if found is None else int(found[2]) + (1 if found[1] == "layer" else 2)
+    match = re.search(r"(?:^|\.)(layer|stages\.)(\d+)(?:\.|$)", path)
+    return None if match is None else int(match[2]) + (1 if match[1] == "layer" else 2)

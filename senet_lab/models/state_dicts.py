@@ -55,11 +55,11 @@ def is_state_dict(held: Any) -> bool:
 
 def entries_of(held: Mapping[str, Any]) -> dict[str, Mapping[str, Tensor]]:
     """Entry → state dict, of a checkpoint; of what is wrapped once more, `ema.module`."""
-    found = {str(name): value for name, value in held.items() if is_state_dict(value)}
+    entries = {str(name): value for name, value in held.items() if is_state_dict(value)}
     for name, value in held.items():
-        if isinstance(value, Mapping) and str(name) not in found:
-            found |= {f"{name}.{inner}": value[inner] for inner in USUAL if is_state_dict(value.get(inner))}
-    return found
+        if isinstance(value, Mapping) and str(name) not in entries:
+            entries |= {f"{name}.{inner}": value[inner] for inner in USUAL if is_state_dict(value.get(inner))}
+    return entries
 
 
 def without_prefixes(given: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:

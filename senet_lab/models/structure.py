@@ -84,7 +84,7 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
     Raises:
         ValueError: if some modules of a class are residual blocks and others are not.
     """
-    found: dict[str, Residual] = {}
+    blocks: dict[str, Residual] = {}
     scripted = [path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     refused = {
         path: NoBlockError("it is a module of torch.jit, which cannot be looked into")
@@ -111,12 +111,12 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
         ) from error
     for path in candidates:
         try:
-            found[path] = residual(shadow.get_submodule(path))
+            blocks[path] = residual(shadow.get_submodule(path))
         except NoBlockError as error:
             refused[path] = error
-    inner = {path: each for path, each in found.items() if not any(is_inside(other, path) for other in found)}
+    inner = {path: each for path, each in blocks.items() if not any(is_inside(other, path) for other in blocks)}
     why = {path: str(error) for path, error in refused.items()}
-    why |= {path: "another one is inside" for path in found if path not in inner}
+    why |= {path: "another one is inside" for path in blocks if path not in inner}
     for one, each in inner.items():
         kind = type(each.block)
         other = next((path for path in why if type(shadow.get_submodule(path)) is kind), None)

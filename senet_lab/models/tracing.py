@@ -132,13 +132,13 @@ def are_products(one: fx.Node, two: fx.Node) -> bool:
 
 def ancestors(node: fx.Node) -> frozenset[fx.Node]:
     """A step and all that it is computed from."""
-    found = {node}
+    nodes = {node}
     waiting = [node]
     while waiting:
-        new = set(waiting.pop().all_input_nodes) - found
-        found |= new
+        new = set(waiting.pop().all_input_nodes) - nodes
+        nodes |= new
         waiting += new
-    return frozenset(found)
+    return frozenset(nodes)
 
 
 def output_of(graph: fx.Graph) -> fx.Node:

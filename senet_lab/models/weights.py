@@ -248,9 +248,9 @@ def timm_state_dict(net: nn.Module, name: str) -> dict[str, Tensor]:
     in_channels = next((module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d)), 3)
     with torch.device("meta"):
         expected = module_settings(build_like(name, num_classes, in_channels, bias=bias))
-    found = module_settings(net)
-    for path in {**expected, **found}:
-        has, wanted = found.get(path, "not there"), expected.get(path, "not there")
+    settings = module_settings(net)
+    for path in {**expected, **settings}:
+        has, wanted = settings.get(path, "not there"), expected.get(path, "not there")
         if has != wanted:
             raise ValueError(f"weights: the network is not timm's {name}: {path or 'it'} is {has}, not {wanted}")
     state = dict(net.state_dict())

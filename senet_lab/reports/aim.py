@@ -74,8 +74,8 @@ class Aim:
 
 def aim_of(trials: pd.DataFrame) -> Aim:
     """The aim that a study's trials name; the defaults of earlier versions where they name none."""
-    said = {name: value for name, column in COLUMNS.items() for value in present(trials.get(column, ()))[:1]}
-    return Aim(**said | {name: int(said[name]) for name in ("least", "most", "first") if name in said})
+    values = {name: value for name, column in COLUMNS.items() for value in present(trials.get(column, ()))[:1]}
+    return Aim(**values | {name: int(values[name]) for name in ("least", "most", "first") if name in values})
 
 
 def aim_from_config(config: Config, settles: bool) -> Aim:

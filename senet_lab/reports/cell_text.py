@@ -137,8 +137,8 @@ def share(source: str) -> Callable[[TableRow], float | None]:
 
 def shares_cell(row: TableRow) -> str | None:
     """ "12 / 80 / 8": percent of the variance of Δ."""
-    found = [share(source)(row) for source in ("seeds", "images", "rest")]
-    return None if None in found else " / ".join(f"{100 * (each or 0):.0f}" for each in found)
+    parts = [share(source)(row) for source in ("seeds", "images", "rest")]
+    return None if None in parts else " / ".join(f"{100 * (each or 0):.0f}" for each in parts)
 
 
 def within_cell(row: TableRow) -> str | None:

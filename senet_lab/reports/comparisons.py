@@ -135,14 +135,14 @@ def untested_of(frame: pd.DataFrame, groups: Groups, contrasts: Mapping[str, Con
         for label, group in groups.items()
         if (count := len(failures_in(group))) and guessing(frame) is None
     }
-    found = {label: lacking.get(label, "") for label in groups}
+    reasons = {label: lacking.get(label, "") for label in groups}
     for label, contrast in contrasts.items():
         bad = [row for row in contrast.weights if row in lacking]
         if contrast.order:
-            found[label] = "cells missing" if not contrast.weights else f"{bad[0]} {lacking[bad[0]]}" if bad else ""
-        elif not found[label] and bad:
-            found[label] = f"baseline {lacking[bad[0]]}"
-    return found
+            reasons[label] = "cells missing" if not contrast.weights else f"{bad[0]} {lacking[bad[0]]}" if bad else ""
+        elif not reasons[label] and bad:
+            reasons[label] = f"baseline {lacking[bad[0]]}"
+    return reasons
 
 
 def up_to_stops(study: StudyTrials, groups: Groups, untested: Mapping[str, str]) -> tuple[Groups, dict[str, int]]:
@@ -155,8 +155,8 @@ def up_to_stops(study: StudyTrials, groups: Groups, untested: Mapping[str, str])
     for label, contrast in study.contrasts.items():
         if contrast.key is None:
             continue
-        found = None if untested[label] else study.compare(contrast.weights, groups, tested=True)
-        stop = None if found is None else study.looks(contrast.weights).follow(found.differences)
+        comparison = None if untested[label] else study.compare(contrast.weights, groups, tested=True)
+        stop = None if comparison is None else study.looks(contrast.weights).follow(comparison.differences)
         needed = contrast.weights if contrast.order else [label]
         last = max((int(groups[row]["seed"].max()) for row in needed), default=0)
         of[label] = last if stop is None else study.aim.first + stop.n - 1

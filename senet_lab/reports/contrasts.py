@@ -59,7 +59,7 @@ def effects(cells: Mapping[str, tuple[str, ...]], factors: tuple[str, ...], base
     ends = [factor.rpartition(".")[2] for factor in factors]
     names = [end if ends.count(end) == 1 else factor for end, factor in zip(ends, factors, strict=True)]
     levels = [list(dict.fromkeys(each[at] for each in cells.values())) for at in range(len(factors))]
-    found = {}
+    contrasts = {}
     for order in (1, 2):
         for named in itertools.combinations(range(len(factors)), order):
             others = [[level for level in levels[at] if level != cells[base][at]] for at in named]
@@ -67,8 +67,8 @@ def effects(cells: Mapping[str, tuple[str, ...]], factors: tuple[str, ...], base
                 name = " × ".join(f"{names[at]}={level}" for at, level in zip(named, chosen, strict=True))
                 plain = ", ".join(f"{names[at]}={cells[base][at]}" for at in named)
                 weights = _weights(rows, levels, dict(zip(named, chosen, strict=True)), cells[base])
-                found[name] = Contrast(weights, name, plain, order)
-    return found
+                contrasts[name] = Contrast(weights, name, plain, order)
+    return contrasts
 
 
 def _weights(

@@ -94,11 +94,11 @@ def row_curves(curves: pd.DataFrame) -> dict[str, Curve]:
     places: dict[str, list[int]] = {}
     for place, (label, _) in enumerate(counts.index):
         places.setdefault(str(label), []).append(place)
-    found = {}
+    summaries = {}
     for label, of_row in places.items():
         kept = np.array(of_row)[
             np.unique(np.linspace(0, len(of_row) - 1, min(POINTS, len(of_row))).round().astype(int))
         ]
         values = {metric: values_3EM[:, kept, number] for number, metric in enumerate(METRICS)}
-        found[label] = Curve([int(counts.index[place][1]) for place in kept], counts.iloc[kept].tolist(), values)
-    return found
+        summaries[label] = Curve([int(counts.index[place][1]) for place in kept], counts.iloc[kept].tolist(), values)
+    return summaries

@@ -79,14 +79,14 @@ def notes_html(made: Table) -> str:
 
 def warnings_html(made: Table) -> str:
     """The warnings of a table as HTML."""
-    said = [warning for warning in made.warnings if not warning.startswith(STAR)]
-    return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in said)
+    lines = [warning for warning in made.warnings if not warning.startswith(STAR)]
+    return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in lines)
 
 
 def remarks_html(made: Table) -> str:
     """Below the table: what a star in it means, and what the trials were."""
-    said = [*(warning for warning in made.warnings if warning.startswith(STAR)), *made.notes[:1]]
-    return "".join(f'<p class="source">{escape(remark)}</p>' for remark in said)
+    lines = [*(warning for warning in made.warnings if warning.startswith(STAR)), *made.notes[:1]]
+    return "".join(f'<p class="source">{escape(remark)}</p>' for remark in lines)
 
 
 def baseline_name(made: Table) -> str:
@@ -100,27 +100,29 @@ def baseline_name(made: Table) -> str:
 def finding_sentence(study: FinishedStudy) -> str:
     """What a study found, in a sentence: which rows are better or worse than the baseline, by how much, which are
     equivalent, and what is open; of a search, its front."""
-    made = study.table
-    said = []
+    table = study.table
+    parts = []
     if study.front is not None:
-        said.append(f"● {sum(row.label in study.front for row in made.rows)} of {len(made.rows)} designs on the front")
-    rows = {each: [row for row in made.rows if row.baseline and row.kind == each] for each in STYLES}
+        parts.append(
+            f"● {sum(row.label in study.front for row in table.rows)} of {len(table.rows)} designs on the front"
+        )
+    rows = {each: [row for row in table.rows if row.baseline and row.kind == each] for each in STYLES}
     for each in ("better", "worse", "better here", "worse here"):
         largest = sorted(rows[each], key=lambda row: -abs(row.delta.delta) if row.delta else 0)
         named = [f"{row.label} ({signed(row.delta.delta, DIGITS[row.metric])})" for row in largest if row.delta]
         if named:
             word, here = each.split()[0], " on these images" * each.endswith("here")
-            said.append(f"{STYLES[each].mark} {_are(named)} {word} than {baseline_name(made)}{here}")
+            parts.append(f"{STYLES[each].mark} {_are(named)} {word} than {baseline_name(table)}{here}")
     endings = {
-        "equivalent": f" equivalent to {baseline_name(made)} within ±{made.aim.margin or 0:g} {made.aim.unit}",
+        "equivalent": f" equivalent to {baseline_name(table)} within ±{table.aim.margin or 0:g} {table.aim.unit}",
         "open": " open",
         "failed": " not tested, after failures",
     }
     for each, ending in endings.items():
         if rows[each] and not (each == "failed" and study.front is not None):
-            said.append(f"{STYLES[each].mark} {_are([row.label for row in rows[each]])}{ending}")
-    single = any(row.top1 is not None and row.top1.n == 1 for row in made.rows)
-    return "; ".join(said) or ("one seed: no verdict" if single else "no verdict")
+            parts.append(f"{STYLES[each].mark} {_are([row.label for row in rows[each]])}{ending}")
+    single = any(row.top1 is not None and row.top1.n == 1 for row in table.rows)
+    return "; ".join(parts) or ("one seed: no verdict" if single else "no verdict")
 
 
 def _are(names: Sequence[str]) -> str:
@@ -135,16 +137,16 @@ def index(studies: Sequence[FinishedStudy], ids: Sequence[str]) -> str:
     classes = ["words"] * 5 + [""] * 3
     lines = []
     for study, name in zip(studies, ids, strict=True):
-        made = study.table
-        failed = sum(len(row.failures) for row in made.rows)
-        few, many = made.seeds
+        table = study.table
+        failed = sum(len(row.failures) for row in table.rows)
+        few, many = table.seeds
         texts = [
             finding_sentence(study),
             *study.setting,
-            str(len(made.trained)),
+            str(len(table.trained)),
             f"{few}" if few == many else f"{few}–{many}",
         ]
-        cells = [f'<a href="#{name}">{escape(made.title)}</a>', *map(escape, texts), str(failed or "")]
+        cells = [f'<a href="#{name}">{escape(table.title)}</a>', *map(escape, texts), str(failed or "")]
         lines.append((f' data-study="{name}"', list(zip(classes, cells, strict=True))))
     return element(zip(classes, heads, strict=True), lines)
 
@@ -162,7 +164,7 @@ def excitation_html(measured: Gates, trained: str, of: str) -> str:
     """
     try:
         blocks = pd.read_csv(measured.folder / "blocks.csv", dtype={"block": str})
-        said = role.observations(blocks)
+        sentences = role.observations(blocks)
         lines = [[cell(block) for cell in role.COLUMNS.values()] for _, block in blocks.iterrows()]
         pictures = {name: (measured.folder / f"{name}.svg").read_bytes() for name in role.FIGURES}
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -177,7 +179,7 @@ def excitation_html(measured: Gates, trained: str, of: str) -> str:
     blocks_table = element([("", escape(head)) for head in role.COLUMNS], cells)
     return (
         f'<article class="excitation" data-of="{escape(of)}"><h3>{escape(trained)}</h3>'
-        f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in said)}</ul>"
+        f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
         f'<div class="pictures">{figures}</div>'
         f"{scroll_box(blocks_table, f'Gates of {trained}')}"
         f'<p class="source">{escape(str(measured.folder))}/</p></article>'

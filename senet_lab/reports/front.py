@@ -64,13 +64,13 @@ def front(trials: pd.DataFrame, table: Table | None = None) -> Table:
     if unknown or (trials["objectives"] != trials["objectives"].iloc[0]).any():
         raise ValueError(f"objectives: {' '.join(unknown) or 'mixed'}; there are {', '.join(OBJECTIVES)}")
     table = table or summarise_study(trials)
-    found = front_designs(trials, objectives)
-    rows = tuple(replace(row, design=found[row.label]) for row in table.rows if row.label in found)
+    by_row = front_designs(trials, objectives)
+    rows = tuple(replace(row, design=by_row[row.label]) for row in table.rows if row.label in by_row)
     facts = {name: ", ".join(map(str, present(trials[name]))) for name in FACTS}
     made = replace(table, rows=rows, objectives=objectives, facts=facts)
     best = made.front
-    shown = [row for row in rows if found[row.label].reference or found[row.label].again]
-    others = sorted((row for row in shown if row not in best), key=lambda row: found[row.label].costs["params"])
+    shown = [row for row in rows if by_row[row.label].reference or by_row[row.label].again]
+    others = sorted((row for row in shown if row not in best), key=lambda row: by_row[row.label].costs["params"])
     counts = sorted(set(trials[trials["part"] == "search"].groupby("row").size()))
     made = replace(
         made,
@@ -90,14 +90,14 @@ def front_designs(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str
     again, searched = (counted[counted["part"] == part] for part in ("confirmation", "search"))
     confirmed = confirm(again, objectives)
     factors = factors_of(trials) or [str(name) for name in trials.columns if str(name).startswith(LEVELS)]
-    found = {
+    by_row = {
         str(label): front_design(group, objectives, factors, confirmed.get(str(label), Confirmation()))
         for label, group in searched.groupby("row", sort=False)
     }
-    inside = [label for label, d in found.items() if not (d.failed or d.failed_again or d.asked is None)]
-    points = [[*found[label].values.values()] for label in inside]
+    inside = [label for label, d in by_row.items() if not (d.failed or d.failed_again or d.asked is None)]
+    points = [[*by_row[label].values.values()] for label in inside]
     best = {label for label, wins in zip(inside, pareto.on_front(points), strict=True) if wins}
-    return {label: replace(each, on_front=label in best) for label, each in found.items()}
+    return {label: replace(each, on_front=label in best) for label, each in by_row.items()}
 
 
 def front_design(
@@ -141,10 +141,10 @@ def confirm(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str, Conf
     costs = [OBJECTIVES[name].column for name in objectives if name in COSTS]
     fixed = done.groupby("row")[costs].first().loc[errors.index] if costs else pd.DataFrame(index=errors.index)
     values, images = errors.to_numpy(dtype=float), int(done["test_images"].iloc[0])
-    told: list[float | None] = [None] * len(values)
+    chances: list[float | None] = [None] * len(values)
     if values.shape[1] >= TOLD_FROM:
-        told = list(map(float, pareto.chances(values, fixed.to_numpy(dtype=float))))
-    lines = zip(errors.index, values, told, strict=True)
+        chances = list(map(float, pareto.chances(values, fixed.to_numpy(dtype=float))))
+    lines = zip(errors.index, values, chances, strict=True)
     return lost | {str(label): Confirmation(sample(list(line), images), chance) for label, line, chance in lines}
 
 
@@ -180,22 +180,24 @@ def halving_saving(facts: dict[str, str]) -> list[str]:
 
 def front_warnings(trials: pd.DataFrame, rows: tuple[TableRow, ...], seeds: int) -> list[str]:
     """Warnings about these trials."""
-    said = []
+    warnings = []
     guess = guessing(trials)
     failed = trials[(trials["status"] != "done") & ((trials["part"] == "search") | (guess is not None))]
     if len(failed):
         reasons = failed["reason"].value_counts()
         how = "their designs are not on the front" if guess is None else f"they count as guessing, {guess:.4g}% error"
-        said.append(f"{len(failed)} training{'s' * (len(failed) > 1)} failed ({reasons.index[0]}); {how}.")
+        warnings.append(f"{len(failed)} training{'s' * (len(failed) > 1)} failed ({reasons.index[0]}); {how}.")
     again = [f"{row.label} ({row.design.failed_again})" for row in rows if row.design and row.design.failed_again]
     if again:
-        said.append(f"Not on the front, because trainings with fresh seeds failed: {'; '.join(again)}.")
+        warnings.append(f"Not on the front, because trainings with fresh seeds failed: {'; '.join(again)}.")
     fresh = [row.design.confirmed.n for row in rows if row.design and row.design.confirmed]
     if fresh and max(fresh) < TOLD_FROM:
-        said.append(f"Chances of being on the front are told from {TOLD_FROM} fresh seeds; here are {max(fresh)}.")
+        warnings.append(f"Chances of being on the front are told from {TOLD_FROM} fresh seeds; here are {max(fresh)}.")
     if seeds < 3 and not fresh:
-        said.append(f"{seeds} seed{'s' * (seeds > 1)} a design: neighbours on the front may owe their place to chance.")
-    return said
+        warnings.append(
+            f"{seeds} seed{'s' * (seeds > 1)} a design: neighbours on the front may owe their place to chance."
+        )
+    return warnings
 
 
 def front_notes(table: Table, seeds: str) -> list[str]:
@@ -203,7 +205,7 @@ def front_notes(table: Table, seeds: str) -> list[str]:
     f = table.facts
     known = [row.design for row in table.rows if row.design]
     number = sum(each.asked is not None for each in known)
-    said = [
+    sentences = [
         f"{f['data']}, {f['backbone']}, recipe {f['recipe']}, {f['epochs']} epoch{'s' * (f['epochs'] != '1')}, "
         f"{f['device']}, torch {f['torch']}; "
         f"{number} designs, {seeds} seed{'s' * (seeds != '1')} each, sampler {f['sampler']}.",
@@ -213,15 +215,15 @@ def front_notes(table: Table, seeds: str) -> list[str]:
         "are better than they would be again; test errors chose nothing.",
     ]
     if len(table.visible) > len(table.front):
-        said.append("Without a mark: for comparison, not on the front.")
+        sentences.append("Without a mark: for comparison, not on the front.")
     if any(each.confirmed for each in known):
-        said.append("Test errors are those of trainings with fresh seeds, that chose nothing.")
+        sentences.append("Test errors are those of trainings with fresh seeds, that chose nothing.")
     if any(each.chance is not None for each in known):
-        said.append(
+        sentences.append(
             "On front: the chance that the design's true test error, which its seeds tell only roughly, puts it on the "
             "front of these designs (10,000 draws from the errors that the seeds leave possible)."
         )
-    return said
+    return sentences
 
 
 def recipe(table: Table) -> list[str]:
@@ -240,9 +242,9 @@ def recipe(table: Table) -> list[str]:
     if on:
         words.append(f"se.reduction={{{','.join(f'{stage}:{level}' for stage, level in on.items())}}}")
         words += [f"{key}={level}" for key, level in levels.items() if key.startswith(LEVELS[1:])]
-        said = dict(word.removeprefix("se.").split("=", 1) for word in words if word.startswith("se."))
-        said["reduction"] = f"{{{', '.join(f'{stage}: {level}' for stage, level in on.items())}}}"
-        se = f"lab.SE({', '.join(f'{key}={in_python(text)}' for key, text in said.items())})"
+        values = dict(word.removeprefix("se.").split("=", 1) for word in words if word.startswith("se."))
+        values["reduction"] = f"{{{', '.join(f'{stage}: {level}' for stage, level in on.items())}}}"
+        se = f"lab.SE({', '.join(f'{key}={in_python(text)}' for key, text in values.items())})"
     else:
         words = [*(word for word in words if not word.startswith("se.")), "se=null"]
         se = "None"

@@ -133,7 +133,7 @@ def importance(table: Table) -> dict[str, float]:
     the words say nothing, so the plain network is left out of theirs.
     """
     designs = [d for row in table.rows if (d := row.design) and d.val_error is not None and d.asked is not None]
-    found = {}
+    shares = {}
     for factor in next((each.levels for each in designs), {}):
         of_se = factor.startswith(LEVELS[1:])
         chosen = [d for d in designs if d.reference != "no SE"] if of_se else designs
@@ -142,8 +142,8 @@ def importance(table: Table) -> dict[str, float]:
         total = ((errors - errors.mean()) ** 2).sum() if len(errors) else 0.0
         if len(set(levels)) > 1 and total > 0:
             own = [errors[levels == level] for level in dict.fromkeys(levels)]
-            found[factor] = float(sum(len(e) * (e.mean() - errors.mean()) ** 2 for e in own) / total)
-    return found
+            shares[factor] = float(sum(len(e) * (e.mean() - errors.mean()) ** 2 for e in own) / total)
+    return shares
 
 
 def _search(table: Table) -> Figure:

@@ -45,14 +45,14 @@ def summarise_gates(gates: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
         above 0.95 and below 0.05), and saved_percent (the stage's SE in percent of the network's weights).
     """
     every = gates[gates["class"] == ALL].groupby("block", sort=False)
-    found = blocks.set_index("block").assign(
+    summary = blocks.set_index("block").assign(
         channels=every.size(),
         images=every["images"].first(),
         **{name: every[name].mean() for name in ("mean", "within", "between", "high", "low")},
     )
-    found["specificity"] = [_ratio(b, w) for b, w in zip(found["between"], found["within"], strict=True)]
-    found["saved_percent"] = 100 * found["stage_se_params"] / found["params"]
-    return found.reset_index()
+    summary["specificity"] = [_ratio(b, w) for b, w in zip(summary["between"], summary["within"], strict=True)]
+    summary["saved_percent"] = 100 * summary["stage_se_params"] / summary["params"]
+    return summary.reset_index()
 
 
 def _ratio(between: float, within: float) -> float:
@@ -66,11 +66,11 @@ def observations(summary: pd.DataFrame) -> list[str]:
     """A sentence for each of the paper's observations with our numbers, and caveats."""
     first, last = summary.iloc[0], summary.iloc[-1]
     known = summary[summary["specificity"].notna()]
-    said = []
+    sentences = []
     if len(known) == 0:
-        said.append("Class-specific: not to be told from so few images or classes.")
+        sentences.append("Class-specific: not to be told from so few images or classes.")
     elif len(summary) == 1:
-        said.append(
+        sentences.append(
             f"Class-specific: between-class over within-class variance is {_number(first['specificity'])} "
             f"in {first['block']}."
         )
@@ -82,28 +82,28 @@ def observations(summary: pd.DataFrame) -> list[str]:
             if (np.diff(values) > 0).all()
             else f"it does not rise from block to block; most in {most['block']}, {_number(most['specificity'])}"
         )
-        said.append(
+        sentences.append(
             f"Class-specific: between-class over within-class variance is {_number(first['specificity'])} in "
             f"{first['block']} and {_number(last['specificity'])} in {last['block']}; {course}."
         )
     saturated = summary["high"] + summary["low"]
     most = summary.iloc[int(saturated.argmax())]
-    said.append(
+    sentences.append(
         f"Saturated{', most of all' * (len(summary) > 1)}: of the gates of {most['block']}, "
         f"{_percent(most['high'])} are above 0.95 and {_percent(most['low'])} below 0.05."
     )
     where = f"stage {last['stage']}" if pd.notna(last["stage"]) else str(last["block"])
-    said.append(
+    sentences.append(
         f"Cost: without SE in {where}, the last with any, the network would have {last['stage_se_params']:,} "
         f"parameters fewer, {last['saved_percent']:.2f}% of its {last['params']:,}."
     )
-    return said + gate_notes(summary)
+    return sentences + gate_notes(summary)
 
 
 def gate_notes(summary: pd.DataFrame) -> list[str]:
     """Caveats about these gates."""
     kinds = sorted(set(summary["excitation"]) - set(BOUNDED))
-    said = []
+    sentences = []
     if kinds:
         range_of = {
             "softmax": "sum to 1 over the channels",
@@ -111,13 +111,13 @@ def gate_notes(summary: pd.DataFrame) -> list[str]:
             "relu": "have no upper end",
         }
         words = ", ".join(f"{kind} gates {range_of.get(kind, 'have another range')}" for kind in kinds)
-        said.append(f"0.95 and 0.05 are meant for a sigmoid: {words}.")
+        sentences.append(f"0.95 and 0.05 are meant for a sigmoid: {words}.")
     still = summary[(summary["within"] == 0) & (summary["between"] == 0)]["block"]
     if len(still):
-        said.append(f"The same for every image: the gates of {', '.join(still)}, whose hidden layer may be dead.")
+        sentences.append(f"The same for every image: the gates of {', '.join(still)}, whose hidden layer may be dead.")
     if "none" in set(summary["squeeze"]):
-        said.append("Nothing is squeezed: a gate is a map over H × W, and its mean stands for it here.")
-    return said
+        sentences.append("Nothing is squeezed: a gate is a map over H × W, and its mean stands for it here.")
+    return sentences
 
 
 def _number(value: float) -> str:

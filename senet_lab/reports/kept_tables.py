@@ -26,10 +26,10 @@ def lost_trials(folder: Path, trial_ids: Collection[str]) -> tuple[int, int]:
         return 0, 0
     try:
         cells = read_cells(path)
-        there = set(cells["trial_id"])
+        present = set(cells["trial_id"])
     except (ValueError, KeyError):
         return 1, 1
-    return len(there - set(trial_ids)), len(there)
+    return len(present - set(trial_ids)), len(present)
 
 
 def kept_folder(folder: Path) -> Path:
@@ -42,10 +42,10 @@ def kept_folder(folder: Path) -> Path:
 def replacement_notice(folder: Path, trial_ids: Collection[str]) -> str:
     """The notice that a table will be kept under another name, before these trials are trained; empty if its trials are
     all among these."""
-    gone, there = lost_trials(folder, trial_ids)
-    if not gone:
+    lost, total = lost_trials(folder, trial_ids)
+    if not lost:
         return ""
-    whose = "other trials" if gone == there else f"{there} trials, {gone} of which are not among these"
+    whose = "other trials" if lost == total else f"{total} trials, {lost} of which are not among these"
     kept = kept_folder(folder).name
     return f"{folder}/ has a table of {whose}: it will be kept as {kept}/ (results=DIR leaves it there)"
 

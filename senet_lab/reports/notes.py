@@ -34,9 +34,9 @@ def facts_line(table: Table) -> str:
     alike: dict[str, list[str]] = {}
     for baseline, each in settings.items():
         alike.setdefault(setting(each, own), []).append(baseline)
-    parts += [f"{and_list(baselines)}: {said}" for said, baselines in alike.items() if own]
-    said = "; ".join(part for part in [*parts, seeds(table)] if part)
-    return f"{said[0].upper()}{said[1:]}{device}{version}."
+    parts += [f"{and_list(baselines)}: {line}" for line, baselines in alike.items() if own]
+    line = "; ".join(part for part in [*parts, seeds(table)] if part)
+    return f"{line[0].upper()}{line[1:]}{device}{version}."
 
 
 def setting(values: dict[str, str], names: Collection[str], test_images: int | None = None) -> str:
@@ -44,10 +44,10 @@ def setting(values: dict[str, str], names: Collection[str], test_images: int | N
     and there are values."""
     images = f"{test_images:,} test images" if test_images else ""
     data = f"data {values['data']}" + (f" ({images})" if images else "") if "data" in names else images
-    said = [data, *(f"{name} {values[name]}" for name in ("backbone", "recipe") if name in names)]
+    parts = [data, *(f"{name} {values[name]}" for name in ("backbone", "recipe") if name in names)]
     if "epochs" in names and values["epochs"]:
-        said.append(f"{values['epochs']} epoch{'s' * (values['epochs'] != '1')}")
-    return ", ".join(text for text in said if text)
+        parts.append(f"{values['epochs']} epoch{'s' * (values['epochs'] != '1')}")
+    return ", ".join(text for text in parts if text)
 
 
 def seeds(table: Table) -> str:
@@ -127,16 +127,16 @@ def _images(table: Table) -> str:
 def _error(table: Table) -> str:
     if not any(row.top1 for row in table.rows):
         return ""
-    said = (
+    text = (
         "Error: share of the test images whose top-1 class is wrong, in percent, read once at the end of training; "
         "lower is better. Mean over the seeds ± half of its 95% t interval over the seeds (n), with these test images."
     )
     if table.aim.metric == "loss" and any(row.loss for row in table.rows):
-        said += " Loss: −log of the probability of the right class, mean over the test images, in nats; likewise."
+        text += " Loss: −log of the probability of the right class, mean over the test images, in nats; likewise."
     if any(row.top1 and row.top1.half_crossed is not None for row in table.rows):
         what = "loss" if table.aim.metric == "loss" else "error"
-        said += f" ± over seeds and images: half of the {what}'s interval with other test images in their place, too."
-    return said
+        text += f" ± over seeds and images: half of the {what}'s interval with other test images in their place, too."
+    return text
 
 
 def _comparison(table: Table) -> list[str]:
@@ -217,28 +217,28 @@ def _settled(table: Table) -> list[str]:
 def _verdicts(table: Table, judged: Sequence[TableRow]) -> list[str]:
     """What the verdicts say, of those that this table has."""
     kinds = {row.verdict.kind for row in judged if row.verdict}
-    said = [
+    sentences = [
         "Within: the smallest margin that these seeds show the row to be equivalent within, by two one-sided t-tests "
         f"at 0.05 / {table.tests} each{' over all looks' * table.aim.settles}."
     ]
     if table.aim.margin is not None:
-        said.append(
+        sentences.append(
             f"Equivalent: within the margin of ±{table.aim.margin:g} {table.aim.unit}, on these test images; said "
             "before better or worse, since such a difference is known to be too small to matter."
         )
     if "open" in kinds and any(row.verdict and row.verdict.more_seeds is not None for row in judged):
-        said.append(
+        sentences.append(
             "Open, more seeds: about how many fresh ones would settle it with 80% power, should the observed "
             "difference and spread be the true ones, which a noisy difference seldom is: a rough guide. They are to be "
             "tested without the old ones, or with seeds=settle from the next seed on: adding seeds and testing again "
             "until a test passes raises false alarms from 5% to 9–19%."
         )
     if any(row.verdict and row.verdict.more_images is not None for row in judged):
-        said.append(
+        sentences.append(
             "Open, more test images: no number of seeds would do, because the difference is not above the floor; of so "
             "many images the difference would be shown by enough seeds with 80% power, should it be the true one."
         )
-    return [" ".join(said)]
+    return [" ".join(sentences)]
 
 
 def _crossed(table: Table, compared: Sequence[TableRow], judged: Sequence[TableRow]) -> list[str]:

@@ -143,17 +143,17 @@ def section(
 
 
 def article(study: FinishedStudy, name: str) -> str:
-    made = study.table
-    number = f' <span class="number">table {escape(made.printed.number)} of the paper</span>' if made.printed else ""
+    table = study.table
+    number = f' <span class="number">table {escape(table.printed.number)} of the paper</span>' if table.printed else ""
     return (
-        f'<article class="study" id="{name}"><h3>{escape(made.title)}{number}</h3>'
+        f'<article class="study" id="{name}"><h3>{escape(table.title)}{number}</h3>'
         f'<p class="finding">{escape(fragments.finding_sentence(study))}</p>'
-        f"{fragments.warnings_html(made)}"
-        f"{fragments.scroll_box(fragments.table_html(study), f'Table: {made.title}')}"
-        f"{fragments.remarks_html(made)}"
+        f"{fragments.warnings_html(table)}"
+        f"{fragments.scroll_box(fragments.table_html(study), f'Table: {table.title}')}"
+        f"{fragments.remarks_html(table)}"
         '<div class="plots"><div class="plot" data-kind="rows"></div>'
         + ('<div class="plot" data-kind="curves"></div>' if study.curves is not None and len(study.curves) else "")
-        + f"</div><details><summary>What these numbers mean</summary>{fragments.notes_html(made)}</details>"
+        + f"</div><details><summary>What these numbers mean</summary>{fragments.notes_html(table)}</details>"
         f'<p class="source">{escape(study.folder.as_posix())}/</p></article>'
     )
 
@@ -164,20 +164,20 @@ def article(study: FinishedStudy, name: str) -> str:
 
 def data(study: FinishedStudy, name: str) -> dict[str, Any]:
     """A study as the scripts take it."""
-    made = study.table
+    table = study.table
     validated = study.trials[study.trials["status"] == "done"].groupby("row")["val_error"].mean()
     return {
         "id": name,
         "facets": facets(study),
-        "title": made.title,
-        "baseline": fragments.baseline_name(made),
-        "metric": "test loss" if made.aim.metric == "loss" else "top-1 test error",
-        "unit": made.aim.unit,
-        "margin": made.aim.margin,
-        "interval": "repeated 95%" if made.aim.settles else "95%",
-        "front": None if study.front is None else [row.label in study.front for row in made.rows],
-        "rows": [row_data(row, row.label in made.compared_with, validated.get(row.label)) for row in made.rows],
-        "curves": {} if study.curves is None else curve_data(made, study.curves),
+        "title": table.title,
+        "baseline": fragments.baseline_name(table),
+        "metric": "test loss" if table.aim.metric == "loss" else "top-1 test error",
+        "unit": table.aim.unit,
+        "margin": table.aim.margin,
+        "interval": "repeated 95%" if table.aim.settles else "95%",
+        "front": None if study.front is None else [row.label in study.front for row in table.rows],
+        "rows": [row_data(row, row.label in table.compared_with, validated.get(row.label)) for row in table.rows],
+        "curves": {} if study.curves is None else curve_data(table, study.curves),
     }
 
 
@@ -212,10 +212,10 @@ def row_data(row: TableRow, compared: bool, validated: float | None) -> dict[str
 def curve_data(made: Table, table: pd.DataFrame) -> dict[str, Any]:
     """Row number → epochs `x`, seeds `n`, and for each metric that the file has mean, min and max."""
     out: dict[str, Any] = {}
-    found = curves.row_curves(table)
+    summaries = curves.row_curves(table)
     for place, row in enumerate(made.rows):
-        if row.label in found:
-            curve = found[row.label]
+        if row.label in summaries:
+            curve = summaries[row.label]
             counts = sorted({min(curve.n), max(curve.n)})
             out[str(place)] = {
                 "x": curve.epochs,

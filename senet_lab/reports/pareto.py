@@ -68,13 +68,13 @@ def _volume(values: Array, limit: Array) -> float:
 def history(points: ArrayLike, reference: ArrayLike) -> Array:
     """Hypervolume after each of the points, in their order."""
     values = np.asarray(points, dtype=float)
-    found = np.empty(len(values))
+    volumes = np.empty(len(values))
     best = values[:0]
     for at in range(len(values)):
         best = np.vstack([best, values[at : at + 1]])
         best = best[on_front(best)]
-        found[at] = hypervolume(best, reference)
-    return found
+        volumes[at] = hypervolume(best, reference)
+    return volumes
 
 
 def corner(points: ArrayLike, margin: float = 0.1) -> Array:
@@ -112,14 +112,14 @@ def chances(errors: ArrayLike, costs: ArrayLike, draws: int = 10_000) -> Array:
     designs = len(values)
     fixed = fixed.reshape(designs, -1)
     means = possible(values, fixed, draws)
-    found = np.ones((draws, designs), dtype=bool)
+    on_fronts = np.ones((draws, designs), dtype=bool)
     for at in range(designs):
         for other in range(designs):
             if (fixed[other] <= fixed[at]).all():
                 cheaper = bool((fixed[other] < fixed[at]).any())
                 better = means[:, other] <= means[:, at] if cheaper else means[:, other] < means[:, at]
-                found[:, at] &= ~better
-    return np.asarray(found.mean(axis=0))
+                on_fronts[:, at] &= ~better
+    return np.asarray(on_fronts.mean(axis=0))
 
 
 def possible(errors: Array, costs: Array, draws: int) -> Array:

@@ -65,14 +65,14 @@ def finished_studies(roots: Iterable[Path]) -> list[FinishedStudy]:
     Raises:
         ValueError: in one line, for a folder that is missing or a file that is damaged (which, and how).
     """
-    found: list[FinishedStudy] = []
+    studies: list[FinishedStudy] = []
     seen: set[tuple[str, bytes]] = set()
     for name, path in below(roots, "trials.csv"):
         known = (name, path.read_bytes())
         if known not in seen:
             seen.add(known)
-            found.append(finished_study(path, name))
-    return found
+            studies.append(finished_study(path, name))
+    return studies
 
 
 def finished_study(path: Path, name: str) -> FinishedStudy:
@@ -109,10 +109,10 @@ def with_curves(found: Iterable[FinishedStudy], epochs: dict[str, list[dict[str,
 
 def measured_gates(roots: Iterable[Path]) -> list[Gates]:
     """The measured gates below folders; those of the same name count once."""
-    found: dict[str, Gates] = {}
+    by_name: dict[str, Gates] = {}
     for _, path in below(roots, "gates.csv"):
-        found.setdefault(path.parent.name, Gates(path.parent, path.parent.name))
-    return list(found.values())
+        by_name.setdefault(path.parent.name, Gates(path.parent, path.parent.name))
+    return list(by_name.values())
 
 
 def below(roots: Iterable[Path], file: str) -> Iterator[tuple[str, Path]]:

@@ -57,7 +57,7 @@ def boundaries(alpha: float, least: int, most: int, sides: int = 2) -> tuple[flo
     """
     if sides not in (1, 2) or not 2 <= least <= most or not 0 < alpha < 1:
         raise ValueError(f"boundaries: alpha={alpha}, least={least}, most={most}, sides={sides}")
-    found: list[float] = []
+    bounds: list[float] = []
     at = weights = np.empty(0)  # values of R, and the probability of each with no boundary crossed yet
     spent = 0.0
     for n in range(least, most + 1):
@@ -74,8 +74,8 @@ def boundaries(alpha: float, least: int, most: int, sides: int = 2) -> tuple[flo
             beyond = weights @ _above(edges[None, :], at[:, None], n - 1)
         angles = np.arcsin(edges)
         at, weights = np.sin((angles[1:] + angles[:-1]) / 2), -np.diff(beyond)
-        found.append(float(t_of(bound, n)))
-    return tuple(found)
+        bounds.append(float(t_of(bound, n)))
+    return tuple(bounds)
 
 
 def _crossed_by(share: float, at: Array, weights: Array, n: int) -> float:
@@ -166,8 +166,10 @@ class Looks:
         n, mean, spread = d.shape[-1], d.mean(axis=-1), standard_deviation(d, self.step)
         error, (outer, inner) = spread / math.sqrt(n), self.bounds(n)
         room = -1.0 if self.margin is None else self.margin - np.abs(mean)
-        found = [room > inner * error, mean < -outer * error, mean > outer * error]
-        word = np.select(found, [WORDS.index(each) for each in ("equivalent", "better", "worse")], WORDS.index("open"))
+        verdicts = [room > inner * error, mean < -outer * error, mean > outer * error]
+        word = np.select(
+            verdicts, [WORDS.index(each) for each in ("equivalent", "better", "worse")], WORDS.index("open")
+        )
         return word, (word > 0) | (n == self.most) | (self.chance(n, mean, spread) < HOPELESS)
 
     def chance(self, n: int, mean: ArrayLike, spread: ArrayLike) -> Array:

@@ -195,9 +195,9 @@ def sample(
     n, mean, step = len(values), float(np.mean(values)), step_percent(test_images)
     if n == 1:
         return Sample(1, mean)
-    found = _crossed(outcomes, step)
+    crossed = _crossed(outcomes, step)
     sd = float(standard_deviation(values, step))
-    return Sample(n, mean, sd, float(half_width(sd, n)), None if found is None else found.half_width())
+    return Sample(n, mean, sd, float(half_width(sd, n)), None if crossed is None else crossed.half_width())
 
 
 def compare_pairs(
@@ -224,7 +224,7 @@ def compare_pairs(
         return plain
     sd = float(deviation_of_differences(d, step))
     half = float(half_width(sd, n))
-    found = _crossed([outcomes.get(seed) for seed in seeds], step)
+    crossed = _crossed([outcomes.get(seed) for seed in seeds], step)
     return replace(
         plain,
         sd=sd,
@@ -233,9 +233,9 @@ def compare_pairs(
         p=float(paired_t_test(d, step)),
         p_flips=sign_flip_test(d) if FLIPS_FROM <= n <= FLIPS_TO else None,
         floored=float(d.std(ddof=1)) < step / math.sqrt(n) * (1 - 1e-6),
-        crossed=found,
-        half_crossed=None if found is None else found.half_width(),
-        p_crossed=None if found is None else found.p(),
+        crossed=crossed,
+        half_crossed=None if crossed is None else crossed.half_width(),
+        p_crossed=None if crossed is None else crossed.p(),
     )
 
 

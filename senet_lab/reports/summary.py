@@ -91,7 +91,7 @@ def _rows(study: StudyTrials, whole: Groups, printed: paper.PaperTable | None) -
         label: {name: ", ".join(map(str, present(group[name]))) for name in SETTING} for label, group in groups.items()
     }
     names = {label: first(group["paper_row"], "") for label, group in groups.items()}
-    found = {label: _printed_row(label, name, printed) for label, name in names.items()}
+    printed_rows = {label: _printed_row(label, name, printed) for label, name in names.items()}
     baselines = {label: baseline_label(label, group) for label, group in groups.items()}
     twins: dict[str, str] = {}
     for label, baseline in baselines.items():
@@ -102,9 +102,9 @@ def _rows(study: StudyTrials, whole: Groups, printed: paper.PaperTable | None) -
             label=label,
             baseline=baselines[label],
             setting=settings[label],
-            printed=found[label],
-            starred=printed is not None and found[label] is None,
-            printed_delta=_difference(found[label], found.get(baselines[label])),
+            printed=printed_rows[label],
+            starred=printed is not None and printed_rows[label] is None,
+            printed_delta=_difference(printed_rows[label], printed_rows.get(baselines[label])),
             paper_params=_number(group, "paper_params"),
             paper_macs=_number(group, "paper_macs"),
             params=_number(group, "params"),

@@ -238,10 +238,10 @@ class Table:
     @property
     def comparisons(self) -> dict[str, list[TableRow]]:
         """Baseline → it and the rows that are compared with it, in the table's order."""
-        found: dict[str, list[TableRow]] = {}
+        by_baseline: dict[str, list[TableRow]] = {}
         for row in self.trained:
-            found.setdefault(row.baseline or row.label, []).append(row)
-        return found
+            by_baseline.setdefault(row.baseline or row.label, []).append(row)
+        return by_baseline
 
     @property
     def breaks(self) -> set[str]:

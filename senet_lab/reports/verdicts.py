@@ -92,8 +92,8 @@ def _judged(c: Comparison, corrected: Sequence[float], level: float, margin: flo
     elif p <= ALPHA:
         kind = _difference(c, p_crossed is not None and p_crossed <= ALPHA)
     could_show = detectable_effect(c.n, level) * c.sd
-    found = _verdict(c, kind, within, level, margin)
-    return replace(found, p=p, p_crossed=p_crossed, p_flips=p_flips, could_show=could_show)
+    verdict = _verdict(c, kind, within, level, margin)
+    return replace(verdict, p=p, p_crossed=p_crossed, p_flips=p_flips, could_show=could_show)
 
 
 def settled_verdict(c: Comparison, looks: Looks) -> tuple[Comparison, Verdict]:

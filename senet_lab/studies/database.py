@@ -155,7 +155,7 @@ class Database:
     def retry(self, act: Callable[[], T], patience: float = PATIENCE_SECONDS) -> T:
         """Run `act`, which may be repeated without harm; repeat it while the database does not answer, for at most
         `patience` seconds, and then raise its last error."""
-        begun, pause, told = time.monotonic(), 0.1, False
+        begun, pause, warned = time.monotonic(), 0.1, False
         while True:
             try:
                 done = act()
@@ -163,13 +163,13 @@ class Database:
                 waited = time.monotonic() - begun
                 if not is_away(error) or waited + pause > patience:
                     raise
-                if waited > QUIET_SECONDS and not told:
+                if waited > QUIET_SECONDS and not warned:
                     left = f"trying again for {patience - waited:.0f} s"
                     self.say(f"the store {self.name} does not answer ({database_message(error)}); {left}")
-                    told = True
+                    warned = True
                 self.back = time.time()
             else:
-                if told:
+                if warned:
                     self.say(f"the store {self.name} answers again")
                 return done
             time.sleep(pause)

@@ -111,12 +111,12 @@ class ListedDesign:
 
     def look_up(self, store: Store) -> None:
         self.store = store
-        found = settling.with_records(self.plans, self.folders, store)
+        plans = settling.with_records(self.plans, self.folders, store)
         if self.config.retry and not self.config.plan:
-            ended = plan.merge_plans(found).recorded
+            ended = plan.merge_plans(plans).recorded
             store.forget(trial_id for trial_id, record in ended.items() if record["state"] == FAILED)
-            found = settling.with_records(self.plans, self.folders, store)
-        self.take_over(found)
+            plans = settling.with_records(self.plans, self.folders, store)
+        self.take_over(plans)
 
     def specs(self) -> list[Spec]:
         return [cell.spec for cell in plan.merge_plans(self.plans).todo]
@@ -128,8 +128,8 @@ class ListedDesign:
         for each in self.plans:
             plan_text.show_rows(each, console)
         for folder, each in zip(self.folders, self.plans, strict=True):
-            said = kept_tables.replacement_notice(folder, each.trials)
-            console.print(said, style="yellow", soft_wrap=True) if said else None
+            notice = kept_tables.replacement_notice(folder, each.trials)
+            console.print(notice, style="yellow", soft_wrap=True) if notice else None
         settling.show_settling(self.plans, forecast, workers, console)
         plan_text.show_total(plan.merge_plans(self.plans), forecast, workers, console)
         plan_text.show_alarms(self.plans, console)
@@ -142,14 +142,14 @@ class ListedDesign:
         """The cells of the next look at each row that settles or, if all of these are being trained, of one seed
         more."""
         for ahead in (0, 1):
-            found: dict[str, Cell] = {}
+            fresh: dict[str, Cell] = {}
             for number, each in enumerate(self.plans):
                 while each.aim.settles and (cells := settling.further(each, self.records, ahead)):
                     each = self.plans[number] = replace(each, cells=[*each.cells, *cells])
-                    found |= {cell.trial_id: cell for cell in reversed(cells) if cell.trial_id not in self.asked}
-            self.asked |= found.keys()
-            if found:
-                cells = sorted(found.values(), key=lambda cell: cell.seed)
+                    fresh |= {cell.trial_id: cell for cell in reversed(cells) if cell.trial_id not in self.asked}
+            self.asked |= fresh.keys()
+            if fresh:
+                cells = sorted(fresh.values(), key=lambda cell: cell.seed)
                 progress.grow(cells)
                 return cells
         return []
@@ -167,13 +167,13 @@ class ListedDesign:
     def new_verdicts(self) -> list[str]:
         """Verdicts over seeds that are new since the last call, as lines: "tanh: worse, after 5 seeds". Verdicts over
         images stand in the table only."""
-        said = []
+        lines = []
         for number, each in enumerate(self.plans):
             for label, need in settling.needs(each, self.records).items() if each.aim.settles else ():
                 if need.word and (number, label) not in self.reported:
                     self.reported.add((number, label))
-                    said.append(f"{label}: {need.word}, after {need.seeds} seeds")
-        return said
+                    lines.append(f"{label}: {need.word}, after {need.seeds} seeds")
+        return lines
 
     def finish(self) -> None:
         self.plans = [settling.without_unused_seeds(each, self.records) for each in self.plans]

@@ -156,7 +156,7 @@ def of_search(search: SearchDesign) -> ExportedStudy:
 def runs_of(cells: Iterable[Cell]) -> list[WandbRun]:
     """The runs of cells, one each."""
     configs: dict[str, dict[str, Any]] = {}
-    found = []
+    runs = []
     for cell in cells:
         row = cell.row
         if row.label not in configs:
@@ -168,8 +168,8 @@ def runs_of(cells: Iterable[Cell]) -> list[WandbRun]:
                 "row": row.label,
                 "design": design_words(cell.spec.se),
             }
-        found.append(WandbRun(cell.trial_id, row.label, cell.seed, configs[row.label], row.cost.params, row.cost.macs))
-    return found
+        runs.append(WandbRun(cell.trial_id, row.label, cell.seed, configs[row.label], row.cost.params, row.cost.macs))
+    return runs
 
 
 def design_words(se: SE | None) -> dict[str, str]:

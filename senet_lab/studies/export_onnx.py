@@ -163,7 +163,7 @@ def metadata(network: TrainedNetwork) -> dict[str, str]:
     reading, hparams = network.description.reading, network.module.hparams
     mean, std = statistics_of(reading)
     colours = "RGB" if len(mean) == 3 else "grey"
-    said: dict[str, Any] = {
+    values: dict[str, Any] = {
         "backbone": hparams["backbone"],
         "se": json.dumps(hparams["se"]),
         "colours": colours,
@@ -176,8 +176,8 @@ def metadata(network: TrainedNetwork) -> dict[str, str]:
         "output": "logits: a softmax makes them probabilities",
     }
     if network.description.classes is not None:
-        said["classes"] = json.dumps(list(network.description.classes), ensure_ascii=False)
-    return said
+        values["classes"] = json.dumps(list(network.description.classes), ensure_ascii=False)
+    return values
 
 
 def samples_of(network: TrainedNetwork) -> list[tuple[Tensor, Tensor]]:

@@ -128,10 +128,10 @@ def export_until_done(driver: OrderInbox, store: Store, sides: Sequence[str], wa
     while not (order := driver.order).now:
         ended = store.finished(run.trial_id for study in order.studies for run in study.runs)
         if order.last or ended != exported:
-            found = {side: write_side(side, order, driver, store, wandb) for side in sides}
-            exported = ended if not any(each.left for each in found.values()) else set()
+            outcomes = {side: write_side(side, order, driver, store, wandb) for side in sides}
+            exported = ended if not any(each.left for each in outcomes.values()) else set()
         if order.last:
-            driver.pipe.send(found)
+            driver.pipe.send(outcomes)
             return
         driver.news.wait(EVERY_SECONDS)
         driver.news.clear()

@@ -61,12 +61,12 @@ class Wandb:
             Exception: whatever the client makes of a network that is gone or a disk that is full.
         """
         trials = {run.trial_id: (study, run) for study in reversed(studies) for run in study.runs}
-        there = self.look()
-        ended = store.finished(trials.keys() - there)
-        failures = store.read(each for each in ended if each + FAILED in there)
+        written = self.look()
+        ended = store.finished(trials.keys() - written)
+        failures = store.read(each for each in ended if each + FAILED in written)
         todo = [each for each in trials if each in ended and failures.get(each, {}).get("state") != "failed"]
         tables = {table_run_id(study.name, study.files[0].read_bytes()): study for study in studies if whole}
-        left = len(todo) + len(tables.keys() - there)
+        left = len(todo) + len(tables.keys() - written)
         if left and session().settings.mode == "disabled":  # by the command `wandb disabled`
             left, todo, tables = 0, [], {}
         heard(left)
@@ -75,7 +75,7 @@ class Wandb:
             outcome = trial_id if record["state"] == DONE else trial_id + FAILED
             self.add(outcome, trial_id, study.name, *run_description(run), partial(fill, run=run, record=record))
             heard(left := left - 1)
-        for run_id in tables.keys() - there:
+        for run_id in tables.keys() - written:
             study = tables[run_id]
             put = partial(fill_table, table=study.files[0], figure=study.files[1])
             self.add(run_id, run_id, study.name, f"{study.name}: table", "study", {}, put)

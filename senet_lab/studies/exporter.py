@@ -93,25 +93,25 @@ class Exporter:
         Returns:
             What came of it, by side.
         """
-        found: dict[str, ExportOutcome] = {}
+        outcomes: dict[str, ExportOutcome] = {}
         reason = f"nothing was heard of it for {patience:g} seconds"
         try:
             for _ in range(2):  # one that was killed is replaced
                 if not self.process.is_alive():
                     self.start()
                 self.send(ExportOrder(self.studies, last=True, whole=whole))
-                while len(found) < len(self.sides) and (word := self.next(patience)) is not None:
+                while len(outcomes) < len(self.sides) and (word := self.next(patience)) is not None:
                     if isinstance(word, Exception):
                         raise word
-                    found |= word if isinstance(word, dict) else {}
+                    outcomes |= word if isinstance(word, dict) else {}
                 self.process.join(PARTING_SECONDS)
-                if len(found) == len(self.sides) or self.process.is_alive():
+                if len(outcomes) == len(self.sides) or self.process.is_alive():
                     break
                 reason = "its process was killed"
         except (RunError, UserError) as error:
             reason = str(error)
         self.stop(0)
-        return {side: found.get(side, ExportOutcome(0, None, reason)) for side in self.sides}
+        return {side: outcomes.get(side, ExportOutcome(0, None, reason)) for side in self.sides}
 
     def leave(self) -> None:
         """End the process, once it has finished what it is writing; what it lacks is for the next time."""

@@ -52,11 +52,11 @@ def write_image_tree(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise RunError(f"{arguments.to} cannot be written: {error.strerror or error}") from error
     train, test = (len(split.places) for split in splits)
-    said = [
+    lines = [
         f"written: {arguments.to}/ ({train:,} training and {test:,} test images in {len(names)} classes)",
         f"to train on them in the same way: {' '.join(tree_words(data, arguments.to))}",
     ]
-    for line in said:
+    for line in lines:
         Console().print(line, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -148,5 +148,5 @@ def tree_words(data: Data, to: str | Path) -> list[str]:
     same = in_files(data)
     fields = ("size", "resize", "crops", "scales", "mean", "std", "augment", "cutout", "validation")
     different = {name: getattr(same, name) for name in fields if getattr(same, name) != getattr(usual, name)}
-    said = [f"data.{name}={str(value).replace(' ', '')}" for name, value in different.items()]
-    return ["data=folder", *(shlex.quote(word) for word in (f"data.root={quote_word(str(to))}", *said))]
+    texts = [f"data.{name}={str(value).replace(' ', '')}" for name, value in different.items()]
+    return ["data=folder", *(shlex.quote(word) for word in (f"data.root={quote_word(str(to))}", *texts))]

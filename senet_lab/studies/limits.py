@@ -85,12 +85,12 @@ def memory_watch(limits: Limits, tell: Callable[[str], None]) -> Iterator[None]:
 
 def children(pid: int) -> list[int]:
     """The processes that a process has started: several devices have one each, and a DataLoader has some."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended
             _, parent, *_ = path.read_text().rpartition(")")[2].split()
-            found += [int(path.parent.name)] * (int(parent) == pid)
-    return found
+            pids += [int(path.parent.name)] * (int(parent) == pid)
+    return pids
 
 
 def resident(pid: int) -> int:

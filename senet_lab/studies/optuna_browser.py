@@ -48,8 +48,8 @@ def serve_dashboard(url: str, port: int) -> None:
         )
     store = Store(url, create=False)
     with store.engine.connect() as connection:
-        there = sa.inspect(connection).has_table("studies")
-        studies = connection.execute(sa.text("SELECT count(*) FROM studies")).scalar() if there else 0
+        has_studies = sa.inspect(connection).has_table("studies")
+        studies = connection.execute(sa.text("SELECT count(*) FROM studies")).scalar() if has_studies else 0
     if not studies:
         raise UserError(f"{store.name} holds no study yet: there is nothing to show")
     import optuna

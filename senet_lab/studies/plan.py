@@ -172,17 +172,17 @@ def look_up(plan: Plan, store: Store) -> Plan:
         for cell in plan.trials.values()
         if cell.trial_id not in recorded
     }
-    there = store.read(old for old, cell in were.items() if old != cell.trial_id)
-    return replace(plan, recorded=recorded, outdated=[(were[old], old) for old in there])
+    earlier = store.read(old for old, cell in were.items() if old != cell.trial_id)
+    return replace(plan, recorded=recorded, outdated=[(were[old], old) for old in earlier])
 
 
 def partial_plan(plan: Plan, records: dict[str, dict[str, Any]]) -> Plan:
     """The part of a plan that has records. A row whose baseline has none is compared with nothing."""
-    there = {cell.row.label for cell in plan.cells if cell.trial_id in records}
+    labels = {cell.row.label for cell in plan.cells if cell.trial_id in records}
     rows = {
-        row.label: row if row.baseline in there else replace(row, baseline="")
+        row.label: row if row.baseline in labels else replace(row, baseline="")
         for row in plan.rows
-        if row.label in there
+        if row.label in labels
     }
     cells = [replace(cell, row=rows[cell.row.label]) for cell in plan.cells if cell.trial_id in records]
     return replace(plan, rows=[*rows.values()], cells=cells, recorded=records, whole=len(plan.trials))

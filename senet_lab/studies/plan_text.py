@@ -56,17 +56,17 @@ def show_rows(plan: Plan, console: Console) -> None:
 def trained_by(plan: Plan) -> dict[str, list[str]]:
     """Recipe of comparisons → their baselines, and the rows that are trained by another recipe; empty if all rows are
     trained alike."""
-    found: dict[tuple[str, str, int], list[str]] = {}
+    groups: dict[tuple[str, str, int], list[str]] = {}
     ways = {row.label: (row.recipe, row.data, row.config.recipe.epochs) for row in plan.rows}
     for row in plan.rows:
         if row.label == row.baseline or ways[row.label] != ways.get(row.baseline):
-            found.setdefault(ways[row.label], []).append(row.label)
-    if len(found) < 2:
+            groups.setdefault(ways[row.label], []).append(row.label)
+    if len(groups) < 2:
         return {}
-    several = len({data for _, data, _ in found}) > 1
+    several = len({data for _, data, _ in groups}) > 1
     return {
         f"recipe {recipe}, {epochs} epoch{'s' * (epochs > 1)}" + f", {data}" * several: labels
-        for (recipe, data, epochs), labels in found.items()
+        for (recipe, data, epochs), labels in groups.items()
     }
 
 
@@ -150,26 +150,26 @@ def outdated_notice(plan: Plan) -> str:
 
 def step_text(spec: Spec) -> str:
     """The step of a training in words; empty for the plain way."""
-    found = []
+    parts = []
     holder = "worker" if spec.devices == 1 else "device"
     if spec.feed == "memory":
-        found.append(f"images in memory, {gibibytes(size_in_memory(spec.data))} a {holder}")
+        parts.append(f"images in memory, {gibibytes(size_in_memory(spec.data))} a {holder}")
     elif spec.data.name == "folder" and spec.device == "cuda":
-        found.append(f"images from files ({gibibytes(size_in_memory(spec.data))} in memory)")
+        parts.append(f"images from files ({gibibytes(size_in_memory(spec.data))} in memory)")
     if spec.precision != "32-true":
-        found.append(spec.precision)
+        parts.append(spec.precision)
     if spec.layout != STEP["layout"]:
-        found.append(spec.layout)
+        parts.append(spec.layout)
     if spec.fused:
-        found.append("fused optimiser")
+        parts.append("fused optimiser")
     if spec.compile != STEP["compile"]:
-        found.append(f"compiled: {spec.compile}")
+        parts.append(f"compiled: {spec.compile}")
     if spec.devices > 1:
         part = -(-spec.recipe.batch_size // spec.devices)
-        found.append(f"{spec.devices} {DEVICES[spec.device]} a trial, each with {part} images of a batch")
+        parts.append(f"{spec.devices} {DEVICES[spec.device]} a trial, each with {part} images of a batch")
     if spec.sync_batchnorm:
-        found.append("synchronised batch norms")
-    return ", ".join(found)
+        parts.append("synchronised batch norms")
+    return ", ".join(parts)
 
 
 def gibibytes(size: float) -> str:

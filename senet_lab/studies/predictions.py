@@ -79,12 +79,12 @@ def image_files(places: Sequence[str]) -> list[str]:
     for place in places:
         if Path(place).is_dir():
             try:
-                found = images_below(Path(place))
+                below = images_below(Path(place))
             except OSError as error:
                 raise UserError(f"{error.filename} cannot be read: {error.strerror or error}") from error
-            if not found:
+            if not below:
                 raise UserError(f"{place} holds no images (looked for {'/'.join(IMAGE_SUFFIXES)})")
-            files += found
+            files += below
         elif Path(place).is_file():
             files.append(place)
         else:
@@ -139,15 +139,15 @@ def prediction_json(files: Sequence[str], guesses: Sequence[Sequence[Guess]]) ->
 
 def prediction_table(files: Sequence[str], guesses: Sequence[Sequence[Guess]]) -> Table:
     """The guesses for the terminal: one line a class, the image's name beside the first."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    made.add_column("image", overflow="fold")
-    made.add_column("class", overflow="fold")
-    made.add_column("probability %", justify="right", no_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("image", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("probability %", justify="right", no_wrap=True)
     for path, best in zip(files, guesses, strict=True):
         for place, guess in enumerate(best):
             style = "bold" if place == 0 and len(best) > 1 else ""
             image = Text(path if place == 0 else "")
-            made.add_row(
+            table.add_row(
                 image, Text(guess.name or str(guess.label), style), Text(f"{100 * guess.probability:.2f}", style)
             )
-    return made
+    return table

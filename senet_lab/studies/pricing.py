@@ -156,7 +156,7 @@ def stage_costs(
     plain: BaseNetwork, se: SE, levels: Mapping[str, Candidate], stages: Sequence[int], facts: DataFacts
 ) -> dict[Key, tuple[Cost, tuple[int, ...]]]:
     """What each stage costs with each reduction and with all words of SE, and its hidden widths; a network a level."""
-    found: dict[Key, tuple[Cost, tuple[int, ...]]] = {}
+    costs: dict[Key, tuple[Cost, tuple[int, ...]]] = {}
     reductions = dict.fromkeys(level for stage in stages for level in levels[stage_key(stage)] if level != OFF)
     for words in itertools.product(*(levels[word] for word in WORDS)):
         design = dict(zip((word.removeprefix("se.") for word in WORDS), words, strict=True))
@@ -168,8 +168,8 @@ def stage_costs(
                 cost, widths = models.cost(built, input_size(plain.config, facts)), models.hidden_widths(built)
             except ValueError as error:
                 raise UserError(f"search.space: {error}") from error
-            found |= {(stage, words, level): (cost.stages[stage], widths[stage]) for stage in stages}
-    return found
+            costs |= {(stage, words, level): (cost.stages[stage], widths[stage]) for stage in stages}
+    return costs
 
 
 def input_size(config: Config, facts: DataFacts) -> tuple[int, int, int]:

@@ -92,16 +92,16 @@ def line(record: Mapping[str, Any]) -> dict[str, Any]:
     """One record, flat."""
     config = dict(record["config"])
     config |= {part: {**vars(kind()), **config[part]} for part, kind in EXPANDED.items() if config.get(part)}
-    found = {name: value_at({**record, "config": config}, path) for name, path in COLUMNS.items()}
-    found["se.reduction"] = by_stage(found["se.reduction"])
-    found["hidden"] = by_stage(found["hidden"])
-    if found["started"] is not None:
-        found["started"] = datetime.datetime.fromtimestamp(found["started"], datetime.UTC)
+    values = {name: value_at({**record, "config": config}, path) for name, path in COLUMNS.items()}
+    values["se.reduction"] = by_stage(values["se.reduction"])
+    values["hidden"] = by_stage(values["hidden"])
+    if values["started"] is not None:
+        values["started"] = datetime.datetime.fromtimestamp(values["started"], datetime.UTC)
     taken = set(COLUMNS.values())
     for part in EXPANDED:
         fields = (config.get(part) or {}).items()
-        found |= {f"{part}.{name}": list_text(value) for name, value in fields if ("config", part, name) not in taken}
-    return {**found, **record.get("versions", {})}
+        values |= {f"{part}.{name}": list_text(value) for name, value in fields if ("config", part, name) not in taken}
+    return {**values, **record.get("versions", {})}
 
 
 def value_at(record: Mapping[str, Any], path: tuple[str, ...]) -> Any:

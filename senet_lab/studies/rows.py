@@ -108,14 +108,14 @@ def build_rows(composed: Composed, facts: DataFacts) -> tuple[list[Row], list[st
     """
     identity.network_measurement.cache_clear()
     study = composed.config.study
-    made = variants(composed)
-    for each in made:  # all of them, before the first network is built
+    configs = variants(composed)
+    for each in configs:  # all of them, before the first network is built
         check_words(each, study)
-    absent = [each.label for each in made if each.if_present and lacks_stages(each, facts)]
-    bare = [each.baseline for each in made if each.baseline in absent]
+    absent = [each.label for each in configs if each.if_present and lacks_stages(each, facts)]
+    bare = [each.baseline for each in configs if each.baseline in absent]
     if study is not None and bare:
         raise UserError(f"row '{bare[0]}': a baseline cannot be left out, and {study.name} has no such stage here")
-    rows = [build_row(each, study, facts) for each in made if each.label not in absent]
+    rows = [build_row(each, study, facts) for each in configs if each.label not in absent]
     if study is not None:
         check_same_backbone(study, rows)
     return rows, absent

@@ -142,10 +142,10 @@ class SearchDesign:
         """Predicts each training to take as long as one of the most expensive design."""
         dearest = self.trainings(self.priced.row(self.priced.space.extreme("macs", dearest=True)))[:1]
         (fixed,) = self.plans
-        found = expect(dataclasses.replace(fixed, cells=dearest, recorded={}), self.store, workers, "backbone")
-        (seconds,) = found.seconds.values()
+        expected = expect(dataclasses.replace(fixed, cells=dearest, recorded={}), self.store, workers, "backbone")
+        (seconds,) = expected.seconds.values()
         unasked = (seconds,) * (self.asker.trials * self.seeds)
-        return dataclasses.replace(found, seconds=dict.fromkeys(fixed.trials, seconds), unasked=unasked)
+        return dataclasses.replace(expected, seconds=dict.fromkeys(fixed.trials, seconds), unasked=unasked)
 
     def show(self, forecast: Expectation, workers: int, console: Console) -> None:
         search_plan.show_search(self, forecast, workers, console)
@@ -266,8 +266,8 @@ class SearchDesign:
         record = self.records.get(cell.trial_id)
         if record is not None:
             return [] if record["state"] == FAILED else record["epochs"][: job.epochs]
-        found = self.reached.get(cell.trial_id)
-        return found if found is not None and job.epochs is not None and len(found) >= job.epochs else None
+        reached = self.reached.get(cell.trial_id)
+        return reached if reached is not None and job.epochs is not None and len(reached) >= job.epochs else None
 
     def values(self, design: Candidate) -> list[float] | None:
         """The objectives of a design that is trained to its end, means over its seeds; None if a training failed."""

@@ -75,7 +75,7 @@ def limits(budget: Budget, plain: Mapping[str, float]) -> dict[str, float]:
     Raises:
         UserError: for a limit that is no number above 0, with or without an x behind it.
     """
-    found = {}
+    most = {}
     for metric, value in vars(budget).items():
         if value is None:
             continue
@@ -86,8 +86,8 @@ def limits(budget: Budget, plain: Mapping[str, float]) -> dict[str, float]:
             limit = math.nan
         if not 0 < limit < math.inf:
             raise UserError(f"budget.{metric}={value} is neither a number above 0 nor one such as 1.05x")
-        found[metric] = limit * plain[metric] if relative else limit
-    return found
+        most[metric] = limit * plain[metric] if relative else limit
+    return most
 
 
 def latency_matters(search: Search, budget: Budget) -> bool:

@@ -107,7 +107,7 @@ def check_budget(search: SearchDesign) -> None:
             return
         if any(search.asker.feasible(design) for design in quickest(search)):
             return
-    said = []
+    limits = []
     for metric, limit in search.worth.limits.items():
         if metric == "latency":
             design = min(quickest(search), key=lambda each: search.worth.cost(each)["latency"])
@@ -115,8 +115,8 @@ def check_budget(search: SearchDesign) -> None:
             design = space.extreme(metric)
         value = search.worth.cost(design)[metric]
         cheapest = f"the cheapest design ({design_text(space, design)}) has {amount(value)}"
-        said.append(f"{metric}: at most {amount(limit)}, and {cheapest}")
-    raise UserError("no design is within the budget; " + "; ".join(said))
+        limits.append(f"{metric}: at most {amount(limit)}, and {cheapest}")
+    raise UserError("no design is within the budget; " + "; ".join(limits))
 
 
 def quickest(search: SearchDesign) -> list[Candidate]:

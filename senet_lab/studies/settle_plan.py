@@ -78,8 +78,8 @@ def as_note(aim: Aim, rows: dict[str, str], folder: Path) -> dict[str, Any]:
 def of_table(trials: pd.DataFrame, folder: Path) -> dict[str, Any] | None:
     """The plan of a study's trials, as the store has it; None where their number was fixed."""
     rows = {str(row): str(like) for row, like in zip(trials["row"], trials.get("like", trials["row"]), strict=True)}
-    found = aim_of(trials)
-    return as_note(found, rows, folder) if found.plan else None
+    aim = aim_of(trials)
+    return as_note(aim, rows, folder) if aim.plan else None
 
 
 def note_name(plan: Plan) -> str:
@@ -105,8 +105,8 @@ def title(note: dict[str, Any]) -> str:
 
 def row_cells(plan: Plan) -> dict[str, Cell]:
     """Label → a cell of its row."""
-    found = {each.row.label: each for each in plan.cells}
-    return {row.label: found[row.label] for row in plan.rows}
+    cells = {each.row.label: each for each in plan.cells}
+    return {row.label: cells[row.label] for row in plan.rows}
 
 
 def first_unseen_seed(plan: Plan, folder: Path, store: Store) -> int:

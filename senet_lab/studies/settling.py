@@ -57,12 +57,12 @@ def further(plan: Plan, records: dict[str, Record], ahead: int = 0) -> list[Cell
     """The cells that the plan lacks for the next look at each open row, or for the look `ahead` seeds later, so that
     workers are not idle. Such records are kept, and looked at in their turn or not at all."""
     wanted, first = needs(plan, records, ahead), plan.aim.first
-    there = {(each.row.label, each.seed) for each in plan.cells}
+    present = {(each.row.label, each.seed) for each in plan.cells}
     return [
         each.with_seed(seed)
         for seed in range(first, first + max(need.seeds for need in wanted.values()))
         for label, each in row_cells(plan).items()
-        if seed < first + wanted[label].seeds and (label, seed) not in there
+        if seed < first + wanted[label].seeds and (label, seed) not in present
     ]
 
 
@@ -89,7 +89,7 @@ def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, N
     aim, classes = plan.aim, len(plan.facts.classes)
     ended = {(each.row.label, each.seed): records.get(each.trial_id) for each in plan.cells}
     first = {each.row.label: each.trial_id for each in plan.cells if each.seed == aim.first}
-    found = {row.label: Need(aim.least, open=False) for row in plan.rows}
+    by_label = {row.label: Need(aim.least, open=False) for row in plan.rows}
     for name, contrast in study_rows.contrasts(plan.rows, first).items():
         if contrast.key is None:  # another name of its baseline
             continue
@@ -102,10 +102,10 @@ def needs(plan: Plan, records: dict[str, Record], ahead: int = 0) -> dict[str, N
         stop = stop_of(tuple(values), tuple(contrast.weights.values()), aim, plan.study_tests or 0, plan.facts.test)
         need = Need(stop[0], False, stop[1]) if stop else Need(min(aim.most, len(values) + 1 + ahead), True)
         for label in contrast.weights:
-            had = found[label]
-            found[label] = had._replace(seeds=max(had.seeds, need.seeds), open=had.open or need.open)
-        found[name] = found.get(name, need)._replace(word=need.word)
-    return found
+            had = by_label[label]
+            by_label[label] = had._replace(seeds=max(had.seeds, need.seeds), open=had.open or need.open)
+        by_label[name] = by_label.get(name, need)._replace(word=need.word)
+    return by_label
 
 
 def metric_value(record: Record, aim: Aim, classes: int) -> float | None:
@@ -159,9 +159,9 @@ def seconds_range(plans: Sequence[Plan], seconds: Callable[[Cell], float]) -> tu
     most: dict[str, float] = {}
     for plan in plans:
         rows = row_cells(plan)
-        found = needs(plan, plan.recorded)
+        by_label = needs(plan, plan.recorded)
         for label in rows:
-            need = found[label]
+            need = by_label[label]
             for at in range(plan.aim.most if need.open else need.seeds):
                 each = rows[label].with_seed(plan.aim.first + at)
                 if each.trial_id not in plan.recorded:

@@ -53,24 +53,24 @@ def read_levels(
         if factor not in (*SE_FACTORS, *others):
             known = ", ".join((*SE_FACTORS, *others))
             raise UserError(f"search.space: there is no factor '{factor}'; there are {known}")
-    found: dict[str, Candidate] = {}
-    given = space.get(REDUCTION)
-    by_stage = given if isinstance(given, Mapping) else dict.fromkeys(stages, given)
+    levels: dict[str, Candidate] = {}
+    reductions = space.get(REDUCTION)
+    by_stage = reductions if isinstance(reductions, Mapping) else dict.fromkeys(stages, reductions)
     for stage in by_stage:
         if stage not in stages:
             has = ", ".join(map(str, stages))
             raise UserError(f"search.space.{REDUCTION}: the network has no stage {stage}; it has {has}")
     for stage in stages:
         key = stage_key(stage)
-        if given is None:
-            found[key] = (fixed[key],)
+        if reductions is None:
+            levels[key] = (fixed[key],)
         else:
-            found[key] = checked_levels(key, by_stage[stage]) if stage in by_stage else (OFF,)
+            levels[key] = checked_levels(key, by_stage[stage]) if stage in by_stage else (OFF,)
     for word in WORDS:
-        found[word] = checked_levels(word, space[word]) if word in space else (fixed[word],)
-    if all(set(found[stage_key(stage)]) == {OFF} for stage in stages):
+        levels[word] = checked_levels(word, space[word]) if word in space else (fixed[word],)
+    if all(set(levels[stage_key(stage)]) == {OFF} for stage in stages):
         raise UserError(f"the space is empty: search.space.{REDUCTION} switches SE off in every stage")
-    return found | {factor: checked_levels(factor, space[factor]) for factor in space if factor not in SE_FACTORS}
+    return levels | {factor: checked_levels(factor, space[factor]) for factor in space if factor not in SE_FACTORS}
 
 
 def checked_levels(key: str, given: object) -> Candidate:
@@ -166,10 +166,10 @@ class Space:
 
     def distinct_levels(self, stage: str, words: Candidate) -> Candidate:
         """The levels of a stage that build different networks, each the first of its kind."""
-        found: dict[tuple[int, ...], Level] = {}
+        by_widths: dict[tuple[int, ...], Level] = {}
         for level in self.levels[stage]:
-            found.setdefault(() if level == OFF else self.parts[stage, words, level].hidden, level)
-        return tuple(found.values())
+            by_widths.setdefault(() if level == OFF else self.parts[stage, words, level].hidden, level)
+        return tuple(by_widths.values())
 
     def design(self, params: Mapping[str, Level]) -> Candidate:
         """The one form of all points that build the same network as `params` do; missing parameters have one level."""

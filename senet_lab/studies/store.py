@@ -183,8 +183,8 @@ class Store(Database):
         wanted = list(dict.fromkeys(trial_ids))
         for start in range(0, len(wanted), SOME):
             some = wanted[start : start + SOME]
-            found = {row.trial_id: row for row in self.rows(query.where(query.selected_columns.trial_id.in_(some)))}
-            yield from (found[trial_id] for trial_id in some if trial_id in found)
+            rows = {row.trial_id: row for row in self.rows(query.where(query.selected_columns.trial_id.in_(some)))}
+            yield from (rows[trial_id] for trial_id in some if trial_id in rows)
 
     def read(self, trial_ids: Iterable[str]) -> dict[str, Record]:
         """The records of those of the trials that have ended, with their `trial_id` and `state`.
@@ -204,8 +204,8 @@ class Store(Database):
 
     def text(self, trial_id: str) -> str | None:
         """A trial's record as it stands here; None if it has none."""
-        found: list[str | None] = [row.record for row in self.of(sa.select(records), [trial_id])]
-        return found[0] if found else None
+        texts: list[str | None] = [row.record for row in self.of(sa.select(records), [trial_id])]
+        return texts[0] if texts else None
 
     def latest(self, count: int) -> list[Record]:
         """The records of the trials that were finished last, the newest first; raises as `read` does."""

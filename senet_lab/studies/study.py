@@ -64,10 +64,10 @@ def run_studies(studies: list[Composed], words: Sequence[str] = ()) -> int:
         design.begin()
         plan_text.check_memory(design.specs(), executor.sharing(workers * config.training.devices))
         progress = Progress(plan.merge_plans(design.plans), forecast, workers, console)
-        made = train_missing(studies, design, store, progress, executor, words)
+        tables = train_missing(studies, design, store, progress, executor, words)
         if isinstance(design, ListedDesign) and words:
-            said = settling.settle_advice(words, design.plans, design.folders, made, store, executor.room)
-            console.print(said, soft_wrap=True) if said else None
+            advice = settling.settle_advice(words, design.plans, design.folders, tables, store, executor.room)
+            console.print(advice, soft_wrap=True) if advice else None
     return 0
 
 
@@ -124,12 +124,12 @@ def train_missing(
             ).train()
         design.finish()
         pairs = zip(studies, design.plans, strict=True)
-        made = [write_outputs(study, each, design, store, progress.console) for study, each in pairs]
+        tables = [write_outputs(study, each, design, store, progress.console) for study, each in pairs]
         exporter.conclude(exports, studies, design, words, progress.console)
     plan_text.show_alarms(design.plans, progress.console)
     if config.training.keep == "last":
         say_weights(plan.merge_plans(design.plans), design.records, results / "checkpoints", store, progress.console)
-    return made
+    return tables
 
 
 def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, store: Store, console: Console) -> None:
@@ -197,10 +197,10 @@ def leave_parts(studies: Sequence[Composed], design: Design) -> None:
     """Write `trials.csv` of studies that are stopped, so that the report shows them as partial; a complete table is
     kept. Of a search nothing is written before its end."""
     for study, each in zip(studies, design.plans, strict=True):
-        there = {trial_id: design.records[trial_id] for trial_id in each.trials if trial_id in design.records}
+        recorded = {trial_id: design.records[trial_id] for trial_id in each.trials if trial_id in design.records}
         if study.config.search:
             continue
-        trials = record_tables.trials_frame(plan.partial_plan(each, there), there)
+        trials = record_tables.trials_frame(plan.partial_plan(each, recorded), recorded)
         if len(trials) and (trials["status"] == DONE).any():
             with suppress(OSError, ValueError):  # the error that ended the study is reported instead
                 kept_tables.leave_part(folder_of(study), trials)
@@ -255,12 +255,12 @@ def missing_data(config: Config) -> UserError | None:
 def check_writable(folder: Path) -> None:
     """A UserError if the results folder cannot be written. No file is left behind."""
     try:
-        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"x")
             probe.flush()
-        for place in made:
+        for place in missing:
             place.rmdir()
     except OSError as error:
         raise UserError(f"results={folder} cannot be written: {path_fault(folder, error)}") from error

@@ -140,13 +140,13 @@ def load_trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Co
     path, record = weights_of(arguments)
     module = network_of(path, chosen, record)
     named = names_data(words)
-    said = checkpoints.description(module, path)
-    if said and not named:
-        reading = replace(said.reading, **fields_of(words, chosen.config.data))
+    description = checkpoints.description(module, path)
+    if description and not named:
+        reading = replace(description.reading, **fields_of(words, chosen.config.data))
         images.check_data(reading)
-        found = Description(reading, said.classes)
-        checkpoints.check_description(module, found, "what is said of its data")
-        return TrainedNetwork(path, module, found)
+        described = Description(reading, description.classes)
+        checkpoints.check_description(module, described, "what is said of its data")
+        return TrainedNetwork(path, module, described)
     if not named and not record:
         raise UserError(f"{path} does not say what images it was trained on: name its data set (data=…, data.root=…)")
     data = network_data(words, chosen, record)
@@ -157,6 +157,6 @@ def load_trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Co
         if named:
             raise
         names = None  # its data set is no longer where it was
-    found = Description(in_files(data), names)
-    checkpoints.check_description(module, found, data.name)
-    return TrainedNetwork(path, module, found)
+    described = Description(in_files(data), names)
+    checkpoints.check_description(module, described, data.name)
+    return TrainedNetwork(path, module, described)

@@ -161,7 +161,7 @@ def read_in(url: str, paths: list[Path]) -> None:
 
 def read_export(path: Path) -> tuple[list[FinishedTrial], dict[str, str]]:
     """The trials of an export, and its notes."""
-    found, noted = [], {}
+    trials, noted = [], {}
     for number, line in enumerate(read_cells(path).to_dict("records"), start=2):
         try:
             json.loads(line[RECORD])
@@ -172,12 +172,12 @@ def read_export(path: Path) -> tuple[list[FinishedTrial], dict[str, str]]:
                 raise ValueError(f"its status is '{line['status']}'")
             packed = base64.b64decode(line.get(OUTPUTS) or "", validate=True)
             outputs.Outputs.unpacked(packed)
-            found.append(
+            trials.append(
                 FinishedTrial(line["trial_id"], line["status"], float(line["ended"]), line[RECORD], packed or None)
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: line {number} is no trial of an export ({error})") from None
-    return found, noted
+    return trials, noted
 
 
 def read_published(path: Path) -> tuple[list[FinishedTrial], dict[str, str]]:
@@ -193,7 +193,7 @@ def read_published(path: Path) -> tuple[list[FinishedTrial], dict[str, str]]:
         measured = {str(line["trial_id"]): line for line in read_cells(path.parent / "runs.csv").to_dict("records")}
     kept = path.parent / outputs.FILE
     packed = {name: each.packed() for name, each in outputs.read_file(kept).items()} if kept.is_file() else {}
-    found = {}  # a trial that several rows share stands once
+    records = {}  # a trial that several rows share stands once
     for number, line in enumerate(trials.to_dict("records")):
         trial_id = line["trial_id"]
         if not trial_id:
@@ -202,9 +202,9 @@ def read_published(path: Path) -> tuple[list[FinishedTrial], dict[str, str]]:
         if line["status"] == DONE:
             record["epochs"] = epochs.get(trial_id, [])
         text = json.dumps(record, sort_keys=True, allow_nan=False)
-        found[trial_id] = FinishedTrial(trial_id, line["status"], float(number), text, packed.get(trial_id))
+        records[trial_id] = FinishedTrial(trial_id, line["status"], float(number), text, packed.get(trial_id))
     plan = settle_plan.of_table(trials, path.resolve().parent)
-    return list(found.values()), {plan["plan"]: json.dumps(plan, allow_nan=False)} if plan else {}
+    return list(records.values()), {plan["plan"]: json.dumps(plan, allow_nan=False)} if plan else {}
 
 
 def of_line(line: dict[Any, Any], run: dict[Any, Any]) -> Record:

@@ -61,12 +61,12 @@ def variants(composed: Composed) -> list[Variant]:
     if study is None:
         return [Variant("network", "network", "", False, composed.config, composed.data, composed.recipe)]
     check_study(study)
-    made = [variant(composed, study, label, baseline) for label, baseline in study.baselines().items()]
-    for baseline in dict.fromkeys(each.baseline for each in made):
-        check_factors(study, {each.label: each.config for each in made if each.baseline == baseline}, baseline)
-    for each in made:
+    rows = [variant(composed, study, label, baseline) for label, baseline in study.baselines().items()]
+    for baseline in dict.fromkeys(each.baseline for each in rows):
+        check_factors(study, {each.label: each.config for each in rows if each.baseline == baseline}, baseline)
+    for each in rows:
         check_own(composed.config, each, study.varied)
-    return made
+    return rows
 
 
 def variant(composed: Composed, study: Study, label: str, baseline: str) -> Variant:
@@ -94,10 +94,10 @@ def with_overrides(
     config = composed.config
     if "recipe" in overrides:
         config = replace(config, recipe=composed.recipes[overrides["recipe"]][0])
-    said = {
+    values = {
         str(key): value for key, value in overrides.items() if key not in (*ROW_WORDS, "recipe") and not but(str(key))
     }
-    return with_values(config, said, where)
+    return with_values(config, values, where)
 
 
 def check_study(study: Study) -> None:
@@ -110,10 +110,10 @@ def check_study(study: Study) -> None:
     baselines = study.baselines()
     for label, baseline in baselines.items():
         if baseline not in study.rows:
-            there = f"there is no row '{baseline}' in {study.name}; there are {', '.join(study.rows)}"
+            message = f"there is no row '{baseline}' in {study.name}; there are {', '.join(study.rows)}"
             row = study.rows[label]
             own = isinstance(row, dict) and "baseline" in row
-            raise UserError(f"study.rows.{label}.baseline: {there}" if own else f"study.baseline: {there}")
+            raise UserError(f"study.rows.{label}.baseline: {message}" if own else f"study.baseline: {message}")
         if baselines[baseline] != baseline:
             raise UserError(
                 f"study.rows.{label}.baseline: '{baseline}' is itself compared with '{baselines[baseline]}'"
@@ -164,16 +164,16 @@ def check_own(base: Config, variant: Variant, factors: list[str]) -> None:
 
 def with_values(config: Config, values: Mapping[str, Any], where: str) -> Config:
     """A configuration with other values, by key; a UserError that begins with `where` for one that its key refuses."""
-    made = OmegaConf.structured(copy.deepcopy(config))
+    structured = OmegaConf.structured(copy.deepcopy(config))
     try:
         for key, value in values.items():
             check_key(key)
-            if key.startswith("se.") and made.se is None:
+            if key.startswith("se.") and structured.se is None:
                 raise UserError(f"{key} cannot be set, because se is null")
-            OmegaConf.update(made, key, value, merge=False)
-        found = OmegaConf.to_object(made)
-        assert isinstance(found, Config)
-        check_values(found)
+            OmegaConf.update(structured, key, value, merge=False)
+        checked = OmegaConf.to_object(structured)
+        assert isinstance(checked, Config)
+        check_values(checked)
     except (OmegaConfBaseException, UserError) as error:
         raise UserError(f"{where}: {error_line(error)}") from error
-    return found
+    return checked

@@ -118,12 +118,12 @@ def wandb_mode(word: str) -> str:
     Raises:
         UserError: WANDB_MODE is none of W&B's.
     """
-    said = os.environ.get("WANDB_MODE")
-    if word == "off" or said is None:
+    mode = os.environ.get("WANDB_MODE")
+    if word == "off" or mode is None:
         return "offline" if word == "auto" else word
-    if said not in MODES:  # its client would only say so once all is trained
-        raise UserError(f"WANDB_MODE={said}: there is no such mode; there are {', '.join(MODES)}")
-    return MODES[said] if word == "auto" or MODES[said] == "off" else word
+    if mode not in MODES:  # its client would only say so once all is trained
+        raise UserError(f"WANDB_MODE={mode}: there is no such mode; there are {', '.join(MODES)}")
+    return MODES[mode] if word == "auto" or MODES[mode] == "off" else word
 
 
 @contextmanager

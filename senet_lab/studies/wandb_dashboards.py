@@ -112,9 +112,9 @@ def from_store(composed: Composed, words: list[str]) -> tuple[DashboardContent, 
             f"{store.name} has no record of {composed.folder}: there is nothing to show; "
             f"python -m senet_lab.run {' '.join(words)} trains it"
         )
-    there = replace(study, cells=[cell for cell in study.cells if cell.trial_id in study.recorded])
+    recorded = replace(study, cells=[cell for cell in study.cells if cell.trial_id in study.recorded])
     packed = store.outputs(study.trials)
-    trials = record_tables.trials_frame(there, study.recorded, packed)
+    trials = record_tables.trials_frame(recorded, study.recorded, packed)
     runs = tuple(cell.trial_id for cell in record_tables.cells_by_row(study))  # those that are still to come, too
     assert composed.config.study
     return dashboard_content(
@@ -183,10 +183,10 @@ def save_view(view: Spec) -> str:
     api = wandb.Api(timeout=SECONDS)
     view = {**view, "entityName": view["entityName"] or api.default_entity}
     ask: Callable[..., Any] = execute_graphql
-    found = ask(api, FIND, {name: view[name] for name in ("entityName", "projectName", "type", "name")})["project"]
-    if found is None:
+    existing = ask(api, FIND, {name: view[name] for name in ("entityName", "projectName", "type", "name")})["project"]
+    if existing is None:
         api.create_project(view["projectName"], view["entityName"])
-    ids = [edge["node"]["id"] for edge in found["allViews"]["edges"]] if found else []
+    ids = [edge["node"]["id"] for edge in existing["allViews"]["edges"]] if existing else []
     saved = ask(api, SAVE, {**view, "id": ids[0] if ids else None, "spec": json.dumps(view["spec"])})
     where = f"{get_app_url(api).rstrip('/')}/{quote(view['entityName'])}/{quote(view['projectName'])}"
     if view["type"] == "project-view":

@@ -78,9 +78,9 @@ class Workers:
         busy = {worker.pipe: worker for worker in self.workers if worker.trial_id is not None}
         if not busy:
             time.sleep(timeout)
-        found = [self.event(busy[pipe]) for pipe in wait(list(busy), timeout) if isinstance(pipe, Connection)]
-        found += [self.cut_off(worker) for worker in busy.values() if worker.trial_id is not None]
-        return [event for event in found if event is not None]
+        events = [self.event(busy[pipe]) for pipe in wait(list(busy), timeout) if isinstance(pipe, Connection)]
+        events += [self.cut_off(worker) for worker in busy.values() if worker.trial_id is not None]
+        return [event for event in events if event is not None]
 
     def event(self, worker: Worker) -> Event | None:
         """The event of a worker's next message or of its end; None if it does not concern the driver."""

@@ -45,20 +45,20 @@ def description(module: SENet, path: Path) -> Description | None:
     Raises:
         UserError: if that cannot be, or does not fit its network.
     """
-    said = module.images
-    if not said:
+    saved = module.images
+    if not saved:
         return None
-    names = said.get("classes")
+    names = saved.get("classes")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: what it says of its classes is damaged")
     try:
-        reading = Data(name="folder", **{name: said[name] for name in READING})
+        reading = Data(name="folder", **{name: saved[name] for name in READING})
         images.check_data(reading)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: what it says of its images is damaged ({type(error).__name__}: {error})") from error
-    found = Description(reading, tuple(names))
-    check_description(module, found, str(path))
-    return found
+    described = Description(reading, tuple(names))
+    check_description(module, described, str(path))
+    return described
 
 
 def check_description(module: SENet, found: Description, whose: str) -> None:

@@ -56,9 +56,9 @@ def digests(tree: Path, paths: Sequence[str], states: Sequence[bytes]) -> list[b
 
     def read(number: int) -> tuple[bytes, bytes]:
         with open(paths[number], "rb") as file:  # noqa: PTH123
-            found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST)).digest()
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST)).digest()
             after = os.fstat(file.fileno())
-        return found, state(after) if time.time_ns() - max(after.st_mtime_ns, after.st_ctime_ns) > RECENT else b""
+        return digest, state(after) if time.time_ns() - max(after.st_mtime_ns, after.st_ctime_ns) > RECENT else b""
 
     try:
         with ThreadPoolExecutor(READERS) as threads:

@@ -45,21 +45,21 @@ def list_folder(data: Data) -> tuple[Files, Files, tuple[str, ...]]:
     try:
         names = [class_folders(tree) for tree in trees]
         classes = tuple(names[0])
-        found = [class_files(data, [images_below(tree / name) for name in classes]) for tree in trees]
+        trees_files = [class_files(data, [images_below(tree / name) for name in classes]) for tree in trees]
     except OSError as error:
         raise unreadable(data, error) from error
-    for tree, files in zip(trees, found, strict=True):
+    for tree, files in zip(trees, trees_files, strict=True):
         if not len(files):
             raise UserError(f"{tree} holds no images (looked for one folder a class, with {'/'.join(IMAGE_SUFFIXES)})")
     unknown = sorted(set(names[-1]) - set(classes))
     if unknown:
         raise UserError(f"{trees[-1]} has a class that {train} lacks: {unknown[0]}")
     if data.test_share:
-        found = split_off_test(found[0], data.test_share)
-    without = sorted(set(range(len(classes))) - set(found[0].labels.tolist()))
+        trees_files = split_off_test(trees_files[0], data.test_share)
+    without = sorted(set(range(len(classes))) - set(trees_files[0].labels.tolist()))
     if without:
         raise UserError(f"{train / classes[without[0]]} holds no images: a class that cannot be learnt")
-    return found[0], found[1], classes
+    return trees_files[0], trees_files[1], classes
 
 
 def check_there(data: Data, key: str) -> None:

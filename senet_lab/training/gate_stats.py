@@ -53,7 +53,7 @@ def measured_blocks(net: nn.Module, every: bool = False) -> list[MeasuredBlock]:
         if isinstance(part, SEBlock):
             stage = stage_of(net, path)
             by_stage.setdefault(path if stage is None else stage, []).append((path, part))
-    found = []
+    blocks = []
     last = max((key for key in by_stage if isinstance(key, int)), default=None)
     for key, members in by_stage.items():
         params = sum(weight.numel() for _, part in members for weight in part.parameters() if weight.requires_grad)
@@ -61,8 +61,8 @@ def measured_blocks(net: nn.Module, every: bool = False) -> list[MeasuredBlock]:
             name, stage = (f"SE_{key}_{number}", key) if isinstance(key, int) else (key, None)
             shown = LAST if key == last else 1
             if every or number > len(members) - shown:
-                found.append(MeasuredBlock(name, path, stage, part, params))
-    return found
+                blocks.append(MeasuredBlock(name, path, stage, part, params))
+    return blocks
 
 
 @contextmanager

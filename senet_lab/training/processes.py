@@ -113,14 +113,14 @@ def in_subprocess(name: str, seconds: float, act: Callable[..., Any], *args: Any
     try:
         if not pipe.poll(seconds):
             raise RunError(f"{name} did not answer for {seconds:g} seconds")
-        raised, found = pipe.recv()
+        raised, result = pipe.recv()
     except EOFError:
         raise RunError(f"{name} has ended without an answer") from None
     finally:
         end(process, 0)
     if raised:
-        raise found
-    return found
+        raise result
+    return result
 
 
 def answer_once(pipe: Connection, act: Callable[..., Any], *args: Any) -> None:

@@ -75,7 +75,7 @@ class Spec(Step):
     def determinants(self) -> dict[str, Any]:
         """Everything that the trial's name depends on; fields at their default are left out, so that a field that is
         added to the lab later renames no trial that is recorded already."""
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "backbone": self.backbone,
             "identity": self.identity,
             "seed": self.seed,
@@ -84,8 +84,8 @@ class Spec(Step):
             "recipe": non_defaults(self.recipe, drop=IDLE_RECIPE),
         }
         if ":" in self.backbone:  # the user's own code may change under the same name; its structure tells
-            found["network"] = self.network
-        return found | {
+            values["network"] = self.network
+        return values | {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.default not in (dataclasses.MISSING, getattr(self, field.name))

@@ -186,9 +186,9 @@ def once_more(ctx: Any, dy_BCHW: Tensor, *inputs: Tensor) -> list[Tensor | None]
 
 def slopes(y: Tensor, inputs: Sequence[Tensor], dy: Tensor, *, create_graph: bool = False) -> list[Tensor | None]:
     """The gradients of inputs; None for inputs that require none."""
-    there = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(y, there, dy, retain_graph=True, create_graph=create_graph))
-    return [next(found) if tensor.requires_grad else None for tensor in inputs]
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    gradients = iter(torch.autograd.grad(y, wanted, dy, retain_graph=True, create_graph=create_graph))
+    return [next(gradients) if tensor.requires_grad else None for tensor in inputs]
 
 
 def normed(x: Tensor, mean_C: Tensor, var_C: Tensor, gamma_C: Tensor, beta_C: Tensor, eps: float) -> Tensor:
@@ -213,8 +213,8 @@ def shares(pixels: int, dtype: torch.dtype) -> Tensor:
 def affine(x_BCHW: Tensor, mean_BC: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tensor:
     """scale (x − mean) + shift, by batch norm's kernel."""
     B, C, H, W = x_BCHW.shape
-    given = x_BCHW.view(1, B * C, H, W), mean_BC.flatten(), mean_BC.new_ones(B * C)
-    y_1DHW = normed(*given, scale_BC.flatten(), shift_BC.flatten(), 0.0)
+    arguments = x_BCHW.view(1, B * C, H, W), mean_BC.flatten(), mean_BC.new_ones(B * C)
+    y_1DHW = normed(*arguments, scale_BC.flatten(), shift_BC.flatten(), 0.0)
     y_BCHW: Tensor = torch.ops.aten._unsafe_view(y_1DHW, x_BCHW.shape)  # not a view, as blocks write into it
     return y_BCHW
 
@@ -224,8 +224,8 @@ def sums(dy_BCHW: Tensor, x_BCHW: Tensor, mean_BC: Tensor) -> tuple[Tensor, Tens
     where the deviation is 1, its weight."""
     B, C, H, W = x_BCHW.shape
     ones_D = mean_BC.new_ones(B * C)
-    given = [map_BCHW.view(1, B * C, H, W) for map_BCHW in (dy_BCHW, x_BCHW)]
+    maps = [map_BCHW.view(1, B * C, H, W) for map_BCHW in (dy_BCHW, x_BCHW)]
     _, R_D, G_D = torch.ops.aten.native_batch_norm_backward(
-        *given, ones_D, None, None, mean_BC.flatten(), ones_D, True, 0, [False, True, True]
+        *maps, ones_D, None, None, mean_BC.flatten(), ones_D, True, 0, [False, True, True]
     )
     return G_D.view(B, C), R_D.view(B, C)
