@@ -48,7 +48,7 @@ BAD: list[tuple[str, str]] = [
     ("+se.reduction=3", "se.reduction"),
     ("se={foo:3}", "se.foo: Key 'foo' not in 'SE'"),
     # choices
-    ("+ablation=nope", "there is no study 'nope'; there are attention, conv3x3, "),
+    ("+ablation=nope", "there is no study 'nope'; there are attention, "),
     ("+ablation=", "there is no study ''"),
     ("ablation=null", "there is no study"),
     (f"{RATIO} {RATIO}", "one study at a time: ratio and ratio were asked for"),
