@@ -44,6 +44,8 @@ from senet_lab.training.feeds import TensorFeed
 
 BATCH = 128
 CLASSES, SIDE = 10, 32
+# Networks and sizes of images whose layout `training.layout=auto` was decided by (`training/step.py`).
+LAYOUTS = ["resnet8:8", "resnet8:32", "resnet20:32", "resnet56:32", "wrn16_4:32", "mobilenet_050:96", "mobilenet:96"]
 VALIDATED = 32  # images: both ways validate each epoch, on next to nothing
 
 
@@ -66,19 +68,20 @@ class Epochs(pl.Callback):
         self.ends.append(clock(self.device))
 
 
-def made_up(count: int) -> tuple[Any, Any]:
+def made_up(count: int, side: int = SIDE) -> tuple[Any, Any]:
     draw = np.random.default_rng(0)
-    return draw.integers(256, size=(count, 3, SIDE, SIDE), dtype=np.uint8), draw.integers(CLASSES, size=count)
+    return draw.integers(256, size=(count, 3, side, side), dtype=np.uint8), draw.integers(CLASSES, size=count)
 
 
-def lab(network: str, words: list[str], count: int, epochs: int, device: str) -> list[float]:
+def lab(network: str, words: list[str], count: int, epochs: int, device: str, side: int = SIDE) -> list[float]:
     """Seconds of each epoch but the first, as a worker trains."""
     training = [f"recipe.epochs={epochs}", f"recipe.batch_size={BATCH}", f"training.device={device}", *words]
+    training.append(f"data.size={side}")
     # The images of CIFAR are not needed, and so neither are its files: of the digits only what is said of them is left.
     made = plans.make_plan(compose.compose([f"backbone={network}", "recipe=cifar", *training])).cells[0].spec
     spec = dataclasses.replace(made, channels=3, classes=CLASSES)
-    data = compose.compose(["data=cifar10"]).config.data
-    images, labels = (torch.from_numpy(each) for each in made_up(count))
+    data = compose.compose(["data=cifar10", f"data.size={side}"]).config.data
+    images, labels = (torch.from_numpy(each) for each in made_up(count, side))
     feed, few = (TensorFeed(images[:some], labels[:some], data, device) for some in (count, VALIDATED))
     splits = lab_data.Splits(feed, few, few, tuple(map(str, range(CLASSES))))
     ends: list[float] = []
@@ -103,6 +106,36 @@ def plainly(network: str, count: int, epochs: int, device: str) -> list[float]:
     module = plain.Plain(models.create(network, SE(), CLASSES, seed=0), config.recipe)
     plain.trainer(epochs, device, [seen]).fit(module, *loaders)
     return [after - before for before, after in itertools.pairwise(seen.ends)]
+
+
+def layouts(networks: list[str], count: int, epochs: int, rounds: int) -> tuple[list[Any], list[Any]]:
+    """What `training.layout` makes of networks on a CPU, as `name:pixels` with SE and without: the lines of the table,
+    and every measurement."""
+    lines, measured = [], []
+    for network, se in itertools.product(networks, ("with", "without")):
+        name, _, pixels = network.partition(":")
+        print(f"{name} {se} SE at {pixels} pixels …", file=sys.stderr)
+        taken: dict[str, list[float]] = {"contiguous": [], "channels_last": []}
+        for number in range(rounds):
+            for layout in list(taken)[:: 1 if number % 2 else -1]:
+                words = [f"training.layout={layout}", *(["se=null"] if se == "without" else [])]
+                taken[layout] += lab(name, words, count, epochs, "cpu", int(pixels))
+        speed = {layout: [count / seconds for seconds in each] for layout, each in taken.items()}
+        lines.append(
+            {
+                "network": name,
+                "SE": se,
+                "pixels": pixels,
+                **{f"{layout}, images/s": spread(each, 1) for layout, each in speed.items()},
+                "channels_last over contiguous": within(ratio(speed["channels_last"], speed["contiguous"])),
+            }
+        )
+        measured += [
+            {"network": network, "way": f"{layout}, {se} SE", "epoch": number, "images a second": value}
+            for layout, each in speed.items()
+            for number, value in enumerate(each)
+        ]
+    return lines, measured
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -157,6 +190,7 @@ def roofline(network: str, macs_a_second: float, bytes_a_second: float, width: i
 def main(words: list[str] | None = None) -> int:
     made = measuring.arguments(__doc__, device=True)
     made.add_argument("--networks", nargs="+", default=["resnet20", "wrn16_4"], help="(%(default)s)")
+    made.add_argument("--layouts", nargs="*", default=LAYOUTS, help="networks and pixels, on a CPU (%(default)s)")
     made.add_argument("--images", type=int, help="of an epoch (256 on a CPU, 50,000 on a GPU)")
     made.add_argument("--epochs", type=int, default=4, help="of each round, the first not counted (%(default)s)")
     made.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
@@ -166,6 +200,7 @@ def main(words: list[str] | None = None) -> int:
     count = given.images or (50_000 if device == "cuda" else 256)
     if given.short:
         given.networks, count, given.epochs, given.rounds = ["resnet8"], 16, 2, 1
+        given.layouts = given.layouts[:1]
     torch.set_num_threads(1)
     silence.without_advice()
     warnings.filterwarnings("ignore")
@@ -199,8 +234,12 @@ def main(words: list[str] | None = None) -> int:
             for way, each in speed.items()
             for number, value in enumerate(each)
         ]
+    tables: dict[str, Any] = {"": lines}
+    if device == "cpu" and given.layouts:
+        tables["Layouts"], every = layouts(given.layouts, count, given.epochs, given.rounds)
+        measured += every
     told = notes(device, count, macs_a_second, bytes_a_second)
-    measuring.write("train", "Training, images a second", {"": lines}, measured, told, given, device)
+    measuring.write("train", "Training, images a second", tables, measured, told, given, device)
     return 0
 
 

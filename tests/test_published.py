@@ -30,6 +30,7 @@ torch.set_num_threads(1)
 def cell_of(line: dict[str, str]) -> Cell:
     """The training that a line of a published `trials.csv` tells of."""
     words = [f"backbone={line['backbone']}", f"training.device={line['device']}", f"seeds={int(line['seed']) + 1}"]
+    words.append("training.layout=contiguous")  # in which all of them were trained
     words.append(f"data.root={os.environ.get('DATA_ROOT', 'data')}")
     if line.get("words"):  # of a search, which tells each design's levels
         stages = {

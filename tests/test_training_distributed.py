@@ -278,7 +278,7 @@ def test_wrong_words(words: list[str], said: str) -> None:
 )
 def test_what_cannot_be(training: Training, device: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        choose_step(training, Data(), device)
+        choose_step(training, Data(), device, "resnet8")
     assert one_line(str(caught.value), said)
 
 

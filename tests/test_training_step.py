@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from senet_lab import models
 from senet_lab.compose import compose
 from senet_lab.config import SE, Data, Recipe, Training, UserError
+from senet_lab.models.backbones import BACKBONES
 from senet_lab.studies import plan_text, rows
 from senet_lab.studies.store_check import spec_of as spec_from
 from senet_lab.training import step, trial
@@ -175,20 +176,45 @@ def test_a_network_without_blocks_is_compiled_whole() -> None:
 
 
 def test_on_a_cpu_all_is_plain() -> None:
-    assert choose_step(Training(), FOLDER, "cpu") == choose_step(Training(), Data(), "cpu") == PLAIN == FAST["cpu"]
+    assert (
+        choose_step(Training(), FOLDER, "cpu", "resnet8")
+        == choose_step(Training(), Data(), "cpu", "resnet8")
+        == PLAIN
+        == FAST["cpu"]
+    )
     assert {name: SPEC.config()[name] for name in STEP} == STEP
+
+
+def test_a_cpu_has_the_layout_that_trains_sooner() -> None:
+    """Of the networks that are listed, from their size on; a word, or the plain way, says otherwise. Images of 8 pixels
+    are laid out as ever, so that their records stay."""
+    for backbone, size, layout in (
+        ("resnet20", 32, "channels_last"),
+        ("resnet20", 31, "contiguous"),
+        ("resnet8", 8, "contiguous"),
+        ("mobilenet_050", 96, "channels_last"),
+        ("mobilenet_050", 64, "contiguous"),
+        ("resnet50", 224, "contiguous"),
+        ("mine:resnet20", 32, "contiguous"),
+    ):
+        data = Data(size=size)
+        assert choose_step(Training(), data, "cpu", backbone) == Step(layout=layout), (backbone, size)
+        assert choose_step(Training(path="plain"), data, "cpu", backbone) == PLAIN
+        assert choose_step(Training(layout="contiguous"), data, "cpu", backbone) == PLAIN
+    assert all(backbone in BACKBONES and size > 8 for backbone, size in step.CHANNELS_LAST.items())
 
 
 def test_a_gpu_is_given_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "size_in_memory", lambda data: step.ROOM)
     fast = Step(feed="memory", layout="channels_last", fused=True, compile="off")
-    assert choose_step(Training(), FOLDER, "cuda") == fast
-    assert choose_step(Training(), Data(), "cuda") == dataclasses.replace(fast, feed="files")
-    assert choose_step(Training(path="plain"), FOLDER, "cuda") == PLAIN
-    assert choose_step(Training(path="plain", compile="graphs"), FOLDER, "cuda") == Step(compile="graphs")
+    for data in (FOLDER, Data()):
+        assert choose_step(Training(), data, "cpu", "resnet8") == PLAIN == FAST["cpu"]
+    assert choose_step(Training(), Data(), "cuda", "resnet8") == dataclasses.replace(fast, feed="files")
+    assert choose_step(Training(path="plain"), FOLDER, "cuda", "resnet8") == PLAIN
+    assert choose_step(Training(path="plain", compile="graphs"), FOLDER, "cuda", "resnet8") == Step(compile="graphs")
     monkeypatch.setattr(step, "size_in_memory", lambda data: step.ROOM + 1)
-    assert choose_step(Training(), FOLDER, "cuda") == dataclasses.replace(fast, feed="files")
-    assert choose_step(Training(feed="memory"), FOLDER, "cuda") == fast
+    assert choose_step(Training(), FOLDER, "cuda", "resnet8") == dataclasses.replace(fast, feed="files")
+    assert choose_step(Training(feed="memory"), FOLDER, "cuda", "resnet8") == fast
 
 
 @pytest.mark.parametrize(
@@ -200,7 +226,7 @@ def test_a_gpu_is_given_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_cannot_be(training: Training, data: Data, word: str) -> None:
     with pytest.raises(UserError, match=word):
-        choose_step(training, data, "cpu")
+        choose_step(training, data, "cpu", "resnet8")
 
 
 @pytest.mark.parametrize(

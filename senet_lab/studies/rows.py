@@ -92,7 +92,7 @@ class Row:
             device=device,
             precision=step.precision_of(self.config.training.precision, device),
             threads=self.config.executor.threads_of_a_trial if device == "cpu" else 1,
-            **vars(step.choose_step(self.config.training, self.config.data, device)),
+            **vars(step.choose_step(self.config.training, self.config.data, device, self.config.backbone)),
         )
 
 

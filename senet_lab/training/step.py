@@ -1,10 +1,10 @@
 """How a training step is carried out on a kind of device: what `auto` stands for in the keys `training.…`.
 
 The plain way is PyTorch's default: contiguous tensors, an optimiser in Python, no compiler, and a tree of images read
-from its files. A CPU trains in the plain way: so recorded results stay the same, and a compiler would take longer than
-a small training. A GPU gets channels-last tensors, which its tensor cores need, a fused optimiser, and a tree of images
-in its memory if it fits. `auto` compiles nothing: compilation takes minutes for each network, which only a long
-training earns back.
+from its files. A CPU trains in the plain way, because a compiler would take longer than a small training; only the
+tensors of some networks are channels-last there, which trains them sooner (`CHANNELS_LAST`). A GPU gets channels-last
+tensors, which its tensor cores need, a fused optimiser, and a tree of images in its memory if it fits. `auto` compiles
+nothing: compilation takes minutes for each network, which only a long training earns back.
 
 Whatever is not plain may change the last digits of a result, and so is part of a trial's id.
 """
@@ -35,8 +35,14 @@ PLAIN = Step()
 FAST = {"cpu": PLAIN, "cuda": Step(feed="memory", layout="channels_last", fused=True)}
 
 
-def choose_step(training: Training, data: Data, device: str) -> Step:
-    """The step that the keys `training.…` ask for, for a data set on a kind of device.
+# Networks that a CPU trains sooner in channels-last → from how many pixels a side of their images on
+# (results/benchmarks/train.md). As a layout bears on ids, a network is added here, and never taken away.
+CHANNELS_LAST = dict.fromkeys(("resnet8", "resnet20", "resnet32", "resnet56", "resnet110", "wrn16_4", "wrn16_8"), 32)
+CHANNELS_LAST |= dict.fromkeys(("mobilenet_025", "mobilenet_050", "mobilenet_075", "mobilenet"), 96)
+
+
+def choose_step(training: Training, data: Data, device: str, backbone: str) -> Step:
+    """The step that the keys `training.…` ask for, for a network and a data set on a kind of device.
 
     Raises:
         UserError: for settings that the device does not support or that exclude each other.
@@ -52,12 +58,21 @@ def choose_step(training: Training, data: Data, device: str) -> Step:
     auto = PLAIN if training.path == "plain" else FAST[device]
     return Step(
         feed=feed_of(training.feed, data, auto),
-        layout=auto.layout if training.layout == "auto" else training.layout,
+        layout=layout_of(training, data, device, backbone),
         fused=auto.fused if training.optimiser == "auto" else training.optimiser == "fused",
         compile=auto.compile if training.compile == "auto" else training.compile,
         devices=training.devices,
         sync_batchnorm=training.sync_batchnorm,
     )
+
+
+def layout_of(training: Training, data: Data, device: str, backbone: str) -> str:
+    """The layout of the tensors: `auto` is fixed for each network, size of images and kind of device."""
+    if training.layout != "auto":
+        return training.layout
+    if training.path == "plain" or (device == "cpu" and data.size < CHANNELS_LAST.get(backbone, math.inf)):
+        return PLAIN.layout
+    return "channels_last"
 
 
 def feed_of(word: str, data: Data, auto: Step) -> str:
