@@ -196,7 +196,7 @@ MUTATIONS: list[tuple[str, str, str, str, str]] = [
     ("another default momentum", "senet_lab/config/determinants.py", "test_training_recipes.py",
      "momentum: float = key(0.9", "momentum: float = key(0.95"),
     ("the first block of each stage in figure 6", "senet_lab/training/gate_stats.py", "test_excitation.py",
-     "if every or number == len(members):", "if every or number == 1:"),
+     "if every or number > len(members) - shown:", "if every or number <= shown:"),
     ("seeds counted from 1", "senet_lab/studies/plan.py", "test_plan.py",
      "for seed in seeds for cell", "for seed in [each + 1 for each in seeds] for cell"),
     # --------------------------------------------------------------- caught from the first, so that they stay caught
