@@ -11,7 +11,7 @@ from senet_lab.config import SE, RunError, UserError
 
 if TYPE_CHECKING:
     import senet_lab.models as models
-    from senet_lab.api import Search, Study, ablate, search, study
+    from senet_lab.api import NotebookSearch, NotebookStudy, ablate, search, study
     from senet_lab.models.insert import add_se
     from senet_lab.studies.records import load_records
 
@@ -21,13 +21,13 @@ LATER = {
     "models": "",
     "add_se": "models",
     "load_records": "studies.records",
-    **dict.fromkeys(("Search", "Study", "ablate", "search", "study"), "api"),
+    **dict.fromkeys(("NotebookSearch", "NotebookStudy", "ablate", "search", "study"), "api"),
 }
 __all__ = [
     "SE",
+    "NotebookSearch",
+    "NotebookStudy",
     "RunError",
-    "Search",
-    "Study",
     "UserError",
     "ablate",
     "add_se",

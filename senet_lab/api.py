@@ -32,7 +32,7 @@ GOES_ON = "interrupted: what has ended is recorded; the same call goes on from t
 Network = str | Callable[..., "nn.Module"]
 
 
-def study(name: str, *words: str, **settings: Any) -> Study:
+def study(name: str, *words: str, **settings: Any) -> NotebookStudy:
     """A study of `sweeps/ablation`, with settings as on the command line.
 
     Args:
@@ -48,12 +48,12 @@ def study(name: str, *words: str, **settings: Any) -> Study:
     Example:
         >>> lab.study("ratio", data="cifar10", backbone="resnet20", seeds="settle", margin=0.3).plan()
     """
-    return Study([name if "=" in name else f"+ablation={name}", *words, *as_words(settings)])
+    return NotebookStudy([name if "=" in name else f"+ablation={name}", *words, *as_words(settings)])
 
 
 def ablate(
     network: Network, factors: Mapping[str, Sequence[Any]], *words: str, data: Any = "digits", **settings: Any
-) -> Study:
+) -> NotebookStudy:
     """A study without a file: a network of yours, and the levels of what is to be compared.
 
     Args:
@@ -80,19 +80,19 @@ def ablate(
     varied = [f"+vary={keys[0] if single else word_text(keys)}", f"levels={word_text(levels[0] if single else levels)}"]
     asked = [*factors, *settings, *(word.lstrip("+") for word in words)]
     plain = {} if any(re.match(r"se\b", each) for each in asked) else {"se": None}
-    return Study([*varied, *words, *as_words({"backbone": network, "data": data, **plain, **settings})])
+    return NotebookStudy([*varied, *words, *as_words({"backbone": network, "data": data, **plain, **settings})])
 
 
-def search(name: str = "design", *words: str, **settings: Any) -> Search:
+def search(name: str = "design", *words: str, **settings: Any) -> NotebookSearch:
     """A search of `sweeps/search`, with settings as on the command line.
 
     Example:
         >>> lab.search("design", budget={"params": "1.02x"}).run().front()
     """
-    return Search([f"+search={name}", *words, *as_words(settings)])
+    return NotebookSearch([f"+search={name}", *words, *as_words(settings)])
 
 
-class Study:
+class NotebookStudy:
     """A study: what it would train, and what came of it. Made by `study` and `ablate`.
 
     Attributes:
@@ -167,7 +167,7 @@ class Study:
         frame.attrs = {"seconds": round(expected.total(workers), 1), "workers": workers}
         return frame
 
-    def run(self) -> Study:
+    def run(self) -> NotebookStudy:
         """Train what is not recorded, and write the table; progress is shown on the way.
 
         An interrupt (Ctrl-C, or a notebook's button) loses nothing: the same call goes on. Networks, data sets and
@@ -250,7 +250,7 @@ class Study:
             raise RunError(str(error)) from error
 
 
-class Search(Study):
+class NotebookSearch(NotebookStudy):
     """A search for designs under a budget. Made by `search`."""
 
     def plan(self) -> pd.DataFrame:
@@ -273,7 +273,7 @@ class Search(Study):
         frame.attrs = {"designs": space.distinct(), "trials": design.asker.trials * design.seeds}
         return frame
 
-    def run(self) -> Search:
+    def run(self) -> NotebookSearch:
         """Ask for designs and train them until the search is over, and write the front; progress is shown on the way.
         An interrupt loses nothing: the same call goes on."""
         super().run()

@@ -52,7 +52,7 @@ EVERY_STUDY = "ablation=all"
 
 
 def sweep_folders() -> list[Path]:
-    """Where studies are looked for, the first one first."""
+    """The folders in which studies are looked for, in order."""
     places = [Path.cwd() / "sweeps", PACKAGE.parent / "sweeps", PACKAGE / "sweeps"]
     return [place for position, place in enumerate(places) if place.is_dir() and place not in places[:position]]
 
@@ -62,7 +62,7 @@ def choices(group: str) -> list[str]:
     places = [PACKAGE / "conf"] if group in GROUPS else []
     places += sweep_folders() if group not in ("data", "executor") else []
     files = [path for place in places for path in (place / group).glob("*.yaml") if is_file_or_link(path)]
-    return sorted({path.stem for path in files if not path.name.startswith(".")})  # tools leave some (`._mine.yaml`)
+    return sorted({path.stem for path in files if not path.name.startswith(".")})  # `._mine.yaml` is a tool's
 
 
 def is_file_or_link(path: Path) -> bool:
@@ -107,8 +107,8 @@ def compose(words: Iterable[str]) -> Composed:
 
 
 def check_name(asked: str, alone: Config) -> None:
-    """A UserError where a file calls its study otherwise than it is called itself: a copy of another one, whose results
-    would be filed under the other's name."""
+    """A UserError if a file's study has another name than the file, as in an edited copy: its results would be filed
+    under the other name."""
     group, name = asked.split("=")
     name_in_file = getattr(alone, STUDIES[group]).name
     if name_in_file != name:
@@ -122,7 +122,7 @@ def compose_all(words: Iterable[str]) -> list[Composed]:
     if not any(word.removeprefix("+") == EVERY_STUDY for word in words):
         return [compose(words)]
     others = [word for word in words if word.removeprefix("+") != EVERY_STUDY]
-    check_words([*others, "+ablation=ratio"])  # a word that is wrong is not to be blamed on one of the studies
+    check_words([*others, "+ablation=ratio"])  # so that an error in a word does not name one of the studies
     made = {name: compose_config([f"+ablation={name}"]).study for name in choices("ablation")}
     of_se = [name for name, study in made.items() if study and all(key.startswith("se.") for key in study.varied)]
     studies = [compose([f"+ablation={name}", *others]) for name in of_se]
@@ -130,9 +130,8 @@ def compose_all(words: Iterable[str]) -> list[Composed]:
 
 
 def words_of(config: Config) -> str:
-    """The words that choose a configuration's data set, its recipe and whatever else bears on one training once more,
-    without the study or the search that asked for it, as a shell takes them. Where its images lie is left out: that is
-    another place on another machine."""
+    """The words, quoted for a shell, by which one training is repeated: data set, recipe and whatever else bears on it,
+    without its study or search, and without the place of the images, which differs by machine."""
     names = {"data": config.data.name, "recipe": config.recipe.name}
     words = [f"{group}={name}" for group, name in names.items() if name in choices(group) or ":" in name]
     for key, value in config_differences(config, compose_config(words)).items():
@@ -143,7 +142,7 @@ def words_of(config: Config) -> str:
 
 @functools.cache
 def register_schemas() -> None:
-    """Tell Hydra the types of the fields, once for all compositions."""
+    """Register the types of the fields with Hydra, once."""
     store = ConfigStore.instance()
     store.store("schema", node=Config)
     for group, node in (("data", Data), ("recipe", Recipe), ("executor", Executor)):
@@ -151,8 +150,8 @@ def register_schemas() -> None:
 
 
 def compose_config(words: list[str]) -> Config:
-    """What the words ask for, without labels. One command asks for the same words several times; they are composed
-    again only if a file has changed in between."""
+    """The configuration of the words, without labels. It is cached until a file changes, because one command composes
+    the same words several times."""
     words = named_data(words)
     folders = tuple(sweep_folders())
     state = tuple(state_of(path) for place in (PACKAGE / "conf", *folders) for path in sorted(place.rglob("*.yaml")))
@@ -170,7 +169,7 @@ def state_of(path: Path) -> tuple[str, int, int]:
 
 @functools.lru_cache(maxsize=256)
 def from_files(words: tuple[str, ...], folders: tuple[Path, ...], _state: tuple[tuple[str, int, int], ...]) -> Config:
-    """Compose and check, which takes a tenth of a second; `_state` tells when what was composed is out of date."""
+    """Compose and check. `_state` stands for the files: another state is another entry of the cache."""
     register_schemas()
     for key, _, name in (word.lstrip("+").partition("=") for word in words):
         if key in STUDIES or (key == "recipe" and not (PACKAGE / "conf" / key / f"{name}.yaml").is_file()):
@@ -198,8 +197,8 @@ def from_files(words: tuple[str, ...], folders: tuple[Path, ...], _state: tuple[
 
 
 def check_file(path: Path) -> None:
-    """A UserError for a file that cannot be read or is no UTF-8, or that Windows has marked as such: Hydra would not
-    name it, or blame what is in it."""
+    """A UserError for a file that cannot be read, is not UTF-8 or has a byte order mark. Hydra would not name the file,
+    or complain about its content."""
     try:
         content = path.read_bytes()
         text = content.decode()
@@ -251,7 +250,7 @@ def check_words(words: list[str]) -> None:
 
 
 def spelling_advice(word: str) -> str:
-    """How a word that cannot be read is to be written; empty where that is not known."""
+    """Advice on how to write a word that cannot be read; empty if there is none."""
     key, value = (part.strip(" \ufeff") for part in word.partition("=")[::2])
     several = re.search(r"\s[+~]*[\w.]+=", value)
     if several:
@@ -274,7 +273,7 @@ def check_choice(group: str, override: Override) -> None:
 
 
 def check_key(key: str) -> None:
-    """A UserError if no field is called so; below a mapping (study.rows) anything goes."""
+    """A UserError if there is no field of this name; below a mapping (study.rows) any name is accepted."""
     node: Any = Config
     for depth, part in enumerate(key.split(".")):
         names = [field.name for field in dataclasses.fields(node)]

@@ -1,4 +1,4 @@
-"""How far something is that takes long, and how long it will take, told to a person."""
+"""Shows the progress of a long operation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BAR = 20  # columns of a bar on a terminal
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds as people read them."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     if seconds < 9.5 * 60:
@@ -23,8 +23,8 @@ def duration(seconds: float) -> str:
 
 
 def counting(total: int, what: str, patience: float = 2.0) -> Callable[[int], None]:
-    """Says how many of so many things are done, on standard error, once it has taken `patience` seconds: on a terminal
-    in one line with a bar that renews itself and goes when all is done, elsewhere in a line every 10 s."""
+    """Report progress on standard error once `patience` seconds have passed: on a terminal as a bar that is removed at
+    the end, elsewhere as a line every 10 s."""
     terminal = sys.stderr.isatty()
     pause = 0.2 if terminal else 10.0
     started = time.monotonic()

@@ -60,8 +60,8 @@ def may_change_with(factor: str, key: str) -> bool:
 
 
 def expand_levels(study: Study, config: Config) -> Study:
-    """The study with a row for each level, or of a grid for each combination of levels; one whose rows are listed stays
-    as it is. Compared are the rows with the one that the configuration has without them, else with the first.
+    """The study with a row for each level or, in a grid, for each combination of levels. A study that lists its rows
+    stays as it is. The baseline is the row that the configuration describes without the factors, or else the first.
 
     Raises:
         UserError: for levels of nothing, of what cannot be varied, of none or that are there twice; for several factors
@@ -115,7 +115,7 @@ def check_levels(key: str, levels: Any) -> None:
 
 
 def level_text(key: str, level: Any) -> str:
-    """A level in a word, the same for the same number."""
+    """A level as text, the same for equal numbers."""
     if is_off(key, level):
         return NO_SE
     if isinstance(level, float) and level.is_integer() and abs(level) < 1e15:
@@ -145,7 +145,7 @@ def row_of(cell: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def matches_config(config: Config, row: Mapping[str, Any]) -> bool:
-    """Whether the configuration has what a row says already."""
+    """Whether the configuration already has the values of a row."""
     now = flat(config) | {RECIPE: config.recipe.name, SE: config.se}
     return all(now.get(key) == level for key, level in row.items())
 
@@ -155,8 +155,8 @@ def matches_config(config: Config, row: Mapping[str, Any]) -> bool:
 
 
 def as_study(words: Sequence[str]) -> list[str]:
-    """The words with `+vary=KEY levels=[…]` as a choice of the study that it asks for, which Hydra is told of like one
-    of a file; two keys have two lists of levels, and are a grid.
+    """Replace `+vary=KEY levels=[…]` in the words by the choice of a study that is registered with Hydra. Two keys have
+    two lists of levels and make a grid.
 
     Raises:
         UserError: for one without the other, one that is no key or no list, and another study beside it.
@@ -195,12 +195,12 @@ def as_study(words: Sequence[str]) -> list[str]:
 
 
 def word_key(word: str) -> str:
-    """What stands before the = of a word."""
+    """The key of a word."""
     return re.sub(r"^[+~]*", "", word).partition("=")[0]
 
 
 def word_value(word: str) -> Any:
-    """What stands behind it, read by Hydra's grammar."""
+    """The value of a word, read by Hydra's grammar."""
     try:
         return OverridesParser.create().parse_overrides([word])[0].value()
     except HydraException as error:

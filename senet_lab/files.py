@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A name beside a path to write a file, or a folder, to: it takes the path's place once the body has ended, and is
-    gone where that failed.
+    """A temporary path beside `path` to write a file or folder to. It replaces `path` when the body has ended, and is
+    deleted if the body fails.
 
     Raises:
         OSError: where the folder cannot be written or the disk is full; what was there is unharmed.
@@ -29,10 +29,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def replace_all(folder: str | Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Write files by name into a folder, made if missing; none is replaced before all lie complete beside their place.
+    """Write files by name into a folder, which is created if needed. All are written completely before the first one
+    replaces an old file.
 
     Raises:
-        OSError: as `whole`.
+        OSError: as `atomic_path`.
     """
     paths = [Path(folder) / name for name in contents]
     with ExitStack() as stack:
@@ -42,5 +43,5 @@ def replace_all(folder: str | Path, contents: Mapping[str, bytes]) -> list[Path]
 
 
 def expand_home(path: str) -> str:
-    """A path with the user's home in place of ~, which a shell does not replace behind a `=`."""
+    """A path with ~ expanded, which a shell does not do behind a `=`."""
     return os.path.expanduser(path)  # noqa: PTH111  # nothing else of it changes

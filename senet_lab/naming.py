@@ -1,4 +1,4 @@
-"""What a configuration's results are filed under: its choices by name, and whatever differs from them."""
+"""The labels and the folder under which a configuration's results are filed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def with_labels(config: Config, chosen: Config, recipes: dict[str, tuple[Recipe,
 
 
 def recipes_label(config: Config, chosen: Config, recipes: dict[str, tuple[Recipe, Recipe]]) -> str:
-    """The recipes of rows that name theirs, and what the words change in them: `cifar+wrn-epochs=1`."""
+    """The label of the recipes that rows name and of the words that change them: `cifar+wrn-epochs=1`."""
     assert config.study
     every = list(recipes.values())
     if any("recipe" not in row for row in config.study.rows.values() if isinstance(row, dict)):
@@ -67,7 +67,8 @@ def recipes_label(config: Config, chosen: Config, recipes: dict[str, tuple[Recip
 
 
 def labels(config: Config, chosen: Config) -> tuple[str, str]:
-    """What the data set and the recipe of a configuration are called: their names and what differs from the choices."""
+    """The labels of a configuration's data set and recipe: their names, and the values that differ from the named
+    files."""
     different = config_differences(config, chosen)
     tree = f"-{Path(config.data.root).resolve().name}" if config.data.name == "folder" else ""
     data = plain_name(config.data.name + tree + suffix(different, "data"))
@@ -99,7 +100,7 @@ def suffix(different: dict[str, Any], whose: str) -> str:
 
 
 def quote_word(text: str) -> str:
-    """Text as the value of a word: in quotes where Hydra's grammar would not take it as it is."""
+    """Text as the value of a word, quoted if Hydra's grammar needs it."""
     plain = re.fullmatch(r"[A-Za-z/._][\w/.-]*", text, re.ASCII)
     return text if plain else QuotedString(text, Quote.single).with_quotes()
 
@@ -116,7 +117,8 @@ def word_text(value: Any) -> str:
 
 
 def plain_name(text: str) -> str:
-    """Text as the name of a folder; a long one is cut, and still another one for another text."""
+    """Text as the name of a folder. A long text is cut and gets a hash, so that different texts have different
+    names."""
     name = re.sub(r"[^\w.=+-]+", "_", text)
     return name if len(name) <= 100 else f"{name[:91]}~{short_hash(text)}"
 

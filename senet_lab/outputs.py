@@ -1,4 +1,5 @@
-"""What a trained network made of each test image: whether its first guess was right, and −log p of the right class.
+"""The outputs of a trained network for each test image: whether its first guess was right, and −log p of the right
+class.
 
 Beside an error in percent they say which images it comes from, so that two networks can be compared image by image, and
 an error's variance over images can be told from that over seeds. A trial's are kept as bytes beside its record (2.1 an
@@ -28,7 +29,7 @@ class Outputs:
     loss: NDArray[np.float16]  # −log of the probability of the right class: at most 65,504
 
     def packed(self) -> bytes:
-        """As it is kept: a bit an image, then two bytes an image."""
+        """The bytes that are stored: a bit an image, then two bytes an image."""
         return np.packbits(self.right).tobytes() + self.loss.astype("<f2").tobytes()
 
     @classmethod
@@ -47,12 +48,12 @@ class Outputs:
 
 
 def outputs_digest(packed: bytes) -> str:
-    """What tells a trial's outputs from any others: of other images, or in another order."""
+    """Digest of a trial's outputs, which depends on the images and their order."""
     return hashlib.sha256(packed).hexdigest()[:12]
 
 
 def merge_batches(parts: Sequence[Sequence[NDArray[np.floating[Any]]]]) -> Outputs:
-    """The outputs of a whole test set from those of each batch.
+    """Merge the outputs of batches into those of the whole test set.
 
     Args:
         parts: for each of the processes that tested together, the (2, B) right and loss of its own images of each

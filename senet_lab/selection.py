@@ -1,4 +1,4 @@
-"""What the user's words make of a study's rows: which of them are trained, and what of theirs a word replaces.
+"""Applies the user's words to the rows of a study: which rows are trained, and which of their values a word replaces.
 
 A study of several networks is seldom trained whole (Table 2 of the paper is sixteen trainings on ImageNet), and its
 rows may bring the recipe of each network's own paper, which one word of the user's replaces for all of them.
@@ -18,7 +18,7 @@ WITH_RECIPE = ("data.cutout",)  # belongs to a recipe, though it is done to the 
 
 
 def as_asked(study: Study, keys: Collection[str]) -> Study:
-    """The study with the rows that it is to have.
+    """The study with the rows that the words select.
 
     Args:
         study: as its file and the words have it.
@@ -75,8 +75,8 @@ def picked(study: Study) -> list[str]:
 
 
 def kept(row: Any, factors: Collection[str], keys: Collection[str]) -> Any:
-    """The row without what the user's words replace: a key of recipe or data that they set, too; and all that it says
-    of its recipe, where they choose one."""
+    """The row without the keys of recipe or data that the words set, and without its whole recipe if the words choose
+    one."""
     if not isinstance(row, dict):
         return row
 

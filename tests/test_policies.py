@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from senet_lab.studies.policies import ATTEMPTS, Attempts, Failures, MemoryQueue
+from senet_lab.studies.failure_policies import ATTEMPTS, Attempts, Failures, MemoryQueue
 from senet_lab.studies.store import DONE, FAILED, Record
 
 FELL = {"state": FAILED, "reason": "a fault"}

@@ -1,4 +1,4 @@
-"""What no study can have. What needs torch to be judged is judged where it is used."""
+"""Checks of values that no study can have. What needs torch to be checked is checked where it is used."""
 
 from __future__ import annotations
 

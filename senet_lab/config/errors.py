@@ -1,4 +1,4 @@
-"""The two errors that end a command, and how errors are told."""
+"""The two errors that end a command, and how errors are worded."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """Something the user asked for cannot be: one clear line that names the word and the choices (exit code 2)."""
+    """A mistake in what the user asked for: one line that names the word and the choices (exit code 2)."""
 
 
 class RunError(RuntimeError):
-    """A run could not go on, through no fault of its network: a full disk, an unreadable image (exit code 1)."""
+    """A run could not continue, through no fault of its network: a full disk, an unreadable image (exit code 1)."""
 
 
 def first_line(error: object) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
+    """The first line of an error's text, or its class if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def path_fault(path: Path, error: OSError) -> str:
-    """Why a path cannot be used. Of a link that leads nowhere (a disk that is not there) the system would say that the
-    file exists."""
+    """Why a path cannot be used. For a link whose target is missing (an unmounted disk) the link is named, because the
+    system would only say that the file exists."""
     with suppress(OSError):  # of a folder that may not be looked into
         for place in (path, *path.parents):
             if place.is_symlink() and not place.exists():

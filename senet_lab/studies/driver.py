@@ -4,8 +4,8 @@ Any number of drivers may work on the same store. A driver claims a trial only w
 waits in the queue of one driver while another has a free worker. If it is interrupted, at most the current epochs are
 lost.
 
-`policies` decides about failures: a trial whose worker was killed is started again, one that ran out of memory is
-trained once more with no other trial running, and a study whose trials all fail is stopped.
+`failure_policies` decides about failures: a trial whose worker was killed is started again, one that ran out of memory
+is trained once more with no other trial running, and a study whose trials all fail is stopped.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from senet_lab.config import RunError
+from senet_lab.studies.failure_policies import ATTEMPTS, Attempts, Failures, MemoryQueue
 from senet_lab.studies.plan import Cell, Plan
-from senet_lab.studies.policies import ATTEMPTS, Attempts, Failures, MemoryQueue
 from senet_lab.studies.pool import ELAPSED, Event, Pool
 from senet_lab.studies.progress import Progress, trial_name
 from senet_lab.studies.store import DONE, FAILED, HEARTBEAT_SECONDS, Record, Store

@@ -5,9 +5,9 @@ A trial's run id is its trial id, in whichever study it appears, so that nothing
 a run is written to a temporary folder, then renamed, so that a run that is there is whole (W&B cannot go on with an
 offline run that was cut off); `wandb sync` uploads these folders. Online, a run that was cut off is resumed.
 
-The configuration says whether (`tracking`) and where on disk (`results`); WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY,
-WANDB_BASE_URL and WANDB_API_KEY mean what W&B says they mean. What an agent of a sweep, or whoever else has started
-this process, says of a single run (WANDB_RUN_ID, WANDB_SWEEP_ID, …) is not meant for trials, each of which has its own.
+The configuration says whether runs are written (`tracking`) and where (`results`); WANDB_MODE, WANDB_PROJECT,
+WANDB_ENTITY, WANDB_BASE_URL and WANDB_API_KEY have W&B's meaning. Settings of a single run (WANDB_RUN_ID,
+WANDB_SWEEP_ID, …), which a sweep's agent sets for example, are ignored, because each trial has a run of its own.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ class Wandb:
     def write(
         self, studies: Sequence[ExportedStudy], store: Store, heard: Callable[[int], None], whole: bool = False
     ) -> None:
-        """Write the runs of trials that are recorded and, of studies that are whole, those of their tables, as far as
-        they are not there.
+        """Write the runs of recorded trials that W&B lacks and, for complete studies, the runs of their tables.
 
         Args:
             studies: what is known of them.
@@ -82,14 +81,14 @@ class Wandb:
             heard(left := left - 1)
 
     def look(self) -> set[str]:
-        """The runs that are there, those of trials that failed with `FAILED`."""
+        """The ids of existing runs; those of failed trials end with `FAILED`."""
         if self.online:
             return {mark.name for mark in self.folder.glob("online/*") if mark.stat().st_size}
         return {path.name.split("-", 3)[3] for path in self.folder.glob("offline-run-*-*")}
 
     def add(self, outcome: str, run_id: str, group: str, name: str, job_type: str, config: Config, put: Put) -> None:
-        """Write one run, one writer at a time, unless another one has done so meanwhile. What writers that were killed
-        have left is replaced, and so is a failure by a success.
+        """Write one run unless another process has written it. One process writes at a time. What killed writers have
+        left is replaced, and a failed trial's run by that of its success.
 
         Args:
             outcome: what `look` is to find.

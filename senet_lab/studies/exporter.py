@@ -77,14 +77,14 @@ class Exporter:
             raise word or RunError(f"{asked}: W&B's client did not answer for {SILENT_SECONDS:g} seconds")
 
     def grow(self, studies: Sequence[Composed], design: Design) -> None:
-        """Tell what is known of the studies by now, unless that was told a moment ago."""
+        """Send the current facts of the studies, at most every `EVERY_SECONDS`."""
         if time.monotonic() > self.told + EVERY_SECONDS:
             self.studies = export_facts.of_design(studies, design)
             self.send(ExportOrder(self.studies))
             self.told = time.monotonic()
 
     def finish(self, whole: bool = False, patience: float = SILENT_SECONDS) -> dict[str, ExportOutcome]:
-        """Export what is left, and end the process.
+        """Export the rest, and end the process.
 
         Args:
             whole: whether the studies have ended, with their tables.
@@ -114,7 +114,7 @@ class Exporter:
         return {side: outcomes.get(side, ExportOutcome(0, None, reason)) for side in self.sides}
 
     def leave(self) -> None:
-        """End the process, once it has finished what it is writing; what it lacks is for the next time."""
+        """End the process after the run that it is writing. The rest is left for the next export."""
         if self.process.is_alive():
             self.send(ExportOrder([], last=True, now=True))
         self.stop(PARTING_SECONDS)
@@ -124,22 +124,22 @@ class Exporter:
             self.pipe.send(order)
 
     def next(self, seconds: float) -> Any:
-        """The next word of the process; None where it says nothing for so long, or has ended."""
+        """The next message of the process; None if there is none for `seconds`, or if it has ended."""
         with suppress(EOFError, OSError):
             if self.pipe.poll(seconds):
                 return self.pipe.recv()
         return None
 
     def stop(self, seconds: float) -> None:
-        """End the process, and W&B's service, which is its child; after so many seconds, whatever it does."""
+        """End the process and its child, W&B's service; kill them after `seconds`."""
         end(self.process, seconds)
         self.pipe.close()
 
 
 @contextmanager
 def exporting(studies: Sequence[Composed], design: Design) -> Iterator[Exporter]:
-    """Export the studies while the body trains them; it ends with `conclude`. Of a study that could not go on, what
-    there is is exported all the same, but not of one that is interrupted.
+    """Export the studies while the body trains them; call `conclude` at the end of the body. If the study fails, its
+    records are exported nevertheless; if it is interrupted, they are not.
 
     Raises:
         UserError, RunError: as `Exporter`.
@@ -160,8 +160,8 @@ def exporting(studies: Sequence[Composed], design: Design) -> Iterator[Exporter]
 def conclude(
     exporter: Exporter, studies: Sequence[Composed], design: Design, words: Sequence[str], console: Console
 ) -> None:
-    """Export what is left of studies that have ended, and print what could not be, and the command that does it later,
-    by the words that have asked for the studies."""
+    """Export the rest of studies that have ended, and print what could not be exported with the command that does it
+    later."""
     exporter.studies = export_facts.of_design(studies, design)
     command = " ".join(["python -m senet_lab export {}", *map(shlex.quote, words)])
     for side, done in exporter.finish(whole=True).items():

@@ -45,7 +45,7 @@ class Pool(Protocol):
 
     @property
     def free(self) -> int:
-        """How many trials that are submitted now are trained now."""
+        """How many further trials would start at once."""
 
     def submit(self, spec: Spec, checkpoint: Path, until: int | None = None) -> None:
         """Train a trial, to its end or until an epoch."""
@@ -54,10 +54,10 @@ class Pool(Protocol):
         """What happened, waiting for at most `timeout` seconds."""
 
     def rest(self) -> None:
-        """Have whoever is not training give up the memory that earlier trials have left it."""
+        """Free the memory that idle workers hold."""
 
     def stop(self) -> None:
-        """End all trainings, whatever they do."""
+        """Kill all trainings."""
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ def start(run_id: str, online: bool, folder: Path, name: str, group: str, job_ty
 
 @contextmanager
 def client(folder: Path) -> Iterator[None]:
-    """Set W&B's client up for the time of the body, in a process that does nothing else: what it leaves on disk lies in
-    the folder of the runs, and is no report of its own errors, which would hold up the end without a network."""
+    """Set up W&B's client for the body, in a process that does nothing else. Its files lie in the folder of the runs,
+    and it does not report its own errors, which would delay the end without a network."""
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         os.environ.setdefault(name, str(folder.absolute() / ".client"))
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -74,7 +74,7 @@ def client(folder: Path) -> Iterator[None]:
 
 
 def log_in(word: str, otherwise: str) -> bool:
-    """Make sure of key and server before anything else; a server that does not answer is given ten seconds.
+    """Check the key and the server. A server that does not answer is given ten seconds.
 
     Args:
         word: what needs it, for the message.
@@ -102,7 +102,7 @@ def entity_and_project() -> tuple[str, str]:
 
 
 def session(**settings: Any) -> Any:
-    """W&B's client, as it is set up for this process: silent, and with nothing of what was said of one single run."""
+    """W&B's client of this process: silent, and without settings of a single run."""
     import wandb
 
     client = wandb.setup(settings=wandb.Settings(silent=True, launch=False, **settings))
@@ -112,8 +112,8 @@ def session(**settings: Any) -> Any:
 
 
 def wandb_mode(word: str) -> str:
-    """`offline`, `online` or `off`. W&B that is switched off by WANDB_MODE stays so whatever `tracking` says; `auto` is
-    what WANDB_MODE says, or `offline`.
+    """`offline`, `online` or `off`. If WANDB_MODE switches W&B off, it is off whatever `tracking` says; `auto` follows
+    WANDB_MODE, or is `offline`.
 
     Raises:
         UserError: WANDB_MODE is none of W&B's.
@@ -128,8 +128,8 @@ def wandb_mode(word: str) -> str:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """End the body if it takes longer than this: W&B's client waits for its service, and for its beginning, without a
-    limit. For the main thread of a process that has no other use of the alarm.
+    """Raise a TimeoutError if the body takes longer than this, because W&B's client waits for its service without a
+    limit. Only for the main thread of a process that does not use the alarm.
 
     Raises:
         TimeoutError: it did.
@@ -147,7 +147,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def check_disk(folder: Path) -> None:
-    """An OSError if the disk (or the user's share of it) is full: W&B's client would leave half a run in silence."""
+    """An OSError if the disk or the user's quota is full, because W&B's client would silently write half a run."""
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / ".room"
     try:
