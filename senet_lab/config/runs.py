@@ -11,8 +11,8 @@ from senet_lab.config.keys import ENDLESS, RUN, STUDY, TINY, key
 class Training:
     """Where and how a training runs, and what it leaves behind.
 
-    What is `auto` is plain on a CPU, where the numbers of a training have always been those of the plain way, and the
-    fast way on a GPU. What is not plain may change last digits, and is a part of a trial's name.
+    What is `auto` is plain on a CPU, but for the layout of some networks, and the fast way on a GPU. What is not plain
+    may change last digits, and is a part of a trial's name.
     """
 
     device: str = key("auto", "`auto` (a GPU if there is one), `cpu` or `cuda`", decides=RUN)
