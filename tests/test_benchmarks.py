@@ -228,7 +228,8 @@ def test_se_cost(part: str, tmp_path: Path) -> None:
 
 def test_train(tmp_path: Path) -> None:
     lines = check("train", tmp_path, train.main, "--device", "cpu")
-    assert [line["way"] for line in lines] == ["lab", "plain"]
+    layouts = [f"{layout}, {se} SE" for se in ("with", "without") for layout in ("contiguous", "channels_last")]
+    assert [line["way"] for line in lines] == ["lab", "plain", *layouts]
 
 
 @pytest.mark.slow

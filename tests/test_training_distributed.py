@@ -113,9 +113,9 @@ def test_parts_from_files_are_of_the_batches_that_one_process_has(tmp_path: Path
 
 
 def test_images_that_fill_a_part_up_count_for_nothing() -> None:
-    module = SENet("resnet8", channels=1)
+    module = SENet("resnet8", channels=1, recipe=Recipe(label_smoothing=0.1))
     logits_BK, y_B = torch.randn(3, 10, requires_grad=True), torch.tensor([1, 2, 3])
-    loss = module.batch_loss("train", logits_BK, y_B, [2, 5], 0.1)
+    loss = module.batch_loss("train", logits_BK, y_B, [2, 5])
     assert torch.equal(loss, F.cross_entropy(logits_BK[:2], y_B[:2], label_smoothing=0.1))
     (module.batch_loss("train", logits_BK, y_B, [0, 2]) + loss).backward()
     assert logits_BK.grad is not None
