@@ -8,7 +8,7 @@ NAME ?= design
 PUBLISHED = $(shell find results -name trials.csv -not -path 'results/local/*' 2>/dev/null | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search test test-slow chaos real-images docs pictures check audit tables report optuna-dashboard publish lock clean
+.PHONY: help setup search test test-slow chaos real-images docs pictures notebooks check audit tables report optuna-dashboard publish lock clean
 
 help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
@@ -64,6 +64,9 @@ docs: $(READY)  ## the documentation as a site (site/index.html)
 
 pictures: $(READY)  ## the pictures of the documentation, from real runs (needs Chromium)
 	@$(RUN) docs/pictures.py
+
+notebooks: $(READY)  ## run the notebooks of examples/ again, and keep their outputs
+	@PYTHONPATH=$(CURDIR) $(VENV)/bin/jupyter execute --inplace examples/*.ipynb && git clean -fdq examples/results
 
 check: $(READY)  ## ruff, mypy, import-linter, and how long files and functions may be
 	@$(RUN) -m ruff check .

@@ -216,8 +216,52 @@ class NotebookStudy:
         from senet_lab.reports import drawing, figures
 
         made = self._table(partial)
+        shown_as_images()
         with drawing.lab_style():
             return figures.figure_of(made)
+
+    def gates(self, row: str = "", seed: int = 0, images: int = 50) -> pd.DataFrame:
+        """What the gates of a trained network do, class by class (paper, figures 6 and 7): printed, drawn into the
+        results folder, and returned.
+
+        Args:
+            row: whose network; the first that has SE if none is named.
+            seed: of its training, which was with `training={"keep": "last"}`.
+            images: test images of each class.
+
+        Returns:
+            One line for each block, class and channel, as `gates.csv` has them.
+
+        Raises:
+            UserError: where no such row, or no weights of it are kept; the message says how to keep them.
+        """
+        from argparse import Namespace
+
+        import pandas as pd
+
+        from senet_lab.studies import gate_measurement, study
+
+        cells = study.design_of([self._composed]).plans[0].cells
+        found = [cell for cell in cells if cell.seed == seed and (cell.row.label == row or (not row and cell.row.se))]
+        if not found:
+            labels = ", ".join(dict.fromkeys(cell.row.label for cell in cells if cell.row.se))
+            raise UserError(f"there is no row '{row}' with SE and seed {seed}; there are {labels}")
+        config = self._composed.config
+        to = self.folder / "gates" / found[0].trial_id
+        gate_measurement.measure_gates(
+            Namespace(
+                what=found[0].trial_id,
+                words=[],
+                classes=None,
+                images=images,
+                every_block=False,
+                data_root=None,
+                to=to,
+                results=Path(config.results),
+                storage=config.storage,
+            )
+        )
+        return pd.read_csv(to / "gates.csv")
 
     def report(self, to: str | Path | None = None) -> Path:
         """Write the HTML page of this study; its path.
@@ -293,6 +337,7 @@ class NotebookSearch(NotebookStudy):
         from senet_lab.reports import drawing, front_figures
 
         made = self._table(partial)
+        shown_as_images()
         with drawing.lab_style():
             return front_figures.front_figure(made)
 
@@ -328,3 +373,14 @@ def as_words(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
                 f"{key}: a {type(value).__name__} is no value of it; it takes what a word takes, or a function"
             )
     return words
+
+
+def shown_as_images() -> None:
+    """Have a notebook show figures as images, which it does by itself only after matplotlib's pyplot was imported."""
+    if "IPython" in sys.modules:
+        from IPython.core.getipython import get_ipython
+        from IPython.core.pylabtools import select_figure_formats
+
+        shell = get_ipython()
+        if shell is not None:
+            select_figure_formats(shell, {"png"})  # type: ignore[no-untyped-call]

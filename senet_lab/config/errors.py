@@ -7,11 +7,18 @@ from contextlib import suppress
 from pathlib import Path
 
 
-class UserError(ValueError):
+class OneLineError(Exception):
+    """An error whose message says all: a notebook shows it without the way to it."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython's name for it
+        return [f"{type(self).__name__}: {self}"]
+
+
+class UserError(OneLineError, ValueError):
     """A mistake in what the user asked for: one line that names the word and the choices (exit code 2)."""
 
 
-class RunError(RuntimeError):
+class RunError(OneLineError, RuntimeError):
     """A run could not continue, through no fault of its network: a full disk, an unreadable image (exit code 1)."""
 
 
