@@ -76,7 +76,9 @@ def compose(words: Iterable[str]) -> Composed:
     Raises:
         UserError: for the first word that is wrong.
     """
-    given = [f"+{word}" if word.split("=")[0] in (*STUDIES, VARY) else word for word in words]
+    # Hydra takes keys that are not there yet behind a +: a study, and one argument (`se.args.value=0.3`).
+    adds = re.compile(rf"({'|'.join((*STUDIES, VARY))})=|[\w.]+args\.\w+=")
+    given = [f"+{word}" if adds.match(word) else word for word in words]
     check_words(given)
     words = as_study(given)
     made = compose_config(words)

@@ -85,8 +85,8 @@ BAD: list[tuple[str, str]] = [
     ("se.squeeze=median", "'median' is not one of avg, max, none"),
     ("se.excitation=swish", "'swish' is not one of sigmoid, softmax, tanh, relu"),
     ("se.kind=sa", "se.kind: 'sa' is not one of se, constant, static, simam, timm:se"),
-    ("se.kind=constant +se.args.value=x", "the value of a constant gate is a number, not 'x'"),
-    ("se.kind=constant +se.args.val=1", "se.args of constant: 'val' is not one of value"),
+    ("se.kind=constant se.args.value=x", "the value of a constant gate is a number, not 'x'"),
+    ("se.kind=constant se.args={val:1}", "se.args of constant: 'val' is not one of value"),
     # numbers
     *((f"seeds={word}", f"seeds={word} {NOT_BETWEEN} 1 and 10000") for word in ("0", "-1", "10001", "1" + 20 * "0")),
     *(

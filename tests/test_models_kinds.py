@@ -153,7 +153,7 @@ def ids(*lines: str) -> list[str]:
 
 def test_no_two_designs_share_a_name() -> None:
     lines = [f"se.kind={kind}" for kind in ("se", "constant", "static", "simam", "timm:gc", "timm:gca")]
-    lines += [f"se.kind=constant {word}" for word in ("+se.args.value=0.3", "se.stages=[2]", "se.position=pre")]
+    lines += [f"se.kind=constant {word}" for word in ("se.args={value:0.3}", "se.stages=[2]", "se.position=pre")]
     lines += ["se.kind=timm:cbam se.reduction=4", "se.kind=static se.excitation=tanh", "se.kind=static se.stages=[2,3]"]
     assert len(set(ids(*lines))) == len(lines)
     assert len(set(ids("se.kind=se", "se.kind=se se.reduction=16"))) == 1
@@ -196,7 +196,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 def test_a_class_of_ones_own_is_told_by_its_source_and_arguments(mine: str, tmp_path: Path) -> None:
     line = f"se.kind={mine}:Gate"
     first = spec(line)
-    others = ids(line, f"{line} +se.args.slope=2", f"{line} se.reduction=8", f"{line} se.position=pre")
+    others = ids(line, f"{line} se.args.slope=2", f"{line} se.reduction=8", f"{line} se.position=pre")
     assert first.code
     assert others[0] == first.trial_id
     assert len(set(others)) == 4
@@ -270,13 +270,13 @@ def test_the_attention_study_varies_the_kind_alone() -> None:
     made = attention("+study.rows.x={se.kind:constant,se.args:{value:0.3}}")
     assert {row.label: row.se and (row.se.kind, row.se.args) for row in made} == {
         "none": None,
-        "constant": ("constant", {}),
-        "static": ("static", {}),
-        "SE": ("se", {}),
-        "ECA": ("timm:eca", {}),
-        "GE": ("timm:ge", {}),
-        "CBAM": ("timm:cbam", {}),
-        "SimAM": ("simam", {}),
+        "constant": ("constant", None),
+        "static": ("static", None),
+        "SE": ("se", None),
+        "ECA": ("timm:eca", None),
+        "GE": ("timm:ge", None),
+        "CBAM": ("timm:cbam", None),
+        "SimAM": ("simam", None),
         "x": ("constant", {"value": 0.3}),
     }
     assert len({row.cost.backbone_macs for row in made}) == 1

@@ -45,8 +45,10 @@ class SE:
         "own, `package.module:Class`, called with the channels. Squeeze, excitation and bias are of the kinds that "
         "have them",
     )
-    args: dict[str, Any] = key(
-        dict, "what the kind takes besides, by name: `{value: 0.3}` for `constant`, `{spatial_kernel_size: 3}` …"
+    args: Any = key(
+        None,
+        "what the kind takes besides, by name: `{value: 0.3}` for `constant`, `{spatial_kernel_size: 3}` …; null is "
+        "nothing",
     )
 
     def by_stage(self, available: Sequence[int]) -> dict[int, int]:

@@ -209,9 +209,9 @@ def check(design: SE) -> Kind:
         if field not in kind.fields and getattr(design, field) != getattr(SE(), field):
             has = ", ".join(kind.fields) or "none of the fields"
             raise ValueError(f"se.{field}: a gate of the kind {design.kind} has no {field}; it has {has}")
-    if not isinstance(design.args, Mapping):
+    if not isinstance(design.args, Mapping | None):
         raise ValueError(f"se.args: {design.args!r} is not a mapping such as {{value: 0.5}}")
-    for name in design.args:
+    for name in design.args or {}:
         check_known(f"se.args of {design.kind}", name, kind.args or ["none"])
     return kind
 
@@ -233,7 +233,7 @@ def made(design: SE, channels: int, reduction: int, generator: torch.Generator |
     given |= {HIDDEN: hidden_width(design.kind, channels, reduction)} if kind.hidden else {}
     given |= {"generator": generator} if kind.generator else {}
     try:
-        gate = kind.make(channels, **given, **design.args)
+        gate = kind.make(channels, **given, **(design.args or {}))
     except Exception as error:  # whatever another's class makes of channels and arguments
         if design.kind in KINDS and isinstance(error, ValueError):
             raise

@@ -76,7 +76,7 @@ def is_gate(se: SE) -> bool:
     """Whether a design's gates are the released ones."""
     was = released_table().get(gate_name(se))
     return was is not None and is_alike(
-        gate(replace(se, args={})), was
+        gate(replace(se, args=None)), was
     )  # arguments stand in the trial's name themselves
 
 

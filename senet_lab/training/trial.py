@@ -138,8 +138,16 @@ def checkpoint_damage(path: Path, module: SENet) -> str:
         raise  # the machine's fault; the file may be whole
     except Exception as error:  # what a damaged file makes of the unpickler has no common class
         return first_line(error)
-    whole = isinstance(saved, dict) and saved.get("hyper_parameters") == dict(module.hparams)
-    return "" if whole else "it is not of this training"
+    whole = isinstance(saved, dict) and "hyper_parameters" in saved
+    return "" if whole and agree(saved["hyper_parameters"], dict(module.hparams)) else "it is not of this training"
+
+
+def agree(saved: Any, now: Any) -> bool:
+    """Whether settings are those that were saved. Fields that the lab did not have then may be there: the file is named
+    by the trial's id, in which they have their defaults."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        return all(key in now and agree(value, now[key]) for key, value in saved.items())
+    return bool(saved == now)
 
 
 def run_trial(spec: Spec, checkpoint: Path, report: Report, until: int | None = None, slot: int = 0) -> dict[str, Any]:
