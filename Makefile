@@ -14,7 +14,7 @@ help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
 	  while IFS="$$(printf '\t')" read -r name text; do printf '  %-16s %s\n' "$$name" "$$text"; done
-	@echo "studies: $(filter-out networks_%,$(STUDIES)), and all of these as one plan: all"
+	@echo "studies: $(filter-out networks_%,$(STUDIES)), and those of the paper in one network as one plan: all"
 	@echo "studies of networks: $(filter networks_%,$(STUDIES))"
 
 # uv resolves nothing here: the lock names every version and hash. Where uv is missing it is installed into the
@@ -29,7 +29,7 @@ $(READY): requirements.lock
 
 setup: $(READY)  ## install the locked environment into .venv (every command does so by itself)
 
-sweep-%: $(READY)  ## run a study, e.g. `make sweep-ratio`; `make sweep-all` every one of one network
+sweep-%: $(READY)  ## run a study, e.g. `make sweep-ratio`; `make sweep-all` the paper's seven in one network
 	@$(RUN) -m senet_lab.run +ablation=$* $(ARGS)
 
 search: $(READY)  ## run a search of sweeps/search/, e.g. `make search NAME=tabular`

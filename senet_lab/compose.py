@@ -44,7 +44,7 @@ from senet_lab.factors import LEVELS, VARY, as_study, expand_levels
 from senet_lab.files import expand_home
 from senet_lab.naming import Composed, config_differences, quote_word, with_labels, word_text
 from senet_lab.notebook import findable
-from senet_lab.selection import STUDIES, as_asked, named_data, named_recipes
+from senet_lab.selection import STUDIES, as_asked, named_data, named_recipes, networks
 
 PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe", "executor")  # chosen by name from conf/
@@ -119,16 +119,15 @@ def check_name(asked: str, alone: Config) -> None:
 
 
 def compose_all(words: Iterable[str]) -> list[Composed]:
-    """As `compose`; `+ablation=all` is every study of SE in one network, in the order of the paper's tables."""
+    """As `compose`; `+ablation=all` is the paper's studies of SE in one network, in the order of its tables."""
     words = list(words)
     if not any(word.removeprefix("+") == EVERY_STUDY for word in words):
         return [compose(words)]
     others = [word for word in words if word.removeprefix("+") != EVERY_STUDY]
     check_words([*others, "+ablation=ratio"])  # so that an error in a word does not name one of the studies
     made = {name: compose_config([f"+ablation={name}"]).study for name in choices("ablation")}
-    of_se = [name for name, study in made.items() if study and all(key.startswith("se.") for key in study.varied)]
-    studies = [compose([f"+ablation={name}", *others]) for name in of_se]
-    return sorted(studies, key=lambda study: (study.config.study.paper or "~") if study.config.study else "~")
+    tables = {name: study.paper for name, study in made.items() if study and study.paper and not networks(study)}
+    return [compose([f"+ablation={name}", *others]) for name in sorted(tables, key=lambda name: tables[name])]
 
 
 def words_of(config: Config) -> str:

@@ -287,7 +287,7 @@ def test_a_builder_that_changes_its_mind_is_refused(
 def test_all_studies_are_one_plan() -> None:
     studies = compose_all(["+ablation=all", "seeds=2"])
     names = [study.config.study.name for study in studies if study.config.study]
-    assert names == ["ratio", "squeeze", "excitation", "stages", "position", "conv3x3", "nosqueeze", "attention"]
+    assert names == ["ratio", "squeeze", "excitation", "stages", "position", "conv3x3", "nosqueeze"]
     plans = [plan.make_plan(study) for study in studies]
     for each in plans:
         assert each.config.study is not None
@@ -296,9 +296,9 @@ def test_all_studies_are_one_plan() -> None:
         assert all(row.paper_cost for row in each.rows)
         assert each.twins == []
     whole = plan.merge_plans(plans)
-    assert len(whole.cells) == 2 * sum(len(each.rows) for each in plans) == 2 * 35
-    # r = 16, avg, sigmoid, all stages, standard, SE are the same network in eight tables, no SE in four.
-    assert len(whole.trials) == len(whole.todo) == 2 * (35 - 7 - 3)
+    assert len(whole.cells) == 2 * sum(len(each.rows) for each in plans) == 2 * 27
+    # r = 16, avg, sigmoid, all stages, standard are the same network in seven tables, no SE in three.
+    assert len(whole.trials) == len(whole.todo) == 2 * (27 - 6 - 2)
     seeds = [cell.seed for cell in whole.todo]
     assert seeds == sorted(seeds)
     with pytest.raises(UserError, match=r"no key 'recipe\.epoch'"):

@@ -113,7 +113,7 @@ def test_chosen_pairs_are_filed_apart() -> None:
 
 def test_the_papers_studies_of_one_network_stay_the_seven() -> None:
     studies = [each.config.study for each in compose_all(["+ablation=all", "backbone=resnet20"])]
-    assert [study.paper for study in studies if study and study.paper] == [f"table{number}" for number in range(10, 17)]
+    assert [study.paper for study in studies if study] == [f"table{number}" for number in range(10, 17)]
 
 
 def test_a_pair_is_the_same_two_trainings_as_its_networks_alone() -> None:
