@@ -84,7 +84,8 @@ def read(trials: pd.DataFrame) -> Tabulated:
         raise ValueError("these are not the trials of a search")
     trials = trials[trials["asked"] != ""]
     objectives = tuple(str(trials["objectives"].iloc[0]).split())
-    keys = [*(name for name in trials.columns if name.startswith(REDUCTION)), *WORDS]
+    recorded = [word for word in WORDS if word in trials]  # a table may be older than one of them
+    keys = [*(name for name in trials if name.startswith(REDUCTION)), *recorded]
     points = {
         tuple(
             level if level == OFF or key in WORDS else int(level) for key, level in zip(keys, line, strict=True)
@@ -104,7 +105,7 @@ def read(trials: pd.DataFrame) -> Tabulated:
         (stage, words, level): StageCost((0 if level == OFF else int(level),), {})
         for stage in stages
         for level in levels[stage]
-        for words in itertools.product(*(levels[word] for word in WORDS))
+        for words in itertools.product(*(levels[word] for word in recorded))
     }
     space = Space(levels, {(): {}}, parts)
     missing = [design for design in space.designs() if design not in values]

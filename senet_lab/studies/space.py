@@ -136,6 +136,11 @@ class Space:
         return [key for key in self.levels if key.startswith(REDUCTION)]
 
     @property
+    def gate_words(self) -> list[str]:
+        """Those of `WORDS` that it has; a recorded space may be older than one of them."""
+        return [word for word in WORDS if word in self.levels]
+
+    @property
     def others(self) -> list[str]:
         """The factors that are none of SE's."""
         return [key for key in self.levels if key not in WORDS and not key.startswith(REDUCTION)]
@@ -154,7 +159,7 @@ class Space:
 
     def words(self) -> Iterator[Candidate]:
         """Every combination of the `WORDS` of the gates and the other factors."""
-        yield from itertools.product(*(self.levels[word] for word in (*WORDS, *self.others)))
+        yield from itertools.product(*(self.levels[word] for word in (*self.gate_words, *self.others)))
 
     def settings(self) -> Iterator[Candidate]:
         """Every combination of the other factors."""
@@ -174,14 +179,14 @@ class Space:
     def design(self, params: Mapping[str, Level]) -> Candidate:
         """The one form of all points that build the same network as `params` do; missing parameters have one level."""
         point = {key: params.get(key, levels[0]) for key, levels in self.levels.items()}
-        words = tuple(point[word] for word in (*WORDS, *self.others))
+        words = tuple(point[word] for word in (*self.gate_words, *self.others))
         for stage in self.stages:
             if point[stage] != OFF:
                 width = self.parts[stage, words, point[stage]].hidden
                 same = (each for each in self.levels[stage] if each != OFF)
                 point[stage] = next(each for each in same if self.parts[stage, words, each].hidden == width)
         if all(point[stage] == OFF for stage in self.stages):
-            point |= {word: self.levels[word][0] for word in WORDS}
+            point |= {word: self.levels[word][0] for word in self.gate_words}
         return tuple(point.values())
 
     def params(self, design: Candidate) -> dict[str, Level]:
