@@ -18,6 +18,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 import senet_lab as lab
+from senet_lab import run
 from senet_lab.api import as_words
 from senet_lab.training.datasets import Named
 
@@ -59,7 +60,9 @@ def test_bad_input_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_study_is_the_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_is_the_command_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     study = lab.ablate("resnet8", {"recipe.lr": [0.05, 0.1]}, **SMALL)
     plan = study.plan()
@@ -74,14 +77,8 @@ def test_a_study_is_the_command_lines(tmp_path: Path, monkeypatch: pytest.Monkey
     assert study.report().read_text().count("recipe.lr") > 0
     words = study.command.split()
     assert words[:3] == ["python", "-m", "senet_lab.run"]
-    again = subprocess.run(
-        [sys.executable, "-m", "senet_lab.run", *study.words, "plan=true"],
-        env=HERE,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "all 4 trials are recorded: nothing to train" in again.stdout
+    assert run.main([*study.words, "plan=true"]) == 0
+    assert "all 4 trials are recorded: nothing to train" in capsys.readouterr().out
 
 
 def test_images_that_are_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,10 @@ def test_without_an_address_ray_trains_on_this_machine(tmp_path: Path, monkeypat
     assert not list((tmp_path / "results/local/checkpoints").glob(".*"))
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:x"])
+@pytest.mark.parametrize(
+    "address",
+    [pytest.param("127.0.0.1:1", marks=pytest.mark.slow), "nowhere", "127.0.0.1:x"],  # Ray waits half a minute for it
+)
 def test_an_address_without_a_cluster_is_one_line(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
