@@ -12,6 +12,8 @@ from test_reports_page import NASTY, put
 from test_reports_roundtrip import made_up
 
 from senet_lab.__main__ import main
+from senet_lab.reports.render import csv_text, latex
+from senet_lab.reports.tables import make_table, read_trials
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = Path("/usr/bin/chromium")
@@ -233,6 +235,17 @@ def test_many_rows_are_drawn_against_their_cost(tab: sync_api.Page) -> None:
     assert drawn.locator(".canvas .mark.ink").count() == 1
     assert drawn.locator(".canvas .mark.design").count() == 9  # the others of the front
     assert drawn.locator(".canvas path.front").count() == 1
+
+
+@pytest.mark.parametrize("tab", [{"permissions": ["clipboard-read", "clipboard-write"]}], indirect=True)
+def test_a_table_is_copied(tab: sync_api.Page, report: Path) -> None:
+    """As the file of its study has it."""
+    study = tab.locator("article.study", has=tab.locator("h3", has_text="Ratio on twenty"))
+    table = make_table(read_trials(report.parent / "b" / "ratio" / "trials.csv"))
+    for name, text in (("CSV", csv_text(table)), ("LaTeX", latex(table))):
+        study.get_by_role("button", name=name, exact=True).click()
+        study.get_by_text(f"{name} copied").wait_for()
+        assert tab.evaluate("navigator.clipboard.readText()") == text
 
 
 def test_columns_sort(tab: sync_api.Page, report: Path) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from senet_lab.reports import curves, fragments
+from senet_lab.reports import curves, fragments, render
 from senet_lab.reports.cells import present
 from senet_lab.reports.columns import STUDY
 from senet_lab.reports.results import FinishedStudy, Gates
@@ -33,6 +33,7 @@ from senet_lab.reports.verdict_styles import STYLES
 
 SCRIPTS = ("axes.js", "plots.js", "marks.js", "page.js", "tables.js")  # one after the other, in one scope
 FACETS = ("data", "backbone", "study")  # filters, in this order
+COPIED = 100  # rows of a table that has buttons to copy it
 DIGITS = 4  # significant, of a point of a curve: more than a pixel can show
 
 
@@ -150,12 +151,25 @@ def article(study: FinishedStudy, name: str) -> str:
         f'<p class="finding">{escape(fragments.finding_sentence(study))}</p>'
         f"{fragments.warnings_html(table)}"
         f"{fragments.scroll_box(fragments.table_html(study), f'Table: {table.title}')}"
+        f"{copy_buttons(study)}"
         f"{fragments.remarks_html(table)}"
         '<div class="plots"><div class="plot" data-kind="rows"></div>'
         + ('<div class="plot" data-kind="curves"></div>' if study.curves is not None and len(study.curves) else "")
         + f"</div><details><summary>What these numbers mean</summary>{fragments.notes_html(table)}</details>"
         f'<p class="source">{escape(study.folder.as_posix())}/</p></article>'
     )
+
+
+def copy_buttons(study: FinishedStudy) -> str:
+    """Buttons that copy the table in a form for another document; one that is too long for a document has none."""
+    if len(study.table.rows) > COPIED:
+        return ""
+    forms = {"CSV": render.csv_text, "LaTeX": render.latex, "Markdown": render.markdown}
+    buttons = "".join(
+        f' <button type="button">{name}</button><template>{escape(form(study.table))}</template>'
+        for name, form in forms.items()
+    )
+    return f'<p class="copy">Copy the table as{buttons}<span role="status"></span></p>'
 
 
 # --------------------------------------------------------------------------------------------------------------------

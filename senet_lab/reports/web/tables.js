@@ -1,4 +1,5 @@
-// Tables: a click on a column's head sorts by it, upwards, downwards and back; all columns on demand.
+// Tables: a click on a column's head sorts by it, upwards, downwards and back; all columns on demand; buttons that copy
+// a table in a form for another document.
 
 // What a cell is sorted by: its number, units and all, or its text.
 function weight(cell) {
@@ -37,3 +38,15 @@ document.querySelectorAll("article.study table, #studies table").forEach((table)
 const columns = document.getElementById("columns");
 columns.addEventListener("click", () => toggle(columns, document.body.classList.toggle("all-columns")));
 columns.hidden = !document.querySelector("article.study .more");
+
+document.querySelectorAll(".copy button").forEach((button) => {
+  button.addEventListener("click", async () => {
+    const status = button.parentElement.querySelector("[role=status]");
+    try {
+      await navigator.clipboard.writeText(button.nextElementSibling.content.textContent);
+      status.textContent = ` ${button.textContent} copied`;
+    } catch {
+      status.textContent = " The browser does not allow it: the files lie in the study's folder";
+    }
+  });
+});
