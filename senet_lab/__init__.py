@@ -11,8 +11,9 @@ from senet_lab.config import SE, RunError, UserError
 
 if TYPE_CHECKING:
     import senet_lab.models as models
-    from senet_lab.api import NotebookSearch, NotebookStudy, ablate, search, study
+    from senet_lab.api import ablate, search, study
     from senet_lab.models.insert import add_se
+    from senet_lab.notebook_study import NotebookSearch, NotebookStudy
     from senet_lab.studies.records import load_records
 
 __version__ = "0.1.0"
@@ -21,7 +22,8 @@ LATER = {
     "models": "",
     "add_se": "models",
     "load_records": "studies.records",
-    **dict.fromkeys(("NotebookSearch", "NotebookStudy", "ablate", "search", "study"), "api"),
+    **dict.fromkeys(("NotebookSearch", "NotebookStudy"), "notebook_study"),
+    **dict.fromkeys(("ablate", "search", "study"), "api"),
 }
 __all__ = [
     "SE",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import senet_lab as lab
 from senet_lab.__main__ import parser
 from senet_lab.compose import compose_all
 from senet_lab.help import list_keys
@@ -95,3 +96,6 @@ def test_the_site(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "site/search/search_index.json").read_text())["docs"]
     text = " ".join(entry["text"] for entry in found)
     assert [key for key, _, _ in list_keys() if key not in text] == []
+    titles = " ".join(entry["title"] for entry in found)
+    names = {*lab.__all__, "plan", "front", "gates"} - {"models"}  # a module, of which the page has some functions
+    assert [name for name in names if not re.search(rf"[.>]{name}[(<]", titles)] == []

@@ -122,6 +122,7 @@ def test_the_command_takes_several_trained_networks(
     table = pd.read_csv(tmp_path / "out" / "replaced_mean.csv")
     assert table["stage"].tolist() == ["as trained", "2", "3", "4", "all"]
     assert (table["networks"] == 2).all()
+    assert (table["replaced_by"] == "their mean over the training images").all()
     assert (table["seeds"].dropna() == 0).all(), "it is the same network twice"
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".csv", ".svg", ".png", ".pdf"}
     module = SENet("resnet8", None, classes=10, channels=1)

@@ -1,10 +1,12 @@
-"""What a user names by `package.module:attribute`: a network's builder, a gate's class."""
+"""What a user names by `package.module:attribute`: a network's builder, a gate's class, a data set, a loss."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from typing import Any
+
+from senet_lab.config import first_line
 
 
 def imported(key: str, name: str, what: str) -> Callable[..., Any]:
@@ -25,6 +27,9 @@ def imported(key: str, name: str, what: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(f"{key}: cannot import {module_name} for {name!r}: {error}") from error
+    except Exception as error:  # whatever the user's module does when it is imported
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{key}: cannot import {module_name} for {name!r}: {reason}") from error
     found: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(found):
         has = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]

@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 MEANING = {
     "one": "1",
     "mean": "their mean over the training images",
-    "class": "the mean of the image's class over the training images (an oracle: it knows the label)",
+    "class": "the mean of the image's class (an oracle)",
     "shuffled": "those of another test image",
 }
 
@@ -82,13 +82,13 @@ def draw_replacement(summary: pd.DataFrame, how: str, title: str) -> Figure:
     axes.set_xticks(places, names)
     axes.set_ylabel("Δ error, points")
     axes.set_xlabel("gates replaced")
-    figure.suptitle(f"{shorten(title, 60)}\ngates replaced by {MEANING[how].partition(' (')[0]}", fontsize=9.5)
+    figure.suptitle(f"{shorten(title, 60)}\ngates replaced by {MEANING[how]}", fontsize=9.5)
     return figure
 
 
 def write_replacement(folder: str | Path, summary: pd.DataFrame, how: str, title: str) -> list[Path]:
     """Write `replaced_<how>.csv` and the figure (svg, png, pdf) into a folder, all or none."""
-    text = summary.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    text = summary.assign(replaced_by=MEANING[how]).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     stem = f"replaced_{how}"
     contents = {f"{stem}.csv": text.encode()} | figure_files(lambda: draw_replacement(summary, how, title), stem)
     return files.replace_all(folder, contents)

@@ -8,15 +8,14 @@ All images are read at once (`reading`) and lie in memory. They are known by the
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from senet_lab.config import Data, UserError
+from senet_lab.models.importing import imported
 from senet_lab.training.folder import digest_of, root_of
 from senet_lab.training.images import ImageIndex, Pixels, Source, balanced
 from senet_lab.training.reading import classes_of, different, pixels_of, reason, statistics
@@ -134,15 +133,11 @@ def first_of(kind: type[Any], given: dict[str, Any], split: str | None, words: t
 
 def of_function(data: Data) -> list[Any]:
     """What the user's function returns, training and test set; with `data.test_share` it returns one set of both."""
-    module_name, _, name = data.name.partition(":")
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise UserError(f"data={data.name}: cannot import {module_name}: {reason(error)}") from error
-    function: Callable[..., Any] | None = getattr(module, name, None)
-    if not callable(function):
-        has = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
-        raise UserError(f"data={data.name}: {module_name} has no function '{name}'; it has {', '.join(has) or 'none'}")
+        function = imported("data", data.name, "function")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    name = data.name.partition(":")[2]
     try:
         made = function(**(data.args or {}))
     except Exception as error:

@@ -10,6 +10,7 @@ Shapes: B batch, N images, C channels, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,10 +63,11 @@ def mean_factors(net: nn.Module, batches: Batches, classes: int) -> Means:
 
 def in_random_order(feed: Feed) -> Batches:
     """The images of a split, not augmented, in an order that is the same for every network: neighbours in a data set
-    are often of one class, and a gate is to be replaced by that of any other image. No batch has a single image."""
+    are often of one class, and a gate is to be replaced by that of any other image. Batches are of nearly one size, so
+    that none has a single image."""
     generator = torch.Generator().manual_seed(0)
     order_N = torch.randperm(len(feed), generator=generator)
-    indices = torch.split(order_N, BATCH - (len(feed) % BATCH == 1))
+    indices = order_N.tensor_split(math.ceil(len(feed) / BATCH))
     whole = [list(range(len(index_B))) for index_B in indices]
     return feed.load(indices, whole, Epoch(None, 0, generator, False, WHOLE))
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from senet_lab.config import Recipe, UserError, first_line
 from senet_lab.models import identity
+from senet_lab.models.importing import imported
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,13 +41,10 @@ def loss_of(name: str) -> Loss:
                 f"recipe.loss: there is no '{name}'; there are {', '.join(LOSSES)}, package.module:function"
             )
         return LOSSES[name]
-    module_name, _, function_name = name.partition(":")
     try:
-        found: Any = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # whatever the user's module makes of being imported
-        raise UserError(f"recipe.loss={name}: {type(error).__name__}: {first_line(error)}") from error
-    loss: Loss = found
-    return loss
+        return imported("recipe.loss", name, "function")
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def check_loss(recipe: Recipe) -> None:
