@@ -81,7 +81,10 @@ def main() -> None:
         text = terminal(["-m", "senet_lab.run", *STUDY], folder)
         svg = recorded(text, f"python -m senet_lab.run {' '.join(STUDY)}")
         (PICTURES / "terminal.svg").write_text(svg)
-        terminal(["-m", "senet_lab", "report", str(ROOT / "results"), "--to", str(folder / "report.html")], folder)
+        published = {
+            str(path.parents[2]) for path in ROOT.glob("results/*/*/*/trials.csv")
+        }  # not those of results/local
+        terminal(["-m", "senet_lab", "report", *sorted(published), "--to", str(folder / "report.html")], folder)
         for scheme in ("light", "dark"):
             page(folder / "report.html", scheme)
         terminal(["-m", "senet_lab.run", "training.keep=last", "tracking=off"], folder)
