@@ -16,7 +16,8 @@ from senet_lab.compose import choices, compose, compose_all
 from senet_lab.config import Config, Study, UserError
 from senet_lab.naming import with_labels
 from senet_lab.reports import paper
-from senet_lab.studies import plan
+from senet_lab.studies import paper_costs, plan
+from senet_lab.studies.cost_in_paper import FILE, cost_in_paper
 from senet_lab.studies.rows import Row, build_rows
 from senet_lab.training.data import DataFacts, data_facts
 from senet_lab.training.lit import SENet
@@ -156,7 +157,8 @@ def test_only_the_gates_are_new(tmp_path: Path) -> None:
 
 def test_the_ratio_study_costs_what_the_paper_says() -> None:
     rows = rows_for("+ablation=ratio")
-    costs = [row.paper_cost for row in rows]
+    costs = [cost_in_paper("resnet50", row.config.se, 224, 1000) for row in rows]
+    assert costs == [row.paper_cost for row in rows]  # as kept
     assert [cost.params for cost in costs if cost] == [
         45_676_584,
         35_616_808,
@@ -166,6 +168,13 @@ def test_the_ratio_study_costs_what_the_paper_says() -> None:
         25_557_032,
     ]
     assert [f"{cost.macs / 1e9:.3f}" for cost in costs[3:6:2] if cost] == ["3.872", "3.858"]
+
+
+@pytest.mark.slow
+def test_kept_costs_are_those_that_are_counted(tmp_path: Path) -> None:
+    """Rows of all studies: 25 networks are counted."""
+    paper_costs.write_kept(tmp_path / "costs.json")
+    assert (tmp_path / "costs.json").read_text() == FILE.read_text()
 
 
 def test_costs_are_those_of_the_network_that_is_trained() -> None:

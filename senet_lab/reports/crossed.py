@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Components:
         """Half of the interval of the mean over seeds and images, which misses it at this level."""
         if self.variance == 0:
             return 0.0
-        seeds, images = stats.t.isf(level / 2, self.seeds - 1), stats.norm.isf(level / 2)
+        seeds, images = -special.stdtrit(self.seeds - 1, level / 2), -special.ndtri(level / 2)
         return float((self.over_seeds * seeds + self.over_images * images) / math.sqrt(self.variance))
 
     def p(self) -> float:
@@ -89,7 +89,7 @@ class Components:
     def floor(self, level: float = 0.05) -> float:
         """Half of the interval that any number of seeds would leave: the smallest difference that so many test images
         can show."""
-        return float(stats.norm.isf(level / 2)) * math.sqrt(self.over_images)
+        return -float(special.ndtri(level / 2)) * math.sqrt(self.over_images)
 
 
 def crossed_components(outcomes: ArrayLike, step: float = 0.0) -> Components:

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -124,13 +124,15 @@ def chances(errors: ArrayLike, costs: ArrayLike, draws: int = 10_000) -> Array:
 
 def possible(errors: Array, costs: Array, draws: int) -> Array:
     """True errors that the designs may have, given those of their seeds: (draws, designs); see `chances`."""
+    from scipy.stats import rankdata  # imported here because it takes as long as all else of a table
+
     rng = np.random.default_rng(0)
     designs, seeds = errors.shape
     means = errors.mean(axis=1)
     apart = errors - means[:, None]
     spread = np.sqrt(rng.chisquare(seeds - 1, (draws, 1)) / (seeds - 1))
     noise = rng.normal(size=(draws, seeds)) @ apart.T / math.sqrt(seeds * (seeds - 1)) / spread
-    lines = np.column_stack([np.ones(designs), *(stats.rankdata(cost) for cost in costs.T)])
+    lines = np.column_stack([np.ones(designs), *(rankdata(cost) for cost in costs.T)])
     onto = lines @ np.linalg.pinv(lines)  # the projection onto them
     free, within = designs - int(np.linalg.matrix_rank(lines)), (designs - 1) * (seeds - 1)
     chance = float(((apart - apart.mean(axis=0)) ** 2).sum()) / within if within else 0.0
@@ -139,7 +141,7 @@ def possible(errors: Array, costs: Array, draws: int) -> Array:
     around = means - onto @ means
     ratio = seeds * float((around**2).sum()) / free / chance
     # Of the ratios that are possible, those of a variance above 0: by the quantiles of F below the ratio that is seen.
-    quantile = rng.uniform(size=(draws, 1)) * stats.f.cdf(ratio, free, within)
-    share = np.clip(1 - stats.f.ppf(quantile, free, within) / ratio, 0, 1) if ratio > 0 else np.zeros((draws, 1))
+    quantile = rng.uniform(size=(draws, 1)) * special.fdtr(free, within, ratio)
+    share = np.clip(1 - special.fdtri(free, within, quantile) / ratio, 0, 1) if ratio > 0 else np.zeros((draws, 1))
     of_noise = noise @ onto.T
     return np.asarray(onto @ means + of_noise + share * around + np.sqrt(share) * (noise - of_noise))

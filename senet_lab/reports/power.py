@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from senet_lab.reports.statistics import ALPHA, Array
 
@@ -30,13 +30,13 @@ def power(effect: float, n: int, alpha: float = ALPHA) -> float:
 @lru_cache(maxsize=4096)
 def _bounds(n: int, alpha: float) -> Array:
     """t · s at the quantiles of s."""
-    return np.asarray(stats.t.isf(alpha / 2, n - 1) * _spread(n))
+    return np.asarray(-special.stdtrit(n - 1, alpha / 2) * _spread(n))
 
 
 @lru_cache(maxsize=1024)
 def _spread(n: int) -> Array:
     """s, over the true standard deviation, for n normal values: at the quantiles that Gauss-Legendre asks for."""
-    return np.asarray(np.sqrt(stats.chi2.ppf((NODES + 1) / 2, n - 1) / (n - 1)))
+    return np.asarray(np.sqrt(special.chdtri(n - 1, (1 - NODES) / 2) / (n - 1)))
 
 
 @lru_cache(maxsize=4096)

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from senet_lab.reports.aim import Aim
 from senet_lab.reports.statistics import ALPHA, standard_deviation, step_percent
@@ -64,12 +64,12 @@ def boundaries(alpha: float, least: int, most: int, sides: int = 2) -> tuple[flo
         share = alpha * n / most - spent
         spent += share
         if n == least:
-            bound = r_of(float(stats.t.isf(share / sides, n - 1)), n)
+            bound = r_of(-float(special.stdtrit(n - 1, share / sides)), n)
         else:
             bound = _crossed_by(share / sides, at, weights, n - 1)
         edges = _grid(-bound if sides == 2 else -1.0, bound)
         if n == least:
-            beyond = np.asarray(stats.t.sf(t_of(edges, n), n - 1))
+            beyond = np.asarray(special.stdtr(n - 1, -t_of(edges, n)))
         else:
             beyond = weights @ _above(edges[None, :], at[:, None], n - 1)
         angles = np.arcsin(edges)
@@ -157,7 +157,7 @@ class Looks:
 
     def left(self, n: int) -> float:
         """Level of a two-sided t-test of n seeds with the bound of this look, far below that of all looks."""
-        return 2 * float(stats.t.sf(self.bounds(n)[0], n - 1))
+        return 2 * float(special.stdtr(n - 1, -self.bounds(n)[0]))
 
     def look(self, differences: ArrayLike) -> tuple[NDArray[np.int_], NDArray[np.bool_]]:
         """What the look at the last of these seeds tells, which run over the last axis: the place in WORDS, and whether

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from senet_lab.reports.crossed import Components, crossed_components
 
@@ -134,7 +134,7 @@ def deviation_of_differences(differences: ArrayLike, step: float = 0.0) -> Any:
 
 def half_width(deviation: ArrayLike, n: int, level: float = ALPHA) -> Any:
     """Half of the t interval of the mean of n ≥ 2 values with this standard deviation."""
-    return stats.t.isf(level / 2, n - 1) * np.asarray(deviation) / math.sqrt(n)
+    return -special.stdtrit(n - 1, level / 2) * np.asarray(deviation) / math.sqrt(n)
 
 
 def paired_t_test(differences: ArrayLike, step: float = 0.0) -> Any:
@@ -144,7 +144,7 @@ def paired_t_test(differences: ArrayLike, step: float = 0.0) -> Any:
     mean, error = np.abs(d.mean(axis=-1)), deviation_of_differences(d, step) / math.sqrt(n)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(mean == 0, 0.0, mean / error)  # equal differences of losses: certain, unless they are all 0
-    return 2 * stats.t.sf(t, n - 1)
+    return 2 * special.stdtr(n - 1, -t)
 
 
 def sign_flip_test(differences: ArrayLike) -> float:

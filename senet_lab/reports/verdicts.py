@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from senet_lab.reports.power import POWER, SEEDS_LIMIT, detectable_effect, seeds_to_equate, seeds_to_show
 from senet_lab.reports.sequential import Looks
@@ -174,7 +174,7 @@ def needed_seeds(c: Comparison, level: float, margin: float | None) -> tuple[int
     assert c.crossed is not None
     if c.delta == 0:
         return None, IMAGES_LIMIT
-    errors = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))
+    errors = float(special.ndtri(POWER) - special.ndtri(level / 2))
     images = c.crossed.over_images * c.crossed.images * (errors / c.delta) ** 2
     return None, IMAGES_LIMIT if images > IMAGES_LIMIT else _two_digits(images)
 

@@ -8,7 +8,9 @@ the one of our own tables where that gives the printed digits, otherwise the nea
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,9 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from senet_lab import models
+from senet_lab.compose import choices, compose
 from senet_lab.config import SE
 from senet_lab.models.cost import Cost, convention_total
 from senet_lab.reports import paper
+from senet_lab.studies import cost_in_paper
+from senet_lab.studies.plan import make_plan
 
 
 class CountedRow(NamedTuple):
@@ -221,3 +226,13 @@ def paper_network_cost(backbone: str, se: SE | None, size: int) -> Cost:
 
 
 COSTS: dict[tuple[str, str, int], Cost] = {}
+
+
+def write_kept(path: Path = cost_in_paper.FILE) -> None:
+    """Count what the rows of the lab's own studies of SE cost in the paper's network, and keep it in a file."""
+    kept = cost_in_paper.kept_costs()
+    kept.clear()
+    for name in choices("ablation"):
+        if not name.startswith("networks"):
+            make_plan(compose([f"+ablation={name}"]))
+    path.write_text("{\n" + ",\n".join(f"{json.dumps(asked)}: {json.dumps(kept[asked])}" for asked in kept) + "\n}\n")

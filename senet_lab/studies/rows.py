@@ -23,7 +23,7 @@ from senet_lab.models.kinds import kind_of
 from senet_lab.naming import Composed, word_text
 from senet_lab.reports import contrasts as compared
 from senet_lab.reports.contrasts import Contrast
-from senet_lab.studies.cost_in_paper import paper_cost
+from senet_lab.studies.cost_in_paper import PaperCost, paper_cost
 from senet_lab.studies.variants import Variant, variants
 from senet_lab.training import data as images
 from senet_lab.training import losses, optimizers, step
@@ -60,7 +60,7 @@ class Row:
     recipe: str
     se: SE | None
     cost: Cost
-    paper_cost: Cost | None
+    paper_cost: PaperCost | None
     hidden: dict[int, tuple[int, ...]]
     network: str
     code: str
