@@ -26,6 +26,8 @@ from test_predict import coloured
 
 from senet_lab.__main__ import main
 from senet_lab.config import SE
+from senet_lab.models.gated import gates_in
+from senet_lab.models.kinds import names
 from senet_lab.studies import export_onnx
 from senet_lab.studies.trained_network import TrainedNetwork
 from senet_lab.training import checkpoints
@@ -122,19 +124,36 @@ def test_colour_images_and_what_is_said_of_them(tmp_path: Path, capsys: pytest.C
     assert all(word in said["preprocessing"] for word in ("resize", "size", "mean", "std"))
 
 
-KINDS = ["wrn16_4", "resnext50", "shake29_2x4x64d", "bn_inception", "mobilenet", "shufflenet"]
+FAMILIES = ["wrn16_4", "resnext50", "shake29_2x4x64d", "bn_inception", "mobilenet", "shufflenet"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("backbone", FAMILIES)
 def test_every_kind_of_network(backbone: str, tmp_path: Path) -> None:
-    exports_within_tolerance(backbone, SE(), tmp_path)
+    size = 32 if backbone.startswith(("wrn", "shake2")) else 64
+    module = SENet(backbone, SE(), classes=3, channels=3, seed=0)
+    # Untrained, its maps grow from block to block, and rounding with them: float32 differs from float64 by as much as
+    # is tolerated of a file.
+    if backbone == "shufflenet":
+        settle(module.net, size)
+    exports_within_tolerance(module, size, tmp_path)
 
 
 @pytest.mark.slow
 def test_every_kind_of_operation(tmp_path: Path) -> None:
     """With those of `test_colour_images_and_what_is_said_of_them`."""
-    exports_within_tolerance("resnet8", SE(squeeze="max", excitation="tanh", position="identity", bias=True), tmp_path)
+    se = SE(squeeze="max", excitation="tanh", position="identity", bias=True)
+    exports_within_tolerance(SENet("resnet8", se, classes=3, channels=3, seed=0), 32, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", names())
+def test_every_kind_of_gate(kind: str, tmp_path: Path) -> None:
+    module = SENet("resnet8", SE(4, kind=kind, stages=[4]), classes=3, channels=3, seed=0)
+    dice = torch.Generator().manual_seed(1)
+    for weight in gates_in(module.net)["layer3.0.bn2.se"].parameters():
+        torch.nn.init.normal_(weight, generator=dice)  # some kinds begin as the identity
+    exports_within_tolerance(module, 32, tmp_path)
 
 
 def settle(net: torch.nn.Module, size: int) -> None:
@@ -148,13 +167,7 @@ def settle(net: torch.nn.Module, size: int) -> None:
         net.train()(torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(0)))
 
 
-def exports_within_tolerance(backbone: str, se: SE | None, folder: Path) -> None:
-    size = 32 if backbone.startswith(("resnet8", "wrn", "shake2")) else 64
-    module = SENet(backbone, se, classes=3, channels=3, seed=0)
-    # Untrained, its maps grow from block to block, and rounding with them: float32 differs from float64 by as much as
-    # is tolerated of a file.
-    if backbone == "shufflenet":
-        settle(module.net, size)
+def exports_within_tolerance(module: SENet, size: int, folder: Path) -> None:
     how = {"size": size, "resize": 0, "crops": 1, "scales": [], "mean": [], "std": [], "classes": ["a", "b", "c"]}
     content = {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict(), "images": how}
     torch.save(content, folder / "net.ckpt")

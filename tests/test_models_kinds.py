@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from senet_lab import SE, add_se
 from senet_lab.compose import compose
 from senet_lab.config import UserError
 from senet_lab.models import cost, create, hidden_widths
-from senet_lab.models.gated import Gated, gates_in
+from senet_lab.models.gated import gates_in
 from senet_lab.models.kinds import OF_TIMM, TIMM, made, names
 from senet_lab.models.slots import POSITIONS
 from senet_lab.studies import plan, rows
@@ -283,14 +282,3 @@ def test_the_attention_study_varies_the_kind_alone() -> None:
     assert all(row.paper_cost is not None for row in made)
     with pytest.raises(UserError, match=r"'x' changes more than se\.kind"):
         attention("+study.rows.x={se.position:pre}")
-
-
-@pytest.mark.parametrize("kind", names())
-def test_every_kind_is_exported(kind: str) -> None:
-    """With any number of images, as the ONNX exporter begins."""
-    net = Gated(nn.BatchNorm2d(16), made(SE(4, kind=kind), 16, 4), "after").eval()
-    x_BCHW = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    batch = ({0: torch.export.Dim("batch")},)
-    with warnings.catch_warnings(action="ignore"):
-        exported = torch.export.export(net, (x_BCHW,), dynamic_shapes=batch, strict=False).module()
-    torch.testing.assert_close(exported(x_BCHW[:2]), net(x_BCHW[:2]))
