@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import functools
 import re
 import shlex
@@ -36,6 +35,7 @@ from senet_lab.config import (
     Recipe,
     UserError,
     check_values,
+    near,
     path_fault,
     storage_in,
 )
@@ -270,7 +270,7 @@ def check_choice(group: str, override: Override) -> None:
     if value not in choices(group) and not (group == "data" and ":" in str(value)):
         kind = STUDIES.get(group, group)
         there = [*choices(group), *(["torchvision:CLASS", "package.module:function"] if group == "data" else [])]
-        raise UserError(f"{group}: there is no {kind} '{value}'; there are {', '.join(there)}")
+        raise UserError(f"{group}: there is no {kind} '{value}'{near(value, there)}; there are {', '.join(there)}")
 
 
 def check_key(key: str) -> None:
@@ -280,10 +280,8 @@ def check_key(key: str) -> None:
         names = [field.name for field in dataclasses.fields(node)]
         if part not in names:
             where = ".".join(key.split(".")[:depth])
-            near = difflib.get_close_matches(part, names, n=1)
-            guess = f" (did you mean {near[0]}?)" if near else ""
             raise UserError(
-                f"there is no key '{key}'{guess}; {where or 'there'} has {', '.join(names)}".replace(
+                f"there is no key '{key}'{near(part, names)}; {where or 'there'} has {', '.join(names)}".replace(
                     "there has", "there are"
                 )
             )

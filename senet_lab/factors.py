@@ -7,7 +7,6 @@ A study's file may list rows with labels of its own, or only levels (`factor: re
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 import re
@@ -19,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from senet_lab.config import RESULT, Config, Study, UserError, flat, walk
+from senet_lab.config import RESULT, Config, Study, UserError, flat, near, walk
 from senet_lab.naming import plain_name, word_text
 
 SE, RECIPE = "se", "recipe"  # with SE or without; the recipe of that name
@@ -43,10 +42,7 @@ def check_factor(key: str, where: str) -> None:
     """A UserError for a key that cannot be varied."""
     known = variable_keys()
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1)
-        why = f" (did you mean {near[0]}?)" if near else ""
-        if key in flat(Config()):
-            why = ", because it is the same for all rows of a study"
+        why = ", because it is the same for all rows of a study" if key in flat(Config()) else near(key, known)
         raise UserError(f"{where}: '{key}' cannot be varied{why}; what can: {', '.join(known)}")
 
 

@@ -6,12 +6,11 @@ rows may bring the recipe of each network's own paper, which one word of the use
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from senet_lab.config import Study, UserError
+from senet_lab.config import Study, UserError, near
 
 STUDIES = {"ablation": "study", "search": "search"}  # chosen by name from sweeps/, and the key that each sets
 WITH_RECIPE = ("data.cutout",)  # belongs to a recipe, though it is done to the images
@@ -66,9 +65,9 @@ def picked(study: Study) -> list[str]:
         rows = [label for label in study.rows if word in (label, own.get(label))]
         if not rows:
             names = list(dict.fromkeys([*study.rows, *own.values()]))
-            near = difflib.get_close_matches(word, names, n=1)
-            guess = f" (did you mean {near[0]}?)" if near else ""
-            raise UserError(f"study.only: {study.name} has no row '{word}'{guess}; it has {', '.join(names)}")
+            raise UserError(
+                f"study.only: {study.name} has no row '{word}'{near(word, names)}; it has {', '.join(names)}"
+            )
         labels |= {*rows, *(label for label in study.rows if baselines[label] in rows)}
     labels |= {baselines[label] for label in labels}
     return [label for label in study.rows if label in labels]

@@ -36,7 +36,7 @@ def test_settings_are_words() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: lab.study("rato"), "there is no study 'rato'; there are attention, "),
+        (lambda: lab.study("rato"), "there is no study 'rato' (did you mean ratio?); there are attention, "),
         (lambda: lab.study("ratio", seds=3), "there is no key 'seds' (did you mean seeds?)"),
         (lambda: lab.study("ratio", "seeds"), "'seeds' is not of the form key=value"),
         (lambda: lab.study("all"), "one study at a time"),

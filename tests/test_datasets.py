@@ -218,7 +218,11 @@ def test_what_a_function_cannot_give(body: str, message: str, own: Any, capsys: 
     ("words", "message"),
     [
         (["data=mnist"], "there is no data 'mnist'; there are cifar10, cifar100, digits, folder, torchvision:CLASS, "),
-        (["data=torchvision:MNISTS"], "torchvision has no data set 'MNISTS'; it has "),
+        (
+            ["data=torchvision:MNISTS"],
+            "has no data set 'MNISTS' (did you mean MNIST?); torchvision.datasets lists them (CIFAR10,",
+        ),
+        (["data=timm:torch/cifar10"], "timm's data sets are torchvision's (data=torchvision:CLASS) and trees of"),
         (["data=torchvision:SVHN"], "data.download=true has torchvision fetch it"),
         (["data=torchvision:EuroSAT"], "EuroSAT has no test images; data.test_share=0.2 takes a fifth"),
         (

@@ -125,7 +125,10 @@ def test_losses_by_closed_forms() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recipe.optimizer=adamm"], "recipe.optimizer: there is no 'adamm'; there are adadelta, "),
+        (
+            ["recipe.optimizer=adamm"],
+            "recipe.optimizer: there is no 'adamm' (did you mean adam?); there are adadelta, ",
+        ),
         (["recipe.optimizer=adamw", "recipe.optimizer_args={beta:1}"], "it takes betas, eps, amsgrad"),
         (["recipe.optimizer=lamb", "recipe.optimizer_args={beta:1}"], "it takes bias_correction, betas"),
         (["recipe.optimizer=adamw", "recipe.optimizer_args=[1]"], "recipe.optimizer_args=[1]: no mapping"),

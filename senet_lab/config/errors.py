@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +27,12 @@ class RunError(OneLineError, RuntimeError):
 def first_line(error: object) -> str:
     """The first line of an error's text, or its class if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def near(word: object, known: Iterable[str]) -> str:
+    """` (did you mean resnet20?)`, where a known word is like the one that was given; else nothing."""
+    found = difflib.get_close_matches(str(word), list(known), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def path_fault(path: Path, error: OSError) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from senet_lab.config.errors import UserError
+from senet_lab.config.errors import UserError, near
 
 TINY, ENDLESS = 1e-9, 1e9  # bounds of what is only to be above 0, and finite
 
@@ -82,8 +82,9 @@ def flat(config: Any) -> dict[str, Any]:
 def check_declared(config: Any) -> None:
     """A UserError for the first key that is none of its choices, or out of its bounds."""
     for name, declared, value in walk(config):
-        if declared.choices and value not in declared.choices:
-            raise UserError(f"{name}: there is no '{value}'; there are {', '.join(declared.choices)}")
+        words = declared.choices
+        if words and value not in words:
+            raise UserError(f"{name}: there is no '{value}'{near(value, words)}; there are {', '.join(words)}")
         if declared.bounds and value is not None:
             least, most = declared.bounds
             several = isinstance(value, list)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from senet_lab.config import reduction_number
+from senet_lab.config import near, reduction_number
 
 
 def average(x_BCHW: Tensor) -> Tensor:
@@ -189,4 +189,4 @@ def check_known(field: str, word: object, choices: Iterable[str]) -> None:
     """A ValueError that names the field, the word and the choices, unless the word is one of them."""
     choices = list(choices)
     if word not in choices:
-        raise ValueError(f"{field}: {word!r} is not one of {', '.join(choices)}")
+        raise ValueError(f"{field}: {word!r} is not one of {', '.join(choices)}{near(word, choices)}")

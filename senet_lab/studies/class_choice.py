@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import numpy as np
 
-from senet_lab.config import UserError
+from senet_lab.config import UserError, near
 from senet_lab.training.data import DataFacts
 from senet_lab.training.gate_stats import Array
 
@@ -32,11 +31,10 @@ def choose_classes(words: Sequence[str] | None, names: Sequence[str], facts: Dat
     known |= {name: label for called in (facts.classes, names) for label, name in enumerate(called)}
     for word in words:
         if word not in known:
-            near = get_close_matches(word, known, n=1)
-            guess = f" (did you mean {near[0]}?)" if near else ""
             some = ", ".join(names[:10]) + (f", … ({len(names)} in all)" if len(names) > 10 else "")
             raise UserError(
-                f"--classes: there is no class '{word}'{guess}; there are {some}, or by label 0 to {len(names) - 1}"
+                f"--classes: there is no class '{word}'{near(word, known)}; there are {some}, or by label 0 to "
+                f"{len(names) - 1}"
             )
         if not counts_K[known[word]]:
             raise UserError(f"--classes: there are no test images of class '{word}'")

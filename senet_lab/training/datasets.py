@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from senet_lab.config import Data, UserError
+from senet_lab.config import Data, UserError, near
 from senet_lab.models.importing import imported
 from senet_lab.training.folder import digest_of, root_of
 from senet_lab.training.images import ImageIndex, Pixels, Source, balanced
@@ -102,7 +102,10 @@ def of_torchvision(data: Data, download: bool = False) -> list[Any]:
     kind = getattr(datasets, name, None)
     if not (isinstance(kind, type) and issubclass(kind, datasets.VisionDataset)):
         there = [each for each in datasets.__all__ if each[0].isupper() and each != "VisionDataset"]
-        raise UserError(f"data={data.name}: torchvision has no data set '{name}'; it has {', '.join(there)}")
+        raise UserError(
+            f"data={data.name}: torchvision has no data set '{name}'{near(name, there)}; torchvision.datasets lists "
+            "them (CIFAR10, FashionMNIST, SVHN …)"
+        )
     made_by = [vars(each)["__init__"] for each in kind.__mro__ if "__init__" in vars(each) and each is not object]
     takes = {
         key for each in made_by for key in inspect.signature(each).parameters

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet_lab.config import Recipe, UserError, first_line
+from senet_lab.config import Recipe, UserError, first_line, near
 from senet_lab.models import identity
 from senet_lab.models.importing import imported
 
@@ -37,9 +37,8 @@ def loss_of(name: str) -> Loss:
     """
     if ":" not in name:
         if name not in LOSSES:
-            raise UserError(
-                f"recipe.loss: there is no '{name}'; there are {', '.join(LOSSES)}, package.module:function"
-            )
+            choices = [*LOSSES, "package.module:function"]
+            raise UserError(f"recipe.loss: there is no '{name}'{near(name, choices)}; there are {', '.join(choices)}")
         return LOSSES[name]
     try:
         return imported("recipe.loss", name, "function")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from senet_lab.config import Recipe, UserError, first_line
+from senet_lab.config import Recipe, UserError, first_line, near
 
 UNFIT = ("optimizer", "lbfgs", "sparseadam", "muon")  # the base; for closures; sparse gradients; matrices alone
 PYTORCH: dict[str, type[Optimizer]] = {
@@ -54,10 +54,12 @@ def check_optimizer(recipe: Recipe) -> None:
     if name not in PYTORCH:
         from timm.optim import list_optimizers  # type: ignore[attr-defined]  # timm exports it without saying so
 
-        theirs = {str(each) for each in list_optimizers()}
-        if name not in theirs:
-            there = ", ".join([*sorted(PYTORCH), *sorted(theirs - {*PYTORCH})])
-            raise UserError(f"recipe.optimizer: there is no '{name}'; there are {there}")
+        timms = [str(each) for each in list_optimizers()]
+        if name not in timms:
+            raise UserError(
+                f"recipe.optimizer: there is no '{name}'{near(name, [*PYTORCH, *timms])}; there are "
+                f"{', '.join(sorted(PYTORCH))}, and timm's, which timm.optim.list_optimizers() lists"
+            )
     if name == "sgd" or not (given is None or isinstance(given, dict)):
         form = "SGD's are recipe.momentum and recipe.nesterov" if name == "sgd" else "no mapping: {betas: [0.9, 0.95]}"
         raise UserError(f"recipe.optimizer_args={given}: {form}")

@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from senet_lab.config import UserError, first_line
+from senet_lab.config import UserError, first_line, near
 
 POLICIES: dict[str, Callable[..., Any]] = {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
 BINS = 31  # magnitudes that there are, if nothing else is said
@@ -116,7 +116,9 @@ class BatchPolicy:
 def check_policy(name: str, arguments: Any) -> None:
     """A UserError for a policy that is not there, or for arguments that it does not take."""
     if name != "none" and name not in POLICIES:
-        raise UserError(f"data.policy: there is no '{name}'; there are {', '.join(['none', *POLICIES])}")
+        raise UserError(
+            f"data.policy: there is no '{name}'{near(name, POLICIES)}; there are {', '.join(['none', *POLICIES])}"
+        )
     if arguments is None:
         return
     if name == "none" or not isinstance(arguments, dict):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from senet_lab.config import Data, UserError
+from senet_lab.config import Data, UserError, near
 from senet_lab.training import folder
 from senet_lab.training.datasets import Named
 from senet_lab.training.folder import root_of, unreadable
@@ -153,9 +153,17 @@ def source_of(name: str) -> Source:
     Raises:
         UserError: there is none; the line lists the choices.
     """
+    if name.startswith("timm:"):
+        raise UserError(
+            f"data={name}: timm's data sets are torchvision's (data=torchvision:CLASS) and trees of images "
+            "(data=folder); for others, a function of yours calls timm.data.create_dataset "
+            "(data=package.module:function)"
+        )
     if ":" in name:
         return Named(name=name)
     if name not in SOURCES:
-        choices = ", ".join([*SOURCES, "torchvision:CLASS", "package.module:function"])
-        raise UserError(f"data.name: there is no data set '{name}'; there are {choices}")
+        choices = [*SOURCES, "torchvision:CLASS", "package.module:function"]
+        raise UserError(
+            f"data.name: there is no data set '{name}'{near(name, choices)}; there are {', '.join(choices)}"
+        )
     return SOURCES[name]
