@@ -13,7 +13,7 @@ What `python -m senet_lab.run` has trained is not trained here again, nor the ot
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Network = str | Callable[..., "nn.Module"]
+FUNCTIONS = ("backbone", "data", "data.name", "se.kind", "recipe.loss", "recipe.optimizer")  # keys that take a function
 
 
 def study(name: str, *words: str, **settings: Any) -> NotebookStudy:
@@ -33,8 +34,9 @@ def study(name: str, *words: str, **settings: Any) -> NotebookStudy:
         name: of the study, such as "ratio" (`python -m senet_lab.run --help` lists them), or "+vary=KEY" with
             `levels=[…]`.
         words: further words as they stand on the command line: "se.reduction=8".
-        settings: keys and values: `seeds=3`, `backbone="resnet20"`, `recipe={"epochs": 30, "lr": 0.05}`. A network may
-            be the function that builds it, and a data set a pair of a training and a test set (`ablate`).
+        settings: keys and values: `seeds=3`, `backbone="resnet20"`, `recipe={"epochs": 30, "lr": 0.05}`. A network, a
+            gate (`se={"kind": Gate}`), a loss and an optimiser may be the function or class itself, and a data set a
+            pair of a training and a test set (`ablate`).
 
     Raises:
         UserError: for the first word that is wrong, in one line.
@@ -54,8 +56,9 @@ def ablate(
         network: name of a backbone, `package.module:function`, or the function itself: called with `num_classes` (and
             `in_channels`, if it has that parameter) it returns the plain network. One that is defined in a notebook is
             kept with its source beside the records, because workers and later sessions need it.
-        factors: key → its levels, such as `{"recipe.lr": [0.05, 0.1, 0.2]}`; several keys are a grid of all
-            combinations. SE is put into the network only where a factor, a word or a setting speaks of `se`.
+        factors: key → its levels, such as `{"recipe.lr": [0.05, 0.1, 0.2]}` or `{"se.kind": ["se", Gate]}`; several
+            keys are a grid of all combinations. SE is put into the network only where a factor, a word or a setting
+            speaks of `se`.
         words, settings: as in `study`.
         data: name of a data set, or a pair (training set, test set): each with `__len__` and `__getitem__` → image and
             label, or two arrays, images and labels; or a function that returns such a pair.
@@ -69,12 +72,13 @@ def ablate(
     """
     from senet_lab.naming import word_text
 
-    keys, levels = list(factors), [list(each) for each in factors.values()]
+    results = results_of(settings)
+    keys, levels = list(factors), [plain(key, list(each), results) for key, each in factors.items()]
     single = len(keys) == 1
     varied = [f"+vary={keys[0] if single else word_text(keys)}", f"levels={word_text(levels[0] if single else levels)}"]
     asked = [*factors, *settings, *(word.lstrip("+") for word in words)]
-    plain = {} if any(re.match(r"se\b", each) for each in asked) else {"se": None}
-    return NotebookStudy([*varied, *words, *as_words({"backbone": network, "data": data, **plain, **settings})])
+    bare = {} if any(re.match(r"se\b", each) for each in asked) else {"se": None}
+    return NotebookStudy([*varied, *words, *as_words({"backbone": network, "data": data, **bare, **settings})])
 
 
 def search(name: str = "design", *words: str, **settings: Any) -> NotebookSearch:
@@ -86,25 +90,49 @@ def search(name: str = "design", *words: str, **settings: Any) -> NotebookSearch
     return NotebookSearch([f"+search={name}", *words, *as_words(settings)])
 
 
-def as_words(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+def as_words(settings: Mapping[str, Any]) -> list[str]:
     """Keyword arguments as words: {"recipe": {"epochs": 2}, "seeds": 3} → recipe.epochs=2, seeds=3."""
     from senet_lab.naming import word_text
+
+    results = results_of(settings)
+    return [f"{key}={word_text(plain(key, value, results))}" for key, value in dotted(settings)]
+
+
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; arguments of something, `se.args` say, are one value."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and not name.endswith("args"):
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def plain(key: str, value: Any, results: Path) -> Any:
+    """A value of a key as a word can say it: functions and images by the names under which they are kept.
+
+    Raises:
+        UserError: for what no word can say.
+    """
     from senet_lab.notebook import kept_images, kept_source
 
-    results = Path(str(settings.get("results", "results/local")))
-    words: list[str] = []
-    for name, value in settings.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            words += as_words(value, f"{key}.")
-        elif key in ("backbone", "data") and callable(value):
-            words.append(f"{key}={kept_source(value, results)}")
-        elif key == "data" and isinstance(value, tuple) and len(value) == 2:
-            words.append(f"{key}={kept_images(value, results)}")
-        elif value is None or isinstance(value, (str, int, float, bool, list, tuple, Path)):
-            words.append(f"{key}={word_text(str(value) if isinstance(value, Path) else value)}")
-        else:
-            raise UserError(
-                f"{key}: a {type(value).__name__} is no value of it; it takes what a word takes, or a function"
-            )
-    return words
+    if key in FUNCTIONS and callable(value):
+        return kept_source(key, value, results)
+    if key in ("data", "data.name") and isinstance(value, tuple) and len(value) == 2:
+        return kept_images(value, results)
+    if isinstance(value, Path):
+        return str(value)
+    value = value.tolist() if hasattr(value, "tolist") else value  # numbers and arrays of NumPy
+    if isinstance(value, Mapping):
+        return {name: plain(f"{key}.{name}", each, results) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(key, each, results) for each in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise UserError(
+        f"{key}: a {type(value).__name__} is no value of it; functions and classes are of {', '.join(FUNCTIONS)}"
+    )
+
+
+def results_of(settings: Mapping[str, Any]) -> Path:
+    """The folder of results, beside which sources are kept."""
+    return Path(str(settings.get("results", "results/local")))

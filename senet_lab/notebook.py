@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from senet_lab.config import UserError
+from senet_lab.config import UserError, path_fault
 from senet_lab.files import replace_all
 
 FOLDER = "code"  # in the folder of results
@@ -45,21 +45,26 @@ def images():
 '''
 
 
-def kept_source(function: Callable[..., Any], results: Path) -> str:
-    """`module:function`, by which any process finds the function.
+def kept_source(key: str, function: Callable[..., Any], results: Path) -> str:
+    """`module:function`, by which any process finds the function, or the class, that is the value of a key.
 
     That of a module is named as it is. One of a notebook, or of the script that runs, is written into a module of its
     own, with all that it uses, below the results; its name holds a digest of the source, so that a definition that has
     changed is another network, or another data set.
 
     Raises:
-        UserError: for a lambda, a function within a function, and one that uses what no source tells.
+        UserError: for a lambda, a function within a function, an object, and a function that uses what no source tells.
     """
-    name = getattr(function, "__qualname__", type(function).__name__)
-    if not name.isidentifier():
-        raise UserError(f"{name}: only a function or class at the top of a module or notebook can be found by workers")
-    if function.__module__ != "__main__":
-        return f"{function.__module__}:{name}"
+    home, name = str(getattr(function, "__module__", "")), getattr(function, "__qualname__", "")
+    if not name or getattr(sys.modules.get(home), name, None) is not function:
+        raise UserError(
+            f"{key}: {name or f'a {type(function).__name__}'} is not found by worker processes: they take a function "
+            "or class that stands, under its own name, at the top of a module or notebook"
+        )
+    if home != "__main__":
+        if getattr(sys.modules[home], "__spec__", None) is None:
+            raise UserError(f"{key}: worker processes cannot import {home}, which no file or package is: write one")
+        return f"{home}:{name}"
     text = "".join(parts(name, vars(sys.modules["__main__"]), {}))
     module = f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     folder = results / FOLDER
@@ -67,7 +72,7 @@ def kept_source(function: Callable[..., Any], results: Path) -> str:
     if not (folder / f"{module}.py").is_file():
         if earlier:
             print(f"{name} differs from what was defined under this name before ({', '.join(earlier)}): another study")
-        replace_all(folder, {f"{module}.py": text.encode()})
+        keep(folder, {f"{module}.py": text.encode()})
     findable(results)
     return f"{module}:{name}"
 
@@ -75,26 +80,37 @@ def kept_source(function: Callable[..., Any], results: Path) -> str:
 def kept_images(sets: tuple[Any, Any], results: Path) -> str:
     """`module:images`, by which any process finds images that are given as objects: a training and a test set.
 
-    They are read once, and kept below the results as bytes; their name holds a digest of them.
+    They are read, and kept below the results as bytes; their name holds a digest of them.
 
     Raises:
-        UserError: for what is no pair of sets of images and labels (`training.reading`).
+        UserError: for what is no pair of sets of images and labels (`training.reading`), and for sets that give other
+            images when they are read again.
     """
     import numpy as np
 
     from senet_lab.config import Data
-    from senet_lab.training.datasets import read
+    from senet_lab.training.datasets import check_same, read
 
-    found = read(Data(name="(training set, test set)", size=0), list(sets))
+    data = Data(name="(training set, test set)", size=0)
+    found = read(data, list(sets))
+    check_same(data, found, list(sets))
     module = f"images_{hashlib.sha256(f'{found.identity} {found.classes}'.encode()).hexdigest()[:8]}"
     if not (results / FOLDER / f"{module}.py").is_file():
         content = io.BytesIO()
         train, test = found.train, found.test
         np.savez(content, train=train.images, train_labels=train.labels, test=test.images, test_labels=test.labels)
         text = IMAGES.format(classes=list(found.classes))
-        replace_all(results / FOLDER, {f"{module}.npz": content.getvalue(), f"{module}.py": text.encode()})
+        keep(results / FOLDER, {f"{module}.npz": content.getvalue(), f"{module}.py": text.encode()})
     findable(results)
     return f"{module}:images"
+
+
+def keep(folder: Path, contents: dict[str, bytes]) -> None:
+    """Write files; a UserError where the folder cannot be written."""
+    try:
+        replace_all(folder, contents)
+    except OSError as error:
+        raise UserError(f"results: {folder} cannot be written: {path_fault(folder, error)}") from error
 
 
 def findable(results: Path) -> None:

@@ -196,8 +196,8 @@ BAD = [
     ("return (x, y), (x[..., None].repeat(3, 3), y)", "a test image 6 × 6 in colour"),
     ("return list(zip(x, y)), (x, y)", "the training set is a list"),
     ("return (x, y), (x, y)", "its training images are of one level"),
-    ("x = np.random.RandomState().randint(0, 256, (4, 6, 6)).astype('uint8'); return (x, y), (x, y)", "called again"),
-    ("x[0] = len(seen); seen.append(1); return (x, y), (x, y)\nseen = []", "called again, it returned other images"),
+    ("x = np.random.RandomState().randint(0, 256, (4, 6, 6)).astype('uint8'); return (x, y), (x, y)", "read again"),
+    ("x[0] = len(seen); seen.append(1); return (x, y), (x, y)\nseen = []", "read again, it gave other images"),
 ]
 
 

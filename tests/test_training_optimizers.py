@@ -137,11 +137,15 @@ def test_losses_by_closed_forms() -> None:
         (["recipe.loss=mse"], "recipe.loss: there is no 'mse'; there are cross_entropy, bce, bce_any"),
         (
             ["recipe.loss=own_loss:none"],
-            "recipe.loss: own_loss has no function 'none'; it has focal, raises, many, constant",
+            "recipe.loss: own_loss has no function 'none'; it has focal, raises, many, constant, descent, no_optimizer",
         ),
         (["recipe.loss=own_loss:raises"], "recipe.loss=own_loss:raises: it raised ValueError: no"),
         (["recipe.loss=own_loss:many"], "recipe.loss=own_loss:many: "),
         (["recipe.loss=own_loss:constant"], "recipe.loss=own_loss:constant: "),
+        (["recipe.optimizer=own_loss:none"], "recipe.optimizer: own_loss has no function 'none'"),
+        (["recipe.optimizer=own_loss:focal"], "recipe.optimizer=own_loss:focal: TypeError: focal() got an unexpected"),
+        (["recipe.optimizer=own_loss:no_optimizer"], "it gives a list, not a torch.optim.Optimizer"),
+        (["recipe.optimizer=own_loss:Deaf"], "its step(closure) does not call the closure"),
         (["recipe.warmup_epochs=30"], "recipe.warmup_epochs=30 is all of recipe.epochs=30"),
         (["recipe.warmup_epochs=3", "recipe.schedule=onecycle"], "recipe.schedule=onecycle is a warm-up of its own"),
         (["recipe.loss=bce_any", "recipe.label_smoothing=0.1"], "every class would be there"),
@@ -161,6 +165,7 @@ def test_words_that_cannot_be(words: list[str], message: str, tmp_path: Path, mo
 
 
 OWN = """
+import torch
 import torch.nn.functional as F
 def focal(logits, targets):
     return -(targets * (1 - logits.softmax(1)) ** 2 * logits.log_softmax(1)).sum(1).mean()
@@ -170,18 +175,28 @@ def many(logits, targets):
     return -(targets * logits.log_softmax(1)).sum(1)
 def constant(logits, targets):
     return logits.detach().sum()
+def descent(groups, lr):
+    return torch.optim.SGD(groups, lr)
+def no_optimizer(groups, lr):
+    return groups
+class Deaf(torch.optim.SGD):
+    def step(self, closure=None):
+        pass
 """
 
 
-def test_a_loss_of_ones_own_is_told_by_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_and_an_optimiser_of_ones_own_are_told_by_their_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    ids = []
-    for source in (OWN, f"# a comment\n{OWN}", OWN.replace("** 2", "** 3")):
-        (tmp_path / "own_loss.py").write_text(source)
-        made = plan.make_plan(compose(["recipe.loss=own_loss:focal", "seeds=1"]))
-        ids += list(made.trials)
-    assert ids[0] == ids[1] != ids[2]
+    for word in ("recipe.loss=own_loss:focal", "recipe.optimizer=own_loss:descent"):
+        ids = []
+        for source in (OWN, f"# a comment\n{OWN}", OWN.replace("** 2", "** 3")):
+            (tmp_path / "own_loss.py").write_text(source)
+            made = plan.make_plan(compose([word, "seeds=1"]))
+            ids += list(made.trials)
+        assert ids[0] == ids[1] != ids[2]
     sys.modules.pop("own_loss", None)
 
 

@@ -243,7 +243,8 @@ class Recipe:
     peak: float = key(0.3, "share of the steps of `onecycle` after which its rate is highest", bounds=(0.01, 0.99))
     optimizer: str = key(
         "sgd",
-        "by name: of torch.optim (`adamw`, `rmsprop` …), else of timm's factory (`lamb`, `lion` …). `momentum` and "
+        "by name: of torch.optim (`adamw`, `rmsprop` …), else of timm's factory (`lamb`, `lion` …); or "
+        "`package.module:function`, called as PyTorch's are, with groups of weights and `lr`. `momentum` and "
         "`nesterov` are SGD's alone",
     )
     optimizer_args: Any = key(None, "arguments of another optimiser than SGD, such as `{betas: [0.9, 0.95]}`")

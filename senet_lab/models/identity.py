@@ -59,6 +59,14 @@ def code(backbone: str, se: SE | None, classes: int, channels: int, size: int) -
     return short_digest(json.dumps(parts, sort_keys=True)) if parts else ""
 
 
+def own_code(name: str) -> str:
+    """What tells the source of a loss or an optimiser of the user's own, `package.module:function`, from another one of
+    its name; empty for those of the lab, and of PyTorch, whose version names no trial."""
+    if ":" not in name or name.startswith("torch."):
+        return ""
+    return short_digest(json.dumps(sources(defining_module(name)), sort_keys=True))
+
+
 @functools.lru_cache(maxsize=64)
 def network_measurement(backbone: str, classes: int, channels: int, size: int, source: str) -> Measurement:
     """The measurements of the plain network of seed 0, cached by its `source`. What else its code reads may have

@@ -79,11 +79,8 @@ class Named(Source):
         """
         self.check(data)
         found = self.held(data, anew=True)
-        if not self.torchvisions and self.read(data).identity != found.identity:
-            raise UserError(
-                f"data={self.name}: called again, it returned other images, labels, or another order; a study needs "
-                "the same each time (what is random wants a seed)"
-            )
+        if not self.torchvisions:
+            check_same(data, found, of_function(data))
         mean, std = (data.mean, data.std) if data.mean else statistics(found.train)
         if not all(std):
             raise UserError(f"data={self.name}: its training images are of one level: there is nothing to learn")
@@ -157,6 +154,15 @@ def of_function(data: Data) -> list[Any]:
 
 # --------------------------------------------------------------------------------------------------------------------
 # How they are read
+
+
+def check_same(data: Data, found: Read, again: list[Any]) -> None:
+    """A UserError where sets, read again, are not what was found at first."""
+    if read(data, again).identity != found.identity:
+        raise UserError(
+            f"data={data.name}: read again, it gave other images, labels, or another order; a study needs the same "
+            "each time (what is random wants a seed, and augmentation is data.augment)"
+        )
 
 
 def read(data: Data, given: list[Any]) -> Read:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import torch
@@ -10,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from senet_lab.config import Recipe, UserError, first_line, near
-from senet_lab.models import identity
 from senet_lab.models.importing import imported
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -59,13 +57,6 @@ def check_loss(recipe: Recipe) -> None:
         raise UserError(f"recipe.loss={recipe.loss}: it raised {type(error).__name__}: {first_line(error)}") from error
     if logits_BK.grad is None or value.ndim or not value.isfinite():
         raise UserError(f"recipe.loss={recipe.loss}: it gave {value} of logits (2, 3), no number that depends on them")
-
-
-def loss_code(name: str) -> str:
-    """What tells the source of a loss of the user's from another one of its name; empty for those of the lab."""
-    if ":" not in name:
-        return ""
-    return identity.short_digest(json.dumps(identity.sources(name.partition(":")[0]), sort_keys=True))
 
 
 def smoothed(targets_BK: Tensor, smoothing: float) -> Tensor:

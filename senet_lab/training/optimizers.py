@@ -1,6 +1,7 @@
 """Optimisers by name, and how the learning rate goes (`recipe.optimizer`, `recipe.schedule`).
 
-SGD is PyTorch's; any other is PyTorch's of that name (`torch.optim`), else timm's.
+SGD is PyTorch's; any other is PyTorch's of that name (`torch.optim`), else timm's. `package.module:function` is one of
+the user's own, called as PyTorch's are: with groups of weights, each with its decay, `lr` and `recipe.optimizer_args`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from senet_lab.config import Recipe, UserError, first_line, near
+from senet_lab.models.importing import imported
 
 UNFIT = ("optimizer", "lbfgs", "sparseadam", "muon")  # the base; for closures; sparse gradients; matrices alone
 PYTORCH: dict[str, type[Optimizer]] = {
@@ -32,17 +34,23 @@ def optimizer_of(recipe: Recipe, parameters: Iterable[nn.Parameter], fused: bool
     spared = [p for p in every if not (p.ndim > 1 or recipe.decay_norm)]
     both = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     groups = [group for group in both if group["params"]]
+    given = {"lr": recipe.lr, **(recipe.optimizer_args or {})}
+    if ":" in recipe.optimizer:
+        own = imported("recipe.optimizer", recipe.optimizer, "function")(groups, **given)
+        if not isinstance(own, Optimizer):
+            raise TypeError(f"it gives a {type(own).__name__}, not a torch.optim.Optimizer")
+        return own
     if recipe.optimizer not in PYTORCH:
         from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 
-        made: Optimizer = create_optimizer_v2(groups, recipe.optimizer, lr=recipe.lr, **(recipe.optimizer_args or {}))
+        made: Optimizer = create_optimizer_v2(groups, recipe.optimizer, **given)
         return made
     kind: Any = PYTORCH[recipe.optimizer]
     ours: dict[str, Any] = {"fused": fused, "foreach": not fused}  # sooner than weight by weight, with the same bits
     words = {name: value for name, value in ours.items() if name in inspect.signature(kind).parameters}
     if recipe.optimizer == "sgd":
         words |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
-    optimizer: Optimizer = kind(groups, **{"lr": recipe.lr, **words, **(recipe.optimizer_args or {})})
+    optimizer: Optimizer = kind(groups, **words | given)
     return optimizer
 
 
@@ -51,14 +59,20 @@ def check_optimizer(recipe: Recipe) -> None:
     name, given = recipe.optimizer, recipe.optimizer_args
     if name == "sgd" and given is None:
         return
-    if name not in PYTORCH:
+    if ":" in name:
+        try:
+            imported("recipe.optimizer", name, "function")
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    elif name not in PYTORCH:
         from timm.optim import list_optimizers  # type: ignore[attr-defined]  # timm exports it without saying so
 
         timms = [str(each) for each in list_optimizers()]
         if name not in timms:
             raise UserError(
                 f"recipe.optimizer: there is no '{name}'{near(name, [*PYTORCH, *timms])}; there are "
-                f"{', '.join(sorted(PYTORCH))}, and timm's, which timm.optim.list_optimizers() lists"
+                f"{', '.join(sorted(PYTORCH))}, package.module:function, and timm's, which "
+                "timm.optim.list_optimizers() lists"
             )
     if name == "sgd" or not (given is None or isinstance(given, dict)):
         form = "SGD's are recipe.momentum and recipe.nesterov" if name == "sgd" else "no mapping: {betas: [0.9, 0.95]}"
@@ -66,9 +80,17 @@ def check_optimizer(recipe: Recipe) -> None:
     weights = [nn.Parameter(torch.ones(2, 2, 3, 3)), nn.Parameter(torch.ones(2))]
     try:
         tried = optimizer_of(recipe, weights, fused=False)
-        for weight in weights:
-            weight.grad = torch.ones_like(weight)
-        tried.step()
+        calls: list[float] = []
+
+        def closure() -> float:
+            calls.append(0.0)
+            for weight in weights:
+                weight.grad = torch.ones_like(weight)
+            return calls[-1]
+
+        tried.step(closure)
+        if not calls:
+            raise TypeError("its step(closure) does not call the closure, which computes the gradients")
     except Exception as error:  # of any kind: what a library makes of an argument that it does not take
         hint = takes(name) if isinstance(error, TypeError) else ""
         words = f"recipe.optimizer={name}" + (f" recipe.optimizer_args={given}" if given else "")
@@ -79,6 +101,8 @@ def takes(name: str) -> str:
     """Which arguments an optimiser takes, as the end of a line."""
     from timm.optim import get_optimizer_class  # type: ignore[attr-defined]
 
+    if ":" in name:
+        return ""
     kind: Any = PYTORCH[name] if name in PYTORCH else get_optimizer_class(name, bind_defaults=False)
     words = [word for word in inspect.signature(kind).parameters if word not in ("params", "lr", "weight_decay")]
     return f"; it takes {', '.join(words)}"

@@ -65,7 +65,9 @@ class Spec(Step):
     # Where its gates are, by the paths of the modules that they are put after or before; empty for SE, whose hidden
     # widths tell it.
     places: str = ""
-    loss_code: str = ""  # what tells the source of a loss of the user's own; empty for the lab's
+    # What tells the source of a loss, and of an optimiser, of the user's own; empty for the lab's and PyTorch's.
+    loss_code: str = ""
+    optimizer_code: str = ""
 
     @property
     def step(self) -> Step:

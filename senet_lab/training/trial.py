@@ -26,7 +26,6 @@ from senet_lab.training import data as images
 from senet_lab.training.distributed import ALONE, Rank, Report
 from senet_lab.training.ema import Average
 from senet_lab.training.lit import SENet
-from senet_lab.training.losses import loss_code
 from senet_lab.training.machine import machine_facts
 from senet_lab.training.sampling import WHOLE, BatchShare, mix_seed
 from senet_lab.training.spec import Spec
@@ -268,10 +267,12 @@ def check_code(spec: Spec) -> None:
         raise RunError(
             f"{first_line(error)}; {spec.backbone} cannot be built as it was when the study began"
         ) from error
-    if now != spec.code or loss_code(spec.recipe.loss) != spec.loss_code:
+    own = (now, identity.own_code(spec.recipe.loss), identity.own_code(spec.recipe.optimizer))
+    if own != (spec.code, spec.loss_code, spec.optimizer_code):
         raise RunError(
-            f"the code of {spec.backbone}, of its gates, its loss or what they read is not what it was when the study "
-            "began: start the study again (in a notebook, after a restart of Python), and it is trained as it is now"
+            f"the code of {spec.backbone}, of its gates, loss or optimiser, or what they read is not what it was when "
+            "the study began: start the study again (in a notebook, after a restart of Python), and it is trained as "
+            "it is now"
         )
 
 
