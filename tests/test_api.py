@@ -183,9 +183,14 @@ print(errors.nunique(), len(errors))
 
 
 class Kernel:
-    """A notebook's kernel."""
+    """A notebook's kernel.
+
+    Attributes:
+        renewed: id and text of each output that took the place of an earlier one.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.renewed: list[tuple[str, str]] = []
         self.manager = KernelManager()
         self.manager.start_kernel(cwd=str(folder), env=HERE)
         self.client = self.manager.blocking_client()
@@ -203,6 +208,9 @@ class Kernel:
             except queue.Empty:
                 continue
             content = message["content"]
+            if message["msg_type"] == "update_display_data":
+                self.renewed.append((content["transient"]["display_id"], content["data"]["text/plain"]))
+                continue
             text += content.get("text", "") or content.get("data", {}).get("text/plain", "")
             if interrupt_at and interrupt_at in text:
                 interrupt_at = ""
@@ -248,6 +256,10 @@ def test_a_notebook(kernels: Callable[[], Kernel], tmp_path: Path) -> None:
     assert fault == ""
     assert int(said.split()[0]) >= 1
     assert said.split()[-1] == "2"
+    shown = [text for _, text in second.renewed]  # in one place: the trials done, and the epochs of the one that runs
+    assert len({place for place, _ in second.renewed}) == 1
+    assert any(re.search(r"\d of 4 trials .* left *\nlr = .*, seed \d .* epoch \d", text) for text in shown)
+    assert re.fullmatch("4 of 4 trials +━+", shown[-1].strip())
 
     (kept,) = (tmp_path / "results/local/code").glob("build_*.py")
     words = [f"backbone={kept.stem}:build", "+vary=recipe.lr", "levels=[0.05,0.1]", "data.subset=100", "se=null"]

@@ -1,6 +1,6 @@
 """What the user sees while a study trains: trials done, time left, and each running trial's epoch and accuracy.
 
-On a terminal a display that renews itself; elsewhere (a log, CI) one line a trial.
+On a terminal and in a notebook a display that renews itself; elsewhere (a log, CI) one line a trial.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from senet_lab.counting import BAR, duration
 from senet_lab.studies.forecast import Expectation, Remaining, RunningTrial
+from senet_lab.studies.notebook_display import NotebookDisplay
 from senet_lab.studies.plan import Cell, Plan
 
 FACTS = 38  # columns of the terminal beside a bar; the label has the rest
@@ -37,7 +38,11 @@ class Progress:
         self.workers = workers
         self.console = console
         self.elsewhere = 0
-        self.live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self.live: Live | NotebookDisplay | None = None
+        if console.is_jupyter:
+            self.live = NotebookDisplay(console.width)
+        elif console.is_terminal:
+            self.live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Progress:
         if self.live:
@@ -46,6 +51,8 @@ class Progress:
 
     def __exit__(self, *exc_info: object) -> None:
         if self.live:
+            self.remaining.running.clear()  # a notebook keeps the display: nothing is being trained any longer
+            self.live.update(self.display())
             self.live.stop()
 
     # -------------------------------------------------------------------------------------------------------- events
@@ -124,9 +131,8 @@ class Progress:
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(8, self.console.width - BAR - FACTS))
         table.add_column()
         table.add_column(no_wrap=True)
-        table.add_row(
-            f"{self.done} of {self.total} trials", bar(self.done, self.total), f"about {duration(self.left())} left"
-        )
+        left = f"about {duration(self.left())} left" if self.done < self.total else ""
+        table.add_row(f"{self.done} of {self.total} trials", bar(self.done, self.total), left)
         for trial in self.remaining.running.values():
             cell, last = trial.cell, trial.last
             label, epochs = trial_name(cell), cell.spec.recipe.epochs

@@ -164,6 +164,8 @@ def check_own(base: Config, variant: Variant, factors: list[str]) -> None:
 
 def with_values(config: Config, values: Mapping[str, Any], where: str) -> Config:
     """A configuration with other values, by key; a UserError that begins with `where` for one that its key refuses."""
+    if not values:
+        return copy.deepcopy(config)
     structured = OmegaConf.structured(copy.deepcopy(config))
     try:
         for key, value in values.items():
