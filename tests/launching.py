@@ -46,7 +46,7 @@ search:
 WORDS = ("+ablation=tiny", "seeds=2", "recipe.epochs=8", "data.subset=200", "executor.workers=2")
 TRIALS = 6
 FOLDER = "results/local/digits-subset=200/resnet8-quick-epochs=8/tiny"
-SAME_BYTES = ("trials.csv", "table.md", "table.csv", "table.tex", "figure.svg")
+SAME_BYTES = ("trials.csv", "table.md", "table.csv", "table.tex", "figure.svg", "curves.svg")
 
 
 @dataclass(frozen=True)

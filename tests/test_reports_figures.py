@@ -9,19 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
 from rich.console import Console
 from test_reports_conclusions import drawn as with_images
+from test_reports_page import learned
 from test_reports_roundtrip import RATIO, made_up
 from test_reports_tables import PAIRS, pairs, plain_cells
 
-from senet_lab.reports import drawing, figures, fragments, tables
+from senet_lab.reports import curve_figures, curves, drawing, figures, fragments, tables
 from senet_lab.reports.results import FinishedStudy
 from senet_lab.reports.verdict_styles import STYLES
 
@@ -239,3 +242,53 @@ def test_one_wide_interval_does_not_flatten_the_others() -> None:
     assert table.rows[2].top1 is not None
     assert (table.rows[2].top1.half_width or 0) > 30  # two seeds, six points apart
     assert high - low < 25
+
+
+def panels(made: tables.Table, known: pd.DataFrame) -> dict[str, Axes]:
+    """The panels of the figure of curves by title."""
+    with drawing.lab_style():
+        figure = curve_figures.figure_of(made, *curve_figures.rows_and_curves(made, known))
+    figure.draw_without_rendering()
+    return {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
+
+
+@pytest.mark.parametrize("validation", [True, False])
+@pytest.mark.parametrize("metric", ["error", "loss"])
+def test_curves_are_means_and_deviations_beside_the_baseline(metric: str, validation: bool) -> None:
+    """Each row against its own baseline, by the file's numbers; a failed seed is left out, as is a twin."""
+    trials = made_up({"a": "", "SE-a": "", "b": "", "SE-b": "", "twin": ""}, 4, "a", "", failed=(("SE-b", 1),))
+    trials["baseline"] = ["a"] * 8 + ["b"] * 12
+    trials.loc[trials["row"] == "twin", "trial_id"] = list(trials.loc[trials["row"] == "b", "trial_id"])
+    trials["metric"] = metric
+    if metric == "loss":
+        trials["test_loss"] = trials["test_error"] / 10
+    known = learned(trials)
+    if not validation:
+        known[["val_loss", "val_error"]] = np.nan
+    found = panels(tables.summarise_study(trials), known)
+    assert list(found) == ["SE-a, n = 4", "SE-b, n = 3"]
+    parts = ["val", "train"] if validation else ["train"]
+    for axes, labels in zip(found.values(), (("a", "SE-a"), ("b", "SE-b")), strict=True):
+        lines, bands = (
+            iter(axes.get_lines()),
+            iter(each for each in axes.collections if isinstance(each, PolyCollection)),
+        )
+        for label in labels:
+            seeds = [known[known["row"] == label].groupby("epoch")[f"{part}_{metric}"] for part in parts]
+            for part in seeds:
+                line = next(lines)
+                assert list(line.get_xdata()) == [1, 2, 3, 4]
+                assert list(line.get_ydata()) == pytest.approx(list(part.mean()), rel=1e-5)
+            low, high = (seeds[0].mean() + sign * seeds[0].std() for sign in (-1, 1))
+            (path,) = next(bands).get_paths()
+            reached = {(x, round(y, 2)) for x, y in path.vertices}
+            assert reached == {(e, round(y, 2)) for end in (low, high) for e, y in end.items()}
+        assert not [*lines, *bands]
+
+
+def test_curves_of_one_network_and_of_none() -> None:
+    trials = made_up({"x": ""}, 1, baseline="x", paper_table="")
+    made, known = tables.summarise_study(trials), learned(trials).assign(train_error=0.0)  # no place on such an axis
+    assert list(panels(made, known)) == ["x, n = 1"]
+    assert list(curve_figures.render_curves(made, known)) == ["curves.svg", "curves.pdf"]
+    assert curve_figures.render_curves(made, curves.curves_of_records(trials, {})) == {}

@@ -192,7 +192,7 @@ def test_long_curves_are_thinned_and_keep_their_ends() -> None:
     kept = curves.row_curves(whole)["a"]
     assert (len(kept.epochs), kept.epochs[0], kept.epochs[-1], set(kept.n)) == (curves.POINTS, 1, 1000, {2})
     at = whole[whole["epoch"] == kept.epochs[77]]["train_loss"]
-    assert kept.values["train_loss"][:, 77] == pytest.approx([at.mean(), at.min(), at.max()])
+    assert kept.values["train_loss"][:, 77] == pytest.approx([at.mean(), at.min(), at.max(), at.std()])
 
 
 def test_curves_survive_their_file(tmp_path: Path) -> None:
@@ -385,4 +385,5 @@ def test_curves_come_from_the_file_or_the_store(copy: Lab, monkeypatch: pytest.M
     assert (copy.table / "curves.csv").read_bytes() == written
     assert main(["publish"]) == 0
     published = Path("results") / copy.table.relative_to(copy.folder / "results/local")
-    assert (published / "curves.csv").read_bytes() == written
+    for name, content in (("curves.csv", written), ("curves.svg", (copy.table / "curves.svg").read_bytes())):
+        assert (published / name).read_bytes() == content

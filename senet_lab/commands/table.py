@@ -42,15 +42,19 @@ def regenerate(source: Path, folder: Path, failures: str | None = None) -> None:
     from rich.console import Console
 
     from senet_lab.reports import aim, tables
+    from senet_lab.reports.curves import read_curves
+    from senet_lab.reports.front import is_search
 
     try:
         trials, known = tables.read_study(source)
+        beside = source.with_name("curves.csv")
+        curves = read_curves(beside) if beside.is_file() and not is_search(trials) else None
         if failures is not None:
             planned = aim.aim_of(trials)
             if planned.settles and failures != planned.failures:
                 raise ValueError(f"failures={failures}: {source} has seeds that settled by failures={planned.failures}")
             trials["failures"] = failures
-        tables.write_table(folder, trials, known=known)
+        tables.write_table(folder, trials, curves=curves, known=known)
         tables.show_table(trials, Console(), known)
     except ValueError as error:
         raise UserError(str(error)) from error

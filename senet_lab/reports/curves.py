@@ -34,6 +34,11 @@ def curves_csv(curves: pd.DataFrame) -> bytes:
     return text.encode("utf-8", "replace")
 
 
+def as_written(curves: pd.DataFrame) -> pd.DataFrame:
+    """The curves with the digits that `curves_csv` writes."""
+    return curves.assign(**{name: [float(f"{value:.6g}") for value in curves[name].astype(float)] for name in METRICS})
+
+
 def read_curves(path: str | Path) -> pd.DataFrame:
     """The curves in a file; a file with no more than its header (every trial failed in its first epoch) is none.
 
@@ -77,7 +82,8 @@ class Curve:
     Attributes:
         epochs: from 1.
         n: seeds that reached each of them.
-        values: metric → their mean, least and most, (3, epochs); NaN where no seed has it.
+        values: metric → their mean, least, most and standard deviation (n − 1; 0 for one seed), (4, epochs); NaN where
+            no seed has it.
     """
 
     epochs: list[int]
@@ -90,7 +96,8 @@ def row_curves(curves: pd.DataFrame) -> dict[str, Curve]:
     groups = curves.groupby(["row", "epoch"], sort=True)
     counts = groups.size()
     metrics = groups[list(METRICS)]
-    values_3EM = np.stack([share.to_numpy(float) for share in (metrics.mean(), metrics.min(), metrics.max())])
+    spread = metrics.std().where(metrics.count() != 1, 0.0)
+    values_4EM = np.stack([each.to_numpy(float) for each in (metrics.mean(), metrics.min(), metrics.max(), spread)])
     places: dict[str, list[int]] = {}
     for place, (label, _) in enumerate(counts.index):
         places.setdefault(str(label), []).append(place)
@@ -99,6 +106,6 @@ def row_curves(curves: pd.DataFrame) -> dict[str, Curve]:
         kept = np.array(of_row)[
             np.unique(np.linspace(0, len(of_row) - 1, min(POINTS, len(of_row))).round().astype(int))
         ]
-        values = {metric: values_3EM[:, kept, number] for number, metric in enumerate(METRICS)}
+        values = {metric: values_4EM[:, kept, number] for number, metric in enumerate(METRICS)}
         summaries[label] = Curve([int(counts.index[place][1]) for place in kept], counts.iloc[kept].tolist(), values)
     return summaries

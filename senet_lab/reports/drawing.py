@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,14 @@ def lab_style() -> Iterator[None]:
         yield
 
 
-def figure_files(draw: Callable[[], Figure], stem: str) -> dict[str, bytes]:
-    """The files `<stem>.svg`, `.png` and `.pdf` of what `draw` makes, by name."""
+def figure_files(draw: Callable[[], Figure], stem: str, forms: Collection[str] = tuple(FORMATS)) -> dict[str, bytes]:
+    """The files `<stem>.svg`, `.png` and `.pdf` of what `draw` makes, by name, or those of these forms."""
     with lab_style():
         figure = draw()
         contents = {}
-        for form, options in FORMATS.items():
+        for form in forms:
             content = io.BytesIO()
-            figure.savefig(content, format=form, **options)
+            figure.savefig(content, format=form, **FORMATS[form])
             contents[f"{stem}.{form}"] = content.getvalue()
     return contents
 

@@ -235,7 +235,7 @@ def curve_data(made: Table, table: pd.DataFrame) -> dict[str, Any]:
                 "x": curve.epochs,
                 "n": "–".join(map(str, counts)),
                 **{
-                    metric: [[rounded(value) for value in share] for share in values.tolist()]
+                    metric: [[rounded(value) for value in share] for share in values[:3].tolist()]
                     for metric, values in curve.values.items()
                 },
             }

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from senet_lab import files, outputs
 from senet_lab.outputs import Outputs
-from senet_lab.reports import figures, front_figures
+from senet_lab.reports import curve_figures, figures, front_figures
 from senet_lab.reports.cells import csv_bytes
 from senet_lab.reports.curves import curves_csv as curve_bytes
 from senet_lab.reports.front import front, is_search
@@ -65,13 +65,14 @@ def write_table(
     table: Table | None = None,
 ) -> list[Path]:
     """Write `trials.csv`, `runs.csv`, `curves.csv`, `outputs.npz`, `table.md` `.csv` `.tex` and `figure.svg` `.png`
-    `.pdf`; of a search `front.*` in place of the last two, and the figures `front.*` and `search.*`.
+    `.pdf`, and `curves.svg` and `.pdf`; of a search `front.*` in place of these, and the figures `front.*` and
+    `search.*`.
 
     Args:
         folder: made if missing; its files of these names are replaced, all of them or (on an error) none.
         trials: one line a training, columns as in `trials.COLUMNS`; brought to canonical form first.
         runs: what was measured once (time, memory, host), written as given; None leaves `runs.csv` alone.
-        curves: what each training reached after each epoch (`curves.COLUMNS`); None leaves `curves.csv` alone.
+        curves: what each training reached after each epoch (`curves.COLUMNS`); None leaves `curves.*` alone.
         packed: trial id → what it made of each test image (`senet_lab.outputs`), of those that have it; None, or
             nothing, leaves `outputs.npz` alone.
         known: trial id → outputs that lie in the folder's `outputs.npz` already, or will be copied there.
@@ -99,4 +100,6 @@ def write_table(
     for form, text in (("md", markdown(table)), ("csv", csv_text(table)), ("tex", latex(table))):
         contents[f"{name}.{form}"] = text.encode("utf-8", "replace")
     drawn = front_figures.render_front(table) if searched else figures.render_study(table)
+    if curves is not None and not searched:
+        drawn |= curve_figures.render_curves(table, curves)
     return files.replace_all(folder, contents | drawn)
