@@ -71,6 +71,62 @@ def test_a_study_on_two_nodes_of_which_one_is_killed_ends_with_the_same_bytes(
     assert not (home(lab) / ".ray").exists()
 
 
+OWN = """
+import numpy as np, torch
+def squares(count=60):
+    images = np.random.RandomState(0).randint(0, 60, (2 * count, 16, 16, 3)).astype(np.uint8)
+    labels = np.arange(2 * count) % 3
+    for image, label in zip(images, labels):
+        image[4:12, 4:12, label] += 100
+    return (images[:count], labels[:count]), (images[count:], labels[count:])
+def small(num_classes):
+    layers = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    return torch.nn.Sequential(*layers, torch.nn.Linear(8, num_classes))
+class Gate(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(channels))
+    def forward(self, x):
+        return x * self.weight.sigmoid()[:, None, None]
+def loss(logits, targets):
+    return torch.nn.functional.cross_entropy(logits, targets)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("data=mine:squares", "backbone=mine:small", "se=null"),
+        ("+vary=se.kind", "levels=[se,mine:Gate]"),
+        ("+vary=recipe.loss", "levels=[cross_entropy,mine:loss]"),
+    ],
+    ids=["data and network", "gate", "loss"],
+)
+def test_code_of_the_users_own_is_sent_to_nodes_that_lack_it(
+    nodes: Nodes, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nodes are on this machine, so the file is taken away once it was sent."""
+    found = []
+    for executor in ("executor=local", "executor=ray"):
+        (tmp_path / executor).mkdir()
+        lab = Lab(tmp_path / executor)
+        path = lab.folder / "mine.py"
+        path.write_text(OWN)
+        for name, value in nodes.secret.items():
+            monkeypatch.setenv(name, value)
+        address = [f"executor.address={nodes.address}"] * (executor == "executor=ray")
+        driver = lab.start(*words, executor, *address, "recipe.epochs=1", "data.subset=40", "seeds=2")
+        if address:
+            wait_for(lambda place=lab.folder: list(place.glob("results/local/checkpoints/.shared-*")), driver)  # type: ignore[misc]
+            path.unlink()
+        done = ended(driver)
+        assert (done.code, done.err) == (0, ""), done
+        found += [path.read_bytes() for path in (lab.folder / "results").rglob("trials.csv")]
+    assert len(found) == 2
+    assert found[0] == found[1]
+
+
 @pytest.mark.slow
 def test_a_node_without_the_data_set_is_named(
     nodes: Nodes, digit_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -118,9 +118,9 @@ class Executor:
         "",
         "of a Ray cluster that this machine is a node of, `host:port` or `auto`; empty has Ray start an instance of "
         "its own here, which ends with the study. Every node needs the lab's libraries (its code is sent along, and "
-        "so is the working directory where a backbone is your own), and the data set where this machine has it. "
-        "Checkpoints go to `results` where a node shares that folder; elsewhere a trial whose node is lost starts "
-        "again",
+        "so is the working directory where a network, gate, loss or data set is your own), and the data set where this "
+        "machine has it. Checkpoints go to `results` where a node shares that folder; elsewhere a trial whose node is "
+        "lost starts again",
     )
     cpus_per_trial: float = key(
         1.0,

@@ -9,6 +9,7 @@ shows and submits again, exactly as with workers of this machine.
 from __future__ import annotations
 
 import importlib
+import re
 import secrets
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from senet_lab.training.silence import silenced
 from senet_lab.training.spec import Spec
 
 PACKAGE = Path(__file__).parents[1]
+OWN_CODE = r"'(?!torchvision:|timm:)[A-Za-z_][\w.]*:[A-Za-z_]\w*'"  # package.module:attribute, as Python quotes it
 ANSWER_SECONDS = 30  # an address where no cluster has answered by then has none
 CANCEL_SECONDS = 2  # a running task is gone in a fraction of one; one whose worker is still starting is not waited for
 
@@ -123,13 +125,10 @@ def check_answer(address: str) -> None:
 
 
 def runtime_env(config: Config) -> dict[str, Any]:
-    """What is sent to the nodes: the lab's code, and the working directory if a network or a data set is the user's
-    own."""
-    own = [config.backbone, config.data.name.removeprefix("torchvision:")]
-    if config.study:
-        own += [str(row.get("backbone", "")) for row in config.study.rows.values() if isinstance(row, dict)]
+    """What is sent to the nodes: the lab's code, and the working directory if any value of the configuration, of its
+    rows or of its search's space names code of the user's own."""
     environment: dict[str, Any] = {"py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]}
-    if any(":" in backbone for backbone in own):
+    if re.search(OWN_CODE, repr(config)):
         here = Path.cwd()
         places = [Path(place).resolve() for place in (config.results, config.data.root)]
         inside = [f"/{place.relative_to(here)}" for place in places if place.is_relative_to(here) and place != here]
