@@ -80,6 +80,36 @@ def gflops_digits(gflops: float) -> int:
     return 2 if gflops >= 1 else 3
 
 
+@dataclass(frozen=True)
+class PrintedResult:
+    """An error of one network that tables 8 and 9 print, percent, of one crop of ImageNet's validation images.
+
+    Attributes:
+        sizes: side of the crop in pixels; table 8 has 320 or 299 in one column.
+        library_names: what timm or torchvision call the network; empty where they have none of it.
+    """
+
+    table: int
+    name: str
+    sizes: tuple[int, ...]
+    top1: float
+    top5: float
+    library_names: tuple[str, ...]
+
+
+@cache
+def printed_results() -> list[PrintedResult]:
+    """The rows of tables 8 and 9, in the paper's order; a row of two sizes is two results."""
+    document = yaml.safe_load(resources.files("senet_lab.reports").joinpath("paper.yaml").read_text(encoding="utf-8"))
+    return [
+        PrintedResult(number, name, tuple(result["size"]), error[0], error[1], tuple(row.get("library", ())))
+        for number, rows in document["results"].items()
+        for name, row in rows.items()
+        for result in row["printed"]
+        for error in [result["error"]]
+    ]
+
+
 @cache
 def paper_tables() -> dict[str, PaperTable]:
     """All tables by id, from the package's `paper.yaml`, read once."""

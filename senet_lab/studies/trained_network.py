@@ -107,7 +107,7 @@ class TrainedNetwork:
     """
 
     path: Path
-    module: SENet
+    module: Any  # SENet, or what can be called as it is and has its `over_views`
     description: Description
 
     def logits(self, x: Tensor) -> Tensor:

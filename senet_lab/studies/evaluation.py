@@ -1,0 +1,200 @@
+"""`python -m senet_lab evaluate …`: given networks on the test images of one data set (paper, section 5.4)."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+from torch.nn import functional as F
+
+from senet_lab import files, outputs
+from senet_lab.config import Data, UserError, first_line
+from senet_lab.counting import counting
+from senet_lab.models.state_dicts import state_dict_in, without_prefixes
+from senet_lab.naming import Composed
+from senet_lab.outputs import Outputs
+from senet_lab.reports.evaluation import Evaluated, evaluation_lines, print_evaluation, print_paper
+from senet_lab.studies.plan import device_of
+from senet_lab.studies.trained_network import (
+    TrainedNetwork,
+    compose_words,
+    fields_of,
+    is_word,
+    load_trained,
+    names_data,
+)
+from senet_lab.training import checkpoints
+from senet_lab.training import data as images
+from senet_lab.training.checkpoints import READING, Description
+from senet_lab.training.gate_stats import evaluating
+from senet_lab.training.lit import SENet, top5_hits
+
+BATCH = 64
+IMAGENET_CLASSES = 1000
+LIBRARIES = ("timm", "torchvision")
+
+
+def evaluate_networks(arguments: argparse.Namespace) -> None:
+    """Test the networks, print their table and write what each made of each image.
+
+    Raises:
+        UserError: for a network that is not there or does not fit the images, and outputs of other images.
+    """
+    words = [word for word in arguments.words if is_word(word)]
+    names = [word for word in arguments.words if word not in words]
+    chosen = compose_words(words, "evaluate")
+    if not names or len({*names}) < len(names):
+        raise UserError("evaluate takes networks, each once: checkpoints, timm:NAME, torchvision:NAME or outputs.npz")
+    named = [name for name in names if name.partition(":")[0] in LIBRARIES and ":" in name]
+    if arguments.weights and len(named) != 1:
+        raise UserError("--weights: the file of one timm:NAME or torchvision:NAME; there are several or none")
+    if any(not name.endswith(".npz") for name in names) and not names_data(words):
+        raise UserError("evaluate: on which images? name their data set (data=folder data.root=DIR …)")
+    networks: list[Evaluated] = []
+    for name in names:
+        networks += kept_outputs(name) if name.endswith(".npz") else [tested(arguments, name, words, chosen)]
+    for other in networks:
+        if len(other.outputs.right) != len(networks[0].outputs.right):
+            raise UserError(f"{other.name} and {networks[0].name} were tested on different numbers of images")
+    console = Console(markup=False, highlight=False, emoji=False)
+    print_evaluation(networks, console)
+    if any(each.size for each in networks) and chosen.config.data.name == "folder":
+        facts = images.data_facts(images.resolve_data(chosen.config.data))
+        if len(facts.classes) == IMAGENET_CLASSES:
+            print_paper(networks, console)
+    stem = names[0].replace(":", "_") if names[0] in named else Path(names[0]).stem
+    folder = arguments.to or (arguments.results or Path("results/local")) / "evaluation" / stem
+    written = write_evaluation(folder, networks)
+    console.print(f"written: {folder}/ ({', '.join(path.name for path in written)})", soft_wrap=True)
+
+
+def write_evaluation(folder: Path, networks: Sequence[Evaluated]) -> list[Path]:
+    """Write `evaluation.csv` and `outputs.npz` into a folder, both or none."""
+    lines = evaluation_lines(networks)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    packed = {each.name: each.outputs.packed() for each in networks}
+    kept = outputs.file_bytes(packed, len(networks[0].outputs.right))
+    return files.replace_all(folder, {"evaluation.csv": out.getvalue().encode(), outputs.FILE: kept})
+
+
+def kept_outputs(name: str) -> list[Evaluated]:
+    """What an earlier evaluation, or a study, has kept of its networks."""
+    try:
+        return [Evaluated(network, one) for network, one in outputs.read_file(name).items()]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def tested(arguments: argparse.Namespace, name: str, words: Sequence[str], chosen: Composed) -> Evaluated:
+    """One network on the test images of the words' data set, which are read as the network reads images where the words
+    do not say it."""
+    library, colon, plain = name.partition(":")
+    if colon and library in LIBRARIES:
+        network, reading = library_network(library, plain, arguments.weights)
+    else:
+        network = load_trained(argparse.Namespace(**vars(arguments) | {"what": name}), [], chosen)
+        reading = network.description.reading
+    data = chosen.config.data
+    if data.name == "folder":
+        own = {field: getattr(reading, field) for field in READING}
+        if any(field in fields_of(words, data) for field in ("size", "scales")):
+            own.pop("resize")  # belongs to the network's own size
+        data = replace(data, **own | fields_of(words, data))
+    data = images.resolve_data(data)
+    if isinstance(network.module, SENet):
+        checkpoints.check_fit(network.module, data)
+    images.check_files(data)
+    return run_test(network, name, data, device_of(chosen.config.training.device))
+
+
+def run_test(network: TrainedNetwork, name: str, data: Data, device: str) -> Evaluated:
+    """What the network makes of each test image, in their order."""
+    splits = images.load_splits(data, device=device)
+    report, done = counting(len(splits.test), "images"), 0
+    parts: list[list[np.ndarray]] = []
+    wrong5: list[np.ndarray] = []
+    module = network.module.to(device)
+    try:
+        with torch.inference_mode(), evaluating(module):
+            for x, y_B in splits.test.test_batches(BATCH):
+                logits_BK = network.logits(x.to(device)).float()
+                if logits_BK.shape[1] != len(splits.classes):
+                    raise UserError(
+                        f"{name} tells {logits_BK.shape[1]:,} classes apart; {data.root} has {len(splits.classes):,}"
+                    )
+                y_B = y_B.to(device)
+                hits = top5_hits(logits_BK, y_B)
+                loss_B = F.cross_entropy(logits_BK, y_B, reduction="none")
+                parts.append([torch.stack([hits[:, 0].float(), loss_B]).cpu().numpy()])
+                wrong5.append((~hits.any(1)).cpu().numpy())
+                done += len(y_B)
+                report(done)
+    finally:
+        splits.close()
+    one: Outputs = outputs.merge_batches([[part for (part,) in parts]])
+    return Evaluated(name, one, np.concatenate(wrong5), data.size)
+
+
+class LibraryNetwork(nn.Module):
+    """A network of a library, with the mean over views that ours has."""
+
+    over_views = SENet.over_views
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        logits_BK: torch.Tensor = self.net(x_BCHW)
+        return logits_BK
+
+
+def library_network(library: str, name: str, weights: Path | None) -> tuple[TrainedNetwork, Data]:
+    """A network as timm or torchvision build it, with the weights of a file or else the library's own, and how it reads
+    an image.
+
+    Raises:
+        UserError: for an unknown name, and weights that cannot be had or do not fit.
+    """
+    import timm
+    import torchvision
+    from timm.data.config import resolve_data_config
+
+    known = timm.list_models() if library == "timm" else torchvision.models.list_models(torchvision.models)
+    if (name.partition(".")[0] if library == "timm" else name) not in known:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, known, n=3)
+        raise UserError(f"{library}:{name}: {library} has no such network" + f" (near: {', '.join(near)})" * bool(near))
+    try:
+        if library == "timm":
+            net = timm.create_model(name, pretrained=weights is None)
+            given = resolve_data_config({}, model=net)  # type: ignore[no-untyped-call]
+            size, mean, std = given["input_size"][1], list(given["mean"]), list(given["std"])
+            resize = max(size, round(size / given["crop_pct"]))
+        else:
+            net = torchvision.models.get_model(name, weights=None if weights else "DEFAULT")
+            size, resize, mean, std = 224, 0, [], []
+            if weights is None:
+                shown = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+                size, resize, mean, std = shown.crop_size[0], shown.resize_size[0], list(shown.mean), list(shown.std)
+        if weights is not None:
+            state, _ = state_dict_in(weights)
+            net.load_state_dict(without_prefixes(state, net.state_dict()))
+    except Exception as error:  # of a missing file, a network that cannot be reached, keys that differ: no common class
+        raise UserError(
+            f"{library}:{name} has no weights here ({first_line(error)}); --weights FILE gives a file"
+        ) from error
+    reading = Data(name="folder", size=size, resize=resize, mean=mean, std=std)
+    return TrainedNetwork(weights or Path(name), LibraryNetwork(net), Description(reading, None)), reading
