@@ -24,6 +24,7 @@ from benchmarks import (
     batched,
     calibration,
     clock,
+    feeding,
     measuring,
     overhead,
     recipe,
@@ -55,13 +56,28 @@ def check(name: str, folder: Path, run: Callable[[list[str]], int], *words: str)
         return list(csv.DictReader(file))
 
 
+def small_tree(folder: Path) -> Path:
+    """Twenty images that train and two that test, of two classes."""
+    for number in range(22):
+        place = folder / "tree" / ("train" if number < 20 else "val") / str(number % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(place / f"{number}.png")
+    return folder / "tree"
+
+
+@pytest.mark.slow
+def test_feeding(tmp_path: Path) -> None:
+    lines = check("feeding", tmp_path, feeding.main, "--tree", str(small_tree(tmp_path)))
+    memory = ["digits by name", "arrays of a function", "torchvision's"]
+    assert {line["way"] for line in lines} == {*memory, *feeding.WAYS}
+    shares = [float(line["value"]) for line in lines if line["way"] in feeding.WAYS]
+    assert len(shares) == 5, "a training has one epoch that counts"
+    assert all(0 < share < 1.1 for share in shares)
+
+
 @pytest.mark.slow
 def test_overhead(tmp_path: Path) -> None:
-    for number in range(22):
-        folder = tmp_path / "tree" / ("train" if number < 20 else "val") / str(number % 2)
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
-    lines = check("overhead", tmp_path, overhead.main, "--root", str(tmp_path / "tree"))
+    lines = check("overhead", tmp_path, overhead.main, "--root", str(small_tree(tmp_path)))
     assert {line["trials"] for line in lines} == {"", "12", "24"}
     assert {"first", "again", "worker"} <= {line["what"] for line in lines}
     assert all(float(line["wall"]) > 0 for line in lines)

@@ -103,10 +103,12 @@ def of_torchvision(data: Data, download: bool = False) -> list[Any]:
             f"data={data.name}: torchvision has no data set '{name}'{near(name, there)}; torchvision.datasets lists "
             "them (CIFAR10, FashionMNIST, SVHN …)"
         )
-    made_by = [vars(each)["__init__"] for each in kind.__mro__ if "__init__" in vars(each) and each is not object]
-    takes = {
-        key for each in made_by for key in inspect.signature(each).parameters
-    }  # some pass on what they do not name
+    takes: set[str] = set()
+    for made_by in (vars(each)["__init__"] for each in kind.__mro__ if "__init__" in vars(each)):
+        parameters = inspect.signature(made_by).parameters.values()
+        takes |= {each.name for each in parameters}
+        if inspect.Parameter.VAR_KEYWORD not in {each.kind for each in parameters}:
+            break  # else the class passes on what it does not name
     given: dict[str, Any] = {"root": str(root_of(data)), "download": download}
     given = {key: value for key, value in given.items() if key in takes} | (data.args or {})
     split = next((key for key in ("train", "split") if key in takes and key not in (data.args or {})), None)
