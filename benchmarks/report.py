@@ -4,7 +4,7 @@
 
 Makes up studies of seven rows and three seeds with 30 epochs each, in a temporary folder; times `python -m senet_lab
 report` on them as a whole command; then opens the page in Chromium (a new profile each time) until a click on a filter
-has hidden the other studies. What must hold: under 20 s, under 10 MB, under 3 s. Prints the median and the range of the
+has hidden the other studies. What must hold: under 10 s, under 5 MB, under 2 s. Prints the median and the range of the
 runs. Without Chromium at /usr/bin/chromium, or without playwright, the page is not opened, and that is said.
 """
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,13 @@ def word_text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return quote_word(value) if isinstance(value, str) and value else str(value)
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """Words as they are typed into a shell: those with single quotes in double ones, where nothing else is in them."""
+    return " ".join(
+        f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in words
+    )
 
 
 def plain_name(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +39,9 @@ class NotebookStudy:
     @property
     def command(self) -> str:
         """The command line that does the same."""
-        return shlex.join(["python", "-m", "senet_lab.run", *self.words])
+        from senet_lab.naming import shell_line
+
+        return shell_line(["python", "-m", "senet_lab.run", *self.words])
 
     @property
     def folder(self) -> Path:

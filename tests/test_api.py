@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import os
 import queue
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -105,7 +107,14 @@ def test_a_study_is_the_command_lines(
     pd.testing.assert_frame_equal(table, written)
     assert study.plan()["recorded"].tolist() == [2, 2]
     assert len(study.figure().axes) == 1
-    assert study.report().read_text().count("recipe.lr") > 0
+    page = study.report().read_text()
+    commands = pd.read_csv(study.folder / "commands.csv", index_col=0, keep_default_na=False).command
+    assert commands[""] == study.command
+    assert list(commands.index[1:]) == list(table.index)
+    for command in commands:  # a row comes with its baseline, and a baseline with one that is compared with it
+        assert html.escape(command) in page
+        assert run.main([*shlex.split(command)[3:], "plan=true"]) == 0
+        assert "all 4 trials are recorded: nothing to train" in capsys.readouterr().out
     words = study.command.split()
     assert words[:3] == ["python", "-m", "senet_lab.run"]
     assert run.main([*study.words, "plan=true"]) == 0

@@ -339,7 +339,7 @@ def test_the_same_studies_give_the_same_bytes_and_need_no_torch(tmp_path: Path) 
     done = subprocess.run(command, cwd=tmp_path, env=environment, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.html").read_text() == rendered(few)
-    assert re.fullmatch(r"written: \S+a\.html \(\d+ studies, \d+ rows, [\d,]+ trainings; \d\.\d MB\)\n", done.stdout)
+    assert re.fullmatch(r"written: \S+a\.html \(1 study, \d+ rows, [\d,]+ trainings; \d\.\d MB\)\n", done.stdout)
 
 
 def test_what_was_published_as_it_is_counts_once(tmp_path: Path) -> None:

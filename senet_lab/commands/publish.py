@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Copy finished tables: their trials.csv and what was measured once; everything else is made anew from them."""
     from senet_lab.reports import kept_tables
-    from senet_lab.reports.cells import read_cells
+    from senet_lab.reports.cells import COMMANDS, read_cells
 
     root: Path = arguments.results
     tables = [path for path in root.rglob("trials.csv") if not kept_tables.is_partial(path)]
@@ -37,6 +37,6 @@ def main(arguments: argparse.Namespace) -> None:
         if kept:
             print(f"the table of other trials that was there is kept: {kept}/")
         regenerate(root / name / "trials.csv", arguments.to / name)
-        for measured in ("runs.csv", "curves.csv", "rungs.csv", "outputs.npz"):
+        for measured in ("runs.csv", "curves.csv", "rungs.csv", "outputs.npz", COMMANDS):
             if (root / name / measured).is_file():
                 (arguments.to / name / measured).write_bytes((root / name / measured).read_bytes())

@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+COMMANDS = "commands.csv"  # beside a table: which command trains each row, and (without a row's name) all of them
+
 
 def clean_text(value: Any) -> str:
     """Text as one printable line, as labels and error messages must be in files and figures."""

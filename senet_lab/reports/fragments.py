@@ -77,6 +77,17 @@ def notes_html(made: Table) -> str:
     return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in made.notes[1:]) + "</ul>"
 
 
+def commands_html(study: FinishedStudy) -> str:
+    """The command of a study and of each of its rows, which a click marks as a whole; nothing where none is known."""
+    if not study.commands:
+        return ""
+    lines = "".join(
+        f"<dt>{escape(row or 'all rows')}</dt><dd><code>{escape(command)}</code></dd>"
+        for row, command in study.commands.items()
+    )
+    return f"<details><summary>The command of each row</summary><dl>{lines}</dl></details>"
+
+
 def warnings_html(made: Table) -> str:
     """The warnings of a table as HTML."""
     lines = [warning for warning in made.warnings if not warning.startswith(STAR)]

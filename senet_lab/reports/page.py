@@ -150,12 +150,13 @@ def article(study: FinishedStudy, name: str) -> str:
         f'<article class="study" id="{name}"><h3>{escape(table.title)}{number}</h3>'
         f'<p class="finding">{escape(fragments.finding_sentence(study))}</p>'
         f"{fragments.warnings_html(table)}"
-        f"{fragments.scroll_box(fragments.table_html(study), f'Table: {table.title}')}"
+        f"{fragments.scroll_box(fragments.table_html(study), f'Table: {table.title} ({study.name})')}"
         f"{copy_buttons(study)}"
         f"{fragments.remarks_html(table)}"
         '<div class="plots"><div class="plot" data-kind="rows"></div>'
         + ('<div class="plot" data-kind="curves"></div>' if study.curves is not None and len(study.curves) else "")
         + f"</div><details><summary>What these numbers mean</summary>{fragments.notes_html(table)}</details>"
+        f"{fragments.commands_html(study)}"
         f'<p class="source">{escape(study.folder.as_posix())}/</p></article>'
     )
 

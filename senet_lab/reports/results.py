@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from senet_lab.reports.cells import with_file_name
+from senet_lab.reports.cells import COMMANDS, read_cells, require, with_file_name
 from senet_lab.reports.curves import curves_of_records, read_curves
 from senet_lab.reports.front import front, is_search
 from senet_lab.reports.summary import summarise_study
@@ -30,6 +30,7 @@ class FinishedStudy:
         trials: in canonical form.
         curves: columns of `curves.COLUMNS`; None where nothing tells them.
         front: the rows that a search chose; None where the study is no search.
+        commands: row → the command that trains it, and "" → that of the study; empty where nothing tells them.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class FinishedStudy:
     trials: pd.DataFrame
     curves: pd.DataFrame | None
     front: frozenset[str] | None = None
+    commands: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def setting(self) -> tuple[str, str, str]:
@@ -83,7 +85,21 @@ def finished_study(path: Path, name: str) -> FinishedStudy:
         chosen = frozenset(row.label for row in front(trials, table).front) if is_search(trials) else None
     beside = path.with_name("curves.csv")
     curves = read_curves(beside) if beside.is_file() else None
-    return FinishedStudy(path.parent, name, table, trials, curves, chosen)
+    return FinishedStudy(path.parent, name, table, trials, curves, chosen, commands_of(path.with_name(COMMANDS)))
+
+
+def commands_of(path: Path) -> dict[str, str]:
+    """What a file of commands says; nothing where there is none.
+
+    Raises:
+        ValueError: in one line, where it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    cells = read_cells(path)
+    with with_file_name(path):
+        require(("row", "command"), list(cells.columns))
+    return dict(zip(cells["row"], cells["command"], strict=True))
 
 
 def without_curves(found: Iterable[FinishedStudy]) -> list[str]:

@@ -7,14 +7,16 @@ with the same bytes; `runs.csv` holds what is measured once (time, memory, host)
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
 from senet_lab import outputs
-from senet_lab.config import Study
+from senet_lab.config import Study, without_passwords
+from senet_lab.naming import Composed, shell_line, word_text
+from senet_lab.reports import cells as csv_cells
 from senet_lab.reports.curves import curves_of_records
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.rows import Row
@@ -37,6 +39,24 @@ def trials_frame(
     """
     cells = cells_by_row(plan)
     return pd.DataFrame([trial_line(plan, cell, records[cell.trial_id], packed) | columns(cell) for cell in cells])
+
+
+def commands_file(composed: Composed, plan: Plan, words: Sequence[str]) -> dict[str, bytes]:
+    """The file that says which command trains a study, and which one of its rows alone (with those that it is compared
+    with); of a search, the search. Passwords are left out.
+
+    Args:
+        words: that asked for the study, maybe with others (`+ablation=all`).
+    """
+    study = composed.config.study
+    named = [f"+ablation={study.name}" if study and word == "+ablation=all" else word for word in words]
+    base = ["python", "-m", "senet_lab.run", *(without_passwords(word) for word in named)]
+    lines = {"": base}
+    if study and study.rows:
+        rest = [word for word in base if not word.startswith("study.only=")]
+        lines |= {row.label: [*rest, f"study.only={word_text([row.label])}"] for row in plan.rows}
+    frame = pd.DataFrame({"row": list(lines), "command": [shell_line(line) for line in lines.values()]})
+    return {csv_cells.COMMANDS: csv_cells.csv_bytes(frame)}
 
 
 def cells_by_row(plan: Plan) -> list[Cell]:

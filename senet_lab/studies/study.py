@@ -124,7 +124,7 @@ def train_missing(
             ).train()
         design.finish()
         pairs = zip(studies, design.plans, strict=True)
-        tables = [write_outputs(study, each, design, store, progress.console) for study, each in pairs]
+        tables = [write_outputs(study, each, design, store, progress.console, words) for study, each in pairs]
         exporter.conclude(exports, studies, design, words, progress.console)
     plan_text.show_alarms(design.plans, progress.console)
     if config.training.keep == "last":
@@ -151,8 +151,11 @@ def say_weights(whole: plan.Plan, records: dict[str, Record], folder: Path, stor
         )
 
 
-def write_outputs(composed: Composed, study: plan.Plan, design: Design, store: Store, console: Console) -> Table:
-    """Write and show the table of a study, or the front of a search, whose trials have all ended."""
+def write_outputs(
+    composed: Composed, study: plan.Plan, design: Design, store: Store, console: Console, words: Sequence[str] = ()
+) -> Table:
+    """Write and show the table of a study, or the front of a search, whose trials have all ended; and, where words are
+    given, which command trains each row."""
     from senet_lab.reports import tables  # slow to import, and not needed before training
 
     folder, search = folder_of(composed), composed.config.search
@@ -165,7 +168,8 @@ def write_outputs(composed: Composed, study: plan.Plan, design: Design, store: S
             packed,
         )
         written = tables.write_table(folder, trials, *left, table=made)
-        written += files.replace_all(folder, design.files())
+        commands = record_tables.commands_file(composed, study, words) if words else {}
+        written += files.replace_all(folder, {**design.files(), **commands})
     except (OSError, ValueError) as error:
         raise RunError(f"the {'front' if search else 'table'} cannot be written to {folder}: {error}") from error
     console.print()
@@ -219,7 +223,7 @@ def table_from_store(words: list[str], partial: bool = False) -> None:
     composed = compose(words)
     study, design, store = from_store(composed, words, partial)
     check_writable(Path(composed.config.results))
-    write_outputs(composed, study, design, store, Console(markup=False, highlight=False, emoji=False))
+    write_outputs(composed, study, design, store, Console(markup=False, highlight=False, emoji=False), words)
 
 
 def from_store(composed: Composed, words: Sequence[str], partial: bool) -> tuple[plan.Plan, Design, Store]:
