@@ -144,7 +144,11 @@ class Budget:
 class Config:
     """Everything that `python -m senet_lab.run` can be told."""
 
-    backbone: str = key("resnet8", "the plain network, by name, or `package.module:function` for one of your own")
+    backbone: str = key(
+        "resnet8",
+        "the plain network, by name; `timm:NAME` or `torchvision:NAME` for one of theirs (docs/networks.md); "
+        "`package.module:function` for one of your own",
+    )
     stride: str = key(
         "paper",
         "where an ImageNet ResNet's stages halve the resolution",

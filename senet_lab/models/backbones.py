@@ -32,6 +32,7 @@ from senet_lab.models.gates import check_known
 from senet_lab.models.importing import imported
 from senet_lab.models.inception import bn_inception
 from senet_lab.models.insert import STANDARD, add_se, as_design, put_se
+from senet_lab.models.library import LIBRARIES, build_library, library_of
 from senet_lab.models.seeding import seeded
 from senet_lab.models.shufflenet import shufflenet
 from senet_lab.models.stages import declare_stages
@@ -203,8 +204,9 @@ def create(
     the default device. Under `torch.device("meta")` nothing is allocated.
 
     Args:
-        name: a key of `BACKBONES`, or `package.module:function` for a builder of your own. It is called with
-            `num_classes` and, if it has such a parameter, `in_channels`; its network is used as it comes.
+        name: a key of `BACKBONES`; `timm:NAME` or `torchvision:NAME` for one of theirs; or `package.module:function`
+            for a builder of your own. It is called with `num_classes` and, if it has such a parameter, `in_channels`;
+            its network is used as it comes.
         se: the design, or a mapping of its fields; None is the plain network.
         num_classes: width of the classifier.
         in_channels: channels of the images.
@@ -221,7 +223,7 @@ def create(
     """
     check_known("stride", stride, STRIDES)
     check_known("pool", pool, POOLS)
-    build = import_builder(name) if ":" in name else builder_of(name)
+    build = builder_of(name)
     device = torch.get_default_device()
     with torch.device("meta" if device.type == "meta" else "cpu"), seeded(seed):
         net = build(num_classes=num_classes, in_channels=in_channels)
@@ -251,7 +253,13 @@ def is_own(name: str) -> bool:
 
 def builder_of(name: str) -> Callable[..., nn.Module]:
     """The builder of that name; a ValueError that lists the names if there is none."""
-    check_known("backbone", name, [*BACKBONES, "package.module:function"])
+    if library_of(name):
+        return partial(build_library, name)
+    if ":" in name:
+        return import_builder(name)
+    check_known(
+        "backbone", name, [*BACKBONES, *(f"{library}:NAME" for library in LIBRARIES), "package.module:function"]
+    )
     return BACKBONES[name]
 
 

@@ -27,6 +27,7 @@ from torch import nn
 from senet_lab.config import SE
 from senet_lab.models import kinds, released
 from senet_lab.models.backbones import BACKBONES, create
+from senet_lab.models.library import library_of
 from senet_lab.models.released import Measurement, measure
 
 LAB = Path(__file__).parents[1]
@@ -47,7 +48,9 @@ def code(backbone: str, se: SE | None, classes: int, channels: int, size: int) -
             others.
     """
     parts: list[Any] = []
-    if ":" in backbone or not released.is_network(backbone):
+    if library_of(backbone):  # another version of its library that builds another network is told by what it measures
+        parts.append(network_measurement(backbone, classes, channels, size, ""))
+    elif ":" in backbone or not released.is_network(backbone):
         source = json.dumps(sources(defining_module(backbone)), sort_keys=True)
         parts += [source, network_measurement(backbone, classes, channels, size, source)]
     if se is not None and se.kind not in kinds.names():

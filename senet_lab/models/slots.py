@@ -10,12 +10,13 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from senet_lab.models.depthwise import after_grouped
+from senet_lab.models.library_blocks import LIBRARY_BLOCKS
 from senet_lab.models.module_paths import matches, widths_of
 from senet_lab.models.shake import Branches
 from senet_lab.models.site_check import Slot, checked_width
@@ -50,6 +51,7 @@ BLOCKS: dict[str, dict[str, Slot]] = {
     "senet_lab.models.cifar.PreactBasic": PREACT_BASIC,
     "senet_lab.models.cifar.PreactBottleneck": PREACT_BOTTLENECK,
     "senet_lab.models.shake.ShakeBlock": SHAKE,
+    **LIBRARY_BLOCKS,
 }
 
 
@@ -131,16 +133,23 @@ def target_before(model: nn.Module, path: str) -> Target:
 def block_targets(model: nn.Module) -> list[Target]:
     """The residual blocks of a network."""
     blocks, reasons = residual_blocks(model, is_known)
+    library = {
+        path: slots_of(block) for path, block in model.named_modules() if class_path(type(block)) in LIBRARY_BLOCKS
+    }
+    shown = cache(partial(shown_widths_at, model, library))
+    tried: dict[tuple[int, str], int] = {}
     targets = []
     for path, block in model.named_modules():
         kind, stage = type(block).__name__, stage_of(model, path)
         if is_known(block):
-            slots = slots_of(block)
-            targets.append(Target(path, stage, slots, partial(width_of, block), (f"a {kind}", ", ".join(slots))))
+            slots, width = slots_of(block), partial(width_of, block)
+            if path in library:
+                width = partial(library_width, shown, path)
+            targets.append(Target(path, stage, slots, width, (f"a {kind}", ", ".join(slots))))
         elif path in blocks:
             slots = {position: site.slot for position, site in blocks[path].sites.items()}
             called = f"a {kind} ({path or 'the model'})", f"{', '.join(slots)}; where= takes any module"
-            width = partial(tried_width, blocks[path], f"{path or 'the model'} ({kind})")
+            width = partial(tried_width, blocks[path], f"{path or 'the model'} ({kind})", tried)
             targets.append(Target(path, stage, slots, width, called))
     if not targets:
         raise ValueError(no_target_message(model, reasons))
@@ -178,12 +187,38 @@ def check_stages(model: nn.Module, targets: Sequence[Target]) -> None:
 # How many channels a gate has.
 
 
-def tried_width(found: Residual, called: str, position: str) -> int:
-    """Of a block that was found by what it computes, once its slot has been tried."""
-    try:
-        return checked_width(found.block, found.sites[position], found.width)
-    except ValueError as error:
-        raise ValueError(f"{called} looks like a residual block, but {error}: name modules by where=") from error
+def tried_width(found: Residual, called: str, tried: dict[tuple[int, str], int], position: str) -> int:
+    """Of a block that was found by what it computes, once its slot has been `tried`, in one of those built alike."""
+    key = (id(found), position)
+    if key not in tried:
+        try:
+            tried[key] = checked_width(found.block, found.sites[position], found.width)
+        except ValueError as error:
+            raise ValueError(f"{called} looks like a residual block, but {error}: name modules by where=") from error
+    return tried[key]
+
+
+def shown_widths_at(model: nn.Module, blocks: Mapping[str, Mapping[str, Slot]], position: str) -> dict[str, int]:
+    """Path of a library's block → channels of a gate at a position; of all at once, because the network is run for it.
+    Before a convolution it is what that takes, and elsewhere what comes out of the gated module."""
+    widths: dict[str, int] = {}
+    after: dict[str, str] = {}  # path of a gated module → of its block
+    for path, slots in blocks.items():
+        slot = slots.get(position)
+        if slot is None:
+            continue
+        child = ".".join(filter(None, (path, slot.child)))
+        if slot.side == "after":
+            after[child] = path
+        else:
+            convs = (each for each in model.get_submodule(child).modules() if isinstance(each, nn.Conv2d))
+            widths[path] = next(convs).in_channels
+    return widths | {after[child]: width for child, width in widths_of(model, list(after)).items()}
+
+
+def library_width(shown: Callable[[str], Mapping[str, int]], path: str, position: str) -> int:
+    """Of a library's block at that path."""
+    return shown(position)[path]
 
 
 def width_of(block: nn.Module, position: str) -> int:

@@ -15,6 +15,7 @@ A module is taken for a residual block if its forward, traced symbolically by to
 Names are not used. Where a gate goes in such a block:
 
 - standard: after the module that ends the branch; dropout, stochastic depth and identities are stepped over backwards;
+  where a function ends it (a scale of each channel), before the first of these;
 - pre: before the module that the branch begins with, behind what it shares with the shortcut;
 - post: after the block;
 - identity: after the module that ends the shortcut, or in place of an attribute that is None and called where it is not
@@ -31,7 +32,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,8 @@ from senet_lab.models.tracing import (
     NoBlockError,
     Sum,
     ancestors,
-    are_products,
+    built_like,
+    has_products,
     is_addition,
     is_layer,
     output_of,
@@ -84,7 +86,6 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
     Raises:
         ValueError: if some modules of a class are residual blocks and others are not.
     """
-    blocks: dict[str, Residual] = {}
     scripted = [path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     refused = {
         path: NoBlockError("it is a module of torch.jit, which cannot be looked into")
@@ -109,11 +110,9 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
         raise ValueError(
             f"the model cannot be copied to be looked into ({first_line(error)}): name modules by where="
         ) from error
-    for path in candidates:
-        try:
-            blocks[path] = residual(shadow.get_submodule(path))
-        except NoBlockError as error:
-            refused[path] = error
+    found = looked_into(shadow, candidates)
+    blocks = {path: each for path, each in found.items() if isinstance(each, Residual)}
+    refused |= {path: each for path, each in found.items() if isinstance(each, NoBlockError)}
     inner = {path: each for path, each in blocks.items() if not any(is_inside(other, path) for other in blocks)}
     why = {path: str(error) for path, error in refused.items()}
     why |= {path: "another one is inside" for path in blocks if path not in inner}
@@ -132,6 +131,21 @@ def residual_blocks(model: nn.Module, skip: Callable[[nn.Module], bool]) -> tupl
         if error.adds and not any(is_inside(other, path) for other in taken)
     }
     return inner, reasons
+
+
+def looked_into(net: nn.Module, paths: Sequence[str]) -> dict[str, Residual | NoBlockError]:
+    """What the module at each path is; of those that are built alike one is looked into."""
+    alike: dict[tuple[Any, ...], Residual | NoBlockError] = {}
+    found = {}
+    for path in paths:
+        built = built_like(net.get_submodule(path))
+        if built not in alike:
+            try:
+                alike[built] = residual(net.get_submodule(path))
+            except NoBlockError as error:
+                alike[built] = error
+        found[path] = alike[built]
+    return found
 
 
 def residual(block: nn.Module) -> Residual:
@@ -192,15 +206,6 @@ def sites_of(block: nn.Module) -> tuple[dict[str, Site], Sum]:
     return {position: site for position, site in ends.items() if site is not None}, inner
 
 
-def has_products(block: nn.Module) -> bool:
-    """Whether the block's last sum is x a(x) + x b(x), in a trace that looks into all children."""
-    try:
-        sum_ = sum_of(block, trace(block, lambda module, path: is_layer(module)))
-    except NoBlockError:  # a child that cannot be looked into
-        return False
-    return are_products(sum_.branch, sum_.shortcut)
-
-
 def is_inside(path: str, root: str) -> bool:
     return path != root and (not root or path.startswith(f"{root}."))
 
@@ -225,13 +230,16 @@ def module_of(sum_: Sum, node: fx.Node) -> str | None:
 
 
 def end_of_branch(block: nn.Module, sum_: Sum) -> Site | None:
-    node = sum_.branch
+    node, idle = sum_.branch, None
     while is_idle(block, node) and len(node.users) == 1:
-        node = node.all_input_nodes[0]
-    path = module_of(sum_, node)
-    if path is None or node not in sum_.on_branch or len(node.users) != 1:
+        node, idle = node.all_input_nodes[0], node
+    if node not in sum_.on_branch or len(node.users) != 1:
         return None
-    return Site(Slot(path, "after"), sum_.branch, sum_.node)
+    path = module_of(sum_, node)
+    if path is not None:
+        return Site(Slot(path, "after"), sum_.branch, sum_.node)
+    path = module_of(sum_, idle) if idle is not None else None  # behind a function: a scale, a change of the axes
+    return None if path is None else Site(Slot(path, "before"), sum_.branch, sum_.node)
 
 
 def start_of_branch(block: nn.Module, sum_: Sum) -> Site | None:

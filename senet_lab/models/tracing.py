@@ -149,3 +149,25 @@ def output_of(graph: fx.Graph) -> fx.Node:
 def is_layer(module: nn.Module) -> bool:
     """Whether a module is one step: a convolution, a norm, or one without children."""
     return isinstance(module, (_ConvNd, _NormBase, nn.GroupNorm)) or not any(True for _ in module.children())
+
+
+def has_products(block: nn.Module) -> bool:
+    """Whether the block's last sum is x a(x) + x b(x), in a trace that looks into all children."""
+    try:
+        sum_ = sum_of(block, trace(block, lambda module, path: is_layer(module)))
+    except NoBlockError:  # a child that cannot be looked into
+        return False
+    return are_products(sum_.branch, sum_.shortcut)
+
+
+def built_like(block: nn.Module) -> tuple[Any, ...]:
+    """What two blocks share that are built alike: classes, settings and shapes of all parts. Attributes that are more
+    than numbers and words are told by what they are (a function), not by what is in them."""
+    plain = (bool, int, float, str, tuple, type(None))
+    parts: list[Any] = []
+    for path, part in block.named_modules():
+        own = {name: each for name, each in vars(part).items() if not name.startswith("_")}
+        settings = [(name, each if isinstance(each, plain) else id(each)) for name, each in own.items()]
+        shapes = [(name, tuple(each.shape)) for name, each in part.named_parameters(recurse=False)]
+        parts.append((path, type(part), part.extra_repr(), repr(settings), repr(shapes), repr(list(part._modules))))
+    return tuple(parts)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from senet_lab import models
 from senet_lab.config import Data, RunError
+from senet_lab.models.library import is_users_code
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.training import memory
 from senet_lab.training.data import DataFacts
@@ -136,7 +137,7 @@ def calibrate(plan: Plan, cell: Cell) -> float:
     A network of the user's own is first run where its faults are a trial's result; a small one stands in for it here.
     """
     spec = cell.spec
-    own = ":" in spec.backbone
+    own = is_users_code(spec.backbone)
     device = plan.device if torch.cuda.is_available() else "cpu"  # a cluster may have GPUs where there is none here
     with threads(plan.config.executor.threads):
         name, se = ("resnet8", None) if own else (spec.backbone, spec.se)

@@ -17,6 +17,7 @@ import torch
 from senet_lab.config import Data, UserError, first_line
 from senet_lab.models import kinds
 from senet_lab.models.gates import SEBlock
+from senet_lab.models.library import is_users_code
 from senet_lab.training import data as images
 from senet_lab.training.faults import NetworkError
 from senet_lab.training.lit import SENet
@@ -98,7 +99,7 @@ def load_network(path: Path, own: Collection[str] = ()) -> SENet:
         raise UserError(f"{path} is not a checkpoint of a network that this lab has trained")
     se, said = settings.get("se"), saved.get("images")
     for key, name in {"backbone": settings["backbone"], "se.kind": (se or {}).get("kind", "se")}.items():
-        if ":" in str(name) and name not in (*own, *kinds.names()):
+        if is_users_code(str(name)) and name not in (*own, *kinds.names()):
             raise UserError(f"{path} names code of its own; if you trust it, say {key}={name}")
     try:
         with warnings.catch_warnings():
