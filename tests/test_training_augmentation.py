@@ -196,7 +196,7 @@ def test_a_tree_is_augmented_likewise(feed: str, tmp_path: Path) -> None:
     [
         (
             ["data.policy=autoaugment"],
-            "data.policy: there is no 'autoaugment'; there are none, randaugment, triv",
+            "data.policy: there is no 'autoaugment' (did you mean randaugment?); there are none, randaugment, triv",
         ),
         (["data.policy_args={magnitude:3}"], "data.policy=none takes none"),
         (["data.policy=randaugment", "data.policy_args={m:3}"], "takes no 'm'; it takes num_ops, magnitude, num_mag"),
