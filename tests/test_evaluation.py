@@ -27,7 +27,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
-def test_a_trial_is_tested_as_it_was(kept: Kept, tmp_path: Path) -> None:
+def test_a_trial_is_tested_as_it_was(kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its recorded errors; and against its own file there is no difference, within the two images that are added."""
     assert main(["evaluate", str(kept.checkpoint), "data=digits", "--to", str(tmp_path / "a")]) == 0
     (line,) = pd.read_csv(tmp_path / "a/evaluation.csv").to_dict("records")
@@ -36,7 +36,15 @@ def test_a_trial_is_tested_as_it_was(kept: Kept, tmp_path: Path) -> None:
     again = ["evaluate", str(tmp_path / "a/outputs.npz"), str(kept.trial_id), "--results", str(kept.results)]
     assert main([*again, "data=digits", "--to", str(tmp_path / "b")]) == 0
     one = pd.read_csv(tmp_path / "b/evaluation.csv").iloc[1]
+    assert "not recorded" not in capsys.readouterr().out
     assert (one["delta"], one["delta_half"]) == (0, pytest.approx(1.96 * 2**0.5 * 100 / 899, rel=1e-3))
+    table = tmp_path / "a/evaluation.csv"
+    written = table.read_text()
+    table.write_text(written.replace(line["data"], "digits of another hand"))
+    assert "not tested on the same images" in refused(capsys, *again, "data=digits")
+    table.unlink()  # as of a study
+    assert main([*again, "data=digits", "--to", str(tmp_path / "b")]) == 0
+    assert "not recorded which images" in capsys.readouterr().out
 
 
 def test_ten_crops_of_a_file_that_timm_wrote(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +78,7 @@ def test_ten_crops_of_a_file_that_timm_wrote(tree: Path, tmp_path: Path, capsys:
     ("words", "told"),
     [
         (["nowhere.ckpt", "data=digits"], "there is no checkpoint nowhere.ckpt"),
-        (["timm:resnet5O", "data=digits"], "near: resnet50"),
+        (["timm:resnet5O", "data=digits"], "near are resnet50"),
         (["nowhere.npz"], "nowhere.npz"),
         (["timm:resnet50"], "name their data set"),
         (["data=digits"], "evaluate takes networks"),

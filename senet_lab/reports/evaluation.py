@@ -30,12 +30,14 @@ class Evaluated:
         outputs: its first guesses and losses.
         wrong5: whether none of its first five guesses was right, (N,); None where a file of outputs does not say.
         size: side of the input, in pixels; None likewise.
+        data: what the images are (`DataFacts.identity`); empty likewise.
     """
 
     name: str
     outputs: Outputs
     wrong5: np.ndarray[tuple[int], np.dtype[np.bool_]] | None = None
     size: int | None = None
+    data: str = ""
 
 
 def mean_and_half(outcomes_N: ArrayLike, counted: bool = True) -> tuple[float, float]:
@@ -51,7 +53,7 @@ def evaluation_lines(networks: Sequence[Evaluated]) -> list[dict[str, str]]:
     first = 100.0 * ~networks[0].outputs.right
     for place, each in enumerate(networks):
         wrong = 100.0 * ~each.outputs.right
-        line = {"network": each.name, "images": str(len(wrong))}
+        line = {"network": each.name, "images": str(len(wrong)), "data": each.data}
         line |= _cells("top1_error", *mean_and_half(wrong))
         line |= {} if each.wrong5 is None else _cells("top5_error", *mean_and_half(100.0 * each.wrong5))
         line |= _cells("loss", *mean_and_half(each.outputs.loss, counted=False))
@@ -79,6 +81,9 @@ def print_evaluation(networks: Sequence[Evaluated], console: Console) -> None:
     console.print(table)
     paired = f"; Δ to {networks[0].name}, paired by image" if len(networks) > 1 else ""
     console.print(f"{lines[0]['images']} test images, 95% intervals over images{paired}.", soft_wrap=True)
+    unsure = [each.name for each in networks if not each.data]
+    if unsure and paired:
+        console.print(f"It is not recorded which images {', '.join(unsure)} saw: Δ holds if they are the same.")
 
 
 def print_paper(networks: Sequence[Evaluated], console: Console) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from senet_lab import files, outputs
 from senet_lab.config import Data, UserError, first_line
 from senet_lab.counting import counting
+from senet_lab.models.library import check_name, library_of, network_names
 from senet_lab.models.state_dicts import state_dict_in, without_prefixes
 from senet_lab.naming import Composed
 from senet_lab.outputs import Outputs
@@ -39,7 +40,7 @@ from senet_lab.training.lit import SENet, top5_hits
 
 BATCH = 64
 IMAGENET_CLASSES = 1000
-LIBRARIES = ("timm", "torchvision")
+EVALUATION = "evaluation.csv"
 
 
 def evaluate_networks(arguments: argparse.Namespace) -> None:
@@ -53,7 +54,7 @@ def evaluate_networks(arguments: argparse.Namespace) -> None:
     chosen = compose_words(words, "evaluate")
     if not names or len({*names}) < len(names):
         raise UserError("evaluate takes networks, each once: checkpoints, timm:NAME, torchvision:NAME or outputs.npz")
-    named = [name for name in names if name.partition(":")[0] in LIBRARIES and ":" in name]
+    named = [name for name in names if library_of(name)]
     if arguments.weights and len(named) != 1:
         raise UserError("--weights: the file of one timm:NAME or torchvision:NAME; there are several or none")
     if any(not name.endswith(".npz") for name in names) and not names_data(words):
@@ -64,6 +65,8 @@ def evaluate_networks(arguments: argparse.Namespace) -> None:
     for other in networks:
         if len(other.outputs.right) != len(networks[0].outputs.right):
             raise UserError(f"{other.name} and {networks[0].name} were tested on different numbers of images")
+        if other.data and networks[0].data and other.data != networks[0].data:
+            raise UserError(f"{other.name} and {networks[0].name} were not tested on the same images")
     console = Console(markup=False, highlight=False, emoji=False)
     print_evaluation(networks, console)
     if any(each.size for each in networks) and chosen.config.data.name == "folder":
@@ -77,7 +80,7 @@ def evaluate_networks(arguments: argparse.Namespace) -> None:
 
 
 def write_evaluation(folder: Path, networks: Sequence[Evaluated]) -> list[Path]:
-    """Write `evaluation.csv` and `outputs.npz` into a folder, both or none."""
+    """Write `EVALUATION` and `outputs.npz` into a folder, both or none."""
     lines = evaluation_lines(networks)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
@@ -85,13 +88,18 @@ def write_evaluation(folder: Path, networks: Sequence[Evaluated]) -> list[Path]:
     writer.writerows(lines)
     packed = {each.name: each.outputs.packed() for each in networks}
     kept = outputs.file_bytes(packed, len(networks[0].outputs.right))
-    return files.replace_all(folder, {"evaluation.csv": out.getvalue().encode(), outputs.FILE: kept})
+    return files.replace_all(folder, {EVALUATION: out.getvalue().encode(), outputs.FILE: kept})
 
 
 def kept_outputs(name: str) -> list[Evaluated]:
-    """What an earlier evaluation, or a study, has kept of its networks."""
+    """What an earlier evaluation, which says on which images, or a study has kept of its networks."""
+    beside, known = Path(name).with_name(EVALUATION), {}
+    if beside.is_file():
+        with beside.open(newline="", encoding="utf-8") as file:
+            known = {line.get("network"): line.get("data") or "" for line in csv.DictReader(file)}
     try:
-        return [Evaluated(network, one) for network, one in outputs.read_file(name).items()]
+        found = outputs.read_file(name).items()
+        return [Evaluated(network, one, data=known.get(network, "")) for network, one in found]
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -99,9 +107,8 @@ def kept_outputs(name: str) -> list[Evaluated]:
 def tested(arguments: argparse.Namespace, name: str, words: Sequence[str], chosen: Composed) -> Evaluated:
     """One network on the test images of the words' data set, which are read as the network reads images where the words
     do not say it."""
-    library, colon, plain = name.partition(":")
-    if colon and library in LIBRARIES:
-        network, reading = library_network(library, plain, arguments.weights)
+    if library_of(name):
+        network, reading = library_network(name, arguments.weights)
     else:
         network = load_trained(argparse.Namespace(**vars(arguments) | {"what": name}), [], chosen)
         reading = network.description.reading
@@ -115,7 +122,8 @@ def tested(arguments: argparse.Namespace, name: str, words: Sequence[str], chose
     if isinstance(network.module, SENet):
         checkpoints.check_fit(network.module, data)
     images.check_files(data)
-    return run_test(network, name, data, device_of(chosen.config.training.device))
+    tested_on = images.data_facts(replace(data, validation=0.0)).identity  # which does not depend on the split
+    return replace(run_test(network, name, data, device_of(chosen.config.training.device)), data=tested_on)
 
 
 def run_test(network: TrainedNetwork, name: str, data: Data, device: str) -> Evaluated:
@@ -160,7 +168,7 @@ class LibraryNetwork(nn.Module):
         return logits_BK
 
 
-def library_network(library: str, name: str, weights: Path | None) -> tuple[TrainedNetwork, Data]:
+def library_network(named: str, weights: Path | None) -> tuple[TrainedNetwork, Data]:
     """A network as timm or torchvision build it, with the weights of a file or else the library's own, and how it reads
     an image.
 
@@ -171,12 +179,11 @@ def library_network(library: str, name: str, weights: Path | None) -> tuple[Trai
     import torchvision
     from timm.data.config import resolve_data_config
 
-    known = timm.list_models() if library == "timm" else torchvision.models.list_models(torchvision.models)
-    if (name.partition(".")[0] if library == "timm" else name) not in known:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, known, n=3)
-        raise UserError(f"{library}:{name}: {library} has no such network" + f" (near: {', '.join(near)})" * bool(near))
+    library, _, name = named.partition(":")
+    try:
+        check_name("evaluate", library, name.partition(".")[0], network_names(library))  # timm's have a tag of weights
+    except ValueError as error:
+        raise UserError(str(error)) from error
     try:
         if library == "timm":
             net = timm.create_model(name, pretrained=weights is None)
@@ -193,8 +200,6 @@ def library_network(library: str, name: str, weights: Path | None) -> tuple[Trai
             state, _ = state_dict_in(weights)
             net.load_state_dict(without_prefixes(state, net.state_dict()))
     except Exception as error:  # of a missing file, a network that cannot be reached, keys that differ: no common class
-        raise UserError(
-            f"{library}:{name} has no weights here ({first_line(error)}); --weights FILE gives a file"
-        ) from error
+        raise UserError(f"{named} has no weights here ({first_line(error)}); --weights FILE gives a file") from error
     reading = Data(name="folder", size=size, resize=resize, mean=mean, std=std)
     return TrainedNetwork(weights or Path(name), LibraryNetwork(net), Description(reading, None)), reading
