@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from senet_lab import outputs
-from senet_lab.config import Study, without_passwords
+from senet_lab.config import Study
 from senet_lab.naming import Composed, shell_line, word_text
 from senet_lab.reports import cells as csv_cells
 from senet_lab.reports.curves import curves_of_records
@@ -23,6 +23,9 @@ from senet_lab.studies.rows import Row
 
 CURVES = ("train_loss", "train_error", "val_loss", "val_error")  # of an epoch
 Records = dict[str, dict[str, Any]]
+
+# Keys and groups of words that bear on no number of a study.
+NOT_SHOWN = {"executor", "tracking", "results", "storage", "plan", "retry", "data.workers", "training.keep"}
 
 
 def trials_frame(
@@ -43,14 +46,18 @@ def trials_frame(
 
 def commands_file(composed: Composed, plan: Plan, words: Sequence[str]) -> dict[str, bytes]:
     """The file that says which command trains a study, and which one of its rows alone (with those that it is compared
-    with); of a search, the search. Passwords are left out.
+    with); of a search, the search. What says where and how it was run (`NOT_SHOWN`) is left out, and images lie in DIR:
+    the same study gives the same bytes on every machine, and no password is written.
 
     Args:
         words: that asked for the study, maybe with others (`+ablation=all`).
     """
     study = composed.config.study
     named = [f"+ablation={study.name}" if study and word == "+ablation=all" else word for word in words]
-    base = ["python", "-m", "senet_lab.run", *(without_passwords(word) for word in named)]
+    keys = {word: word.partition("=")[0] for word in named}
+    kept = [word for word, key in keys.items() if not {key, key.partition(".")[0]} & NOT_SHOWN]
+    base = ["python", "-m", "senet_lab.run"]
+    base += ["data.root=DIR" if keys[word] == "data.root" else word for word in kept]
     lines = {"": base}
     if study and study.rows:
         rest = [word for word in base if not word.startswith("study.only=")]
