@@ -95,7 +95,7 @@ def suffix(different: dict[str, Any], whose: str) -> str:
     `-epochs=2-lr=0.2`."""
     owners = {"data": "data", "search": "search", "budget": "search"}
     return "".join(
-        f"-{key.rpartition('.')[2]}={value}"
+        f"-{key.rpartition('.')[2]}={Path(value).name if key == 'init' and value else value}"
         for key, value in different.items()
         if owners.get(key.partition(".")[0], "recipe") == whose
     )

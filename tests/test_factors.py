@@ -72,6 +72,7 @@ ELSEWHERE = {"data.resize", "data.crops", "data.scales", "training.path", "train
 ELSEWHERE |= {"training.sync_batchnorm", "se.args"}
 # Where something else is asked for, too: an optimiser, a policy, a network with layers for it.
 ELSEWHERE |= {"recipe.optimizer_args", "data.policy_args", "recipe.stochastic_depth"}
+ELSEWHERE |= {"init"}  # takes files: test_starting
 NAMED = {"se", "recipe"}
 
 

@@ -169,7 +169,7 @@ def test_words_that_do_not_fit_pairs_are_refused(
         ("    b: {recipe: [a], se: null}\n", "study.rows.b: there is no recipe '['a']'; there are cifar, "),
         (
             "    b: {data.subset: 9, se: null}\n    SE-b: {data.subset: 9, baseline: b}\n",
-            "row 'b': data.subset is the same for all rows of a study; a row can override backbone, stride, se, recipe",
+            "row 'b': data.subset is the same for all rows of a study; a row can override backbone, stride, init, se",
         ),
         (
             "    b: {seeds: 9, se: null}\n    SE-b: {seeds: 9, baseline: b}\n",

@@ -154,6 +154,12 @@ class Config:
         "where an ImageNet ResNet's stages halve the resolution",
         choices={"paper": "first 1×1", "torchvision": "3×3"},
     )
+    init: str | None = key(
+        None,
+        "weights that a training starts from: a file (a state dict, or a checkpoint that holds one), also one of the "
+        "lab's own. Gates that they lack, and the classifier where the number of classes differs, begin anew; null "
+        "draws all of them",
+    )
     se: SE | None = key(SE, "the SE design; null is the plain network")
     data: Data = key(Data, "the images")
     recipe: Recipe = key(Recipe, "how they are trained on")

@@ -47,6 +47,8 @@ def show_rows(plan: Plan, console: Console) -> None:
     console.print(table)
     for how, labels in trained_by(plan).items():
         print_line(console, f"{', '.join(labels)}: {how}")
+    for line in dict.fromkeys(row.start for row in plan.rows if row.start):
+        print_line(console, line)
     for labels in plan.twins:
         print_line(
             console, f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen."

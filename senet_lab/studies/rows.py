@@ -30,6 +30,7 @@ from senet_lab.training import losses, optimizers, step
 from senet_lab.training.data import DataFacts
 from senet_lab.training.mixing import set_stochastic_depth
 from senet_lab.training.spec import Spec
+from senet_lab.training.starting import check_start, located
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Row:
         levels: factor → the row's level of it.
         code: what tells its code from what was released; empty where it is that (`models.code`).
         places: of its gates; empty for SE (`Spec.places`).
+        weights: digest of those that it starts from; empty where they are drawn.
+        start: a line that says so; empty likewise.
     """
 
     label: str
@@ -66,6 +69,8 @@ class Row:
     code: str
     levels: dict[str, Any] = field(default_factory=dict)
     places: str = ""
+    weights: str = ""
+    start: str = ""
 
     @property
     def level_texts(self) -> dict[str, str]:
@@ -82,6 +87,8 @@ class Row:
             loss_code=identity.own_code(self.config.recipe.loss),
             optimizer_code=identity.own_code(self.config.recipe.optimizer),
             stride=self.config.stride,
+            init=located(self.config.init),
+            weights=self.weights,
             se=self.se,
             hidden=self.hidden,
             data=self.config.data,
@@ -224,6 +231,7 @@ def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper:
         cost = row_cost(net, config.backbone, input_size)
         hidden = models.hidden_widths(net)
         network = models.fingerprint(net, input_size)
+        weights, start = check_start(net, config.init)
         code = models.code(
             config.backbone, config.se if ratios else None, len(facts.classes), facts.channels, config.data.size
         )
@@ -254,6 +262,8 @@ def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper:
         code,
         variant.levels,
         places_of(config.se, gates),
+        weights,
+        start,
     )
 
 

@@ -18,6 +18,7 @@ from senet_lab.config import SE, Data, Recipe
 # Fields that change no result, and so are no part of a trial's name.
 IDLE_DATA = {"root", "train", "test", "identity", "download", "workers"}  # `Spec.identity` tells the images
 IDLE_RECIPE = {"name"}
+IDLE = {"init"}  # `Spec.weights` tells them
 # Fields that records of earlier versions have, too → the way that was left out of their names.
 REMOVED_FIELDS = {"fused_blocks": False}
 
@@ -68,6 +69,9 @@ class Spec(Step):
     # What tells the source of a loss, and of an optimiser, of the user's own; empty for the lab's and PyTorch's.
     loss_code: str = ""
     optimizer_code: str = ""
+    # Weights that it starts from: where they are, and their digest, which alone names the trial (`models.starting`).
+    init: str | None = None
+    weights: str = ""
 
     @property
     def step(self) -> Step:
@@ -90,7 +94,7 @@ class Spec(Step):
         return values | {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.default not in (dataclasses.MISSING, getattr(self, field.name))
+            if field.name not in IDLE and field.default not in (dataclasses.MISSING, getattr(self, field.name))
         }
 
     def gates(self) -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ from senet_lab.training.lit import SENet
 from senet_lab.training.machine import machine_facts
 from senet_lab.training.sampling import WHOLE, BatchShare, mix_seed
 from senet_lab.training.spec import Spec
+from senet_lab.training.starting import start
 from senet_lab.training.step import prepare
 
 QUIET = ("pytorch_lightning", "torch", "multiprocessing", "PIL")  # their warnings are of what is done on purpose here
@@ -203,6 +204,7 @@ def train_in_process(spec: Spec, checkpoint: Path, until: int | None, rank: Rank
             share=rank,
             images=checkpoints.describe(spec.data, splits),
         )
+        start(module.net, spec)
         prepare(module.net, spec.step, spec.network)
         batches = SplitsModule(splits, spec.recipe.batch_size, spec.seed, spec.recipe.sampling, rank)
         callbacks = [Average(spec.recipe.ema)] if spec.recipe.ema else []
