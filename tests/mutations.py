@@ -193,7 +193,7 @@ MUTATIONS: list[tuple[str, str, str, str, str]] = [
      "key=lambda design: (ranks[design], repr(design))", "key=lambda design: (-ranks[design], repr(design))"),
     ("the validation error in the column of the test error", "senet_lab/studies/record_tables.py", "test_search_recorded.py",
      '"test_error": metrics.get("test_error")', '"test_error": metrics.get("val_error")'),
-    ("another default momentum", "senet_lab/config/determinants.py", "test_training_recipes.py",
+    ("another default momentum", "senet_lab/config/recipe.py", "test_training_recipes.py",
      "momentum: float = key(0.9", "momentum: float = key(0.95"),
     ("the first block of each stage in figure 6", "senet_lab/training/gate_stats.py", "test_excitation.py",
      "if every or number > len(members) - shown:", "if every or number <= shown:"),

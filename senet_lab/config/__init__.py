@@ -5,10 +5,11 @@ is refused. Nothing of the lab is imported (and no torch), so that `--help` and 
 """
 
 from senet_lab.config.checks import check_values
-from senet_lab.config.determinants import SE, Data, Recipe, reduction_number
+from senet_lab.config.determinants import SE, Data, reduction_number
 from senet_lab.config.errors import RunError, UserError, first_line, near, path_fault, without_passwords
 from senet_lab.config.keys import RESULT, RUN, flat, walk
 from senet_lab.config.lab import FAILURES, Budget, Config, Search, Study, storage_in
+from senet_lab.config.recipe import Recipe
 from senet_lab.config.runs import Executor, Training
 
 __all__ = [

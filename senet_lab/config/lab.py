@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from senet_lab.config.determinants import SE, Data, Recipe
+from senet_lab.config.determinants import SE, Data
 from senet_lab.config.keys import ENDLESS, RUN, STUDY, TINY, key
+from senet_lab.config.recipe import Recipe
 from senet_lab.config.runs import Executor, Training
 
 FAILURES = {  # what a failed trial is in a table
