@@ -99,9 +99,9 @@ def as_words(settings: Mapping[str, Any]) -> list[str]:
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values; arguments of something, `se.args` say, are one value."""
+    """Dotted keys and their values; arguments of something, `se.args` say, and `recipe.lr_parts` are one value."""
     for name, value in settings.items():
-        if isinstance(value, Mapping) and not name.endswith("args"):
+        if isinstance(value, Mapping) and not name.endswith(("args", "parts")):
             yield from dotted(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -76,8 +76,8 @@ def compose(words: Iterable[str]) -> Composed:
     Raises:
         UserError: for the first word that is wrong.
     """
-    # Hydra takes keys that are not there yet behind a +: a study, and one argument (`se.args.value=0.3`).
-    adds = re.compile(rf"({'|'.join((*STUDIES, VARY))})=|[\w.]+args\.\w+=")
+    # Hydra takes keys that are not there yet behind a +: a study, one argument (`se.args.value=0.3`), parts.
+    adds = re.compile(rf"({'|'.join((*STUDIES, VARY))})=|[\w.]+args\.\w+=|recipe\.lr_parts[.=]")
     given = [f"+{word}" if adds.match(word) else word for word in words]
     check_words(given)
     words = as_study(given)

@@ -112,7 +112,7 @@ def word_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(word_text, value))}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{word_text(key)}:{word_text(each)}' for key, each in value.items())}}}"
+        return f"{{{','.join(f'{key}:{word_text(each)}' for key, each in value.items())}}}"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return quote_word(value) if isinstance(value, str) and value else str(value)

@@ -39,6 +39,7 @@ LEVELS = {
     "recipe.epochs": "1,2",
     "recipe.batch_size": "16,32",
     "recipe.lr": "0.05,0.1",
+    "recipe.lr_parts": "{},{fc: 10}",
     "recipe.momentum": "0.5,0.9",
     "recipe.nesterov": "false,true",
     "recipe.weight_decay": "0,1e-3",
@@ -66,6 +67,7 @@ LEVELS = {
     "training.layout": "contiguous,channels_last",
     "training.optimiser": "plain,fused",
     "training.compile": "off,blocks",
+    "training.freeze": "[],[conv1]",
 }
 # Of images in folders, or of GPUs, or of what `auto` stands for there, or of one kind of gate.
 ELSEWHERE = {"data.resize", "data.crops", "data.scales", "training.path", "training.feed"}

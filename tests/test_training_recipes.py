@@ -19,14 +19,16 @@ from senet_lab.training import optimizers
 from senet_lab.training.data import load_splits
 from senet_lab.training.lit import SENet
 from senet_lab.training.optimizers import lr_factor
+from senet_lab.training.spec import Step
+from senet_lab.training.step import PLAIN
 from senet_lab.training.trial import SplitsModule
 
 DIGITS = Data(augment="crop", validation=0.2, subset=40, test_subset=20)
 
 
-def fit(recipe: Recipe, *callbacks: pl.Callback, se: SE | None = None, seed: int = 0) -> SENet:
+def fit(recipe: Recipe, *callbacks: pl.Callback, se: SE | None = None, seed: int = 0, step: Step = PLAIN) -> SENet:
     """A training without checkpoints: 40 images an epoch."""
-    module = SENet("resnet8", se, channels=1, recipe=recipe, seed=seed)
+    module = SENet("resnet8", se, channels=1, recipe=recipe, seed=seed, step=step)
     trainer = pl.Trainer(
         max_epochs=recipe.epochs,
         accelerator="cpu",
@@ -63,7 +65,7 @@ RECIPES: dict[str, tuple[int, int, float, float, list[int], dict[str, Any]]] = {
 ALL = {"momentum": 0.9, "nesterov": False, "decay_norm": True, "factor": 0.1, "warmup_steps": 0, "warmup_lr": 0.01}
 ALL |= {"label_smoothing": 0.0, "sampling": "uniform", "ema": 0.0, "optimizer": "sgd", "optimizer_args": None}
 ALL |= {"warmup_epochs": 0.0, "warmup_start": 0.01, "peak": 0.3, "clip": 0.0, "loss": "cross_entropy"}
-ALL |= {"mixup": 0.0, "cutmix": 0.0, "stochastic_depth": 0.0}
+ALL |= {"mixup": 0.0, "cutmix": 0.0, "stochastic_depth": 0.0, "lr_parts": {}}
 
 
 MODERN: dict[str, tuple[int, int, float, float, list[int], dict[str, Any]]] = {  # of timm's and torchvision's authors

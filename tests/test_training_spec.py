@@ -138,6 +138,7 @@ def test_every_field_changes_the_id_but_for_the_idle_ones(part: str, idle: set[s
         {"device": "cuda"},
         {"precision": "bf16-mixed"},
         {"threads": 2},
+        {"freeze": "conv1"},
     ],
     ids=str,
 )

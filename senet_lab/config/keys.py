@@ -25,7 +25,7 @@ class Key:
         means: what it is, with units.
         choices: the words that it can have → what each means; empty where it is no word, or where what it names (a
             backbone, an excitation) is looked up in a registry, whose error lists the choices.
-        bounds: least and most that it, or each number of its list, can be.
+        bounds: least and most that it, or each number of its list or mapping, can be.
         decides: what it bears on: the `result` of a training, so that rows may differ in it and folders are named after
             it; the whole `study`, so that folders are named after it, and it is the same for all rows; or only the
             `run`: how and where it is done, what it is called, and what is shown. Empty is as its group.
@@ -87,8 +87,9 @@ def check_declared(config: Any) -> None:
             raise UserError(f"{name}: there is no '{value}'{near(value, words)}; there are {', '.join(words)}")
         if declared.bounds and value is not None:
             least, most = declared.bounds
-            several = isinstance(value, list)
-            for place, number in enumerate(value if several else [value]):
+            one: dict[Any, Any] = {None: value}
+            several = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else one
+            for place, number in several.items():
                 if not least <= number <= most:  # not so for nan
-                    where = f"{name}[{place}]" if several else name
+                    where = name if place is None else f"{name}[{place}]"
                     raise UserError(f"{where}={number} is not between {least:g} and {most:g}")

@@ -16,6 +16,12 @@ class Recipe:
     epochs: int = key(30, "passes over the training images", bounds=(1, ENDLESS))
     batch_size: int = key(128, "images a step", bounds=(1, ENDLESS))
     lr: float = key(0.1, "learning rate at the start (after warm-up)", bounds=(TINY, ENDLESS))
+    lr_parts: dict[str, float] = key(
+        dict,
+        "what the learning rate of a part of the network is multiplied by, warm-up included, by patterns of names: "
+        "`{fc: 10}`, `{features.*: 0.1}` (docs/recipes.md)",
+        bounds=(TINY, ENDLESS),
+    )
     momentum: float = key(0.9, "of SGD", bounds=(0, 1))
     nesterov: bool = key(False, "whether the momentum is Nesterov's")
     weight_decay: float = key(1e-4, "L2, on all weights unless `decay_norm` is off", bounds=(0, ENDLESS))

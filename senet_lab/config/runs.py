@@ -72,6 +72,11 @@ class Training:
         decides=STUDY,
     )
     sync_batchnorm: bool = key(False, "whether they have those of the whole batch (PyTorch's SyncBatchNorm; GPUs only)")
+    freeze: list[str] = key(
+        list,
+        "parts of the network that do not train, by patterns of names: `[conv1,layer1]`, `[features.*]` "
+        "(docs/recipes.md). Their norms stay in evaluation mode, statistics included",
+    )
     keep: str = key(
         "none",
         "what of a trial's weights is kept",

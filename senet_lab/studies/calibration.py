@@ -18,7 +18,7 @@ from senet_lab import models
 from senet_lab.config import Data, RunError
 from senet_lab.models.library import is_users_code
 from senet_lab.studies.plan import Cell, Plan
-from senet_lab.training import memory
+from senet_lab.training import memory, parts
 from senet_lab.training.data import DataFacts
 from senet_lab.training.feeds import FolderFeed
 from senet_lab.training.images import Files
@@ -149,7 +149,8 @@ def calibrate(plan: Plan, cell: Cell) -> float:
         batch = max(2, min(spec.recipe.batch_size, PIXELS[device] // spec.data.size**2))
         x_BCHW = torch.zeros(batch, spec.channels, spec.data.size, spec.data.size, device=device)
         y_B = torch.zeros(batch, dtype=torch.long, device=device)
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+        parts.freeze(net, [] if own else spec.freeze.split())
+        optimizer = torch.optim.SGD([weight for weight in net.parameters() if weight.requires_grad], lr=0.0)
         steps, begun = 0, time.perf_counter()
         while steps < 2 or time.perf_counter() - begun < CALIBRATING:
             if steps == 1:

@@ -171,6 +171,8 @@ def step_text(spec: Spec) -> str:
         parts.append(f"{spec.devices} {DEVICES[spec.device]} a trial, each with {part} images of a batch")
     if spec.sync_batchnorm:
         parts.append("synchronised batch norms")
+    if spec.freeze:
+        parts.append(f"frozen: {spec.freeze}")
     return ", ".join(parts)
 
 

@@ -26,6 +26,7 @@ from senet_lab.studies.search_objectives import costs_of
 from senet_lab.studies.space import OFF, WORDS, Candidate, Level, Space, StageCost, design_text, read_levels, stage_key
 from senet_lab.studies.variants import Variant, with_values
 from senet_lab.training.data import DataFacts
+from senet_lab.training.parts import check_parts
 
 NO_SE = "no SE"  # label of the plain network
 PAPER = SE()  # r = 16, average pool, sigmoid, standard, all stages: the design that others are measured by
@@ -185,6 +186,7 @@ def priced_row(base: BaseNetwork, name: str, se: SE | None, facts: DataFacts) ->
         net = copy.deepcopy(base.net)
         ratios = se.by_stage(models.stages_of(net))
         gates = models.with_se(net, config.backbone, se)
+        check_parts(net, config.training.freeze, config.recipe.lr_parts)
         words = tuple(getattr(se, word.removeprefix("se.")) for word in WORDS)
         known = all((stage, words, ratio) in base.parts for stage, ratio in ratios.items())
         stages = {stage: base.parts[stage, words, ratio][0] for stage, ratio in ratios.items()} if known else {}

@@ -29,6 +29,7 @@ from senet_lab.training import data as images
 from senet_lab.training import losses, optimizers, step
 from senet_lab.training.data import DataFacts
 from senet_lab.training.mixing import set_stochastic_depth
+from senet_lab.training.parts import check_parts
 from senet_lab.training.spec import Spec
 from senet_lab.training.starting import check_start, located
 
@@ -235,6 +236,7 @@ def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper:
         code = models.code(
             config.backbone, config.se if ratios else None, len(facts.classes), facts.channels, config.data.size
         )
+        check_parts(net, config.training.freeze, config.recipe.lr_parts)
     except AssertionError:
         raise  # of the lab's own
     except Exception as error:  # whatever a network of the user's own, or one too deep for its images, makes of it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from senet_lab import models
 from senet_lab.config import SE, Recipe
-from senet_lab.training import distributed
+from senet_lab.training import distributed, parts
 from senet_lab.training.faults import DivergedError, network_errors
 from senet_lab.training.losses import Loss, loss_of, smoothed
 from senet_lab.training.mixing import MIXING, mixed_batch, set_stochastic_depth
@@ -86,12 +86,19 @@ class SENet(pl.LightningModule):
         self.images = dict(images or {})
         self.sums: dict[str, Tensor] = {}
         self.step = step
+        self.frozen_norms = parts.freeze(self.net, step.freeze.split())
         self.number = share.number  # of this process
         self.full = len(share.of(recipe.batch_size)[0])  # images of a full batch in this process
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         logits_BK: Tensor = self.net(to_layout(x_BCHW, self.step))
         return logits_BK
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for path in self.frozen_norms:
+            self.net.get_submodule(path).eval()
+        return self
 
     # ----------------------------------------------------------------------------------------------------- one batch
 
@@ -208,7 +215,8 @@ class SENet(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
         self.loss = loss_of(recipe.loss)
-        optimizer = optimizer_of(recipe, self.parameters(), self.step.fused)
+        rates = parts.rates(self.net, recipe.lr_parts)
+        optimizer = optimizer_of(recipe, self.parameters(), self.step.fused, rates)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(recipe, step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -27,13 +27,27 @@ PYTORCH: dict[str, type[Optimizer]] = {
 LOW, LAST = 25.0, 1e4  # one-cycle's first rate, and how much lower than that its last one is (PyTorch's defaults)
 
 
-def optimizer_of(recipe: Recipe, parameters: Iterable[nn.Parameter], fused: bool) -> Optimizer:
-    """The optimiser of a recipe; `fused` has it compute as one kernel, where it can."""
-    every = list(parameters)
-    decayed = [p for p in every if p.ndim > 1 or recipe.decay_norm]
-    spared = [p for p in every if not (p.ndim > 1 or recipe.decay_norm)]
-    both = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    groups = [group for group in both if group["params"]]
+def optimizer_of(
+    recipe: Recipe,
+    parameters: Iterable[nn.Parameter],
+    fused: bool,
+    rates: Mapping[nn.Parameter, float] | None = None,
+) -> Optimizer:
+    """The optimiser of a recipe, for those weights that train.
+
+    Args:
+        fused: whether it computes as one kernel, where it can.
+        rates: what the learning rate of a weight is multiplied by, where that is not 1 (`parts.rates`).
+    """
+    rates, groups = rates or {}, list[dict[str, Any]]()
+    every = [p for p in parameters if p.requires_grad]
+    for rate in dict.fromkeys([1.0, *rates.values()]):
+        of_rate = [p for p in every if rates.get(p, 1.0) == rate]
+        decayed = [p for p in of_rate if p.ndim > 1 or recipe.decay_norm]
+        spared = [p for p in of_rate if not (p.ndim > 1 or recipe.decay_norm)]
+        both = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+        own_rate = {} if rate == 1 else {"lr": rate * recipe.lr}
+        groups += [group | own_rate for group in both if group["params"]]
     given = {"lr": recipe.lr, **(recipe.optimizer_args or {})}
     if ":" in recipe.optimizer:
         own = imported("recipe.optimizer", recipe.optimizer, "function")(groups, **given)

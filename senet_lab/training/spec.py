@@ -35,6 +35,7 @@ class Step:
     compile: str = "off"
     devices: int = 1  # how many each take a part of every batch
     sync_batchnorm: bool = False  # whether the statistics of batch norms are of the whole batch, not of a device's part
+    freeze: str = ""  # patterns of the parts that do not train (`parts`), in order, with spaces between them
 
 
 STEP = dataclasses.asdict(Step())  # field → the plain way

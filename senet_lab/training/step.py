@@ -63,6 +63,7 @@ def choose_step(training: Training, data: Data, device: str, backbone: str) -> S
         compile=auto.compile if training.compile == "auto" else training.compile,
         devices=training.devices,
         sync_batchnorm=training.sync_batchnorm,
+        freeze=" ".join(sorted({*training.freeze})),
     )
 
 
