@@ -8,7 +8,7 @@ NAME ?= design
 PUBLISHED = $(shell find results -name trials.csv -not -path 'results/local/*' 2>/dev/null | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search test test-slow chaos real-images docs pictures notebooks check audit tables report optuna-dashboard publish lock clean
+.PHONY: help setup search test test-slow mutations chaos real-images docs pictures notebooks check audit tables report optuna-dashboard publish lock clean
 
 help:  ## list the commands
 	@echo "make <command> [ARGS=\"data=cifar10 seeds=5 …\"]"
@@ -52,6 +52,9 @@ test: $(READY)  ## the tests, on up to four cores
 
 test-slow: $(READY)  ## the tests that take minutes each, two at a time
 	@$(RUN) -m pytest -m slow -n 2 --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+mutations: $(READY)  ## faults put into copies of the tree, and whether the tests notice (ARGS="--only verdict")
+	@$(RUN) tests/mutations.py $(ARGS)
 
 chaos: $(READY)  ## 100 faults at random moments in small studies, and what becomes of them (ARGS="--faults 10 --to results")
 	@PYTHONPATH=. $(RUN) tests/chaos.py $(ARGS)

@@ -1,6 +1,6 @@
 """Faults that a test must notice: each is put into a copy of the tree, and the tests that must fail are run there.
 
-    .venv/bin/python tests/mutations.py [--only WORD] [--parallel 2]
+    make mutations [ARGS="--only WORD --parallel 2"]
 
 It ends with how many were caught, and with each that was not.
 

@@ -1,8 +1,8 @@
 """Shake-Shake networks for CIFAR (Gastaldi 2017, arXiv 1705.07485), which the paper puts SE into (Tables 4 and 5).
 
 A residual block has two branches instead of one; in training they are mixed at random, afresh for each image:
-x + α branch1(x) + (1 − α) branch2(x), with α from U(0, 1). The gradients are shared out by another number β, so that
-neither branch is told the truth about its part. In evaluation both count one half.
+x + α branch1(x) + (1 − α) branch2(x), with α from U(0, 1). The backward pass takes another number β instead of α, which
+adds noise to the gradients. In evaluation both branches count one half.
 
 Built after the author's code, in which the shortcuts of the bottleneck network are ResNeXt's projections and not the
 two paths of the basic one. For ten classes that makes 26,192,922 weights at width 96 (printed 26.2 M) and 34,437,450 at

@@ -31,14 +31,6 @@ from senet_lab.reports.cell_text import (
 from senet_lab.reports.table import Column, Table, TableRow
 from senet_lab.reports.trials import PARTIAL
 
-# --------------------------------------------------------------------------------------------------------------------
-# How values read
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# What a row's cells are made from
-
-
 STUDY: tuple[Column, ...] = (
     Column("row", "row", pick("label"), cell=lambda r: r.label + " *" * r.starred, words=True, drop=0, wrap=18),
     Column("paper_row", value=pick("printed", "name")),

@@ -97,7 +97,7 @@ def of_plan(plan: Plan, composed: Composed) -> ExportedStudy:
     """
     study, rows = plan.config.study, plan.rows
     first = min((cell.seed for cell in plan.cells), default=0)
-    told = [(cell.row.label, cell.with_seed(0).trial_id) for cell in plan.cells if cell.seed == first]
+    trained = [(cell.row.label, cell.with_seed(0).trial_id) for cell in plan.cells if cell.seed == first]
     about = {
         "title": plan.title,
         "data": distinct_texts(row.data for row in rows),
@@ -118,7 +118,7 @@ def of_plan(plan: Plan, composed: Composed) -> ExportedStudy:
     folder = Path(composed.config.results) / composed.folder
     return ExportedStudy(
         composed.folder,
-        f"{composed.folder} ({short_hash(repr(told))})",
+        f"{composed.folder} ({short_hash(repr(trained))})",
         ("val_error", "params", "macs") if plan.facts.validation else ("params", "macs"),
         {"row": tuple(row.label for row in rows)},
         {key: text for key, text in about.items() if text},

@@ -32,33 +32,33 @@ LOCK = "mirror"  # claimed like a trial by whoever writes to Optuna's tables
 
 
 def write_optuna(
-    studies: Sequence[ExportedStudy], store: Store, heard: Callable[[int], None], patience: float = 0.0
+    studies: Sequence[ExportedStudy], store: Store, report: Callable[[int], None], patience: float = 0.0
 ) -> None:
     """Add to the Optuna studies the trials that are recorded and lacking, one process at a time.
 
     Args:
         studies: what is known of them.
         store: whose database holds all.
-        heard: called with the number of trials that are left, before the first and after each.
+        report: called with the number of trials that are left, before the first and after each.
         patience: seconds to wait for another process that is writing.
 
     Raises:
         RunError: the tables cannot be written, or another process has not ended writing.
     """
     with one_writer(store, patience):
-        store.retry(lambda: add_trials(studies, store, heard))  # what a try that was cut off has added is there then
+        store.retry(lambda: add_trials(studies, store, report))  # what a try that was cut off has added is there then
 
 
-def add_trials(studies: Sequence[ExportedStudy], store: Store, heard: Callable[[int], None]) -> None:
+def add_trials(studies: Sequence[ExportedStudy], store: Store, report: Callable[[int], None]) -> None:
     todo = [each for study in studies for each in missing_trials(study, store)]
-    heard(len(todo))
+    report(len(todo))
     beat = time.monotonic()
     for number, (study, trial) in enumerate(todo, start=1):
         study.add_trial(trial)
         if time.monotonic() > beat + HEARTBEAT_SECONDS:
             store.beat()
             beat = time.monotonic()
-        heard(len(todo) - number)
+        report(len(todo) - number)
 
 
 def missing_trials(facts: ExportedStudy, store: Store) -> list[tuple[optuna.Study, FrozenTrial]]:

@@ -10,15 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from senet_lab.config import RunError, UserError, first_line
 from senet_lab.studies import export_wandb, wandb_client
 from senet_lab.studies.export_facts import ExportedStudy
 from senet_lab.studies.store import Store
-
-if TYPE_CHECKING:
-    pass
 
 EVERY_SECONDS = 30.0
 WAIT_SECONDS = 30.0  # at the end, for another exporter of the store
@@ -144,7 +140,7 @@ def write_side(
     error."""
     counts: list[int] = []  # runs or trials left to write, at the start and after each
 
-    def heard(left: int) -> None:
+    def report(left: int) -> None:
         counts.append(left)
         driver.report_left(left)
 
@@ -152,9 +148,9 @@ def write_side(
         if side == "optuna":
             from senet_lab.studies import export_optuna  # Optuna comes with it
 
-            export_optuna.write_optuna(order.studies, store, heard, WAIT_SECONDS if order.last else 0.0)
+            export_optuna.write_optuna(order.studies, store, report, WAIT_SECONDS if order.last else 0.0)
         else:
-            wandb.write(order.studies, store, heard, order.whole)
+            wandb.write(order.studies, store, report, order.whole)
         return ExportOutcome(counts[0], 0, "")
     except LeaveError:
         raise

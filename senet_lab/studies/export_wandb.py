@@ -46,14 +46,14 @@ class Wandb:
     online: bool
 
     def write(
-        self, studies: Sequence[ExportedStudy], store: Store, heard: Callable[[int], None], whole: bool = False
+        self, studies: Sequence[ExportedStudy], store: Store, report: Callable[[int], None], whole: bool = False
     ) -> None:
         """Write the runs of recorded trials that W&B lacks and, for complete studies, the runs of their tables.
 
         Args:
             studies: what is known of them.
             store: that holds the records.
-            heard: called with the number of runs that are left, before the first and after each.
+            report: called with the number of runs that are left, before the first and after each.
             whole: whether the studies have ended.
 
         Raises:
@@ -68,17 +68,17 @@ class Wandb:
         left = len(todo) + len(tables.keys() - written)
         if left and session().settings.mode == "disabled":  # by the command `wandb disabled`
             left, todo, tables = 0, [], {}
-        heard(left)
+        report(left)
         for trial_id in todo:
             (study, run), record = trials[trial_id], store.read([trial_id])[trial_id]
             outcome = trial_id if record["state"] == DONE else trial_id + FAILED
             self.add(outcome, trial_id, study.name, *run_description(run), partial(fill, run=run, record=record))
-            heard(left := left - 1)
+            report(left := left - 1)
         for run_id in tables.keys() - written:
             study = tables[run_id]
             put = partial(fill_table, table=study.files[0], figure=study.files[1])
             self.add(run_id, run_id, study.name, f"{study.name}: table", "study", {}, put)
-            heard(left := left - 1)
+            report(left := left - 1)
 
     def look(self) -> set[str]:
         """The ids of existing runs; those of failed trials end with `FAILED`."""

@@ -66,7 +66,7 @@ class Exporter:
             self.process, self.pipe = spawned(
                 "senet_lab exporter", serve_exports, *where, self.sides, asked, self.studies
             )
-        self.told = time.monotonic()
+        self.sent = time.monotonic()
         word: Any = None if asked else READY
         try:
             word = word or self.next(SILENT_SECONDS)
@@ -78,10 +78,10 @@ class Exporter:
 
     def grow(self, studies: Sequence[Composed], design: Design) -> None:
         """Send the current facts of the studies, at most every `EVERY_SECONDS`."""
-        if time.monotonic() > self.told + EVERY_SECONDS:
+        if time.monotonic() > self.sent + EVERY_SECONDS:
             self.studies = export_facts.of_design(studies, design)
             self.send(ExportOrder(self.studies))
-            self.told = time.monotonic()
+            self.sent = time.monotonic()
 
     def finish(self, whole: bool = False, patience: float = SILENT_SECONDS) -> dict[str, ExportOutcome]:
         """Export the rest, and end the process.
@@ -94,7 +94,7 @@ class Exporter:
             What came of it, by side.
         """
         outcomes: dict[str, ExportOutcome] = {}
-        reason = f"nothing was heard of it for {patience:g} seconds"
+        reason = f"it did not answer for {patience:g} seconds"
         try:
             for _ in range(2):  # one that was killed is replaced
                 if not self.process.is_alive():

@@ -49,7 +49,7 @@ class Halving:
         keep: share of a rung's designs that is promoted.
         strata: how many classes of cost are compared apart.
         cost: of a design, to class it by; None makes one class.
-        pending: how many jobs may be given before the first of them is heard of.
+        pending: how many jobs may be given before the sampler is told the result of the first of them.
         whole: designs that are trained to their end whatever becomes of them.
     """
 
@@ -71,23 +71,23 @@ class Halving:
         self.cost = cost
         self.edges = [] if cost is None else edges(asker.space, cost, strata)
         self.jobs: list[Job] = []
-        self.heard = 0  # how many of these
+        self.told = 0  # how many of these the sampler was told of
         self.results: dict[Job, tuple[float, Values] | None] = {}
         self.at: list[dict[Candidate, float]] = [{} for _ in self.steps]  # of each rung: design → what it is ranked by
         self.promoted: list[set[Candidate]] = [set() for _ in self.steps]
 
     def next(self) -> Job | None:
         """The next job; None if nothing is left, or if a result must come first."""
-        while len(self.jobs) - self.heard >= self.pending:
-            oldest = self.jobs[self.heard]
+        while len(self.jobs) - self.told >= self.pending:
+            oldest = self.jobs[self.told]
             if oldest not in self.results:
                 return None
-            self.hear(oldest)
+            self.take(oldest)
         job = self.promotion() or self.new()
-        while job is None and self.heard < len(self.jobs) and self.jobs[self.heard] in self.results:
-            self.hear(self.jobs[self.heard])  # no new design is left, but results may still promote old ones
+        while job is None and self.told < len(self.jobs) and self.jobs[self.told] in self.results:
+            self.take(self.jobs[self.told])  # no new design is left, but results may still promote old ones
             job = self.promotion() or self.new()
-        if job is None and self.heard == len(self.jobs):
+        if job is None and self.told == len(self.jobs):
             job = self.promotion(at_least=1)
         if job is not None:
             self.jobs.append(job)
@@ -110,9 +110,9 @@ class Halving:
         design = self.asker.ask()
         return None if design is None else Job(design, None if design in self.whole else self.steps[0])
 
-    def hear(self, job: Job) -> None:
-        """Rank a job's design, and tell the sampler."""
-        self.heard += 1
+    def take(self, job: Job) -> None:
+        """Rank a job's design by its result, and tell the sampler."""
+        self.told += 1
         result = self.results[job]
         if result is None:
             self.asker.tell_sampler(job.design, None)

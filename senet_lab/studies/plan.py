@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,9 +19,6 @@ from senet_lab.studies.store import Store
 from senet_lab.training import data as images
 from senet_lab.training.data import DataFacts
 from senet_lab.training.spec import Spec
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -156,10 +153,9 @@ def measure_images(composed: Composed) -> Composed:
     """
     config = composed.config
     asked = replace(config.data, download=config.data.download and not config.plan)
-    told = images.resolve_data(asked)
-    found = {
-        name: getattr(told, name) for name in ("size", "mean", "std") if getattr(told, name) != getattr(asked, name)
-    }
+    measured = images.resolve_data(asked)
+    values = {name: getattr(measured, name) for name in ("size", "mean", "std")}
+    found = {name: value for name, value in values.items() if value != getattr(asked, name)}
     filled = [replace(each, data=replace(each.data, **found)) for each in (config, composed.chosen)]
     return replace(composed, config=filled[0], chosen=filled[1])
 

@@ -55,7 +55,7 @@ class Proposer:
         seed: of the sampler.
         objectives: how many there are, all of them to be minimised.
         trials: how many designs are trained at most.
-        pending: how many may be in training before the first of them is told.
+        pending: how many may be in training before the sampler is told the result of the first of them.
         first: designs of the space that are asked for before all others.
         excess: by how much a design is over each budget, by name; feasible where none is above 0. All designs are if
             there are no budgets.
@@ -89,9 +89,9 @@ class Proposer:
         self.patience = 0 if sampler == LOCAL else patience
         self.asked: list[Candidate] = []  # in order; each of them is trained
         self.ever: set[Candidate] = set()  # the same, to look them up
-        self.told = 0  # how many of these the sampler has heard of
+        self.told = 0  # how many of these the sampler was told of
         self.results: dict[Candidate, Values | None] = {}  # None is a training that failed
-        self.known: dict[Candidate, Values | None] = {}  # what the sampler has heard
+        self.known: dict[Candidate, Values | None] = {}  # what the sampler was told
         self.open: dict[Candidate, list[Trial]] = {}  # the sampler's trials that wait for a design
         self.duplicates = self.infeasible = self.drawn = 0
         self.worst: list[float] = [0.0] * objectives

@@ -6,20 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from senet_lab.config import UserError
 from senet_lab.naming import short_hash
-from senet_lab.reports.aim import Aim
-from senet_lab.reports.aim import aim_of as aim_of
+from senet_lab.reports.aim import Aim, aim_of
 from senet_lab.reports.cells import read_cells
 from senet_lab.studies.plan import Cell, Plan
 from senet_lab.studies.store import Store, notes
-
-if TYPE_CHECKING:
-    pass
 
 NOTE = "settle"  # begins the names of plans in the store
 BLOCK = 50  # seeds that are looked up at once

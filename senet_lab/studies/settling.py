@@ -21,7 +21,6 @@ from rich.console import Console
 from senet_lab.config import UserError, without_passwords
 from senet_lab.counting import duration
 from senet_lab.reports.aim import Aim, aim_from_config
-from senet_lab.reports.aim import aim_of as aim_of
 from senet_lab.studies import rows as study_rows
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.plan import Cell, Plan, look_up
