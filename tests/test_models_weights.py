@@ -283,8 +283,12 @@ def test_a_network_without_a_classifier_is_named() -> None:
         ("resnet19", "timm", ["weights: 'resnet19' is not one of resnet18,", "legacy_senet154"]),
         ("seresnet50", "torchvision", ["weights: 'seresnet50' is not one of resnet18,"]),
         ("resnet50", "keras", ["library: 'keras' is not one of timm, torchvision"]),
-        ("seresnet18", "timm", ["weights: timm has none for seresnet18; give a state dict or a file of one"]),
-        ("seresnet50.none_such", "timm", ["weights: timm has none for seresnet50.none_such"]),
+        ("seresnet18", "timm", ["weights: timm has no weights for seresnet18; give a file of them"]),
+        (
+            "seresnet50.none_such",
+            "timm",
+            ["weights: timm:seresnet50 has no weights 'none_such'; there are a1_in1k, ra2_in1k"],
+        ),
     ],
 )
 def test_names_without_weights_are_refused(name: str, library: str, words: list[str]) -> None:

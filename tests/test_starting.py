@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import safetensors.torch
+import timm
 import torch
+import torchvision
 from kept import DIGITS, Kept
 from torch import Tensor, nn
 
@@ -29,7 +33,8 @@ def drawn(net: nn.Module, seed: int = 1) -> nn.Module:
     dice = torch.Generator().manual_seed(seed)
     for tensor in net.state_dict().values():
         if tensor.is_floating_point():
-            tensor.copy_(torch.rand(tensor.shape, generator=dice) + 0.1)
+            noise = torch.rand(tensor.shape, generator=dice)
+            tensor.copy_(tensor * (0.8 + 0.4 * noise) + 0.2 * noise * (tensor.dim() == 1))
     return net
 
 
@@ -98,7 +103,130 @@ def test_a_study_starts_all_its_rows_from_the_same_weights(tmp_path: Path, capsy
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Networks and weights of timm and torchvision
+
+
+def without_gates(net: nn.Module) -> nn.Module:
+    """timm's network with nothing in the place of its SE."""
+    for path, module in list(net.named_modules()):
+        if type(module).__name__ == "SqueezeExcite":
+            net.get_submodule(path.rpartition(".")[0]).se = nn.Identity()
+    return net
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "make", "gates"),
+    [
+        ("timm:resnet18", "paper", lambda: timm.create_model("resnet18", num_classes=5), 0),
+        ("resnet50", "torchvision", lambda: torchvision.models.resnet50(num_classes=5), 0),
+        ("torchvision:mobilenet_v2", "paper", lambda: torchvision.models.mobilenet_v2(num_classes=5), 0),
+        ("timm:mobilenetv3_small_050", "paper", lambda: timm.create_model("mobilenetv3_small_050", num_classes=5), 36),
+    ],
+)
+def test_a_librarys_file_gives_the_librarys_network(
+    name: str, stride: str, make: Callable[[], nn.Module], gates: int, tmp_path: Path
+) -> None:
+    """With gates that start at 1, the logits are the library's own; its SE, where it has some, is left out."""
+    theirs = drawn(make()).eval()
+    torch.save({"state_dict": {f"module.{key}": each for key, each in theirs.state_dict().items()}}, tmp_path / "a.pth")
+    ours = create(name, SE(identity_start=True), 5, stride=stride, seed=0).eval()
+    fit = starting.fit(ours, starting.read_start(str(tmp_path / "a.pth")).state)
+    assert (fit.head, fit.without) == ("", gates)
+    ours.load_state_dict(fit.weights, strict=False)
+    x_BCHW = torch.rand(2, 3, 64, 64)
+    assert torch.equal(ours(x_BCHW), without_gates(theirs)(x_BCHW))
+
+
+def test_gates_of_timm_come_with_its_weights_where_ours_are_alike(tmp_path: Path) -> None:
+    theirs = drawn(timm.create_model("seresnet50", num_classes=5)).eval()
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "a.safetensors")
+    ours = create("resnet50", SE(bias=True), 5, stride="torchvision", seed=0).eval()
+    fit = starting.fit(ours, starting.read_start(str(tmp_path / "a.safetensors")).state)
+    ours.load_state_dict(fit.weights, strict=False)
+    x_BCHW = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(ours(x_BCHW), theirs(x_BCHW), rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """The caches of timm and torchvision, in which a file of ResNet-18's weights lies under the name of each: word →
+    file."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    source = torchvision.models.ResNet18_Weights.DEFAULT
+    snapshot = tmp_path / "hub" / "models--timm--resnet18.a1_in1k" / "snapshots" / "0123"
+    files = {
+        "timm:resnet18": snapshot / "model.safetensors",
+        "torchvision:ResNet18_Weights.IMAGENET1K_V1": tmp_path / "torch/hub/checkpoints" / Path(source.url).name,
+    }
+    for seed, file in enumerate(files.values()):
+        file.parent.mkdir(parents=True)
+        state = drawn(torchvision.models.resnet18(), seed).state_dict()
+        save = safetensors.torch.save_file if file.suffix == ".safetensors" else torch.save
+        save(state, file)
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(snapshot.name)
+    return files
+
+
+def tree_words(digit_files: Path, *words: str) -> list[str]:
+    return ["data=folder", f"data.root={digit_files}", "data.size=32", "se=null", *words]
+
+
+def test_a_librarys_name_means_the_weights_in_its_cache(caches: dict[str, Path], digit_files: Path) -> None:
+    """So that a trial of a name and one of the file, wherever it lies, are the same."""
+    ids = set()
+    for word, file in caches.items():
+        words = tree_words(digit_files, "backbone=resnet18")
+        cell, same = cell_of(*words, f"init={word}"), cell_of(*words, f"init={file}")
+        assert cell.row.start == f"starts from {word}; its classifier, fc, is new: 10 classes for 1,000"
+        assert cell.trial_id == same.trial_id
+        assert cell.spec.init == word
+        assert starting.read_start(word).digest == cell.spec.weights
+        ids.add(cell.trial_id)
+    assert len(ids) == 2
+
+
+def test_a_plan_needs_no_weights_and_a_training_asks_before_it_fetches_them(
+    caches: dict[str, Path], digit_files: Path
+) -> None:
+    words = tree_words(digit_files, "backbone=timm:mobilenetv3_small_050", "init=timm:mobilenetv3_small_050")
+    row = cell_of(*words, "plan=true", "init_download=true").row
+    assert "its classifier, classifier, is new: 10 classes for 1,000; 36 tensors of its own SE" in row.start
+    assert row.start.endswith("its weights are not here: what is recorded of them is known when they were fetched")
+    line = refusal(*words)
+    assert (
+        "init: the weights of timm:mobilenetv3_small_050.lamb_in1k are not in the cache of timm; init_download" in line
+    )
+
+
+@pytest.mark.parametrize(
+    ("init", "backbone", "line"),
+    [
+        ("timm:resnet18.nope", "resnet18", "init: timm:resnet18 has no weights 'nope'; there are a1_in1k, "),
+        ("timm:resnet19", "resnet18", "init: timm has no network 'resnet19'; near are resnet18"),
+        ("torchvision:ResNet51_Weights", "resnet50", "no weights 'ResNet51_Weights'; near are ResNet50_Weights"),
+        ("timm:seresnet18", "timm:seresnet18", "init: timm has no weights for seresnet18; give a file"),
+        ("timm:resnetaa50", "resnet50", "init: timm:resnetaa50.a1h_in1k is for backbone=timm:resnetaa50; resnet50 was"),
+        ("timm:resnet50", "timm:resnetaa50", "is for backbone=timm:resnet50 or resnet50; timm:resnetaa50 was asked"),
+        ("timm:legacy_seresnet50", "resnet50", "is for backbone=timm:legacy_seresnet50; resnet50 was asked for"),
+        ("timm:resnet50", "resnet50", "is of a resnet50 with stride=torchvision; stride=paper was asked for"),
+    ],
+)
+def test_names_that_fit_no_network_are_refused(init: str, backbone: str, line: str, digit_files: Path) -> None:
+    """Also where the keys are the same: a pool against aliasing, and a stride, have no weights."""
+    assert line in refusal(*tree_words(digit_files, f"backbone={backbone}", f"init={init}", "plan=true"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # What tells a trial
+
+
+def test_a_trials_id_means_the_weights_that_were_kept_of_it(kept: Kept) -> None:
+    named = cell_of(*DIGITS, f"init={kept.trial_id}", f"results={kept.results}")
+    assert named.trial_id == cell_of(*DIGITS, f"init={kept.checkpoint}").trial_id
+    assert named.spec.init == str(kept.checkpoint)
 
 
 def test_the_weights_name_the_trial_and_their_place_does_not(tmp_path: Path) -> None:
@@ -165,4 +293,4 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "1 of another shape" in refusal(f"init={tmp_path / 'shape.pt'}")
     (tmp_path / "text.pt").write_text("no weights")
     assert "is no file of weights" in refusal(f"init={tmp_path / 'text.pt'}")
-    assert refusal("init=nowhere.pt").startswith("init: there is no file nowhere.pt")
+    assert "nowhere.pt; weights are a file's, timm:NAME.TAG or torchvision:NAME.TAG" in refusal("init=nowhere.pt")

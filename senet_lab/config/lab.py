@@ -157,9 +157,12 @@ class Config:
     )
     init: str | None = key(
         None,
-        "weights that a training starts from: a file (a state dict, or a checkpoint that holds one), also one of the "
-        "lab's own. Gates that they lack, and the classifier where the number of classes differs, begin anew; null "
-        "draws all of them",
+        "weights that a training starts from: a file (a state dict, or a checkpoint that holds one, also one of the "
+        "lab's own), `timm:NAME.TAG` or `torchvision:NAME.TAG` (docs/finetuning.md). Gates that they lack, and the "
+        "classifier where the number of classes differs, begin anew; null draws all of them",
+    )
+    init_download: bool = key(
+        False, "have timm or torchvision fetch weights of `init` that are not in their caches", decides=RUN
     )
     se: SE | None = key(SE, "the SE design; null is the plain network")
     data: Data = key(Data, "the images")

@@ -116,6 +116,7 @@ def take_out_se(net: nn.Module, backbone: str) -> None:
         ValueError: if it does not run without them, or has some that are no module of their own.
     """
     gates = se_modules(net)
+    vars(net).update(taken_out=[f"{path}.{key}" for path, gate in gates.items() for key in gate.state_dict()])
     replace_modules(net, list(gates), None)  # what blocks have that ask whether there is one
     fault = image_fault(net) if gates else ""
     if fault:
@@ -128,6 +129,12 @@ def take_out_se(net: nn.Module, backbone: str) -> None:
     except ValueError as error:
         reason = str(error).removeprefix("the model has SE already: ")
         raise ValueError(f"backbone: the attention of {backbone} cannot be taken out: {reason}") from error
+
+
+def taken_out(net: nn.Module) -> Sequence[str]:
+    """The keys that the weights of its library have for SE that was taken out of a network; none of other networks."""
+    keys: Sequence[str] = vars(net).get("taken_out", ())
+    return keys
 
 
 def replace_modules(net: nn.Module, paths: Sequence[str], kind: type[nn.Module] | None) -> None:

@@ -8,7 +8,6 @@ of timm's gates have biases, which the paper's section 6, and so our default, le
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from senet_lab.config import SE
 from senet_lab.models.backbones import create
 from senet_lab.models.gates import SEBlock, check_known
 from senet_lab.models.insert import add_se
+from senet_lab.models.library_weights import published, read_published
 from senet_lab.models.state_dicts import state_dict_in, without_prefixes
 from senet_lab.models.tracing import NoBlockError, is_layer, trace
 from senet_lab.models.weight_names import key_mapping
@@ -90,7 +90,7 @@ def pretrained(
     base = name.partition(".")[0] if library == "timm" else name
     check_known("weights", base, LIBRARIES[library])
     if weights is None:
-        weights = library_weights(name, library)
+        weights = read_published(published(library, name, "weights"), download=True, key="weights")
     net = build_like(base, num_classes=num_classes, seed=seed)
     load_weights(net, weights, classifier=classifier)
     return net
@@ -112,26 +112,6 @@ def build_like(
     if source.reduction is not None:
         add_se(net, SE(source.reduction, bias=bias))
     return net
-
-
-def library_weights(name: str, library: str) -> Mapping[str, Tensor]:
-    """The library's own weights, from its cache or the network. Nothing in their file is executed.
-
-    Raises:
-        ValueError: if it has none of that name, or the file in its cache is none of weights.
-    """
-    if library == "torchvision":
-        source = torchvision.models.get_model_weights(name).DEFAULT
-        try:  # torchvision compares the hash of what it fetches, but not of what its cache holds
-            state: Mapping[str, Tensor] = source.get_state_dict(check_hash=True, weights_only=True)
-        except (pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"weights: torchvision's file of {name} is damaged, or holds more than weights") from error
-        return state
-    import timm
-
-    if not timm.is_model_pretrained(name):
-        raise ValueError(f"weights: timm has none for {name}; give a state dict or a file of one")
-    return timm.create_model(name, pretrained=True).state_dict()
 
 
 def load_weights(

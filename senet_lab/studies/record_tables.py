@@ -23,9 +23,12 @@ from senet_lab.studies.rows import Row
 
 CURVES = ("train_loss", "train_error", "val_loss", "val_error")  # of an epoch
 Records = dict[str, dict[str, Any]]
+PLACES = {"data.root": "data.root=DIR", "init": "init=FILE"}  # words that name a place of this machine
+PUBLISHED = ("init=timm:", "init=torchvision:")
 
 # Keys and groups of words that bear on no number of a study.
 NOT_SHOWN = {"executor", "tracking", "results", "storage", "plan", "retry", "data.workers", "training.keep"}
+NOT_SHOWN |= {"init_download"}
 
 
 def trials_frame(
@@ -46,8 +49,8 @@ def trials_frame(
 
 def commands_file(composed: Composed, plan: Plan, words: Sequence[str]) -> dict[str, bytes]:
     """The file that says which command trains a study, and which one of its rows alone (with those that it is compared
-    with); of a search, the search. What says where and how it was run (`NOT_SHOWN`) is left out, and images lie in DIR:
-    the same study gives the same bytes on every machine, and no password is written.
+    with); of a search, the search. What says where and how it was run (`NOT_SHOWN`) is left out, images lie in DIR and
+    weights in FILE: the same study gives the same bytes on every machine, and no password is written.
 
     Args:
         words: that asked for the study, maybe with others (`+ablation=all`).
@@ -57,7 +60,7 @@ def commands_file(composed: Composed, plan: Plan, words: Sequence[str]) -> dict[
     keys = {word: word.partition("=")[0] for word in named}
     kept = [word for word, key in keys.items() if not {key, key.partition(".")[0]} & NOT_SHOWN]
     base = ["python", "-m", "senet_lab.run"]
-    base += ["data.root=DIR" if keys[word] == "data.root" else word for word in kept]
+    base += [word if word.startswith(PUBLISHED) else PLACES.get(keys[word], word) for word in kept]
     lines = {"": base}
     if study and study.rows:
         rest = [word for word in base if not word.startswith("study.only=")]

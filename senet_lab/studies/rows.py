@@ -88,7 +88,7 @@ class Row:
             loss_code=identity.own_code(self.config.recipe.loss),
             optimizer_code=identity.own_code(self.config.recipe.optimizer),
             stride=self.config.stride,
-            init=located(self.config.init),
+            init=located(self.config),
             weights=self.weights,
             se=self.se,
             hidden=self.hidden,
@@ -232,7 +232,7 @@ def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper:
         cost = row_cost(net, config.backbone, input_size)
         hidden = models.hidden_widths(net)
         network = models.fingerprint(net, input_size)
-        weights, start = check_start(net, config.init)
+        weights, start = check_start(net, config)
         code = models.code(
             config.backbone, config.se if ratios else None, len(facts.classes), facts.channels, config.data.size
         )
