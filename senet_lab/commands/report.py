@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Write all studies below some folders on one page."""
     from senet_lab import files
-    from senet_lab.reports import page, results
+    from senet_lab.reports import page, pooled, results
     from senet_lab.studies.store import Store
 
     try:
@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> None:
             epochs = {trial_id: record.get("epochs", []) for trial_id, record in store.read(lacking).items()}
             studies = results.with_curves(studies, epochs)
         gates = results.measured_gates(arguments.folders)
-        content = page.render_page(studies, gates)
+        content = page.render_page(studies, gates, pooled.pooled_tables(arguments.folders))
     except ValueError as error:
         raise UserError(str(error)) from error
     if arguments.to.is_dir():

@@ -53,6 +53,19 @@ def table_html(study: FinishedStudy) -> str:
     return element(heads, lines)
 
 
+def plain_table_html(table: Table) -> str:
+    """A table as it is, a row below the other."""
+    columns = visible(table)
+    lines = [("", [(_names(column), escape(column.text(row))) for column in columns]) for row in table.rows]
+    return element([(_names(column), escape(column.head or "")) for column in columns], lines)
+
+
+def picture(svg: bytes, alt: str) -> str:
+    """An SVG that lies in the page."""
+    code = base64.b64encode(svg).decode()
+    return f'<figure><img loading="lazy" alt="{escape(alt)}" src="data:image/svg+xml;base64,{code}"></figure>'
+
+
 def _names(column: Column) -> str:
     return "words " * column.words + "more" * (column.drop is None or column.drop > FIRST)
 
@@ -181,11 +194,7 @@ def excitation_html(measured: Gates, trained: str, of: str) -> str:
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else first_line(error)
         raise ValueError(f"{measured.folder}: the gates cannot be read ({reason})") from None
-    figures = "".join(
-        f'<figure><img loading="lazy" alt="{escape(role.FIGURES[name])}: {escape(trained)}" '
-        f'src="data:image/svg+xml;base64,{base64.b64encode(picture).decode()}"></figure>'
-        for name, picture in pictures.items()
-    )
+    figures = "".join(picture(svg, f"{role.FIGURES[name]}: {trained}") for name, svg in pictures.items())
     cells = [("", [("", escape(text)) for text in line]) for line in lines]
     blocks_table = element([("", escape(head)) for head in role.COLUMNS], cells)
     return (
