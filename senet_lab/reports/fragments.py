@@ -16,6 +16,8 @@ from senet_lab.reports import gate_summary as role
 from senet_lab.reports.aim import DIGITS
 from senet_lab.reports.cell_text import and_list, signed
 from senet_lab.reports.columns import visible
+from senet_lab.reports.pool_figures import forest_files
+from senet_lab.reports.pooled import PooledTable
 from senet_lab.reports.results import FinishedStudy, Gates
 from senet_lab.reports.table import Column, Table, TableRow
 from senet_lab.reports.verdict_styles import STYLES
@@ -209,3 +211,15 @@ def excitation_html(measured: Gates, trained: str, of: str) -> str:
 def scroll_box(inside: str, label: str) -> str:
     """A scrollable box that the keyboard reaches, too."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{inside}</div>'
+
+
+def pooled_html(tables: Sequence[PooledTable]) -> str:
+    """The studies that stand in several settings, pooled; nothing where there are none."""
+    articles = "".join(
+        f"<article><h3>{escape(table.heading)}</h3>{warnings_html(table)}"
+        f'<div class="pictures">{picture(forest_files(table, ("svg",))["pooled.svg"], table.heading)}</div>'
+        f"{scroll_box(plain_table_html(table), f'Table: {table.heading}')}{remarks_html(table)}"
+        f"<details><summary>What these numbers mean</summary>{notes_html(table)}</details></article>"
+        for table in tables
+    )
+    return f'<section id="pooled"><h2>Over several settings</h2>{articles}</section>' if tables else ""

@@ -27,7 +27,6 @@ import pandas as pd
 from senet_lab.reports import curves, fragments, render
 from senet_lab.reports.cells import present
 from senet_lab.reports.columns import STUDY
-from senet_lab.reports.pool_figures import forest_files
 from senet_lab.reports.pooled import PooledTable
 from senet_lab.reports.results import FinishedStudy, Gates
 from senet_lab.reports.table import Table, TableRow
@@ -72,7 +71,7 @@ def render_page(
             filters=filters(studies),
             index=fragments.scroll_box(fragments.index(studies, ids), "All studies"),
             sections=sections,
-            pooled=over_settings(pooled),
+            pooled=fragments.pooled_html(pooled),
             excitation=role_of_excitation(studies, gates),
             data=script_json(content),
         )
@@ -284,19 +283,6 @@ def role_of_excitation(studies: Sequence[FinishedStudy], gates: Sequence[Gates])
         fragments.excitation_html(each, trained.get(each.name, each.name), script_json(of[each.name])) for each in gates
     )
     return f'<section id="excitation"><h2>The role of excitation</h2>{articles}</section>'
-
-
-def over_settings(tables: Sequence[PooledTable]) -> str:
-    """The studies that stand in several settings, pooled; nothing where there are none."""
-    articles = "".join(
-        f"<article><h3>{escape(table.heading)}</h3>{fragments.warnings_html(table)}"
-        f'<div class="pictures">{fragments.picture(forest_files(table, ("svg",))["pooled.svg"], table.heading)}</div>'
-        f"{fragments.scroll_box(fragments.plain_table_html(table), f'Table: {table.heading}')}"
-        f"{fragments.remarks_html(table)}"
-        f"<details><summary>What these numbers mean</summary>{fragments.notes_html(table)}</details></article>"
-        for table in tables
-    )
-    return f'<section id="pooled"><h2>Over several settings</h2>{articles}</section>' if tables else ""
 
 
 def asset(name: str) -> str:
