@@ -89,8 +89,8 @@ class Search:
     )
     sampler: str = key(
         "nsga2",
-        "who proposes designs: `nsga2`, `tpe`, `gp`, `random`; `local` for neighbours of the front, which differ from "
-        "it in one level; or `enumerate` for every one. A known proposal is replaced by such a neighbour, too",
+        "how designs are proposed: `nsga2`, `tpe`, `gp`, `random`; `local` for neighbours of the front, which differ "
+        "from it in one level; or `enumerate` for every one. A known proposal is replaced by such a neighbour, too",
     )
     trials: int = key(
         100,
@@ -101,8 +101,9 @@ class Search:
     seed: int = key(0, "of the sampler")
     pending: int = key(
         4,
-        "how many designs may be in training before the sampler hears of the first of them. It, and not the number of "
-        "workers, decides what a search proposes, so that a search repeats itself on any number of them",
+        "how many designs may be in training before the sampler is told the result of the first. What a search "
+        "proposes depends on this number and not on that of the workers, so that it repeats itself on any number of "
+        "workers",
     )
     rungs: list[int] = key(
         list,
@@ -128,7 +129,7 @@ class Settle:
     name: str = key(
         "",
         "of this plan. The words of a plan are kept with the records, and go on with it; other words on the same rows "
-        "are a plan of another name, which begins with the first seed that nobody has seen",
+        "are a plan of another name, which begins with the first seed that has no result yet",
     )
 
 
@@ -168,7 +169,7 @@ class Config:
     data: Data = key(Data, "the images")
     recipe: Recipe = key(Recipe, "how they are trained on")
     training: Training = key(Training, "where and how a training runs")
-    executor: Executor = key(Executor, "who trains", decides=RUN)
+    executor: Executor = key(Executor, "where trials are trained", decides=RUN)
     study: Study | None = key(None, "an ablation", decides=RUN)
     search: Search | None = key(None, "a search", decides=STUDY)
     budget: Budget = key(Budget, "what a design of a search may cost", decides=STUDY)

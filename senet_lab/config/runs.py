@@ -1,4 +1,4 @@
-"""Where and how a training runs, and who trains."""
+"""Where and how trainings run."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Training:
     )
     outputs: str = key(
         "on",
-        "whether what the network made of each test image is kept beside each trial's record (right or wrong, and "
+        "whether each trial's outputs for the test images are kept beside its record (right or wrong, and "
         "−log p of the right class: some 21 kB for 10,000 images). Changes no result",
         choices=("on", "off"),
         decides=RUN,
@@ -94,10 +94,11 @@ class Training:
 
 @dataclass
 class Executor:
-    """Who trains. Changes no result, but for the `threads`."""
+    """Where trials are trained. Changes no result, but for the `threads`."""
 
     name: str = key(
-        "local", "who trains: `local`, processes on this machine, or `ray`, a cluster (needs the extra `ray`)"
+        "local",
+        "where trials are trained: `local`, processes on this machine, or `ray`, a cluster (needs the extra `ray`)",
     )
     workers: int = key(
         0,

@@ -35,7 +35,7 @@ class StudyTrials:
         images: behind one error; None if every trial failed.
         tests: what verdicts are corrected for.
         contrasts: row of the table → what it compares.
-        outputs: trial id → what it made of each test image.
+        outputs: trial id → its outputs for each test image.
     """
 
     frame: pd.DataFrame
@@ -64,7 +64,7 @@ class StudyTrials:
         return by_seed(group, "test_loss", chance) if known else {}
 
     def images_of(self, group: pd.DataFrame, metric: str) -> dict[int, NDArray[np.float32]]:
-        """seed → what it made of each test image, of the finished trials that have outputs."""
+        """seed → outcome of each test image, of the finished trials that have outputs."""
         done = group[group["status"] == "done"]
         return {
             int(seed): outcomes(self.outputs[name], metric)

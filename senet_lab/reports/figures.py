@@ -4,7 +4,7 @@ Drawn is each row's difference from its baseline, since that is what is tested: 
 margin the band around it. A thick interval is over the seeds, with these test images, a thin one over seeds and images.
 Where a handful of rows differ in parameters, Δ stands against parameters; where they hardly do (the position study,
 say) or are many, the rows stand one below the other, with their errors. Rows that are compared with nothing show their
-error. Verdicts are told by the shape of a marker, not only by its colour (`verdict_styles`). The same table gives the
+error. The shape of a marker says the verdict, as its colour does (`verdict_styles`). The same table gives the
 same bytes.
 """
 

@@ -101,7 +101,7 @@ def chances(errors: ArrayLike, costs: ArrayLike, draws: int = 10_000) -> Array:
     freedom and the designs' shared covariance. But of designs that differ by no more than their seeds do, the best owes
     its place to luck: so the means are drawn towards a line over the costs (their ranks), the more, the less of their
     spread around it is more than chance. That share is uncertain itself, and is drawn from what the F distribution of
-    the two mean squares leaves possible. Without it (a plain bootstrap of the seeds, say) chances are told too sure:
+    the two mean squares leaves possible. Without it (a plain bootstrap of the seeds, say) chances come out too certain:
     `python -m benchmarks.calibration`.
 
     Args:

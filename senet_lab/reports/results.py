@@ -28,9 +28,9 @@ class FinishedStudy:
         name: its folder's name below the results, `digits/resnet8-quick/ratio`.
         table: its table.
         trials: in canonical form.
-        curves: columns of `curves.COLUMNS`; None where nothing tells them.
+        curves: columns of `curves.COLUMNS`; None where they are not known.
         front: the rows that a search chose; None where the study is no search.
-        commands: row → the command that trains it, and "" → that of the study; empty where nothing tells them.
+        commands: row → the command that trains it, and "" → that of the study; empty where they are not known.
     """
 
     folder: Path

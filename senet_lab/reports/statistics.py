@@ -188,7 +188,7 @@ def sample(
     Args:
         values: one a seed.
         test_images: behind each error; None for losses, which are not counted in whole images.
-        outcomes: for each seed what it made of each test image, in the unit of the values; None where that is unknown.
+        outcomes: for each seed the outcome of each test image, in the unit of the values; None where it is unknown.
     """
     if not values:
         return None
@@ -212,7 +212,7 @@ def compare_pairs(
         differences: seed → row − baseline, in percentage points, or nats of a loss.
         step: what one image weighs in the difference of two rows; 0 for losses, which are not counted in whole images.
         tested: what is not has a difference only: its seeds are those that a failure has left.
-        outcomes: seed → difference of what was made of each test image, where that is known.
+        outcomes: seed → difference of the outcomes of each test image, where these are known.
     """
     seeds = sorted(differences)
     if not seeds:
@@ -240,6 +240,6 @@ def compare_pairs(
 
 
 def _crossed(outcomes: Sequence[ArrayLike | None], step: float) -> Components | None:
-    """Variance components, where each of two seeds or more says what it made of each of two images or more."""
+    """Variance components, where two seeds or more have outcomes of two images or more."""
     known = [np.asarray(each, dtype=float) for each in outcomes if each is not None]
     return crossed_components(known, step) if len(known) == len(outcomes) >= 2 and len(known[0]) >= 2 else None

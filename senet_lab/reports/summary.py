@@ -39,7 +39,7 @@ def summarise_study(trials: pd.DataFrame, outputs: Mapping[str, Outputs] = NONE)
 
     Args:
         trials: one line a training.
-        outputs: trial id → what it made of each test image, of those that have it.
+        outputs: trial id → its outputs for each test image, of those that have them.
 
     Raises:
         ValueError: where the trials do not make one table (see `trials.canonical`), name a table or row that the paper

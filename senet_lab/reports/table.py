@@ -113,7 +113,7 @@ class TableRow:
 
     @property
     def kind(self) -> str:
-        """Which of `LOOKS` it has."""
+        """Its key in `STYLES`."""
         if not self.baseline:
             return "baseline"
         if self.same_as == self.baseline:

@@ -1,6 +1,6 @@
 """Writes the folder of a study from its trials: Markdown, CSV, LaTeX and figures.
 
-Everything is computed from the trials and from what they made of each test image, so that all of it regenerates byte
+Everything is computed from the trials and their outputs for each test image, so that all of it regenerates byte
 for byte from its `trials.csv` and `outputs.npz`. A search has a front, `front.*`, where any other study has `table.*`.
 """
 
@@ -73,7 +73,7 @@ def write_table(
         trials: one line a training, columns as in `trials.COLUMNS`; brought to canonical form first.
         runs: what was measured once (time, memory, host), written as given; None leaves `runs.csv` alone.
         curves: what each training reached after each epoch (`curves.COLUMNS`); None leaves `curves.*` alone.
-        packed: trial id → what it made of each test image (`senet_lab.outputs`), of those that have it; None, or
+        packed: trial id → its outputs for each test image (`senet_lab.outputs`), of those that have them; None, or
             nothing, leaves `outputs.npz` alone.
         known: trial id → outputs that lie in the folder's `outputs.npz` already, or will be copied there.
         table: of these trials, where it is made already (`made`).

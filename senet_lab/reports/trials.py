@@ -56,7 +56,7 @@ LATER: dict[str, str] = {
     "study_tests": "int",  # networks among them that are compared with another one
     "failures": "text",  # what a failed trial is: `failures` of the configuration
     "test_loss": "float",  # −log p of the right class, mean over the test images
-    "outputs": "text",  # digest of what it made of each test image (`outputs.npz`); empty where that was not kept
+    "outputs": "text",  # digest of its outputs for each test image (`outputs.npz`); empty where these were not kept
     "metric": "text",  # what verdicts are about, error or loss (`aim`)
     "margin": "float",  # smallest difference that matters; empty where nobody said
     "settle_min": "int",  # seeds of a row at its first look; empty where their number was fixed
@@ -192,7 +192,7 @@ def _check_settings(frame: pd.DataFrame, names: Sequence[str]) -> None:
 
 
 def factors_of(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The dotted keys that the rows vary, as far as they are told; a ValueError where a column of levels is missing."""
+    """The dotted keys that the rows vary, if the file names them; a ValueError where a column of levels is missing."""
     names = tuple(first(frame.get("factors", ()), "").split())
     require(names, frame.columns)
     return names

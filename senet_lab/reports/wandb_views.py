@@ -47,7 +47,7 @@ class DashboardContent:
         runs: ids of the trials' runs.
         table_run: id of the run that holds the study's table and figure.
         group: key of the runs' configuration that tells the rows apart (`group_key`).
-        outputs: trial id → what it made of each test image.
+        outputs: trial id → its outputs for each test image.
     """
 
     trials: pd.DataFrame

@@ -43,7 +43,7 @@ class Driver:
     Attributes:
         plan: the study.
         store: where trials are claimed and recorded.
-        workers: who trains.
+        workers: that train.
         progress: what the user sees.
         checkpoints: folder of the checkpoints of trials that have not ended.
         on_end: called with every record once it is in the store, also with the records of other drivers, which may

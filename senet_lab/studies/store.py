@@ -45,7 +45,7 @@ notes = sa.Table(
     sa.Column("name", sa.String(255), primary_key=True),
     sa.Column("value", sa.Text, nullable=False),  # JSON
 )
-# What each trained network made of each test image (`senet_lab.outputs`).
+# Each trained network's outputs for the test images (`senet_lab.outputs`).
 outputs = sa.Table(
     "outputs",
     TABLES,

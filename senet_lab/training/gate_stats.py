@@ -197,7 +197,7 @@ class GateStatistics:
     Attributes:
         gates: one line a block, channel and class (or ALL): block, stage, channel, class, mean, sd, images, high and
             low (shares of the images whose gate is above 0.95, below 0.05); for ALL also within and between
-            (variances, see `components`).
+            (see `variance_components`).
         blocks: one line a block: block, stage, module (its path), squeeze, excitation, stage_se_params (weights of the
             SE of its stage), params (weights of the network).
     """
@@ -277,7 +277,7 @@ def first_of_classes(y_B: Tensor, missing: dict[int, int]) -> tuple[Tensor, Tens
 
 
 def block_frame(blocks: Sequence[MeasuredBlock], net: nn.Module) -> pd.DataFrame:
-    """What blocks of a network are, a line each (`Measured.blocks`)."""
+    """The facts of each block, a line each (`GateStatistics.blocks`)."""
     return pd.DataFrame(
         {
             "block": [shown.name for shown in blocks],
