@@ -26,7 +26,7 @@ OFF = (None, False, "off")  # levels of `se.reduction` and of `se` without SE
 NO_SE = "no SE"
 VARY, LEVELS = "vary", "levels"  # words
 ALONG = {  # factor → what its levels may have of their own
-    "backbone": ("init", "recipe", "stride", "data.size", "data.resize", "data.cutout"),
+    "backbone": ("init", "recipe", "stride", "data.size", "data.test_size", "data.resize", "data.cutout"),
     "se.kind": ("se.args",),
     "recipe.optimizer": ("recipe.optimizer_args", "recipe.lr", "recipe.momentum", "recipe.weight_decay"),
     "data.policy": ("data.policy_args",),

@@ -61,6 +61,7 @@ LEVELS = {
     "recipe.mixup": "0,0.2",
     "recipe.cutmix": "0,1",
     "data.size": "8,12",
+    "data.test_size": "0,12",
     "data.policy": "none,randaugment",
     "data.erasing": "0,0.1",
     "training.precision": "32-true,bf16-mixed",

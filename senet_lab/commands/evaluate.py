@@ -1,8 +1,8 @@
 """trained or pretrained networks on the test images of a data set, compared image by image
 
 Tests networks by one protocol: the centre of each image, ten crops (data.crops=10), several scales (data.scales=[…]),
-at any data.size, whatever the size of the training. Errors have intervals over images. What each network made of each
-image is kept (outputs.npz), and a later call takes that file in place of a network.
+at any data.test_size, whatever the size of the training. Errors have intervals over images. What each network made of
+each image is kept (outputs.npz), and a later call takes that file in place of a network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from senet_lab.commands import path
 
 EXAMPLES = (
     "evaluate NET.ckpt data=folder data.root=DIR data.crops=10",
-    "evaluate timm:resnet50 timm:seresnet50 data=folder data.root=DIR data.size=320   paired, image by image",
+    "evaluate timm:resnet50 timm:seresnet50 data=folder data.root=DIR data.test_size=320   paired, image by image",
 )
 
 
@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="network|word",
         help="checkpoints, ids of trials of training.keep=last, timm:NAME, torchvision:NAME, or an outputs.npz; the "
-        "first is what the others are compared with. Words (data=NAME data.root=DIR data.size=320 …) name the images",
+        "first is what the others are compared with. Words name the images (data=NAME data.root=DIR "
+        "data.test_size=320 …)",
     )
     parser.add_argument("--weights", type=path, help="file of the weights of the timm or torchvision network")
     parser.add_argument("--results", type=path, help="where trials were trained (results/local)")

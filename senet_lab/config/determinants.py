@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from senet_lab.config.keys import RUN, STUDY, key
@@ -138,6 +138,12 @@ class Data:
         "they have (not for `folder`)",
         bounds=(0, 10_000),
     )
+    test_size: int = key(
+        0,
+        "likewise of the images that it is validated and tested on; 0 is `size`. A network that was trained at 224 may "
+        "well be tested at 320 (section 5.1)",
+        bounds=(0, 10_000),
+    )
     resize: int = key(
         0,
         "short side that test images are resized to before the centre crop, in pixels (`folder` only); 0 takes the "
@@ -205,3 +211,8 @@ class Data:
         bounds=(0, 1_000),
         decides=RUN,
     )
+
+    @property
+    def tested(self) -> Data:
+        """The images as they are validated and tested on, by the one word `size`."""
+        return replace(self, size=self.test_size or self.size, test_size=0)

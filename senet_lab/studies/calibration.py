@@ -85,19 +85,20 @@ def decoding(data: Data, feed: str, facts: DataFacts, cores: float, seconds: flo
         seconds: to spend.
     """
     here = replace(data, workers=0)
+    shown = here.tested
     train, test = facts.samples
-    tested = FolderFeed(test, here).test_batches(1)
+    tested = FolderFeed(test, shown).test_batches(1)
     if feed != "memory":
-        feeds = [FolderFeed(train, here).batches(1, seed=0), FolderFeed(train, here).batches(1), tested]
+        feeds = [FolderFeed(train, here).batches(1, seed=0), FolderFeed(train, shown).batches(1), tested]
         return Decoding(*(seconds_an_image(images, seconds / 3) for images in feeds))
-    held = [(train, facts.train, True), (train, facts.validation, False), (test, facts.test, False)]
+    held = [(train, facts.train, here), (train, facts.validation, shown), (test, facts.test, shown)]
     again = 0.0
     if views_of(data):
         held.pop()  # the test reads its files
         again = seconds_an_image(tested, seconds / 3)
     once = sum(
-        count * seconds_an_image((memory.decode(file, here, training) for file in split_files(files)), seconds / 3)
-        for files, count, training in held
+        count * seconds_an_image((memory.decode(file, seen, seen is here) for file in split_files(files)), seconds / 3)
+        for files, count, seen in held
     )
     return Decoding(test=again, once=once / min(max(1, data.workers), cores))
 

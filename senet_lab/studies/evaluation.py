@@ -115,10 +115,10 @@ def tested(arguments: argparse.Namespace, name: str, words: Sequence[str], chose
     data = chosen.config.data
     if data.name == "folder":
         own = {field: getattr(reading, field) for field in READING}
-        if any(field in fields_of(words, data) for field in ("size", "scales")):
+        if any(field in fields_of(words, data) for field in ("size", "test_size", "scales")):
             own.pop("resize")  # belongs to the network's own size
         data = replace(data, **own | fields_of(words, data))
-    data = images.resolve_data(data)
+    data = images.resolve_data(data).tested
     if isinstance(network.module, SENet):
         checkpoints.check_fit(network.module, data)
     images.check_files(data)

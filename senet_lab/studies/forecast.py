@@ -21,7 +21,15 @@ from senet_lab.training.transforms import views_of
 
 EPOCH_SECONDS, STEP_SECONDS = 0.03, 0.002  # of overhead, measured with a ResNet-8 on the digits, on a CPU of 2026
 # What decides how long an image takes to be read → what it was before there was a choice.
-READING: dict[str, Any] = {"test_share": 0.0, "augment": "none", "resize": 0, "crops": 1, "scales": [], "workers": 0}
+READING: dict[str, Any] = {
+    "test_size": 0,
+    "test_share": 0.0,
+    "augment": "none",
+    "resize": 0,
+    "crops": 1,
+    "scales": [],
+    "workers": 0,
+}
 RECENT = 200  # records whose times are looked at; a store may hold many thousands
 # Share of its epochs, and seconds, after which each of the first trials says how long all will take: a machine that is
 # shared with others changes its speed by a third from one second to the next.
@@ -111,11 +119,11 @@ def trial_seconds(cell: Cell, facts: DataFacts, rate: float, decoding: Decoding,
             without any it does one after the other.
     """
     data, epochs, loaders = cell.spec.data, cell.spec.recipe.epochs, cell.spec.data.workers
-    total = 0.0
+    total, area = 0.0, (data.tested.size / data.size) ** 2  # multiply-adds go with it
     for images, passes, each in (
         (facts.train * epochs, PASSES_TRAINING, decoding.train),
-        (facts.validation * epochs, 1, decoding.validation),
-        (facts.test, views_of(data) or 1, decoding.test),
+        (facts.validation * epochs, area, decoding.validation),
+        (facts.test, area * (views_of(data) or 1), decoding.test),
     ):
         computing = cell.row.cost.macs * passes * images / rate
         reading = images * each / cell.spec.devices

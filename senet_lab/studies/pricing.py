@@ -33,7 +33,7 @@ PAPER = SE()  # r = 16, average pool, sigmoid, standard, all stages: the design 
 
 
 # Factors of a search beside SE's: what else determines a training, but for the images, which designs share.
-OTHERS = ("recipe.", "data.augment", "data.cutout", "data.size", "stride", "backbone", "training.")
+OTHERS = ("recipe.", "data.augment", "data.cutout", "data.size", "data.test_size", "stride", "backbone", "training.")
 Key = tuple[int, Candidate, Level]  # of a part: stage, words of SE, reduction
 
 

@@ -92,7 +92,7 @@ class Row:
             weights=self.weights,
             se=self.se,
             hidden=self.hidden,
-            data=self.config.data,
+            data=self.config.data if self.config.data.test_size != self.config.data.size else self.config.data.tested,
             identity=facts.identity,
             classes=len(facts.classes),
             channels=facts.channels,
@@ -237,6 +237,9 @@ def build_row(variant: Variant, study: Study | None, facts: DataFacts, in_paper:
             config.backbone, config.se if ratios else None, len(facts.classes), facts.channels, config.data.size
         )
         check_parts(net, config.training.freeze, config.recipe.lr_parts)
+        if config.data.tested.size != config.data.size:
+            input_size = (facts.channels, config.data.tested.size, config.data.tested.size)
+            row_cost(net, config.backbone, input_size)  # an error where it does not take images of that size
     except AssertionError:
         raise  # of the lab's own
     except Exception as error:  # whatever a network of the user's own, or one too deep for its images, makes of it

@@ -122,7 +122,7 @@ class TrainedNetwork:
             logits_BK: Tensor = self.module(x) if x.ndim == 4 else self.module.over_views(x)
         except torch.OutOfMemoryError as error:
             raise RunError(f"the memory does not suffice for {len(x)} images at once") from error
-        except RuntimeError as error:  # torch's words for a map that has become smaller than its kernel, and the like
+        except (RuntimeError, AssertionError) as error:  # of a map that is smaller than its kernel, of a fixed size
             raise UserError(
                 f"the network cannot take images of {x.shape[-1]} pixels (data.size): {first_line(error)}"
             ) from error
@@ -142,7 +142,7 @@ def load_trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Co
     named = names_data(words)
     description = checkpoints.description(module, path)
     if description and not named:
-        reading = replace(description.reading, **fields_of(words, chosen.config.data))
+        reading = replace(description.reading, **fields_of(words, chosen.config.data)).tested
         images.check_data(reading)
         described = Description(reading, description.classes)
         checkpoints.check_description(module, described, "what is said of its data")
@@ -157,6 +157,6 @@ def load_trained(arguments: argparse.Namespace, words: Sequence[str], chosen: Co
         if named:
             raise
         names = None  # its data set is no longer where it was
-    described = Description(in_files(data), names)
+    described = Description(in_files(data.tested), names)
     checkpoints.check_description(module, described, data.name)
     return TrainedNetwork(path, module, described)

@@ -23,7 +23,18 @@ from senet_lab.reports import paper
 from senet_lab.reports.cells import clean_text
 
 # Keys that may differ between comparisons of one table. All others are the same for the whole study.
-OWN = ("backbone", "stride", "init", "se", "recipe", "data.size", "data.resize", "data.augment", "data.cutout")
+OWN = (
+    "backbone",
+    "stride",
+    "init",
+    "se",
+    "recipe",
+    "data.size",
+    "data.test_size",
+    "data.resize",
+    "data.augment",
+    "data.cutout",
+)
 ROW_WORDS = ("paper", "baseline", "if_present")  # what a row says of itself, beside its overrides
 
 

@@ -36,7 +36,7 @@ class Description:
 
 def describe(data: Data, known: images.DataFacts | images.Splits) -> dict[str, Any]:
     """The description of a network that is trained on `data`, as plain values for its checkpoint."""
-    reading = asdict(in_files(data))
+    reading = asdict(in_files(data.tested))
     return {**{name: reading[name] for name in READING}, "classes": images.names_of(data, known)}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -130,21 +130,30 @@ def load_splits(data: Data, feed: str = "files", device: str = "cpu", identity: 
     if identity and index.identity != identity:
         raise RunError(f"data.root={data.root}: the images have changed since the study began; start it again")
     train, test = index.read()
-    feeds: list[Any]
+    shown, validated = data.tested, train
     if isinstance(train, Pixels):
         train, test = at_size(train, test, data.size, index.identity)
+        validated = train
+        if shown.size != data.size:
+            again = source_of(data.name).index(replace(data, size=shown.size)).read()
+            validated, test = at_size(*again, shown.size, index.identity)
     kept = split_indices(data, train.labels, test.labels)
-    split = [images.take(places) for images, places in zip((train, train, test), kept, strict=True)]
-    if isinstance(train, Pixels):
-        feeds = [TensorFeed(torch.from_numpy(x.images), torch.from_numpy(x.labels), data, device) for x in split]
-    elif feed == "memory":
-        feeds = memory.feeds(split, data, device, index.identity)
+    split = [images.take(places) for images, places in zip((train, validated, test), kept, strict=True)]
+    if feed == "memory" and not isinstance(train, Pixels):
+        feeds: list[Any] = memory.feeds(split, data, device, index.identity)
     else:
-        feeds = [FolderFeed(files, data, pinned=device == "cuda") for files in split]
+        feeds = [made(x, seen, device) for x, seen in zip(split, (data, shown, shown), strict=True)]
     return Splits(feeds[0], feeds[1], feeds[2], index.classes)
 
 
-RESIZED: dict[str, tuple[Pixels, Pixels]] = {}  # the last ones: a worker's next trial is mostly of the same
+def made(split: Pixels | Files, data: Data, device: str) -> Feed:
+    """A split in memory, or read from its files."""
+    if isinstance(split, Files):
+        return FolderFeed(split, data, pinned=device == "cuda")
+    return TensorFeed(torch.from_numpy(split.images), torch.from_numpy(split.labels), data, device)
+
+
+RESIZED: dict[str, tuple[Pixels, Pixels]] = {}  # the last two: a worker's next trial is mostly of the same
 
 
 def at_size(train: Pixels, test: Pixels, size: int, identity: str) -> tuple[Pixels, Pixels]:
@@ -153,7 +162,8 @@ def at_size(train: Pixels, test: Pixels, size: int, identity: str) -> tuple[Pixe
         return train, test
     key = f"{identity} {size}"
     if key not in RESIZED:
-        RESIZED.clear()
+        for old in [*RESIZED][:-1]:
+            del RESIZED[old]
         RESIZED[key] = train.resized(size), test.resized(size)
     return RESIZED[key]
 
@@ -186,10 +196,13 @@ def check_data(data: Data) -> None:
         raise UserError(f"data.crops: {data.crops} is neither 1 nor 10")
     if not own and (data.crops != 1 or data.scales):
         raise UserError(f"data.crops, data.scales: the images of {data.name} are tested whole; these are for folder")
-    if min(data.scales, default=data.size) < data.size:
-        raise UserError(f"data.scales: {min(data.scales)} is less than data.size={data.size}, which is cut out of it")
-    if own and 0 < data.resize < data.size:
-        raise UserError(f"data.resize={data.resize} is less than data.size={data.size}, which is cut out of it")
+    if min(data.scales, default=data.tested.size) < data.tested.size:
+        raise UserError(
+            f"data.scales: {min(data.scales)} is less than {size_word(data.tested.size, data)}, which is cut out of it"
+        )
+    if own and 0 < data.resize < max(data.size, data.tested.size):
+        largest = size_word(max(data.size, data.tested.size), data)
+        raise UserError(f"data.resize={data.resize} is less than {largest}, which is cut out of it")
     if data.args is not None and not (named and isinstance(data.args, dict)):
         raise UserError(
             f"data.args={data.args}: these are a mapping such as {{split: letters}}, and for torchvision:CLASS and "
@@ -212,3 +225,8 @@ def check_data(data: Data) -> None:
         value = getattr(data, key)
         if value is not None and value < 1:
             raise UserError(f"data.{key}: {value} is not a number of images of at least 1")
+
+
+def size_word(size: int, data: Data) -> str:
+    """One of the two sizes as it is typed."""
+    return f"data.size={size}" if size == data.size else f"data.test_size={size}"

@@ -36,7 +36,9 @@ class Read:
     shared: int  # how many of the test images are training images, too
 
 
-HELD: dict[str, Read] = {}  # the last data set that this process has read: its next trial is mostly of the same
+# The last data set that this process has read (at both sizes, where it is tested at another one): its next trial is
+# mostly of the same.
+HELD: dict[str, Read] = {}
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Named(Source):
         """The images, read once in a process, or `anew`."""
         key = f"{data.name} {data.root} {data.args} {data.size} {data.test_share}"
         if anew or key not in HELD:
-            HELD.clear()
+            for old in [*HELD][: -1 if data.test_size else None]:
+                del HELD[old]
             HELD[key] = self.read(data)
         return HELD[key]
 

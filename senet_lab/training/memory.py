@@ -43,13 +43,14 @@ def feeds(splits: Sequence[Files], data: Data, device: str, identity: str) -> li
         RunError: an image that cannot be read, or that has changed, by name.
     """
     train, validation, test = splits
+    shown = data.tested
     key = f"{identity} {device} {data}"
     if key not in DECODED:
         DECODED.clear()
         DECODED[key] = [
             decoded_feed(train, data, True, device),
-            decoded_feed(validation, data, False, device),
-            FolderFeed(test, data, device == "cuda") if views_of(data) else decoded_feed(test, data, False, device),
+            decoded_feed(validation, shown, False, device),
+            FolderFeed(test, shown, device == "cuda") if views_of(data) else decoded_feed(test, shown, False, device),
         ]
     return DECODED[key]
 
@@ -97,11 +98,10 @@ def size_in_memory(data: Data) -> int:
     if repr(data) not in SIZES:
         train, test, _ = list_folder(data)
         trained, *others = split_counts(data, len(train), len(test))
-        each = data.size**2
-        kept = (
-            size_of_whole(train.paths, SPARE * data.size) or each if keeps_whole_images(data, training=True) else each
-        )
-        SIZES[repr(data)] = channels_of(data) * (trained * kept + sum(others) * each)
+        kept = data.size**2
+        if keeps_whole_images(data, training=True):
+            kept = size_of_whole(train.paths, SPARE * data.size) or kept
+        SIZES[repr(data)] = channels_of(data) * (trained * kept + sum(others) * data.tested.size**2)
     return SIZES[repr(data)]
 
 
