@@ -162,20 +162,42 @@ def definition(thing: Any) -> str:
     Raises:
         UserError: where it was not typed as such a definition.
     """
-    codes = [thing.__code__] if isinstance(thing, types.FunctionType) else []
-    codes += [each.__code__ for each in vars(thing).values() if isinstance(each, types.FunctionType)]
-    for file in dict.fromkeys(code.co_filename for code in codes):
-        text = "".join(linecache.getlines(file))
-        with_name = [
-            node
-            for node in (ast.parse(text).body if text else [])
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == thing.__name__
-        ]
-        if with_name:
-            node = with_name[-1]
+    for text in sources(thing):
+        binding = [node for node in statements(text) if thing.__name__ in bound_names(node)]
+        if binding:
+            node = binding[-1]
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                break  # the name is of something that was made otherwise
             first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
             return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
     raise UserError(f"{thing.__name__}: its source is not at hand; define it with def or class in a file or a notebook")
+
+
+def sources(thing: Any) -> Iterator[str]:
+    """The texts in which a function or class may be defined: those that its functions are from; then, because a class
+    without a function of its own does not say where it is from, the script, or a notebook's cells from the last one."""
+    codes = [thing.__code__] if isinstance(thing, types.FunctionType) else []
+    codes += [each.__code__ for each in vars(thing).values() if isinstance(each, types.FunctionType)]
+    main = vars(sys.modules["__main__"])
+    files = [*(code.co_filename for code in codes), *filter(None, [main.get("__file__")])]
+    for file in dict.fromkeys(files):
+        yield "".join(linecache.getlines(file))
+    yield from reversed(main.get("In", []))  # IPython's, as Python runs them
+
+
+def statements(text: str) -> list[ast.stmt]:
+    """The statements of a text; none of a cell that Python has refused."""
+    try:
+        return ast.parse(text).body
+    except SyntaxError:
+        return []
+
+
+def bound_names(node: ast.stmt) -> set[str]:
+    """The names that a statement gives to something."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return {node.name}
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
 
 
 def names_of(text: str) -> set[str]:
