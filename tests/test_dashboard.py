@@ -70,7 +70,8 @@ def written(finished: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     to = tmp_path_factory.mktemp("written")
     done = command(finished.folder, "tiny", *WORDS[1:], "--to", str(to))
     assert (done.code, done.err) == (0, ""), done
-    assert done.out == f"written: {to}/ (dashboard.json, report.json)\n{NO_KEY}\n"
+    title = "A small study: resnet8 on digits-subset 200, recipe quick-epochs 8"
+    assert done.out == f"{title}: W&B workspace and report written to {to}/ (dashboard.json, report.json); {NO_KEY}\n"
     return {name: (to / name).read_bytes() for name in FILES}
 
 
@@ -229,13 +230,15 @@ def test_saved_once_under_its_address(finished: Lab, written: dict[str, bytes], 
         done = inside(finished.folder, FOLDER, "--to", str(tmp_path), **server.environment)
         assert (done.code, done.err) == (0, ""), done
         assert len(server.views) == 2
-        for view, name, line in zip(server.views.values(), FILES, done.out.splitlines()[1:], strict=True):
+        assert one_line(done.out, f"written to {tmp_path}/ (dashboard.json, report.json); saved: ")
+        addresses = done.out.rpartition(" saved: ")[2].split(" and ")
+        for view, name, address in zip(server.views.values(), FILES, addresses, strict=True):
             file = json.loads(written[name])
             assert json.loads(view["spec"]) == file["spec"]
             sent = {key: view[key] for key in file}
             assert sent == {**file, "entityName": "someone", "spec": view["spec"]}
             known = view["id"] if name == "report.json" else view["name"].removeprefix("nw-").removesuffix("-v")
-            assert re.fullmatch(rf"saved: {server.url}/someone/senet_lab[/?][\w/=?-]*{known}", line)
+            assert re.fullmatch(rf"{server.url}/someone/senet_lab[/?][\w/=?-]*{known}\n?", address)
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == written
     assert server.requests.count("CreateProject") == 1
 

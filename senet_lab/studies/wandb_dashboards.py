@@ -75,16 +75,14 @@ def make_dashboards(arguments: argparse.Namespace) -> None:
     entity, project = wandb_client.entity_and_project()
     views = {name: build(shown, entity, project) for name, build in FILES.items()}
     replace_all(folder, {name: wandb_views.view_json(view) for name, view in views.items()})
-    print(f"written: {folder}/ ({', '.join(views)})")
+    saved = f"not saved: there is no W&B key; {wandb_client.HOW_TO_LOG_IN}, and the same command saves it"
     if wandb_client.wandb_mode("online") == "off":
-        print("not saved: WANDB_MODE=disabled switches W&B off")
-        return
-    otherwise = f"{folder}/ holds what would be saved"
-    addresses = in_subprocess("W&B", SAVING_SECONDS, save_all, list(views.values()), otherwise)
-    if not addresses:
-        print(f"not saved: there is no W&B key; {wandb_client.HOW_TO_LOG_IN}, and the same command saves it")
-    for address in addresses:
-        print(f"saved: {address}")
+        saved = "not saved: WANDB_MODE=disabled switches W&B off"
+    else:
+        otherwise = f"{folder}/ holds what would be saved"
+        addresses = in_subprocess("W&B", SAVING_SECONDS, save_all, list(views.values()), otherwise)
+        saved = f"saved: {' and '.join(addresses)}" if addresses else saved
+    print(f"{shown.title('')}: W&B workspace and report written to {folder}/ ({', '.join(views)}); {saved}")
 
 
 def check_installed() -> None:
