@@ -308,6 +308,20 @@ def test_a_phone_scrolls_tables_only(tab: sync_api.Page) -> None:
     assert tip["x"] + tip["width"] <= 390
 
 
+@pytest.mark.parametrize("tab", [{"color_scheme": scheme} for scheme in ("light", "dark")], indirect=True)
+def test_axe_finds_nothing(tab: sync_api.Page) -> None:
+    """axe-core, with every column, explanation and plot shown."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    tab.get_by_role("button", name="All columns").click()
+    tab.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    for moment in ("beforeprint", "afterprint"):
+        tab.evaluate(f"dispatchEvent(new Event('{moment}'))")  # so that all plots are drawn
+    found = axe.Axe().run(tab).response
+    assert len(found["passes"]) > 20
+    broken = [(each["id"], each["impact"], node["html"]) for each in found["violations"] for node in each["nodes"]]
+    assert broken == []
+
+
 @pytest.mark.parametrize("tab", [{"java_script_enabled": False}], indirect=True)
 def test_tables_need_no_script(tab: sync_api.Page) -> None:
     assert tab.locator("article.study table").count() == 4
