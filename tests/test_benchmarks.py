@@ -29,6 +29,7 @@ from benchmarks import (
     overhead,
     recipe,
     reliability,
+    report,
     se_cost,
     study,
     train,
@@ -37,6 +38,7 @@ from benchmarks import (
 from benchmarks.postgres import BINARIES
 from senet_lab import models, outputs
 from senet_lab.config import RunError
+from senet_lab.reports import page, results
 from senet_lab.reports.sequential import WORDS, Looks
 from senet_lab.reports.statistics import holm
 from senet_lab.studies.store import Store
@@ -92,6 +94,23 @@ def test_the_bookkeeping_that_is_timed_has_the_outputs_in_it(tmp_path: Path) -> 
     assert [len(each.right) for each in written.values()] == [899] * 12
     kept = Store(f"sqlite:///{tmp_path}/lab.db").outputs(written)
     assert kept == {trial_id: each.packed() for trial_id, each in written.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not report.CHROMIUM.exists(), reason="there is no Chromium")
+def test_report(tmp_path: Path) -> None:
+    taken = {line["what"]: float(line["value"]) for line in check("report", tmp_path, report.main)}
+    assert taken.keys() == report.GOALS.keys()
+    assert 0 < taken["first paint"] < taken["list and first plot"] < taken["usable"]
+
+
+@pytest.mark.slow
+def test_a_thousand_trainings_are_a_page_of_five_megabytes_at_most(tmp_path: Path) -> None:
+    for number in range(48):
+        report.make_up(tmp_path, number)
+    studies = results.finished_studies([tmp_path])
+    assert sum(len(study.trials) for study in studies) >= report.TRIALS
+    assert len(page.render_page(studies)) <= 5e6
 
 
 @pytest.mark.slow
