@@ -1,10 +1,11 @@
-"""The README shows what the published results say, and names what there is."""
+"""The README says what the published results say; the page of studies names every choice that there is."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from senet_lab import models
@@ -14,34 +15,37 @@ from senet_lab.models.slots import POSITIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-SHOWN = ("row", "paper top-1 %", "recomputed params M", "our error %", "Δ [95%]", "verdict")
+STUDIES = (ROOT / "docs/studies.md").read_text()
 
 
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|\n").split("|")]
+def published(study: str) -> pd.DataFrame:
+    return pd.read_csv(ROOT / f"results/digits/resnet8-quick/{study}/table.csv", index_col=0)
 
 
-def test_the_table_is_the_published_one() -> None:
-    lines = (ROOT / "results/digits/resnet8-quick/ratio/table.md").read_text().splitlines()
-    table = [cells(line) for line in lines if line.startswith("| ")]
-    columns = [table[0].index(name) for name in SHOWN]
-    for row in [table[0], *table[2:]]:
-        assert f"| {' | '.join(row[column] for column in columns)} |" in README
+def test_what_was_found_is_what_is_published() -> None:
+    """Each sentence, by the tables: which gates are worse and by how much, and that all else is equivalent."""
+    gates = published("excitation")
+    for row, verdict in (("ReLU", "worse"), ("softmax", "worse"), ("tanh", "worse on these images")):
+        assert gates.verdict[row] == verdict
+        assert re.search(rf"{row}[^.]*?\(\+{gates.delta[row]:.2f}\b", README)
+    for study in ("ratio", "position", "conv3x3", "squeeze", "stages", "nosqueeze"):
+        assert sorted(set(published(study).verdict)) == ["baseline", "equivalent within ±0.5"], study
+    assert {"r = 2", "r = 32", "no SE"} <= {*published("ratio").index}
 
 
 @pytest.mark.parametrize("word", [*SQUEEZES, *EXCITATIONS, *POSITIONS])
 def test_choices_are_named(word: str) -> None:
-    assert f"`{word}`" in README
+    assert f"`{word}`" in STUDIES
 
 
 @pytest.mark.parametrize("group", ["ablation", "data", "recipe"])
 def test_files_are_named(group: str) -> None:
-    assert [name for name in choices(group) if f"`{name}`" not in README] == []
+    assert [name for name in choices(group) if f"`{name}`" not in STUDIES] == []
 
 
 def test_backbones_are_named() -> None:
     """Families are abbreviated: `resnet8 20 32` names three."""
-    (line,) = [line for line in README.splitlines() if line.startswith("| `backbone` |")]
+    (line,) = [line for line in STUDIES.splitlines() if line.startswith("| `backbone` |")]
     named = set()
     for family in re.findall(r"`([^`]+)`", line.split("|")[2]):
         first, *others = family.split()
@@ -51,5 +55,6 @@ def test_backbones_are_named() -> None:
 
 
 def test_links_and_files_are_there() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+    for target in re.findall(r'\]\(([^)]+)\)|(?:src|srcset)="([^"]+)"', README):
+        (name,) = filter(None, target)
+        assert name.startswith("https://") or (ROOT / name).exists(), name
