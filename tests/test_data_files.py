@@ -170,15 +170,14 @@ class Payload:
         return run_code, ()
 
 
-@pytest.fixture(params=sorted(CIFAR))
-def cifar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
-    """A small CIFAR of made-up images, whose checksums torchvision is told."""
-    source = CIFAR[request.param].dataset_class
-    key = "labels" if request.param == "cifar10" else "fine_labels"
+def write_cifar(root: Path, name: str, patch: pytest.MonkeyPatch) -> None:
+    """Write a small CIFAR of made-up images, whose checksums torchvision is told."""
+    source = CIFAR[name].dataset_class
+    key = "labels" if name == "cifar10" else "fine_labels"
     chance = np.random.RandomState(0)
 
     def write(name: str, value: dict[str, Any]) -> str:
-        path = tmp_path / source.base_folder / name
+        path = root / source.base_folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(pickle.dumps(value))
         return hashlib.md5(path.read_bytes()).hexdigest()
@@ -188,12 +187,15 @@ def cifar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         return [name, write(name, {"data": pixels, key: [*map(int, chance.randint(0, 10, PER_FILE))]})]
 
     for files in ("train_list", "test_list"):
-        monkeypatch.setattr(source, files, [write_images(name) for name, _ in getattr(source, files)])
+        patch.setattr(source, files, [write_images(name) for name, _ in getattr(source, files)])
     meta = dict(source.meta)
-    meta["md5"] = write(
-        meta["filename"], {meta["key"]: [f"class {label}" for label in range(CIFAR[request.param].classes)]}
-    )
-    monkeypatch.setattr(source, "meta", meta)
+    meta["md5"] = write(meta["filename"], {meta["key"]: [f"class {label}" for label in range(CIFAR[name].classes)]})
+    patch.setattr(source, "meta", meta)
+
+
+@pytest.fixture(params=sorted(CIFAR))
+def cifar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
+    write_cifar(tmp_path, request.param, monkeypatch)
     return Data(name=request.param, root=str(tmp_path), size=32, augment="cifar", validation=0.25)
 
 

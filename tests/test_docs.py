@@ -6,21 +6,46 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import senet_lab as lab
-from senet_lab.__main__ import parser
+from senet_lab import run
+from senet_lab.__main__ import main, parser
 from senet_lab.compose import compose_all
 from senet_lab.help import list_keys
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in ROOT.glob("docs/*.md") if path.stem != "architecture")  # its walks have their own test
-RUN = "python -m senet_lab.run "
+READ = [*PAGES, ROOT / "README.md"]
+RUN = ["python", "-m", "senet_lab.run"]
 HERE = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+
+# How commands are run here: in little, in one folder, and as a plan where images or a cluster are elsewhere.
+SMALL = {"recipe.epochs": "1", "data.subset": "60", "executor.workers": "1", "tracking": "off"}
+SMALLER = {
+    "seeds=settle": {"settle.max": "3"},
+    "search=": {"search.trials": "3"},
+    "search.rungs=": {"search.rungs": "[1,2]", "recipe.epochs": "3"},
+}
+ELSEWHERE = {
+    "/data": "data",
+    "/nfs/lab": "shared",
+    "postgresql+psycopg://user@host/lab": "sqlite:///shared.db",
+    "executor.address=auto": "plan=true",
+    "data.download=true": "plan=true",
+}
+NOT_RUN = (
+    *("timm:resnet50", "timm:legacy_senet154"),  # pretrained weights, of which there is no plan
+    *("benchmarks.", "make chaos", "make test"),  # have tests of their own, or are the tests
+)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -28,9 +53,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """The lines of a page that a shell would run, without their comments."""
-    lines = [line.strip() for block in blocks(page, "") for line in block.replace("\\\n", "").splitlines()]
-    return [shlex.join(shlex.split(line, comments=True)) for line in lines if line.startswith(("python -m", "make "))]
+    """The commands of a page, without their comments: what a shell would run."""
+    lines = [line for block in blocks(page, "(?:bash)?") for line in block.replace("\\\n", "").splitlines()]
+    found = [re.sub("^exec ", "", re.sub("^senet-lab run", shlex.join(RUN), line.strip())) for line in lines]
+    return [shlex.join(shlex.split(line, comments=True)) for line in found if line.startswith(("python -m", "make "))]
 
 
 def in_folder(page: Path, folder: Path) -> None:
@@ -39,63 +65,147 @@ def in_folder(page: Path, folder: Path) -> None:
         (folder / "mynets.py").write_text(blocks(page, "python")[0])
     for text in blocks(page, "yaml"):
         name = re.search("name: (.*)", text)
-        if text.startswith("# @package") and name:
-            (folder / "sweeps" / "ablation").mkdir(parents=True)
-            (folder / "sweeps" / "ablation" / f"{name[1]}.yaml").write_text(text)
+        place = folder / "sweeps" / ("ablation" if text.startswith("# @package") else "recipe")
+        place.mkdir(parents=True, exist_ok=True)
+        assert name
+        (place / f"{name[1]}.yaml").write_text(text)
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", READ, ids=lambda page: page.stem)
 def test_commands_are_understood(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     in_folder(page, tmp_path)
     targets = (ROOT / "Makefile").read_text()
     for command in commands(page):
         words = shlex.split(command)
-        if command.startswith(RUN):
+        if words[:3] == RUN:
             if "--help" not in words:
                 assert compose_all(words[3:]), command
         elif words[:3] == ["python", "-m", "senet_lab"]:
-            parser().parse_args([re.sub("^<.*|…", "file", word) for word in words[3:]])
+            parser().parse_args(words[3:])
         elif words[0] == "make":
             assert re.search(rf"^{re.sub('sweep-.*', 'sweep-%', words[1])}:", targets, re.MULTILINE), command
+    for kind, name in {(path.parent.name, path.stem) for path in tmp_path.glob("sweeps/*/*.yaml")}:
+        assert compose_all([f"{'+' * (kind == 'ablation')}{kind}={name}"])
     assert blocks(page, r"\w*"), "a page without an example"
 
 
+# ------------------------------------------------------------------------------------------------------------ are run
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of somebody who follows the pages: with the files that they tell of, data sets of a few images, two
+    trained networks and a study."""
+    import torchvision
+    from test_data_files import write_cifar
+    from test_datasets import MADE
+
+    folder = tmp_path_factory.mktemp("desk")
+    draw = np.random.RandomState(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        for page in PAGES:
+            in_folder(page, folder)
+        patch.setattr(torchvision.datasets.SVHN, "split_list", dict(torchvision.datasets.SVHN.split_list))
+        for place in (
+            "DIR/{split}/{label}",
+            "data/imagenette/{split}/{label}",
+            "data/flowers/{split}/{label}",
+            "DIR/eurosat/2750/{label}",
+            "images",
+        ):
+            for number in range(40):
+                path = folder / place.format(split=("train", "val")[number % 2], label=number // 4) / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(draw.randint(0, 256, (9, 9, 3)).astype(np.uint8)).save(path)
+        shutil.copy(folder / "images/0.png", folder / "photo.jpg")
+        for name in ("SVHN", "EMNIST"):
+            MADE[name](folder / "DIR")
+        write_cifar(folder / "data", "cifar10", patch)
+        assert run.main(run_here("python -m senet_lab.run training.keep=last seeds=2")[3:]) == 0
+        for name, path in zip(("NET", "NET2"), folder.glob("results/local/checkpoints/*.ckpt"), strict=True):
+            shutil.copy(path, folder / f"{name}.ckpt")
+        assert run.main(run_here("make sweep-ratio")[3:]) == 0
+        yield folder
+
+
+def run_here(command: str) -> list[str]:
+    """The words of a command as it is run here."""
+    if command.startswith("make "):
+        command = subprocess.check_output([*command.split(), "-n", "-o", ".venv/ready"], cwd=ROOT, text=True).strip()
+    for word, here in ELSEWHERE.items():
+        command = command.replace(word, here)
+    words = [name for word in shlex.split(command) for name in (map(str, ROOT.glob(word)) if "*" in word else [word])]
+    at_hand = not re.search(" data=(?!digits)", command) and "plan=true" not in words
+    small = dict(SMALL)
+    for word, less in SMALLER.items():
+        small |= less if word in command else {}
+    if words[2] == "senet_lab.run":
+        return [*words, "plan=true"] if not at_hand else with_keys(words, small)
+    if words[3] in ("dashboard", "table"):
+        return with_keys(words, SMALL)  # the study that is shown was small
+    return [*words, "--overwrite"] if words[3] == "export" else words
+
+
+def with_keys(words: list[str], values: dict[str, str]) -> list[str]:
+    return [word for word in words if word.split("=")[0] not in values] + [f"{k}={v}" for k, v in values.items()]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_examples_run(page: Path, tmp_path: Path) -> None:
-    """The Python of a page is run from its top to its end, and studies are planned: of all pages words are read, above,
-    and the tutorial's are run."""
-    in_folder(page, tmp_path)
+@pytest.mark.parametrize("page", READ, ids=lambda page: page.stem)
+def test_commands_run(page: Path, desk: Path) -> None:
     for command in commands(page):
-        words = shlex.split(command)
-        at_hand = not any(word.startswith("data=folder") for word in words)
-        if command.startswith(RUN) and at_hand and page.stem == "tutorial":
-            run([*words[1:], *["plan=true"][: "plan=true" not in words]], tmp_path)
-        elif words[:4] == ["python", "-m", "senet_lab", "cost"]:
-            run(words[1:], tmp_path)
-    script = "".join(blocks(page, "python"))
-    if script:
-        (tmp_path / "page.py").write_text(script)
-        run(["page.py"], tmp_path)
+        if not any(word in command for word in NOT_RUN):
+            words = run_here(command)
+            program = run.main if words[2] == "senet_lab.run" else main
+            assert program(words[3:]) == 0, shlex.join(words)
 
 
-def run(words: list[str], folder: Path) -> None:
-    done = subprocess.run([sys.executable, *words], cwd=folder, env=HERE, capture_output=True, text=True)
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in READ if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_runs(page: Path, desk: Path) -> None:
+    """The Python of a page, from its top to its end."""
+    little = 'lab.study("ratio", recipe={"epochs": 1}, data={"subset": 60}, settle={"max": 3}, tracking="off", '
+    script = "".join(blocks(page, "python")).replace('lab.study("ratio", seeds="settle", ', f'{little}seeds="settle", ')
+    assert little in script or ".run()" not in script
+    (desk / "page.py").write_text(script)
+    done = subprocess.run([sys.executable, "page.py"], cwd=desk, env=HERE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_site(tmp_path: Path) -> None:
-    """It builds strictly (every link leads somewhere), loads nothing from elsewhere, and its search finds every key."""
-    words = ["-m", "mkdocs", "build", "--strict", "-q", "--site-dir", tmp_path / "site"]
-    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=HERE, check=True)
-    pages = [path.read_text() for path in (tmp_path / "site").rglob("*.html")]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built strictly: every link leads somewhere."""
+    place = tmp_path_factory.mktemp("site")
+    words = ["-m", "mkdocs", "build", "--strict", "-q", "--site-dir", str(place)]
+    subprocess.run([sys.executable, *words], cwd=ROOT, env=HERE, check=True)
+    return place
+
+
+def test_the_site(site: Path) -> None:
+    """It loads nothing from elsewhere, and has every name of the package as a heading."""
+    pages = [path.read_text() for path in site.rglob("*.html")]
     assert len(pages) >= len(PAGES)
     loaded = re.compile(r"""<(?:script|link|img)[^>]+(?:src|href)=["'](https?:)?//""")
     assert [match[0] for page in pages for match in loaded.finditer(page)] == []
-    found = json.loads((tmp_path / "site/search/search_index.json").read_text())["docs"]
-    text = " ".join(entry["text"] for entry in found)
-    assert [key for key, _, _ in list_keys() if key not in text] == []
-    titles = " ".join(entry["title"] for entry in found)
+    titles = " ".join(entry["title"] for entry in json.loads((site / "search/search_index.json").read_text())["docs"])
     names = {*lab.__all__, "plan", "front", "gates"} - {"models"}  # a module, of which the page has some functions
     assert [name for name in names if not re.search(rf"[.>]{name}[(<]", titles)] == []
+
+
+@pytest.mark.slow
+def test_the_search_finds_every_key(site: Path) -> None:
+    """Typed into the site as it opens from its folder, without a server."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = "key => [...document.querySelectorAll('.md-search-result__article')].some(a => a.textContent.includes(key))"
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page()
+        tab.goto((site / "index.html").as_uri())
+        for key, _, _ in list_keys():
+            tab.fill(".md-search__input", key)
+            tab.press(".md-search__input", "End")
+            tab.wait_for_function(found, arg=key)
+        browser.close()
