@@ -1,6 +1,7 @@
 """The pictures of the documentation, from real runs: `make pictures`. Needs Chromium, and a few minutes.
 
 terminal.svg      a study on the terminal, 80 columns
+workspace.png     a study's W&B workspace, drawn from the file that `dashboard` writes
 page-*.png        the HTML page of the published results, light and dark
 gates.png         the gates of a trained network, class by class
 """
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import workspace
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.text import Text
@@ -24,6 +26,7 @@ from rich.text import Text
 ROOT = Path(__file__).parents[1]
 PICTURES = Path(__file__).parent / "pictures"
 STUDY = ["+ablation=excitation", "recipe.epochs=10", "tracking=off"]
+TRACKED = ["ratio", "recipe.epochs=10"]
 COLUMNS, LINES = 80, 50
 
 
@@ -63,14 +66,14 @@ def recorded(text: str, title: str) -> str:
     )  # fonts of another host
 
 
-def page(report: Path, scheme: str) -> None:
-    """The top of the HTML page as a browser shows it."""
+def screenshot(page: Path, name: str, scheme: str = "light", whole: bool = False) -> None:
+    """The top of a page as a browser shows it, or all of it."""
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         shown = browser.new_page(viewport={"width": 1200, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
-        shown.goto(report.as_uri())
+        shown.goto(page.as_uri())
         shown.wait_for_timeout(1000)
-        shown.screenshot(path=PICTURES / f"page-{scheme}.png")
+        shown.screenshot(path=PICTURES / name, full_page=whole)
         browser.close()
 
 
@@ -79,14 +82,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         text = terminal(["-m", "senet_lab.run", *STUDY], folder)
-        svg = recorded(text, f"python -m senet_lab.run {' '.join(STUDY)}")
-        (PICTURES / "terminal.svg").write_text(svg)
-        published = {
-            str(path.parents[2]) for path in ROOT.glob("results/*/*/*/trials.csv")
-        }  # not those of results/local
+        (PICTURES / "terminal.svg").write_text(recorded(text, f"python -m senet_lab.run {' '.join(STUDY)}"))
+
+        terminal(["-m", "senet_lab.run", f"+ablation={TRACKED[0]}", *TRACKED[1:]], folder)
+        terminal(["-m", "senet_lab", "dashboard", *TRACKED], folder)
+        (dashboard,) = folder.glob("results/local/*/*/*/dashboard.json")
+        (folder / "workspace.html").write_text(workspace.workspace_page(dashboard, folder / "results/local/wandb"))
+        screenshot(folder / "workspace.html", "workspace.png", whole=True)
+
+        published = {str(path.parents[2]) for path in ROOT.glob("results/*/*/*/trials.csv")}  # not results/local
         terminal(["-m", "senet_lab", "report", *sorted(published), "--to", str(folder / "report.html")], folder)
         for scheme in ("light", "dark"):
-            page(folder / "report.html", scheme)
+            screenshot(folder / "report.html", f"page-{scheme}.png", scheme)
+
         terminal(["-m", "senet_lab.run", "training.keep=last", "tracking=off"], folder)
         (weights,) = folder.glob("results/local/checkpoints/*.ckpt")
         terminal(["-m", "senet_lab", "excitation", str(weights), "--to", str(folder / "gates")], folder)

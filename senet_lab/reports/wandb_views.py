@@ -92,18 +92,25 @@ def view_json(view: Spec) -> bytes:
 
 
 def result_panels(shown: DashboardContent) -> list[Any]:
-    """Mean and spread of each row, and the study's table."""
+    """Mean and spread of each row, the figure, and the table as W&B's own, which can be sorted and filtered."""
     import wandb_workspaces.reports.v2.interface as wr
 
     key, words = ERROR
     bars = wr.BarPlot(
         title=f"{words}: mean, standard deviation", metrics=[key], title_x=words, **group_arguments(shown)
     )
-    return [bars, wr.MarkdownPanel(markdown=table_text(shown)), *of_table_run()]
+    return [bars, *of_table_run()]
+
+
+def verdict_panels(shown: DashboardContent) -> list[Any]:
+    """The study's table with its verdicts."""
+    import wandb_workspaces.reports.v2.interface as wr
+
+    return [wr.MarkdownPanel(markdown=table_text(shown))]
 
 
 def of_table_run() -> list[Any]:
-    """The table as W&B's own, which can be sorted and filtered, and the figure."""
+    """What the study's own run holds."""
     import wandb_workspaces.reports.v2.interface as wr
 
     return [wr.MediaBrowser(title="figure", media_keys=["figure"]), wr.WeavePanelSummaryTable(table_name="table")]
@@ -176,12 +183,14 @@ def panel_grid(panels: Sequence[Any], place: str, columns: int) -> list[Any]:
 
 
 def workspace(shown: DashboardContent, entity: str, project: str) -> Spec:
-    """The workspace: a section each for results, costs, learning curves and factors."""
+    """The workspace: a section each for verdicts, results, costs, learning curves and factors; those whose panels are
+    wide have one column."""
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 
     name = stable_id(f"workspace {shown.folder}")
     contents = {
+        "Verdicts": verdict_panels(shown),
         "Results": result_panels(shown),
         "Error against cost": cost_panels(),
         "Learning curves": curve_panels(shown),
@@ -189,7 +198,7 @@ def workspace(shown: DashboardContent, entity: str, project: str) -> Spec:
     }
     sections = []
     for title, panels in contents.items():
-        columns = 1 if title == "Factors" else 2
+        columns = 1 if title in ("Verdicts", "Factors") else 2
         section = ws.Section(
             name=title,
             panels=panel_grid(panels, f"{name}/{title}", columns),
