@@ -42,9 +42,21 @@ def test_a_trial_is_tested_as_it_was(kept: Kept, tmp_path: Path, capsys: pytest.
     written = table.read_text()
     table.write_text(written.replace(line["data"], "digits of another hand"))
     assert "not tested on the same images" in refused(capsys, *again, "data=digits")
-    table.unlink()  # as of a study
-    assert main([*again, "data=digits", "--to", str(tmp_path / "b")]) == 0
-    assert "not recorded which images" in capsys.readouterr().out
+    for earlier in (written.replace(line["protocol"], ""), None):  # of an earlier version; of a study
+        table.write_text(earlier) if earlier else table.unlink()
+        assert main([*again, "data=digits", "--to", str(tmp_path / "b")]) == 0
+        assert "not recorded which images" in capsys.readouterr().out
+
+
+def test_another_protocol_is_no_comparison(kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of outputs that were kept, and of two networks of which each would be tested in its own way."""
+    once = ["evaluate", str(kept.checkpoint), "data=digits", "data.test_size=12", "--to", str(tmp_path / "a")]
+    assert main(once) == 0
+    assert "899 test images, whole images of 12 pixels; 95%" in capsys.readouterr().out
+    said = refused(capsys, "evaluate", str(tmp_path / "a/outputs.npz"), str(kept.checkpoint), "data=digits")
+    assert (
+        f"{kept.checkpoint} is tested on whole images of 8 pixels, and {kept.checkpoint} on whole images of 12" in said
+    )
 
 
 def test_ten_crops_of_a_file_that_timm_wrote(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +84,11 @@ def test_ten_crops_of_a_file_that_timm_wrote(tree: Path, tmp_path: Path, capsys:
         expected.append(float(-p_K[label].log()))
     found = outputs.read_file(tmp_path / "out/outputs.npz")["timm:resnet10t"]
     assert found.loss == pytest.approx(expected, rel=2e-3)
+    centre = ["evaluate", str(tmp_path / "out/outputs.npz"), *sized[1:], "data.crops=1", "data.test_size=32"]
+    said = refused(capsys, *centre)
+    assert (
+        "is tested on the centre of 32 pixels, from 64, and timm:resnet10t on ten crops of 64 pixels, from 64" in said
+    )
 
 
 @pytest.mark.parametrize(

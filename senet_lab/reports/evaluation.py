@@ -31,6 +31,7 @@ class Evaluated:
         wrong5: whether none of its first five guesses was right, (N,); None where a file of outputs does not say.
         size: side of the input, in pixels; None likewise.
         data: what the images are (`DataFacts.identity`); empty likewise.
+        protocol: which part of an image it saw (`transforms.protocol_text`); empty likewise.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Evaluated:
     wrong5: np.ndarray[tuple[int], np.dtype[np.bool_]] | None = None
     size: int | None = None
     data: str = ""
+    protocol: str = ""
 
 
 def mean_and_half(outcomes_N: ArrayLike, counted: bool = True) -> tuple[float, float]:
@@ -53,7 +55,7 @@ def evaluation_lines(networks: Sequence[Evaluated]) -> list[dict[str, str]]:
     first = 100.0 * ~networks[0].outputs.right
     for place, each in enumerate(networks):
         wrong = 100.0 * ~each.outputs.right
-        line = {"network": each.name, "images": str(len(wrong)), "data": each.data}
+        line = {"network": each.name, "images": str(len(wrong)), "data": each.data, "protocol": each.protocol}
         line |= _cells("top1_error", *mean_and_half(wrong))
         line |= {} if each.wrong5 is None else _cells("top5_error", *mean_and_half(100.0 * each.wrong5))
         line |= _cells("loss", *mean_and_half(each.outputs.loss, counted=False))
@@ -80,10 +82,12 @@ def print_evaluation(networks: Sequence[Evaluated], console: Console) -> None:
         table.add_row(line["network"], *cells)
     console.print(table)
     paired = f"; Δ to {networks[0].name}, paired by image" if len(networks) > 1 else ""
-    console.print(f"{lines[0]['images']} test images, 95% intervals over images{paired}.", soft_wrap=True)
-    unsure = [each.name for each in networks if not each.data]
+    protocol = next((f", {each.protocol}" for each in networks if each.protocol), "")
+    console.print(f"{lines[0]['images']} test images{protocol}; 95% intervals over images{paired}.", soft_wrap=True)
+    unsure = ", ".join(each.name for each in networks if not (each.data and each.protocol))
     if unsure and paired:
-        console.print(f"It is not recorded which images {', '.join(unsure)} saw: Δ holds if they are the same.")
+        said = f"It is not recorded which images {unsure} saw, and which part of each: Δ holds if these are the same."
+        console.print(said, soft_wrap=True)
 
 
 def print_paper(networks: Sequence[Evaluated], console: Console) -> None:

@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,10 @@ from senet_lab.studies.trained_network import (
 from senet_lab.training import checkpoints
 from senet_lab.training import data as images
 from senet_lab.training.checkpoints import READING, Description
+from senet_lab.training.feeds import Feed
 from senet_lab.training.gate_stats import evaluating
 from senet_lab.training.lit import SENet, top5_hits
+from senet_lab.training.transforms import protocol_text
 
 BATCH = 64
 IMAGENET_CLASSES = 1000
@@ -47,7 +49,8 @@ def evaluate_networks(arguments: argparse.Namespace) -> None:
     """Test the networks, print their table and write what each made of each image.
 
     Raises:
-        UserError: for a network that is not there or does not fit the images, and outputs of other images.
+        UserError: for a network that is not there or does not fit the images, and for networks that are tested on
+            other images or by another protocol.
     """
     words = [word for word in arguments.words if is_word(word)]
     names = [word for word in arguments.words if word not in words]
@@ -59,14 +62,15 @@ def evaluate_networks(arguments: argparse.Namespace) -> None:
         raise UserError("--weights: the file of one timm:NAME or torchvision:NAME; there are several or none")
     if any(not name.endswith(".npz") for name in names) and not names_data(words):
         raise UserError("evaluate: on which images? name their data set (data=folder data.root=DIR …)")
-    networks: list[Evaluated] = []
+    asked: list[Evaluated | Prepared] = []
     for name in names:
-        networks += kept_outputs(name) if name.endswith(".npz") else [tested(arguments, name, words, chosen)]
+        asked += kept_outputs(name) if name.endswith(".npz") else [prepare(arguments, name, words, chosen)]
+    check_alike(asked)  # before the first image
+    device = device_of(chosen.config.training.device)
+    networks = [run_test(each, device) if isinstance(each, Prepared) else each for each in asked]
     for other in networks:
         if len(other.outputs.right) != len(networks[0].outputs.right):
             raise UserError(f"{other.name} and {networks[0].name} were tested on different numbers of images")
-        if other.data and networks[0].data and other.data != networks[0].data:
-            raise UserError(f"{other.name} and {networks[0].name} were not tested on the same images")
     console = Console(markup=False, highlight=False, emoji=False)
     print_evaluation(networks, console)
     if any(each.size for each in networks) and chosen.config.data.name == "folder":
@@ -92,21 +96,57 @@ def write_evaluation(folder: Path, networks: Sequence[Evaluated]) -> list[Path]:
 
 
 def kept_outputs(name: str) -> list[Evaluated]:
-    """What an earlier evaluation, which says on which images, or a study has kept of its networks."""
+    """What an earlier evaluation, which says on which images and by which protocol, or a study has kept of its
+    networks."""
     beside, known = Path(name).with_name(EVALUATION), {}
     if beside.is_file():
         with beside.open(newline="", encoding="utf-8") as file:
-            known = {line.get("network"): line.get("data") or "" for line in csv.DictReader(file)}
+            known = {line["network"]: line for line in csv.DictReader(file) if line.get("network")}
     try:
-        found = outputs.read_file(name).items()
-        return [Evaluated(network, one, data=known.get(network, "")) for network, one in found]
+        found = outputs.read_file(name)
     except ValueError as error:
         raise UserError(str(error)) from error
+    told = {network: [known.get(network, {}).get(column) or "" for column in ("data", "protocol")] for network in found}
+    return [Evaluated(name, one, data=told[name][0], protocol=told[name][1]) for name, one in found.items()]
 
 
-def tested(arguments: argparse.Namespace, name: str, words: Sequence[str], chosen: Composed) -> Evaluated:
-    """One network on the test images of the words' data set, which are read as the network reads images where the words
-    do not say it."""
+@dataclass(frozen=True)
+class Prepared:
+    """A network that is to be tested.
+
+    Attributes:
+        name: as it was asked for.
+        network: with its weights.
+        reading: the test images, and how they are read.
+        data: what they are (`DataFacts.identity`).
+    """
+
+    name: str
+    network: TrainedNetwork
+    reading: Data
+    data: str
+
+    @property
+    def protocol(self) -> str:
+        return protocol_text(self.reading)
+
+
+def check_alike(asked: Sequence[Evaluated | Prepared]) -> None:
+    """A UserError for networks that cannot be compared image by image: tested on other images or in another way."""
+    first = asked[0]
+    for other in asked[1:]:
+        if other.data and first.data and other.data != first.data:
+            raise UserError(f"{other.name} and {first.name} were not tested on the same images")
+        if other.protocol and first.protocol and other.protocol != first.protocol:
+            raise UserError(
+                f"{other.name} is tested on {other.protocol}, and {first.name} on {first.protocol}: data.test_size, "
+                "data.resize, data.crops and data.scales make them alike"
+            )
+
+
+def prepare(arguments: argparse.Namespace, name: str, words: Sequence[str], chosen: Composed) -> Prepared:
+    """One network and the test images of the words' data set, which are read as the network reads images where the
+    words do not say it."""
     if library_of(name):
         network, reading = library_network(name, arguments.weights)
     else:
@@ -123,35 +163,39 @@ def tested(arguments: argparse.Namespace, name: str, words: Sequence[str], chose
         checkpoints.check_fit(network.module, data)
     images.check_files(data)
     tested_on = images.data_facts(replace(data, validation=0.0)).identity  # which does not depend on the split
-    return replace(run_test(network, name, data, device_of(chosen.config.training.device)), data=tested_on)
+    return Prepared(name, network, data, tested_on)
 
 
-def run_test(network: TrainedNetwork, name: str, data: Data, device: str) -> Evaluated:
+def run_test(asked: Prepared, device: str) -> Evaluated:
     """What the network makes of each test image, in their order."""
-    splits = images.load_splits(data, device=device)
-    report, done = counting(len(splits.test), "images"), 0
-    parts: list[list[np.ndarray]] = []
-    wrong5: list[np.ndarray] = []
-    module = network.module.to(device)
+    splits = images.load_splits(asked.reading, device=device)
     try:
-        with torch.inference_mode(), evaluating(module):
-            for x, y_B in splits.test.test_batches(BATCH):
-                logits_BK = network.logits(x.to(device)).float()
-                if logits_BK.shape[1] != len(splits.classes):
-                    raise UserError(
-                        f"{name} tells {logits_BK.shape[1]:,} classes apart; {data.root} has {len(splits.classes):,}"
-                    )
-                y_B = y_B.to(device)
-                hits = top5_hits(logits_BK, y_B)
-                loss_B = F.cross_entropy(logits_BK, y_B, reduction="none")
-                parts.append([torch.stack([hits[:, 0].float(), loss_B]).cpu().numpy()])
-                wrong5.append((~hits.any(1)).cpu().numpy())
-                done += len(y_B)
-                report(done)
+        return test_network(asked, splits.test, len(splits.classes), device)
     finally:
         splits.close()
+
+
+def test_network(asked: Prepared, test: Feed, classes: int, device: str) -> Evaluated:
+    """What the network makes of each of these images of so many classes, in their order."""
+    report, done = counting(len(test), "images"), 0
+    parts: list[list[np.ndarray]] = []
+    wrong5: list[np.ndarray] = []
+    module = asked.network.module.to(device)
+    with torch.inference_mode(), evaluating(module):
+        for x, y_B in test.test_batches(BATCH):
+            logits_BK = asked.network.logits(x.to(device)).float()
+            if logits_BK.shape[1] != classes:
+                where = asked.reading.root
+                raise UserError(f"{asked.name} tells {logits_BK.shape[1]:,} classes apart; {where} has {classes:,}")
+            y_B = y_B.to(device)
+            hits = top5_hits(logits_BK, y_B)
+            loss_B = F.cross_entropy(logits_BK, y_B, reduction="none")
+            parts.append([torch.stack([hits[:, 0].float(), loss_B]).cpu().numpy()])
+            wrong5.append((~hits.any(1)).cpu().numpy())
+            done += len(y_B)
+            report(done)
     one: Outputs = outputs.merge_batches([[part for (part,) in parts]])
-    return Evaluated(name, one, np.concatenate(wrong5), data.size)
+    return Evaluated(asked.name, one, np.concatenate(wrong5), asked.reading.size, asked.data, asked.protocol)
 
 
 class LibraryNetwork(nn.Module):

@@ -77,7 +77,8 @@ def centre(data: Data) -> list[Any]:
 
 
 class ManyViews:
-    """From a PIL image to its normalised views, (V, C, H, W): `data.crops` crops at each of `data.scales`."""
+    """From a PIL image to its normalised views, (V, C, H, W): `data.crops` crops at each of `data.scales`. An image is
+    normalised once at each scale, and not each of its crops, which overlap."""
 
     def __init__(self, data: Data) -> None:
         self.resized = [v2.Resize(side, antialias=True) for side in data.scales or [short_side(data)]]
@@ -86,9 +87,16 @@ class ManyViews:
         self.pixels = pixels(data)
 
     def __call__(self, image: Any) -> Tensor:
-        scaled = [self.cut(resize(image)) for resize in self.resized]
-        views = scaled if self.crops == 1 else [view for ten in scaled for view in ten]
-        return torch.stack([self.pixels(view) for view in views])
+        scaled = [self.cut(self.pixels(resize(image))) for resize in self.resized]
+        return torch.stack(scaled if self.crops == 1 else [view for ten in scaled for view in ten])
+
+
+def protocol_text(data: Data) -> str:
+    """Which part of an image a test shows to the network, at which size: two tests by one protocol have one text."""
+    if data.name != "folder":
+        return f"whole images of {data.size} pixels"
+    sides = " and ".join(map(str, data.scales or [short_side(data)]))
+    return f"{'ten crops' if data.crops == 10 else 'the centre'} of {data.size} pixels, from {sides}"
 
 
 def views_of(data: Data) -> int:
