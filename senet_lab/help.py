@@ -26,6 +26,7 @@ python -m senet_lab.run +ablation=ratio data=cifar10 data.root=DIR backbone=resn
 python -m senet_lab.run +ablation=networks_cifar10 'study.only=[wrn16_8]'    networks plain and with SE; one pair
 python -m senet_lab.run se.reduction=8 se.position=pre 'se.stages=[3,4]'     another design
 python -m senet_lab.run se=null                      the plain network
+python -m senet_lab.run +ablation=finetune init=FILE data=folder data.root=DIR    from given weights, with gates put in
 """
 
 

@@ -12,6 +12,7 @@ import timm
 import torch
 import torchvision
 from kept import DIGITS, Kept
+from launching import one_line
 from torch import Tensor, nn
 
 from senet_lab.compose import compose
@@ -201,6 +202,14 @@ def test_a_plan_needs_no_weights_and_a_training_asks_before_it_fetches_them(
     )
 
 
+def test_a_file_that_does_not_fit_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With exit code 2 and one line, and nothing is written."""
+    torch.save(create("resnet20", None, 10, in_channels=1).state_dict(), tmp_path / "deeper.pt")
+    assert main([f"init={tmp_path / 'deeper.pt'}", f"results={tmp_path / 'results'}"]) == 2
+    assert one_line(capsys.readouterr().err, "init: the weights do not fit the network: ")
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize(
     ("init", "backbone", "line"),
     [
@@ -249,6 +258,36 @@ def test_weights_that_changed_since_the_plan_are_not_trained_from(tmp_path: Path
     with pytest.raises(RunError, match=r"init=.*net\.pt: the weights have changed since the study began"):
         trial.run_trial(spec, tmp_path / "checkpoint.ckpt", lambda entry: None)
     assert not (tmp_path / "checkpoint.ckpt").exists()
+
+
+def test_weights_and_no_weights_are_levels_of_a_factor(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        torch.save(
+            drawn(create("resnet8", None, 10, in_channels=1, seed=0), seed).state_dict(), tmp_path / f"{seed}.pt"
+        )
+    words = ["se=null", "seeds=1"]
+    made = plan.make_plan(compose([*words, "+vary=init", f"levels=[null,{tmp_path}/1.pt,{tmp_path}/2.pt]"]))
+    alone = [cell_of(*words), *(cell_of(*words, f"init={tmp_path}/{seed}.pt") for seed in (1, 2))]
+    assert [cell.trial_id for cell in made.cells] == [cell.trial_id for cell in alone]
+    assert len(made.trials) == 3
+
+
+def test_a_training_that_is_cut_off_ends_as_one_that_is_not(tmp_path: Path) -> None:
+    """From its checkpoint, not from the first weights again; and what is frozen stays as it was given."""
+    first = drawn(create("resnet8", None, 10, in_channels=1, seed=0))
+    torch.save(first.state_dict(), tmp_path / "net.pt")
+    words = ["recipe.epochs=2", "data.subset=40", "data.test_subset=20", "training.freeze=[layer1]"]
+    spec = cell_of(*words, f"init={tmp_path / 'net.pt'}").spec
+    whole = trial.run_trial(spec, tmp_path / "whole.ckpt", lambda entry: None)
+    trial.run_trial(spec, tmp_path / "cut.ckpt", lambda entry: None, until=1)
+    cut = trial.run_trial(spec, tmp_path / "cut.ckpt", lambda entry: None)
+    assert cut["resumed"]
+    assert cut["epochs"] == whole["epochs"]
+    assert cut["metrics"] == whole["metrics"]
+    trained, given = load_network(tmp_path / "whole.ckpt").net.state_dict(), first.state_dict()
+    for key in given:
+        ours = key if key in trained else f"{key.rpartition('.')[0]}.body.{key.rpartition('.')[2]}"
+        assert torch.equal(trained[ours], given[key]) is key.startswith("layer1."), key
 
 
 # ---------------------------------------------------------------------------------------------------------------------

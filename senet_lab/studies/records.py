@@ -22,6 +22,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "seed": ("config", "seed"),
     "backbone": ("config", "backbone"),
     "stride": ("config", "stride"),
+    "init": ("config", "init"),  # weights that it started from, as they were called
     "se.reduction": ("config", "se", "reduction"),
     "se.squeeze": ("config", "se", "squeeze"),
     "se.excitation": ("config", "se", "excitation"),
