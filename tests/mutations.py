@@ -29,6 +29,14 @@ LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "local")
 # (fault, file, test files that must fail, old text, new text)
 # fmt: off
 MUTATIONS: list[tuple[str, str, str, str, str]] = [
+    ("a settled study pooled with all its seeds", "senet_lab/reports/pooled.py", "test_reports_pooled.py",
+     "    if aim.settles:\n        trials", "    if False:\n        trials"),
+    ("the same trainings pooled twice", "senet_lab/reports/pooled.py", "test_reports_pooled.py",
+     "if seen & set(row.trainings)", "if seen < set(row.trainings)"),
+    ("a prediction without the settings' deviation", "senet_lab/reports/random_effects.py", "test_reports_pooled.py",
+     "np.sqrt(np.maximum(taus2, 1e-12 * self.variance_K.min()))", "np.sqrt(np.full(TAU_POINTS, 1e-12 * self.variance_K.min()))"),
+    ("normal bounds for a handful of settings", "senet_lab/reports/random_effects.py", "test_reports_pooled.py",
+     "-float(special.stdtrit(settings.k - 1, ALPHA / 2)) * error", "1.96 * error"),
     ("the best epoch recorded", "senet_lab/training/trial.py", "test_training_trial.py",
      "last = module.history[-1]", 'last = min(module.history, key=lambda epoch: epoch["val_error"])'),
     ("validation on the test images", "senet_lab/training/trial.py", "test_training_trial.py",
