@@ -113,7 +113,7 @@ def test_what_is_shared_is_said_and_the_same_trainings_count_once(tmp_path: Path
 def test_the_command_writes_the_same_bytes_and_the_page_has_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["pool", str(DIGITS), str(CIFAR), "--to"]
+    words = ["pool", str(DIGITS), str(CIFAR / "trials.csv"), "--to"]
     assert [commands.main([*words, str(tmp_path / place)]) for place in "ab"] == [0, 0]
     one, two = (contents(tmp_path / place / "ratio") for place in "ab")
     assert one == two

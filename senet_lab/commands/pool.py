@@ -33,7 +33,8 @@ def main(arguments: argparse.Namespace) -> None:
     from senet_lab.reports.pool_figures import write_pooled
 
     try:
-        tables = pooled.pooled_tables(arguments.folders)
+        folders = [each.parent if each.name == "trials.csv" else each for each in arguments.folders]
+        tables = pooled.pooled_tables(folders)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not tables:
