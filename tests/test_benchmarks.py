@@ -24,6 +24,7 @@ from benchmarks import (
     batched,
     calibration,
     clock,
+    evaluate,
     feeding,
     measuring,
     overhead,
@@ -75,6 +76,17 @@ def test_feeding(tmp_path: Path) -> None:
     shares = [float(line["value"]) for line in lines if line["way"] in feeding.WAYS]
     assert len(shares) == 5, "a training has one epoch that counts"
     assert all(0 < share < 1.1 for share in shares)
+
+
+@pytest.mark.slow
+def test_evaluate(tmp_path: Path) -> None:
+    lines = check("evaluate", tmp_path, evaluate.main, "--tree", str(small_tree(tmp_path)))
+    rounds = [(line["network"], line["round"]) for line in lines if line["way"] == "evaluation"]
+    assert rounds == [(network, number) for network in evaluate.NETWORKS for number in "01"]
+    passes = [float(line["seconds"]) for line in lines if line["way"] == "forward passes"]
+    whole = [float(line["seconds"]) for line in lines if line["way"] == "evaluation"]
+    assert len(passes) == 4
+    assert sum(whole) > sum(passes) > 0, "the same passes are in both"
 
 
 @pytest.mark.slow
