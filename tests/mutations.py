@@ -230,6 +230,16 @@ MUTATIONS: list[tuple[str, str, str, str, str]] = [
      'f"{seed} {target.path}"', 'f"{target.path}"'),
     ("a gate after the norm before the 3×3", "senet_lab/models/slots.py", "test_models_insert.py",
      '"conv3x3": Slot("conv2", "before"),', '"conv3x3": Slot("conv1", "after"),'),
+    ("statistics of frozen norms go on", "senet_lab/training/parts.py", "test_training_parts.py",
+     "            module.eval()\n", "            pass\n"),
+    ("gates frozen with their stage", "senet_lab/training/parts.py", "test_training_parts.py",
+     "and (of_gates or path not in gates)", "and (of_gates or True)"),
+    ("one rate for all parts", "senet_lab/training/optimizers.py", "test_training_parts.py",
+     '{"lr": rate * recipe.lr}', '{"lr": recipe.lr}'),
+    ("validated at the size of training", "senet_lab/training/data.py", "test_data_test_size.py",
+     "zip(split, (data, shown, shown)", "zip(split, (data, data, shown)"),
+    ("outputs of two protocols compared", "senet_lab/studies/evaluation.py", "test_evaluation.py",
+     "other.protocol != first.protocol", "other.protocol == ''"),
 ]
 # fmt: on
 

@@ -93,7 +93,7 @@ def test_a_pattern_takes_the_same_weights_with_gates_and_without(backbone: str, 
 
 def test_norms_without_frozen_weights_go_on() -> None:
     net = models.create("resnet8", None, 10, in_channels=1, seed=0)
-    assert freeze(net, ["layer1.0.bn1.weight", "*.bn2.weight", "*.bn2.bias"]) == [f"layer{n}.0.bn2" for n in (1, 2, 3)]
+    freeze(net, ["layer1.0.bn1.weight", "*.bn2.weight", "*.bn2.bias"])
     assert [path for path, module in net.named_modules() if not module.training] == [
         f"layer{n}.0.bn2" for n in (1, 2, 3)
     ]

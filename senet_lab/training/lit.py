@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -86,19 +86,13 @@ class SENet(pl.LightningModule):
         self.images = dict(images or {})
         self.sums: dict[str, Tensor] = {}
         self.step = step
-        self.frozen_norms = parts.freeze(self.net, step.freeze.split())
+        parts.freeze(self.net, step.freeze.split())  # Lightning leaves modules in the mode that they are in
         self.number = share.number  # of this process
         self.full = len(share.of(recipe.batch_size)[0])  # images of a full batch in this process
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         logits_BK: Tensor = self.net(to_layout(x_BCHW, self.step))
         return logits_BK
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        for path in self.frozen_norms:
-            self.net.get_submodule(path).eval()
-        return self
 
     # ----------------------------------------------------------------------------------------------------- one batch
 

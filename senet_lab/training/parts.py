@@ -28,17 +28,14 @@ def check_parts(net: nn.Module, frozen: Iterable[str], factors: Mapping[str, flo
     rates(net, factors)
 
 
-def freeze(net: nn.Module, patterns: Iterable[str]) -> list[str]:
+def freeze(net: nn.Module, patterns: Iterable[str]) -> None:
     """Have the weights that the patterns name require no gradient, and put their norms into evaluation mode, so that
     statistics stay as they are: norms in modules that are named, and those of which all weights are.
-
-    Returns:
-        Paths of these norms, which are to stay in that mode.
 
     Raises:
         ValueError: for a pattern that names nothing, and if no weight is left to train.
     """
-    taken, norms = frozen_paths(net, patterns), []
+    taken = frozen_paths(net, patterns)
     for path, weight in net.named_parameters():
         if path in taken:
             weight.requires_grad_(False)
@@ -46,9 +43,7 @@ def freeze(net: nn.Module, patterns: Iterable[str]) -> list[str]:
         own = {f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)}
         has_statistics = any(name == "running_mean" for name, _ in module.named_buffers(recurse=False))
         if has_statistics and (path in taken or (own and own <= taken)):
-            norms.append(path)
             module.eval()
-    return norms
 
 
 def frozen_paths(net: nn.Module, patterns: Iterable[str]) -> set[str]:
