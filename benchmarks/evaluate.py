@@ -30,7 +30,8 @@ from senet_lab.training.feeds import FolderFeed
 from senet_lab.training.lit import SENet
 
 WORDS = ("data=folder", "data.size=128", "data.resize=144", "data.crops=10", "data.workers=0", "data.validation=0")
-NETWORKS = ["mobilenet_050"]  # it computes little for an image of this size: reading it counts the more
+# Network → images of a part. The first computes little for an image of this size: reading it counts the more.
+NETWORKS = {"mobilenet_050": 100, "resnet18": 25}
 
 
 def prepared(backbone: str, tree: str, classes: int) -> Prepared:
@@ -69,12 +70,10 @@ def measured(asked: Prepared, test: FolderFeed, classes: int, rounds: int, count
 def main(words: list[str] | None = None) -> int:
     made = measuring.arguments(__doc__)
     made.add_argument("--tree", required=True, help="folder of Imagenette's tree (images of 160 pixels)")
-    made.add_argument("--networks", nargs="+", default=NETWORKS, help="(%(default)s)")
     made.add_argument("--rounds", type=int, default=10, help="parts (%(default)s)")
-    made.add_argument("--images", type=int, default=100, help="of a part (%(default)s)")
     given = made.parse_args(words)
     if given.short:
-        given.rounds, given.images = 2, 1
+        given.rounds = 2
     torch.set_num_threads(1)
     begun = time.process_time()
     splits = images.load_splits(compose([*WORDS, f"data.root={given.tree}"]).config.data)
@@ -82,18 +81,25 @@ def main(words: list[str] | None = None) -> int:
     order = torch.randperm(len(splits.test), generator=torch.Generator().manual_seed(0)).numpy()
     test, classes = FolderFeed(splits.test.files.take(order), splits.test.data), len(splits.classes)
     every, table = [], []
-    for name in given.networks:
+    for name, count in NETWORKS.items():
         print(f"{name} …", file=sys.stderr)
-        lines = measured(prepared(name, given.tree, classes), test, classes, given.rounds, given.images)
+        count = 1 if given.short else count
+        lines = measured(prepared(name, given.tree, classes), test, classes, given.rounds, count)
         every += lines
         taken = {way: [e["seconds"] for e in lines if e["way"] == way] for way in ("evaluation", "forward passes")}
-        speed = {way: [given.images / seconds for seconds in each] for way, each in taken.items()}
+        speed = {way: [count / seconds for seconds in each] for way, each in taken.items()}
         shown = {f"{way}, images/s": spread(each, 1) for way, each in speed.items()}
-        table.append({"network, with SE": name, **shown, "time over the passes'": within(ratio(*taken.values()))})
-    tree, shown = Path(given.tree).name, given.rounds * given.images
+        table.append(
+            {
+                "network, with SE": name,
+                "images": given.rounds * count,
+                **shown,
+                "time over the passes'": within(ratio(*taken.values())),
+            }
+        )
     notes = [
-        f"{shown:,} test images of {tree}, ten crops of 128 pixels each, from 144. Medians over parts of "
-        f"{given.images} images, 95% intervals by order statistics.",
+        f"Test images of {Path(given.tree).name}, ten crops of 128 pixels each, from 144. Medians over {given.rounds} "
+        "parts, 95% intervals by order statistics.",
         "One thread and one process: an image is read, decoded and cropped when it is needed. With data.workers that "
         "is done while the network computes.",
         f"Before the first image the tree is listed and known by its contents: {listed:.2f} s.",
