@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
-from launching import WORDS, Lab, ended
+from launching import USERS, WORDS, Lab, ended
 
 if TYPE_CHECKING:
     from kept import Kept
@@ -61,7 +61,8 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Made
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """The tiny study, run once from beginning to end with tracking, in a folder of an awkward name, on a terminal of
-    80 columns (what was seen there: `screen`); not to be changed."""
+    80 columns (what was seen there: `screen`), by a user with settings of W&B and a home of their own; not to be
+    changed."""
     return once(tmp_path_factory, "finished", on_a_terminal)
 
 
@@ -71,7 +72,9 @@ def on_a_terminal(parent: Path) -> Lab:
     lab = Lab(folder)
     ours, theirs = pty.openpty()
     subprocess.run(["stty", "cols", "80", "rows", "40"], stdin=theirs, check=True)
-    process = lab.start(*WORDS, tracking="offline", stdout=theirs, stdin=theirs)
+    home = {"HOME": str(folder / "home"), "MPLCONFIGDIR": str(Path("~/.cache/matplotlib").expanduser())}
+    Path(home["HOME"]).mkdir()
+    process = lab.start(*WORDS, tracking="auto", stdout=theirs, stdin=theirs, environment=USERS | home)
     os.close(theirs)
     seen = b""
     until = time.monotonic() + SECONDS

@@ -45,6 +45,12 @@ search:
 """
 WORDS = ("+ablation=tiny", "seeds=2", "recipe.epochs=8", "data.subset=200", "executor.workers=2")
 TRIALS = 6
+# What a user, an agent of a W&B sweep, or W&B Launch may have set for the one run that it has in mind.
+USERS = {"PROJECT": "my-project", "ENTITY": "someone", "MODE": "dryrun", "DIR": "elsewhere", "SWEEP_ID": "sweep"}
+USERS |= {"SWEEP_PARAM_PATH": "gone/config.yaml", "RUN_ID": "one-for-all", "PROGRAM": "train.py", "LAUNCH": "true"}
+USERS |= {"LAUNCH_CONFIG_PATH": "gone.json", "RESUME": "must", "RUN_GROUP": "group", "NAME": "name", "ARGS": "[]"}
+USERS |= {"JOB_TYPE": "job", "TAGS": "a,b", "NOTES": "notes"}
+USERS = {f"WANDB_{name}": value for name, value in USERS.items()}
 FOLDER = "results/local/digits-subset=200/resnet8-quick-epochs=8/tiny"
 SAME_BYTES = ("trials.csv", "table.md", "table.csv", "table.tex", "figure.svg", "curves.svg")
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from in_process import trained_here
 from jupyter_client.manager import KernelManager
 
 import senet_lab as lab
@@ -102,7 +103,8 @@ def test_a_study_is_the_command_lines(
     assert plan["to_train"].tolist() == [2, 2]
     assert plan["params"].nunique() == 1
     assert not (tmp_path / "results").exists()
-    table = study.run().table()
+    with trained_here():
+        table = study.run().table()
     written = pd.read_csv(study.folder / "table.csv", index_col=0)
     pd.testing.assert_frame_equal(table, written)
     assert study.plan()["recorded"].tolist() == [2, 2]

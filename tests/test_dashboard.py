@@ -172,7 +172,7 @@ def test_rows_are_told_apart(finished: Lab, written: dict[str, bytes]) -> None:
 
 def test_the_same_bytes_from_a_file(finished: Lab, written: dict[str, bytes], tmp_path: Path) -> None:
     """From the store and from the trials.csv, in two processes: the library's random ids are nowhere."""
-    done = command(finished.folder, f"{FOLDER}/trials.csv", "--to", str(tmp_path))
+    done = inside(finished.folder, f"{FOLDER}/trials.csv", "--to", str(tmp_path))
     assert (done.code, done.err) == (0, ""), done
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == written
 
@@ -270,18 +270,18 @@ def test_it_cannot_be_saved(
 
 
 @pytest.mark.slow  # the sync of seven runs
-def test_runs_that_are_synced_are_those_that_are_shown(finished: Lab, server: Server, tmp_path: Path) -> None:
+def test_runs_that_are_synced_are_those_that_are_shown(copy: Lab, server: Server, tmp_path: Path) -> None:
     """The whole way: tracked offline, uploaded by W&B's own command, shown in a workspace that is saved beside them."""
-    runs = sorted(finished.folder.glob("results/local/wandb/offline-run-*"))
+    runs = sorted(copy.folder.glob("results/local/wandb/offline-run-*"))
     environment = {**os.environ, "HOME": str(tmp_path), **server.environment}
     subprocess.run([WANDB, "sync", *runs], env=environment, check=True, capture_output=True, timeout=SECONDS)
-    done = command(finished.folder, FOLDER, "--to", str(tmp_path), **server.environment)
+    done = command(copy.folder, FOLDER, "--to", str(tmp_path), **server.environment)
     assert (done.code, done.err) == (0, ""), done
     for view in server.views.values():
         spec = json.loads(view["spec"])
         assert runs_of(spec) == server.runs.keys()
         used = keys(spec)
-        for trial in finished.trials():
+        for trial in copy.trials():
             run = server.runs[trial["trial_id"]]
             assert used["config"] <= config_keys(run.config)
             assert used["summary"] <= run.summary.keys()

@@ -15,6 +15,7 @@ import pytest
 import scipy.io
 import torch
 import torchvision
+from in_process import trained_here
 from PIL import Image
 
 from senet_lab import run
@@ -277,7 +278,8 @@ def test_from_words_to_records(own: Any, capsys: Any) -> None:
     other images under the same name the trials are others; the words that a plan comes to ask for the same trials."""
     own(SETS)
     words = ["data=own_sets:sets", "+vary=data.size", "levels=[10,12]", "recipe.epochs=1", "seeds=1", "tracking=off"]
-    assert run.command([*words, "executor.workers=1"]) == 0
+    with trained_here():
+        assert run.command(words) == 0
     assert "own_sets_sets" in capsys.readouterr().out
     made = plan.make_plan(compose(words))
     records = Store(made.config.storage, create=False).read(made.trials)

@@ -17,6 +17,7 @@ from typing import Any
 
 import optuna
 import pytest
+from in_process import trained_here
 from launching import SEARCH, TINY, Lab, ended, one_line, wait_for
 
 from senet_lab import outputs
@@ -63,10 +64,10 @@ def inside(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> An
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Searching:
-    """The small search by TPE, run from beginning to end on one worker; its driver is this process, which has torch."""
+    """The small search by TPE, run from beginning to end in this process."""
     lab = Searching(tmp_path_factory.mktemp("whole"))
-    with contextlib.chdir(lab.folder), contextlib.redirect_stderr(io.StringIO()) as err:
-        assert main([*WORDS, "executor.workers=1", "search.sampler=tpe", "tracking=off"]) == 0, err.getvalue()
+    with contextlib.chdir(lab.folder), contextlib.redirect_stderr(io.StringIO()) as err, trained_here():
+        assert main([*WORDS, "search.sampler=tpe", "tracking=off"]) == 0, err.getvalue()
     assert err.getvalue() == ""
     return lab
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from in_process import trained_here
 from launching import TINY, Lab
 from rich.console import Console
 
@@ -292,7 +293,8 @@ def test_a_study_with_open_verdicts_ends_with_the_command_that_settles_them(
     """As its plan says, the command trains what the line says that it costs."""
     monkeypatch.chdir(tmp_path)
     asked = ["+ablation=squeeze", "+study.rows={twin: {se.squeeze: max}}", *SMALL, "settle.max=5"]
-    assert main([*asked, "seeds=1"]) == 0
+    with trained_here():
+        assert main([*asked, "seeds=1"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     found = re.fullmatch(
         r"open verdicts: python -m senet_lab\.run (.*) adds seeds until they are in, at most 5 a row "

@@ -11,6 +11,7 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from in_process import trained_here
 from kept import DIGITS, Kept
 from launching import one_line
 from torch import Tensor, nn
@@ -90,12 +91,12 @@ def test_the_rows_of_fine_tuning() -> None:
 
 def test_a_study_starts_all_its_rows_from_the_same_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trained with a learning rate of next to nothing, SE from identity ends as the plain network does."""
-    words = [f"results={tmp_path}", "tracking=off", "data.subset=100", "data.test_subset=50", "executor.workers=1"]
-    first = [*words, "se=null", "recipe.epochs=3", "training.keep=last"]
-    main(first)
-    (kept,) = (tmp_path / "checkpoints").glob("*.ckpt")
-    capsys.readouterr()
-    main([*words, "+ablation=finetune", f"init={kept}", "recipe.epochs=1", "recipe.lr=1e-9", "seeds=1"])
+    words = [f"results={tmp_path}", "tracking=off", "data.subset=100", "data.test_subset=50"]
+    with trained_here():
+        main([*words, "se=null", "recipe.epochs=3", "training.keep=last"])
+        (kept,) = (tmp_path / "checkpoints").glob("*.ckpt")
+        capsys.readouterr()
+        main([*words, "+ablation=finetune", f"init={kept}", "recipe.epochs=1", "recipe.lr=1e-9", "seeds=1"])
     assert f"starts from {kept}" in capsys.readouterr().out
     errors = {each["label"]: each["metrics"]["test_loss"] for each in Store(f"sqlite:///{tmp_path}/lab.db").latest(4)}
     assert errors["SE from identity"] == pytest.approx(errors["none"], abs=1e-5)

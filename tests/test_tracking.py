@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from launching import TINY, USERS, Lab
+from launching import WORDS as SETTINGS
 from wandb_runs import END_SECONDS, WANDB, finish, first_line, inspect, services
 from wandb_server import Server
 
@@ -25,27 +27,11 @@ from senet_lab.studies.wandb_client import LONGEST, run_name, wandb_mode
 
 ROOT = Path(__file__).parents[1]
 LONG = "a row whose label holds “quotes”, 100 %, a/slash, \\ and #?:" + 12 * " and more"
-STUDY = f"""\
-# @package _global_
-study:
-  name: NAME
-  title: Tiny
-  factor: se.reduction
-  baseline: r = 2
-  rows:
-    r = 2: {{se.reduction: 2}}
-    {json.dumps(LONG)}: {{se.reduction: 4}}
-    no SE: {{se: null}}
-"""
+OTHER = TINY.replace("name: tiny", "name: other").replace("    no SE: {se: null}\n", "")
 FIGURE = "home/figure.png"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 WORDS = ["data.subset=100", "seeds=1", "executor.workers=2"]
-USERS = {"WANDB_PROJECT": "my-project", "WANDB_ENTITY": "someone", "WANDB_MODE": "dryrun", "WANDB_DIR": "elsewhere"}
-# What an agent of a sweep, or of W&B Launch, sets for the one run that it has in mind; and what a user may.
-AGENTS = {"SWEEP_ID": "sweep", "SWEEP_PARAM_PATH": "gone/config.yaml", "RUN_ID": "one-for-all", "PROGRAM": "train.py"}
-AGENTS |= {"LAUNCH": "true", "LAUNCH_CONFIG_PATH": "gone.json", "RESUME": "must", "RUN_GROUP": "group", "NAME": "name"}
-AGENTS |= {"JOB_TYPE": "job", "ARGS": "[]", "TAGS": "a,b", "NOTES": "notes"}
-USERS |= {f"WANDB_{name}": value for name, value in AGENTS.items()}
+EPOCHS = list(range(1, 9))  # of the finished study
 NOWHERE = "http://127.0.0.1:9"
 
 
@@ -77,8 +63,7 @@ class Place:
         return self.run([sys.executable, "-c", text, *words], **more)
 
     def runs(self) -> dict[str, Path]:
-        """Offline runs by id."""
-        return {path.name.split("-", 3)[3]: path for path in self.folder.glob("results/local/wandb/offline-run-*")}
+        return runs_below(self.folder)
 
     def trials(self, name: str) -> list[dict[str, str]]:
         (path,) = self.folder.glob(f"results/local/*/*/{name}/trials.csv")
@@ -86,30 +71,30 @@ class Place:
             return list(csv.DictReader(lines))
 
 
+def runs_below(folder: Path) -> dict[str, Path]:
+    """Offline runs by id."""
+    return {path.name.split("-", 3)[3]: path for path in folder.glob("results/local/wandb/offline-run-*")}
+
+
 def study_command(name: str, *words: str) -> list[str]:
     return [sys.executable, "-m", "senet_lab.run", f"+ablation={name}", *WORDS, *words]
 
 
-def place(folder: Path) -> Place:
-    (folder / "home").mkdir(parents=True)
-    (folder / FIGURE).write_bytes(base64.b64decode(PIXEL))
-    sweeps = folder / "sweeps" / "ablation"
-    sweeps.mkdir(parents=True)
-    (sweeps / "tiny.yaml").write_text(STUDY.replace("NAME", "tiny"))
-    (sweeps / "other.yaml").write_text(STUDY.replace("NAME", "other").replace("    no SE: {se: null}\n", ""))
-    return Place(folder)
-
-
 @pytest.fixture
 def fresh(tmp_path: Path) -> Place:
-    return place(tmp_path)
+    (tmp_path / "home").mkdir()
+    (tmp_path / FIGURE).write_bytes(base64.b64decode(PIXEL))
+    sweeps = tmp_path / "sweeps" / "ablation"
+    sweeps.mkdir(parents=True)
+    (sweeps / "tiny.yaml").write_text(TINY)
+    (sweeps / "other.yaml").write_text(OTHER)
+    return Place(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, subprocess.CompletedProcess[str]]:
-    """A study of three trials, tracked offline, under an environment that a user may have."""
-    where = place(tmp_path_factory.mktemp("offline"))
-    return where, where.study("tiny", "recipe.epochs=2", "executor.workers=1", **USERS)  # one is up sooner than two
+def runs(finished: Lab) -> dict[str, Path]:
+    """The offline runs of the finished study by id."""
+    return runs_below(finished.folder)
 
 
 @pytest.fixture
@@ -132,26 +117,22 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
 # Offline
 
 
-def test_every_trial_is_one_offline_run(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
-    where, done = offline
-    assert done.returncode == 0, done.stderr
-    trials = where.trials("tiny")
-    runs = {run_id: path for run_id, path in where.runs().items() if not run_id.startswith("study-")}
-    assert sorted(runs) == sorted(trial["trial_id"] for trial in trials)
+def test_every_trial_is_one_offline_run(finished: Lab, runs: dict[str, Path]) -> None:
+    trials = finished.trials()
+    assert {run_id for run_id in runs if not run_id.startswith("study-")} == {trial["trial_id"] for trial in trials}
     for trial in trials:
         run = inspect(runs[trial["trial_id"]])
         assert run["last"]["type"] == "exit"
         assert run["about"]["run_id"] == trial["trial_id"]
         assert run["about"]["run_group"].endswith("/tiny")
-        assert run["about"]["job_type"] == run_name(trial["row"])
-        assert len(run["about"]["job_type"]) <= LONGEST
-        assert len(run["about"]["display_name"]) <= LONGEST
+        assert run["about"]["job_type"] == trial["row"]
         config = run["config"]
-        assert (config["row"], config["seed"], config["trial_id"]) == (trial["row"], 0, trial["trial_id"])
-        assert config["recipe"]["epochs"] == 2
-        assert config["data"]["subset"] == 100
+        assert (config["row"], config["seed"]) == (trial["row"], int(trial["seed"]))
+        assert config["trial_id"] == trial["trial_id"]
+        assert config["recipe"]["epochs"] == 8
+        assert config["data"]["subset"] == 200
         assert config["versions"]["torch"]
-        assert [line["epoch"] for line in run["history"]] == [line["_step"] for line in run["history"]] == [1, 2]
+        assert [line["epoch"] for line in run["history"]] == [line["_step"] for line in run["history"]] == EPOCHS
         assert {"train_loss", "val_error"} <= run["history"][0].keys()
         summary = run["summary"]
         assert summary["final/test_error"] == pytest.approx(float(trial["test_error"]))
@@ -160,52 +141,47 @@ def test_every_trial_is_one_offline_run(offline: tuple[Place, subprocess.Complet
         assert summary["state"] == "done"
 
 
-def test_design_is_in_the_configuration(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
-    where, _ = offline
-    designs = {trial["row"]: inspect(where.runs()[trial["trial_id"]])["config"]["se"] for trial in where.trials("tiny")}
+def test_design_is_in_the_configuration(finished: Lab, runs: dict[str, Path]) -> None:
+    designs = {trial["row"]: inspect(runs[trial["trial_id"]])["config"]["se"] for trial in finished.trials()}
     assert designs["no SE"] == "none"
     assert designs["r = 2"]["reduction"] == {"2": 2, "3": 2, "4": 2}
     assert designs["r = 2"]["position"] == "standard"
 
 
-def test_study_ends_with_its_table_and_figure(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
-    where, _ = offline
-    (folder,) = (path for run_id, path in where.runs().items() if run_id.startswith("study-"))
+def test_study_ends_with_its_table_and_figure(finished: Lab, runs: dict[str, Path]) -> None:
+    (folder,) = (path for run_id, path in runs.items() if run_id.startswith("study-"))
     run = inspect(folder)
     assert run["about"]["job_type"] == "study"
     assert run["about"]["run_group"].endswith("/tiny")
-    (results,) = where.folder.glob("results/local/*/*/tiny")
     (line,) = run["history"]
-    assert (folder / "files" / line["figure.path"]).read_bytes() == (results / "figure.png").read_bytes()
+    assert (folder / "files" / line["figure.path"]).read_bytes() == (finished.table / "figure.png").read_bytes()
     logged = json.loads((folder / "files" / line["table.path"]).read_text())
-    with (results / "table.csv").open() as lines:
+    with (finished.table / "table.csv").open() as lines:
         heading, *rows = csv.reader(lines)
     assert logged["columns"] == heading
     assert [row[heading.index("row")] for row in logged["data"]] == [row[heading.index("row")] for row in rows]
     assert all(value is None or value == value for row in logged["data"] for value in row)  # no NaN
 
 
-def test_the_users_environment(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
+def test_the_users_environment(finished: Lab, runs: dict[str, Path]) -> None:
     """Project and entity are the user's; `results` decides the place; the home stays clean."""
-    where, done = offline
-    assert {inspect(run)["about"]["project"] for run in where.runs().values()} == {"my-project"}
-    assert {inspect(run)["about"]["entity"] for run in where.runs().values()} == {"someone"}
-    assert sorted(path.name for path in where.folder.iterdir()) == ["home", "results", "sweeps"]
-    assert not [path for path in (where.folder / "home").rglob("*") if "wandb" in path.name]
-    assert "wandb" not in (done.stdout + done.stderr).lower()
-    assert done.stderr == ""
+    assert {inspect(run)["about"]["project"] for run in runs.values()} == {"my-project"}
+    assert {inspect(run)["about"]["entity"] for run in runs.values()} == {"someone"}
+    assert sorted(path.name for path in finished.folder.iterdir()) == ["home", "results", "screen", "sweeps"]
+    assert not [path for path in (finished.folder / "home").rglob("*") if "wandb" in path.name]
+    assert b"wandb" not in (finished.folder / "screen").read_bytes().lower()
 
 
 @pytest.mark.slow
-def test_nothing_is_written_twice(offline: tuple[Place, subprocess.CompletedProcess[str]]) -> None:
+def test_nothing_is_written_twice(copy: Lab) -> None:
     """Not by another study that shares the trials; that adds its own table only. What was cut off is cleaned up."""
-    where, _ = offline
-    before = where.runs()
-    cut_off = where.folder / "results/local/wandb/.writing/wandb/offline-run-20260101_000000-cut"
+    before = runs_below(copy.folder)
+    cut_off = copy.folder / "results/local/wandb/.writing/wandb/offline-run-20260101_000000-cut"
     cut_off.mkdir(parents=True)
-    done = where.study("other", "recipe.epochs=2", **USERS)
-    assert done.returncode == 0, done.stderr
-    after = where.runs()
+    (copy.folder / "sweeps/ablation/other.yaml").write_text(OTHER)
+    done = copy.run("+ablation=other", *SETTINGS[1:], tracking="offline", environment=USERS)
+    assert done.code == 0, done.err
+    after = runs_below(copy.folder)
     assert before.items() <= after.items()
     (added,) = after.keys() - before.keys()
     assert added.startswith("study-")
@@ -213,24 +189,20 @@ def test_nothing_is_written_twice(offline: tuple[Place, subprocess.CompletedProc
     assert not cut_off.exists()
 
 
-def test_sync_uploads_everything_once(
-    offline: tuple[Place, subprocess.CompletedProcess[str]], server: Server, tmp_path: Path
-) -> None:
-    where, _ = offline
-    runs = where.runs()
+def test_sync_uploads_everything_once(copy: Lab, server: Server) -> None:
+    runs, environment = runs_below(copy.folder), {**os.environ, "HOME": str(copy.folder), **server.environment}
     for again in ("--skip-synced", "--include-synced"):
-        done = where.run([str(WANDB), "sync", again, *map(str, runs.values())], **server.environment)
-        assert done.returncode == 0, done.stderr
+        subprocess.run([WANDB, "sync", again, *runs.values()], env=environment, check=True, capture_output=True)
         assert server.runs.keys() == runs.keys()
-        for trial in where.trials("tiny"):
+        for trial in copy.trials():
             run = server.runs[trial["trial_id"]]
-            assert run.about["jobType"] == run_name(trial["row"])
+            assert run.about["jobType"] == trial["row"]
             assert run.about["groupName"].endswith("/tiny")
-            assert [line["epoch"] for line in run.history] == [1, 2]
+            assert [line["epoch"] for line in run.history] == EPOCHS
             assert run.summary["final/test_error"] == pytest.approx(float(trial["test_error"]))
             assert run.config["row"] == trial["row"]
             assert run.exit_code == 0
-        for run_id in runs.keys() - {trial["trial_id"] for trial in where.trials("tiny")}:
+        for run_id in runs.keys() - {trial["trial_id"] for trial in copy.trials()}:
             run = server.runs[run_id]
             (line,) = run.history
             assert run.files[line["figure"]["path"]].startswith(b"\x89PNG")
@@ -256,9 +228,9 @@ for trial_id in ("one", "two"):
     if store.claim(trial_id):
         store.finish(trial_id, "failed" if "fail" in flags else "done", record)
 Path("table.csv").write_text("row,a,b\\nNone,1,\\nx,,2\\n")
-runs = tuple(WandbRun(trial_id, "row", 0, {}, 1, 1) for trial_id in ("one", "two"))
+runs = tuple(WandbRun(trial_id, label, 0, {}, 1, 1) for trial_id, label in (("one", "row"), ("two", LABEL)))
 facts = ExportedStudy("study", "study", (), {}, {}, list(runs), [], (Path("table.csv"), Path(figure)))
-"""
+""".replace("LABEL", repr(LONG))
 # Their export in this process, where it can be disturbed.
 WRITE = f"""{RECORDED}
 from senet_lab.studies import export_wandb, wandb_client
@@ -321,6 +293,9 @@ def test_killed_in_the_middle_of_writing(fresh: Place) -> None:
     assert {"one", "two"} <= fresh.runs().keys()
     assert [line["epoch"] for line in inspect(fresh.runs()["one"])["history"]] == [1, 2, 3, 4, 5]
     assert not (folder / ".writing").exists()
+    about = inspect(fresh.runs()["two"])["about"]
+    assert about["job_type"] == run_name(LONG)
+    assert len(about["display_name"]) <= LONGEST
 
 
 def test_a_service_that_stops_answering(fresh: Place, server: Server) -> None:

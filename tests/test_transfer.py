@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from in_process import trained_here
 from launching import ROOT, WORDS, Lab, one_line
 
 from senet_lab.__main__ import main
@@ -156,8 +157,8 @@ def test_outputs_are_published_imported_and_forgotten(here: Path, capsys: pytest
 
 def test_outputs_may_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["data.subset=100", "recipe.epochs=1", "executor.workers=1", "tracking=off", "results=off"]
-    assert run([*words, "training.outputs=off"]) == 0
+    with trained_here():
+        assert run(["data.subset=100", "recipe.epochs=1", "tracking=off", "results=off", "training.outputs=off"]) == 0
     assert len(load_records("off/lab.db")) == 1
     assert kept("sqlite:///off/lab.db") == {}
     assert not list(Path("off").rglob("outputs.npz"))

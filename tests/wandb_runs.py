@@ -14,10 +14,12 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 WANDB = Path(sys.executable).with_name("wandb")
+CORE = distribution("wandb").locate_file("wandb/bin/wandb-core")  # what `wandb leet` starts, half a second later
 SECONDS = 60  # more than the reader ever takes, or a process to say its first line
 END_SECONDS = 480  # more than any command here takes, on a machine that is busy
 
@@ -25,9 +27,9 @@ END_SECONDS = 480  # more than any command here takes, on a machine that is busy
 @functools.cache
 def inspect(run: Path) -> dict[str, Any]:
     """A run as the client's own reader tells it; the keys of what is logged as media are dotted."""
-    lines = subprocess.run(
-        [WANDB, "leet", "inspect", "--json", run], capture_output=True, text=True, check=True, timeout=SECONDS
-    )
+    (file,) = run.glob("run-*.wandb")
+    words = [str(CORE), "leet", "inspect", "--no-observability", "--json", "--run-file", file, run.parent]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True, timeout=SECONDS)
     records = [json.loads(line) for line in lines.stdout.splitlines()]
     summary: dict[str, Any] = {}
     for record in records:
