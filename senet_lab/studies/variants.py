@@ -177,7 +177,10 @@ def with_values(config: Config, values: Mapping[str, Any], where: str) -> Config
     """A configuration with other values, by key; a UserError that begins with `where` for one that its key refuses."""
     if not values:
         return copy.deepcopy(config)
-    structured = OmegaConf.structured(copy.deepcopy(config))
+    whole = {name: getattr(config, name) for name in ("study", "search")}
+    if whole.keys() & {key.split(".")[0] for key in values}:
+        whole = {}
+    structured = OmegaConf.structured(replace(config, **dict.fromkeys(whole)))  # a long list of rows would take long
     try:
         for key, value in values.items():
             check_key(key)
@@ -186,6 +189,7 @@ def with_values(config: Config, values: Mapping[str, Any], where: str) -> Config
             OmegaConf.update(structured, key, value, merge=False)
         checked = OmegaConf.to_object(structured)
         assert isinstance(checked, Config)
+        checked = replace(checked, **copy.deepcopy(whole))
         check_values(checked)
     except (OmegaConfBaseException, UserError) as error:
         raise UserError(f"{where}: {error_line(error)}") from error
