@@ -217,7 +217,7 @@ def gate_weights(watch: OperatorLog) -> set[str]:
     What was put into the network is known, whatever it computes; other gates are known by what they compute. A step of
     these is where the gate's weights are: in a traced network it may not say itself where it is.
     """
-    put = list(gates_in(watch.net))
+    put = set(gates_in(watch.net))
     weights = {name for name, _ in watch.net.named_parameters() if is_in(name, put)}
     for step in watch.steps:
         step.gate = any(is_in(place, put) for place in step.places)

@@ -32,7 +32,7 @@ def se_modules(model: nn.Module) -> dict[str, nn.Module]:
     modules = gates_in(model)
     alike: dict[tuple[type[nn.Module], str], bool] = {}  # looked into once only
     for path, module in model.named_modules():
-        if is_in(path, [*modules]):
+        if is_in(path, modules):
             continue
         kind = (type(module), repr(module))
         if kind not in alike:

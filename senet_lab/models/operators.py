@@ -14,7 +14,7 @@ norm is no gate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -278,6 +278,10 @@ def shared_places(*paths: str) -> str:
     return ".".join(filter(None, paths))
 
 
-def is_in(path: str, roots: Sequence[str]) -> bool:
+def is_in(path: str, roots: Container[str]) -> bool:
     """Whether a module or parameter is one of the modules at `roots` or in one; everything is in `""`."""
-    return any(not root or path == root or path.startswith(root + ".") for root in roots)
+    while path not in roots:
+        if not path:
+            return False
+        path = path.rpartition(".")[0]
+    return True
