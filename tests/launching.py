@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -173,6 +175,17 @@ def wait_for(
         assert time.monotonic() < until, "it never came to be"
         assert process is None or process.poll() is None, f"ended too early: {process.communicate(timeout=60)}"
         time.sleep(0.02)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a full disk: a file cannot grow further."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def one_line(text: str, *words: str) -> bool:

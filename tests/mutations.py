@@ -181,6 +181,8 @@ MUTATIONS: list[tuple[str, str, str, str, str]] = [
      "half_width(c.sd, c.n, 2 * level)", "half_width(c.sd, c.n, 2 * ALPHA)"),
     ("no variance of rounding in the interval", "senet_lab/reports/statistics.py", "test_reports_statistics.py test_reports_tables.py",
      "    sd = float(deviation_of_differences(d, step))", "    sd = float(standard_deviation(d, step))"),
+    ("boundaries of looks from a distribution cut short", "senet_lab/reports/sequential.py", "test_reports_sequential.py",
+     "for k in range(3 - n % 2, n, 2):", "for k in range(3 - n % 2, n - 2, 2):"),
     ("failures left out of a settle plan", "senet_lab/studies/settle_plan.py", "test_settling.py",
      'SAME = ("metric", "margin", "failures",', 'SAME = ("metric", "margin",'),
     ("seeds beyond a stop in the table", "senet_lab/reports/comparisons.py", "test_reports_conclusions.py",

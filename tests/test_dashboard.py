@@ -68,7 +68,7 @@ def inside(folder: Path, *words: str, **environment: str) -> Ended:
 def written(finished: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What the command writes of the finished study, from the store."""
     to = tmp_path_factory.mktemp("written")
-    done = command(finished.folder, "tiny", *WORDS[1:], "--to", str(to))
+    done = inside(finished.folder, "tiny", *WORDS[1:], "--to", str(to))
     assert (done.code, done.err) == (0, ""), done
     title = "A small study: resnet8 on digits-subset 200, recipe quick-epochs 8"
     assert done.out == f"{title}: W&B workspace and report written to {to}/ (dashboard.json, report.json); {NO_KEY}\n"
@@ -172,7 +172,7 @@ def test_rows_are_told_apart(finished: Lab, written: dict[str, bytes]) -> None:
 
 def test_the_same_bytes_from_a_file(finished: Lab, written: dict[str, bytes], tmp_path: Path) -> None:
     """From the store and from the trials.csv, in two processes: the library's random ids are nowhere."""
-    done = inside(finished.folder, f"{FOLDER}/trials.csv", "--to", str(tmp_path))
+    done = command(finished.folder, f"{FOLDER}/trials.csv", "--to", str(tmp_path))
     assert (done.code, done.err) == (0, ""), done
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == written
 

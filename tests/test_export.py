@@ -6,11 +6,9 @@ import io
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import onnxruntime
 import pytest
 import torch
 from kept import Kept, changed, predicted, refused
+from launching import files_of_at_most
 from PIL import Image
 from test_data_feeds import picture
 from test_predict import coloured
@@ -177,17 +176,6 @@ def exports_within_tolerance(module: SENet, size: int, folder: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------------------------
 # What is not written
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """As on a full disk: a file cannot grow further."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_file_that_is_there_stays(kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,11 +21,10 @@ import numpy as np
 import pytest
 import torch
 from kept import predicted, refused, train
-from launching import ROOT
+from launching import ROOT, files_of_at_most
 from PIL import Image
 from test_data_feeds import make_tree, picture
 from test_data_files import cifar  # noqa: F401  (a fixture)
-from test_export import files_of_at_most
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 

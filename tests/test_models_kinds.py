@@ -114,12 +114,16 @@ def weights_of_gates(net: nn.Module) -> list[Tensor]:
     return [weight for gate in gates_in(net).values() for weight in gate.parameters()]
 
 
-@pytest.mark.parametrize("kind", names())
-def test_every_kind_goes_into_every_place(kind: str) -> None:
+# Each kind at two places, which have the same channels here; every place is met, and test_models_insert tries each.
+OTHERS = itertools.cycle([position for position in POSITIONS if position != "standard"])
+
+
+@pytest.mark.parametrize(("kind", "other"), [(kind, next(OTHERS)) for kind in names()])
+def test_every_kind_goes_into_a_network(kind: str, other: str) -> None:
     """Into the same plain network, without a trace in the global generator, and costed."""
     plain = create("resnet8", None, 10, seed=3)
     before, without = torch.random.get_rng_state(), cost(plain, (3, 32, 32))
-    for position in POSITIONS:
+    for position in ("standard", other):
         net = create("resnet8", SE(4, kind=kind, position=position), 10, seed=3)
         assert len(gates_in(net)) == 3
         for name, weight in net.state_dict().items():
@@ -154,10 +158,12 @@ def test_no_two_designs_share_a_name() -> None:
     lines = [f"se.kind={kind}" for kind in ("se", "constant", "static", "simam", "timm:gc", "timm:gca")]
     lines += [f"se.kind=constant {word}" for word in ("se.args={value:0.3}", "se.stages=[2]", "se.position=pre")]
     lines += ["se.kind=timm:cbam se.reduction=4", "se.kind=static se.excitation=tanh", "se.kind=static se.stages=[2,3]"]
-    assert len(set(ids(*lines))) == len(lines)
-    assert len(set(ids("se.kind=se", "se.kind=se se.reduction=16"))) == 1
-    assert len(set(ids("se.kind=static", "se.kind=static se.reduction=4"))) == 1, "it does not look at the reduction"
-    assert all(spec(line).code == "" for line in lines[:5]), "what is released needs no more to be told"
+    specs = {line: spec(line) for line in lines}
+    assert len({each.trial_id for each in specs.values()}) == len(lines)
+    assert spec("se.kind=se se.reduction=16").trial_id == specs["se.kind=se"].trial_id
+    static = specs["se.kind=static"].trial_id
+    assert spec("se.kind=static se.reduction=4").trial_id == static, "it does not look at the reduction"
+    assert all(specs[line].code == "" for line in lines[:5]), "what is released needs no more to be told"
 
 
 GATE = """

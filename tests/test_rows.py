@@ -110,7 +110,7 @@ def test_a_study_that_says_nothing_is_refused() -> None:
     for factor in ("", "foo", "data.name", "data.test_subset", "seeds"):
         text = refusal({"a": {}}, factor=factor)
         assert text.startswith(f"study.factor: '{factor}' cannot be varied")
-        assert "; what can: se, recipe, backbone, stride, se.reduction" in text
+        assert "; what can: se, recipe, backbone, stride, init" in text
 
 
 def test_se_may_be_off_for_all_rows() -> None:

@@ -136,10 +136,26 @@ def claim_all(url: str, names: list[str], begin: Any, won: Any) -> None:
     won.put(None)
 
 
+def race(url: str, names: list[str]) -> None:
+    """Four processes claim and finish all of these trials at once: each is one's."""
+    context = mp.get_context("spawn")
+    begin, won = context.Barrier(4), context.Queue()
+    racers = [context.Process(target=claim_all, args=(url, names, begin, won)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    results = []
+    while results.count(None) < len(racers):
+        results.append(won.get(timeout=60))
+    for racer in racers:
+        racer.join(30)
+        assert racer.exitcode == 0
+    assert Counter(result[0] for result in results if result) == Counter(names)
+    assert len(Store(url).read(names)) == len(names)
+
+
 @pytest.mark.parametrize("abandoned", [False, True])
 def test_of_processes_that_race_one_gets_each_trial(store: Store, abandoned: bool) -> None:
-    """Free trials in a new store, and those of a dead driver, by four processes at once."""
-    context = mp.get_context("spawn")
+    """Free trials in a new store, and those of a dead driver."""
     names = [f"trial {number}" for number in range(40)]
     if abandoned:
         gone = another(store, dead_owner())
@@ -147,18 +163,7 @@ def test_of_processes_that_race_one_gets_each_trial(store: Store, abandoned: boo
     else:
         store.engine.dispose()
         Path(store.url.removeprefix("sqlite:///")).unlink()
-    begin, won = context.Barrier(4), context.Queue()
-    racers = [context.Process(target=claim_all, args=(store.url, names, begin, won)) for _ in range(4)]
-    for racer in racers:
-        racer.start()
-    results = []
-    while results.count(None) < len(racers):
-        results.append(won.get(timeout=60))
-    for racer in racers:
-        racer.join()
-        assert racer.exitcode == 0
-    assert Counter(result[0] for result in results if result) == Counter(names)
-    assert len(another(store).read(names)) == len(names)
+    race(store.url, names)
 
 
 def test_only_failed_trials_are_forgotten_unless_told(store: Store) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing as mp
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -20,7 +18,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 from launching import ROOT, TRIALS, WORDS, Lab, ended, one_line
-from test_store import FAILURE, RECORD, another, claim_all, dead_owner
+from test_store import FAILURE, RECORD, another, dead_owner, race
 
 from benchmarks.postgres import BINARIES, Postgres
 from senet_lab.config import RunError, UserError
@@ -78,19 +76,7 @@ def test_of_processes_that_race_one_gets_each_trial(url: str, abandoned: bool) -
     if abandoned:
         gone = another(Store(url), dead_owner())
         assert all(gone.claim(name) for name in names)
-    context = mp.get_context("spawn")
-    begin, won = context.Barrier(4), context.Queue()
-    racers = [context.Process(target=claim_all, args=(url, names, begin, won)) for _ in range(4)]
-    for racer in racers:
-        racer.start()
-    results = []
-    while results.count(None) < len(racers):
-        results.append(won.get(timeout=60))
-    for racer in racers:
-        racer.join(30)
-        assert racer.exitcode == 0
-    assert Counter(result[0] for result in results if result) == Counter(names)
-    assert len(Store(url).read(names)) == len(names)
+    race(url, names)
 
 
 @pytest.mark.slow

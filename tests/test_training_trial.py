@@ -9,19 +9,18 @@ import io
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from launching import files_of_at_most
 from sklearn.datasets import load_digits
 from test_data_feeds import FORKS, make_tree
 from torch import Tensor, nn
@@ -453,17 +452,6 @@ def refusal(spec: Spec, path: Path, report: Callable[[dict[str, Any]], None] = s
         trial.run_trial(spec, path, report)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """As on a full disk: a file cannot grow further."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk(whole: dict[str, Any], tmp_path: Path) -> None:
