@@ -177,10 +177,8 @@ def with_values(config: Config, values: Mapping[str, Any], where: str) -> Config
     """A configuration with other values, by key; a UserError that begins with `where` for one that its key refuses."""
     if not values:
         return copy.deepcopy(config)
-    whole = {name: getattr(config, name) for name in ("study", "search")}
-    if whole.keys() & {key.split(".")[0] for key in values}:
-        whole = {}
-    structured = OmegaConf.structured(replace(config, **dict.fromkeys(whole)))  # a long list of rows would take long
+    whole = bool({"study", "search"} & {key.split(".")[0] for key in values})  # else left out: many rows take long
+    structured = OmegaConf.structured(config if whole else replace(config, study=None, search=None))
     try:
         for key, value in values.items():
             check_key(key)
@@ -189,7 +187,8 @@ def with_values(config: Config, values: Mapping[str, Any], where: str) -> Config
             OmegaConf.update(structured, key, value, merge=False)
         checked = OmegaConf.to_object(structured)
         assert isinstance(checked, Config)
-        checked = replace(checked, **copy.deepcopy(whole))
+        if not whole:
+            checked = replace(checked, study=copy.deepcopy(config.study), search=copy.deepcopy(config.search))
         check_values(checked)
     except (OmegaConfBaseException, UserError) as error:
         raise UserError(f"{where}: {error_line(error)}") from error
