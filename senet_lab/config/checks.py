@@ -36,7 +36,7 @@ def check_values(config: Config) -> None:
         raise UserError(f"recipe.warmup_epochs={recipe.warmup_epochs:g} is all of recipe.epochs={recipe.epochs}")
     of_ray = {"address": executor.address, "cpus_per_trial": executor.cpus_per_trial - 1}
     of_ray["gpus_per_trial"] = executor.gpus_per_trial is not None
-    for name in (name for name, said in of_ray.items() if said and executor.name != "ray"):
+    for name in (name for name, given in of_ray.items() if given and executor.name != "ray"):
         raise UserError(f"executor.{name} is for executor=ray; executor={executor.name} was asked for")
     if executor.per_gpu != 1 and executor.name == "ray":
         raise UserError(

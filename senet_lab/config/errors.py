@@ -45,6 +45,6 @@ def path_fault(path: Path, error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def without_passwords(said: object) -> str:
+def without_passwords(message: object) -> str:
     """A message with *** in place of the password of each URL in it, whole or malformed."""
-    return re.sub(r"(://[^\s:/@]*):[^\s@]*@", r"\1:***@", str(said))
+    return re.sub(r"(://[^\s:/@]*):[^\s@]*@", r"\1:***@", str(message))

@@ -57,10 +57,10 @@ def key(
 ) -> Any:
     """A field of the configuration, for whose arguments see `Key`; a callable default is called for each new one."""
     words = dict(choices) if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
-    said = {"key": Key(means, words, bounds, decides)}
+    metadata = {"key": Key(means, words, bounds, decides)}
     if callable(default):
-        return dataclasses.field(default_factory=default, metadata=said)
-    return dataclasses.field(default=default, metadata=said)
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def walk(config: Any, prefix: str = "", decides: str = RESULT) -> Iterator[tuple[str, Key, Any]]:

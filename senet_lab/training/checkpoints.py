@@ -97,14 +97,14 @@ def load_network(path: Path, own: Collection[str] = ()) -> SENet:
     settings = saved.get("hyper_parameters") if isinstance(saved, dict) else None
     if not isinstance(settings, Mapping) or "backbone" not in settings or "state_dict" not in saved:
         raise UserError(f"{path} is not a checkpoint of a network that this lab has trained")
-    se, said = settings.get("se"), saved.get("images")
+    se, description = settings.get("se"), saved.get("images")
     for key, name in {"backbone": settings["backbone"], "se.kind": (se or {}).get("kind", "se")}.items():
         if is_users_code(str(name)) and name not in (*own, *kinds.names()):
             raise UserError(f"{path} names code of its own; if you trust it, say {key}={name}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Lightning's, of what is done on purpose
-            module = SENet(**settings, images=said if isinstance(said, Mapping) else None)
+            module = SENet(**settings, images=description if isinstance(description, Mapping) else None)
         module.load_state_dict(saved["state_dict"])
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         cause = error.__cause__ if isinstance(error, NetworkError) else error

@@ -114,7 +114,7 @@ def collect_results(report: Report) -> list[dict[str, Any]]:
                 kind, value = pipe.recv()
             except (EOFError, OSError):
                 kind, value = "lost", None
-            if kind == "said":
+            if kind == "report":
                 report(value)
                 continue
             if kind == "failed":
@@ -165,7 +165,7 @@ def serve_rank(pipe: Connection, threads: int) -> None:
         folders.append(rank.meeting.parent)
         try:
             with process_group(rank):
-                value = task(rank, partial(send, pipe, "said"))
+                value = task(rank, partial(send, pipe, "report"))
         except BaseException as error:
             send(pipe, "failed", (time.monotonic(), sendable(error)))
             threading.Event().wait()

@@ -45,7 +45,7 @@ def pixels_of(data: Data, given: Any, part: str) -> tuple[Pixels, list[bytes]]:
     if not images:
         raise UserError(f"{what} is empty")
     if images[0].shape[1] != images[0].shape[2]:
-        raise UserError(f"{what}: its images are {told(images[0])}; data.size=N cuts N × N out of each")
+        raise UserError(f"{what}: its images are {shape_text(images[0])}; data.size=N cuts N × N out of each")
     return Pixels(np.stack(images), np.array(labels, np.int64)), marks
 
 
@@ -127,11 +127,11 @@ def classes_of(data: Data, given: Any, train: Pixels, test: Pixels) -> tuple[str
 def different(data: Data, one: str, x_CHW: Levels, other: str, y_CHW: Levels) -> UserError:
     hint = "; data.size=N brings all to N × N" if len(x_CHW) == len(y_CHW) else ""
     return UserError(
-        f"data={data.name}: images of different shapes: {one} is {told(x_CHW)}, {other} {told(y_CHW)}{hint}"
+        f"data={data.name}: images of different shapes: {one} is {shape_text(x_CHW)}, {other} {shape_text(y_CHW)}{hint}"
     )
 
 
-def told(x_CHW: Levels) -> str:
+def shape_text(x_CHW: Levels) -> str:
     C, H, W = x_CHW.shape
     return f"{H} × {W} in {'grey' if C == 1 else 'colour'}"
 
