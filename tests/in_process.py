@@ -4,13 +4,12 @@ do is tested with real ones."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from senet_lab.config import Config
 from senet_lab.studies.executors import EXECUTORS
 from senet_lab.studies.pool import BEGUN, Capacity, Event, train_trial
 from senet_lab.training.spec import Spec
@@ -44,13 +43,9 @@ class ThisProcess:
 
 
 @contextmanager
-def this_process(config: Config, device: str, idle: bool = False) -> Iterator[Capacity]:
-    yield Capacity(1, lambda count: ThisProcess(), lambda count: count)
-
-
-@contextmanager
 def trained_here() -> Iterator[None]:
     """Have the local executor train in this process, for the body."""
+    capacity = Capacity(1, lambda count: ThisProcess(), lambda count: count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(EXECUTORS, "local", this_process)
+        patch.setitem(EXECUTORS, "local", lambda *_, **__: nullcontext(capacity))
         yield

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from launching import FOLDER, ROOT, WORDS, Ended, Lab, one_line
-from wandb_runs import WANDB, inspect
+from wandb_runs import inspect
 from wandb_server import Server
 
 from senet_lab.__main__ import main
@@ -267,25 +267,6 @@ def test_it_cannot_be_saved(
     assert one_line(done.err, "error: dashboard: ", f"{tmp_path}/ holds what would be saved"), done.err
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == written
     assert server.views == {}
-
-
-@pytest.mark.slow  # the sync of seven runs
-def test_runs_that_are_synced_are_those_that_are_shown(copy: Lab, server: Server, tmp_path: Path) -> None:
-    """The whole way: tracked offline, uploaded by W&B's own command, shown in a workspace that is saved beside them."""
-    runs = sorted(copy.folder.glob("results/local/wandb/offline-run-*"))
-    environment = {**os.environ, "HOME": str(tmp_path), **server.environment}
-    subprocess.run([WANDB, "sync", *runs], env=environment, check=True, capture_output=True, timeout=SECONDS)
-    done = command(copy.folder, FOLDER, "--to", str(tmp_path), **server.environment)
-    assert (done.code, done.err) == (0, ""), done
-    for view in server.views.values():
-        spec = json.loads(view["spec"])
-        assert runs_of(spec) == server.runs.keys()
-        used = keys(spec)
-        for trial in copy.trials():
-            run = server.runs[trial["trial_id"]]
-            assert used["config"] <= config_keys(run.config)
-            assert used["summary"] <= run.summary.keys()
-            assert all(used["history"] <= line.keys() for line in run.history)
 
 
 # --------------------------------------------------------------------------------------------------------------------
