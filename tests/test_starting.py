@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import torchvision
 from in_process import trained_here
 from kept import DIGITS, Kept
 from launching import one_line
+from test_models_library import NAMES
 from torch import Tensor, nn
 
 from senet_lab.compose import compose
 from senet_lab.config import SE, RunError, UserError
 from senet_lab.models import create, starting
+from senet_lab.models.library_weights import names_and_shapes, published
 from senet_lab.models.slots import POSITIONS
 from senet_lab.run import main
 from senet_lab.studies import plan
@@ -97,7 +100,9 @@ def test_a_study_starts_all_its_rows_from_the_same_weights(tmp_path: Path, capsy
         (kept,) = (tmp_path / "checkpoints").glob("*.ckpt")
         capsys.readouterr()
         main([*words, "+ablation=finetune", f"init={kept}", "recipe.epochs=1", "recipe.lr=1e-9", "seeds=1"])
-    assert f"starts from {kept}" in capsys.readouterr().out
+    assert f"starts from {kept}, classifier included" in capsys.readouterr().out
+    (commands,) = (tmp_path / "digits-subset=100-test_subset=50").rglob("finetune/commands.csv")
+    assert "+ablation=finetune init=FILE recipe.epochs=1" in commands.read_text()
     errors = {each["label"]: each["metrics"]["test_loss"] for each in Store(f"sqlite:///{tmp_path}/lab.db").latest(4)}
     assert errors["SE from identity"] == pytest.approx(errors["none"], abs=1e-5)
     assert abs(errors["SE"] - errors["none"]) > 1e-2
@@ -111,7 +116,7 @@ def test_a_study_starts_all_its_rows_from_the_same_weights(tmp_path: Path, capsy
 def without_gates(net: nn.Module) -> nn.Module:
     """timm's network with nothing in the place of its SE."""
     for path, module in list(net.named_modules()):
-        if type(module).__name__ == "SqueezeExcite":
+        if type(module).__name__ in ("SqueezeExcite", "SEModule"):
             net.get_submodule(path.rpartition(".")[0]).se = nn.Identity()
     return net
 
@@ -123,6 +128,7 @@ def without_gates(net: nn.Module) -> nn.Module:
         ("resnet50", "torchvision", lambda: torchvision.models.resnet50(num_classes=5), 0),
         ("torchvision:mobilenet_v2", "paper", lambda: torchvision.models.mobilenet_v2(num_classes=5), 0),
         ("timm:mobilenetv3_small_050", "paper", lambda: timm.create_model("mobilenetv3_small_050", num_classes=5), 36),
+        ("timm:seresnet18", "paper", lambda: timm.create_model("seresnet18", num_classes=5), 32),  # our names for gates
     ],
 )
 def test_a_librarys_file_gives_the_librarys_network(
@@ -147,6 +153,31 @@ def test_gates_of_timm_come_with_its_weights_where_ours_are_alike(tmp_path: Path
     ours.load_state_dict(fit.weights, strict=False)
     x_BCHW = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(ours(x_BCHW), theirs(x_BCHW), rtol=1e-3, atol=1e-4)
+
+
+WITHOUT_WEIGHTS = {
+    f"timm:{name}"
+    for name in ("cs3darknet_s", "ghostnet_050", "mnasnet_050", "nf_regnet_b0", "semnasnet_050", "seresnet18")
+}
+AUXILIARY = {"torchvision:googlenet", "torchvision:inception_v3"}  # their weights have classifiers of inner maps
+
+
+@pytest.mark.slow
+def test_every_network_of_a_library_starts_from_its_own_weights() -> None:
+    """By names and shapes, with gates put in and ten classes in place of those of the weights."""
+    faults = {}
+    for name in NAMES:
+        library, _, network = name.partition(":")
+        try:
+            with warnings.catch_warnings(action="ignore"), torch.device("meta"):
+                net = create(name, SE(), 10)
+            fit = starting.fit(net, names_and_shapes(published(library, network)))
+            assert fit.classes[0] == 10
+        except ValueError as error:
+            faults[name] = str(error)
+    assert {name for name, fault in faults.items() if "has no weights for" in fault} == WITHOUT_WEIGHTS
+    assert {name for name, fault in faults.items() if "left over: " in fault} == AUXILIARY
+    assert len(faults) == len(WITHOUT_WEIGHTS | AUXILIARY), faults
 
 
 @pytest.fixture

@@ -141,32 +141,33 @@ def fit(net: nn.Module, state: Mapping[str, Tensor]) -> Fit:
     """
     own = net.state_dict()
     mappings = [*key_mapping(own), plain_names(net, own)]
-    known = {name for names in mappings for name in names.values()}
+    out = {*taken_out(net)}  # first of all: timm's names for our gates may be those of its own
+    known = {name for names in mappings for name in names.values()} | out
     # Also without the names of wrappers: of weights with gates, only the gates are then left over in a plain network.
     states = [state, {key.replace(".body.", "."): tensor for key, tensor in state.items()}]
     givens = [without_prefixes(each, known) for each in states]
     pairs = [(names, given) for given in givens for names in mappings]
-    names, given = max(pairs, key=lambda pair: len(pair[1].keys() & pair[0].values()))
+    names, given = max(pairs, key=lambda pair: len(({*pair[1]} - out) & {*pair[0].values()}))
+    without = len(given.keys() & out)
+    given = {key: tensor for key, tensor in given.items() if key not in out}
     missing = {ours for ours, theirs in names.items() if theirs not in given}
     gates = {key for key in own if any(key.startswith(f"{path}.") for path in gates_in(net))}
     if gates <= missing:
         missing -= gates
-    left_over = given.keys() - names.values()
-    without = left_over & set(taken_out(net))
     other = [ours for ours, theirs in names.items() if theirs in given and given[theirs].shape != own[ours].shape]
     head = classifier_in(other, {key: (own[key], given[names[key]]) for key in other})
     shapes = [f"{names[key]} ({tuple(given[names[key]].shape)} for {tuple(own[key].shape)})" for key in other]
     faults = [
         # Files from before torch 0.4.1 do not count batches, and no norm uses the count.
         fault_text("missing", [names[key] for key in missing if not key.endswith(".num_batches_tracked")]),
-        fault_text("left over", left_over - without),
+        fault_text("left over", given.keys() - names.values()),
         fault_text("of another shape", () if head else shapes),
     ]
     if any(faults):
         raise ValueError(f"init: the weights do not fit the network: {'; '.join(filter(None, faults))}")
     taken = {ours: given[theirs] for ours, theirs in names.items() if theirs in given and ours not in other}
     classes = (len(own[f"{head}.weight"]), len(given[names[f"{head}.weight"]])) if head else (0, 0)
-    return Fit(taken, head, classes, len(without))
+    return Fit(taken, head, classes, without)
 
 
 def classifier_in(keys: Iterable[str], pairs: Mapping[str, tuple[Tensor, Tensor]]) -> str:

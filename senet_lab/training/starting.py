@@ -54,9 +54,13 @@ def check_start(net: nn.Module, config: Config) -> tuple[str, str]:
     starting.check_network(init, found, config.backbone, config.stride)
     fit = starting.fit(net, found.state)
     ours, theirs = fit.classes
-    new = f"; its classifier, {fit.head}, is new: {ours:,} classes for {theirs:,}" if fit.head else ""
+    head = (
+        f"; its classifier, {fit.head}, is new: {ours:,} classes for {theirs:,}"
+        if fit.head
+        else ", classifier included"
+    )
     out = f"; {fit.without} tensors of its own SE, which was taken out, are left out" if fit.without else ""
-    return found.digest or NOT_FETCHED, f"starts from {config.init}{new}{out}{later}"
+    return found.digest or NOT_FETCHED, f"starts from {config.init}{head}{out}{later}"
 
 
 def located(config: Config) -> str | None:
