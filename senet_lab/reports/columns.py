@@ -31,6 +31,8 @@ from senet_lab.reports.cell_text import (
 from senet_lab.reports.table import Column, Table, TableRow
 from senet_lab.reports.trials import PARTIAL
 
+FIRST = 6  # columns that a terminal keeps about as long (`Column.drop`) are shown where there is no room for all
+
 STUDY: tuple[Column, ...] = (
     Column("row", "row", pick("label"), cell=lambda r: r.label + " *" * r.starred, words=True, drop=0, wrap=18),
     Column("paper_row", value=pick("printed", "name")),
@@ -192,3 +194,8 @@ def visible(table: Table) -> list[Column]:
         and (table.printed or not column.paper)
         and any(column.text(row) for row in table.visible)
     ]
+
+
+def shown_first(column: Column) -> bool:
+    """Whether a column is shown at once where there is no room for all."""
+    return column.drop is not None and column.drop <= FIRST

@@ -15,14 +15,13 @@ from senet_lab.config import first_line
 from senet_lab.reports import gate_summary as role
 from senet_lab.reports.aim import DIGITS
 from senet_lab.reports.cell_text import and_list, signed
-from senet_lab.reports.columns import visible
+from senet_lab.reports.columns import shown_first, visible
 from senet_lab.reports.pool_figures import forest_files
 from senet_lab.reports.pooled import PooledTable
 from senet_lab.reports.results import FinishedStudy, Gates
 from senet_lab.reports.table import Column, Table, TableRow
 from senet_lab.reports.verdict_styles import STYLES
 
-FIRST = 6  # columns that a terminal keeps about as long are shown at once (`Column.drop`), the others on demand
 STAR = "*"  # begins the note that says what a star in the table means
 NAMED = 4  # rows that a finding names; the others are counted
 
@@ -69,7 +68,7 @@ def picture(svg: bytes, alt: str) -> str:
 
 
 def _names(column: Column) -> str:
-    return "words " * column.words + "more" * (column.drop is None or column.drop > FIRST)
+    return "words " * column.words + "more" * (not shown_first(column))
 
 
 def _cell(column: Column, row: TableRow, study: FinishedStudy) -> Cell:

@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table as Grid
 from rich.text import Text
 
-from senet_lab.reports.columns import visible
+from senet_lab.reports.columns import shown_first, visible
 from senet_lab.reports.table import Column, Table, TableRow
 from senet_lab.reports.tex import tex
 
@@ -40,9 +40,9 @@ def csv_text(table: Table) -> str:
     return out.getvalue()
 
 
-def markdown(table: Table) -> str:
-    """The table as GitHub's Markdown, with all its notes."""
-    columns = visible(table)
+def markdown(table: Table, narrow: bool = False) -> str:
+    """The table as GitHub's Markdown, with all its notes; where the room is narrow, with its first columns."""
+    columns = [column for column in visible(table) if shown_first(column) or not narrow]
     rules = {True: "---", False: "---:"}
     lines = [
         f"# {escape(table.heading)}",

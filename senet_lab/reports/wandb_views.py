@@ -91,29 +91,38 @@ def view_json(view: Spec) -> bytes:
 # Panels
 
 
+def verdict_panels(shown: DashboardContent) -> list[Any]:
+    """The study's table, with as many columns as a panel has room for, and with all of them."""
+    import wandb_workspaces.reports.v2.interface as wr
+
+    return [
+        wr.MarkdownPanel(markdown=markdown(summarise_study(shown.trials, shown.outputs), narrow=True)),
+        table_panel(),
+    ]
+
+
+def table_panel() -> Any:
+    """The table as W&B's own, which can be sorted and filtered."""
+    import wandb_workspaces.reports.v2.interface as wr
+
+    return wr.WeavePanelSummaryTable(table_name="table")
+
+
 def result_panels(shown: DashboardContent) -> list[Any]:
-    """Mean and spread of each row, the figure, and the table as W&B's own, which can be sorted and filtered."""
+    """Mean and spread of each row, and the figure."""
     import wandb_workspaces.reports.v2.interface as wr
 
     key, words = ERROR
     bars = wr.BarPlot(
         title=f"{words}: mean, standard deviation", metrics=[key], title_x=words, **group_arguments(shown)
     )
-    return [bars, *of_table_run()]
+    return [bars, figure_panel()]
 
 
-def verdict_panels(shown: DashboardContent) -> list[Any]:
-    """The study's table with its verdicts."""
+def figure_panel() -> Any:
     import wandb_workspaces.reports.v2.interface as wr
 
-    return [wr.MarkdownPanel(markdown=table_text(shown))]
-
-
-def of_table_run() -> list[Any]:
-    """What the study's own run holds."""
-    import wandb_workspaces.reports.v2.interface as wr
-
-    return [wr.MediaBrowser(title="figure", media_keys=["figure"]), wr.WeavePanelSummaryTable(table_name="table")]
+    return wr.MediaBrowser(title="figure", media_keys=["figure"])
 
 
 def cost_panels() -> list[Any]:
@@ -160,11 +169,6 @@ def group_arguments(shown: DashboardContent) -> Spec:
     import wandb_workspaces.reports.v2.interface as wr
 
     return {"groupby": wr.Config(shown.group), "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
-
-
-def table_text(shown: DashboardContent) -> str:
-    """The study's table as it is published, in Markdown."""
-    return markdown(summarise_study(shown.trials, shown.outputs))
 
 
 def panel_grid(panels: Sequence[Any], place: str, columns: int) -> list[Any]:
@@ -233,7 +237,7 @@ def report(shown: DashboardContent, entity: str, project: str) -> Spec:
 
     name = stable_id(f"report {shown.folder}")
     table = summarise_study(shown.trials, shown.outputs)
-    first, _, rest = table_text(shown).partition("\n")  # the heading is the report's title already
+    first, _, rest = markdown(table).partition("\n")  # the heading is the report's title already
     assert first.startswith("# ")
 
     def grid(what: str, runs: Iterable[str], panels: Sequence[Any], groupby: Sequence[str] = ()) -> Any:
@@ -250,7 +254,7 @@ def report(shown: DashboardContent, entity: str, project: str) -> Spec:
         width="fluid",
         blocks=[
             wr.MarkdownBlock(text=rest.strip()),
-            grid("figure", [shown.table_run], of_table_run()),
+            grid("figure", [shown.table_run], [figure_panel(), table_panel()]),
             wr.H2("Error against cost"),
             grid("cost", shown.runs, cost_panels(), by_row),
             wr.H2("Learning curves"),
