@@ -213,7 +213,7 @@ class Kernel:
 
     def run(self, code: str, at: str = "", then: Callable[[], None] = lambda: None) -> tuple[str, str]:
         """Run a cell, and do something as soon as it has printed a text; what it printed, and its exception."""
-        self.client.execute(code)
+        asked = self.client.execute(code)
         text = ""
         until = time.monotonic() + 300
         while time.monotonic() < until:
@@ -231,8 +231,10 @@ class Kernel:
                 then()
                 if not self.manager.is_alive():
                     return text, "ended"
-            if message["msg_type"] == "status" and content["execution_state"] == "idle":
-                reply = self.client.get_shell_msg(timeout=60)["content"]
+            idle = message["msg_type"] == "status" and content["execution_state"] == "idle"
+            if idle and message["parent_header"].get("msg_id") == asked:
+                replies = iter(partial(self.client.get_shell_msg, timeout=60), None)
+                reply = next(each["content"] for each in replies if each["parent_header"].get("msg_id") == asked)
                 return text, f"{reply.get('ename', '')}: {reply.get('evalue', '')}" if "ename" in reply else ""
         raise AssertionError(f"no end in sight: {text}")
 
