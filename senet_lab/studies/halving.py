@@ -69,7 +69,8 @@ class Halving:
         self.pending = pending
         self.whole = set(whole)
         self.cost = cost
-        self.edges = [] if cost is None else edges(asker.space, cost, strata)
+        # The latency of all designs, say, takes long to know, and without rungs nothing is compared apart.
+        self.edges = edges(asker.space, cost, strata) if cost is not None and rungs else []
         self.jobs: list[Job] = []
         self.told = 0  # how many of these the sampler was told of
         self.results: dict[Job, tuple[float, Values] | None] = {}
