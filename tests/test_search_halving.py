@@ -65,6 +65,16 @@ def test_half_of_each_class_of_cost_goes_on_and_it_is_the_better_half() -> None:
     assert epochs < 0.65 * WHOLE * len(asked)
 
 
+def test_without_rungs_no_costs_are_asked_for() -> None:
+    """As a latency would have to be measured of every design."""
+
+    def dear(design: Candidate) -> float:
+        raise AssertionError
+
+    asker = Proposer(SPACE, "nsga2", 1, 2, 20, pending=20)
+    assert len(play(Halving(asker, (), 0.5, 3, dear, pending=4))) == 20
+
+
 def test_without_classes_of_cost_the_cheap_ones_starve() -> None:
     """Where parameters buy accuracy, as they do here."""
     ends = {}
