@@ -4,8 +4,8 @@
 
 Makes up studies of seven rows and three seeds with 30 epochs each, in a temporary folder; times `python -m senet_lab
 report` on them as a whole command; then opens the page in Chromium, with a new profile each time: until something is
-painted, until the list of studies and the first plot are on the screen, and until a click on a filter has hidden the
-other studies. Whatever the console says is an error. Goals: under 10 s, at most 5 MB, under 2 s.
+painted, until the list of studies is on the screen, until a click on a filter has hidden the other studies, and until a
+plot is drawn that is scrolled to. Whatever the console says is an error.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ GOALS = {
     "processor": "",
     "size": "at most 5 MB",
     "first paint": "",
-    "list and first plot": "under 2 s",
-    "usable": "",
+    "list of studies": "under 2 s",
     "a click on a filter": "",
+    "a plot that is scrolled to": "",
 }
 
 
@@ -93,7 +93,7 @@ def make_up(folder: Path, number: int) -> None:
 
 
 def opened(page: Path, studies: int) -> dict[str, float]:
-    """Seconds from asking for the page until each thing of `GOALS` has happened."""
+    """Seconds: from asking for the page until the first paint, and until the list; of a click, and of a plot."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -107,20 +107,22 @@ def opened(page: Path, studies: int) -> dict[str, float]:
         began = time.perf_counter()
         tab.goto(page.as_uri(), wait_until="commit")
         tab.locator("#studies table").wait_for()
-        tab.locator(".plot .canvas svg .tick").first.wait_for()
-        drawn = time.perf_counter()
+        times = [time.perf_counter() - began]
         chip = tab.get_by_role("button", name="net1", exact=True)
-        chip.wait_for()
-        clicked = time.perf_counter()
+        began = time.perf_counter()
         chip.click()
         tab.locator("#shown", has_text=f"{studies // 3} of {studies} studies").wait_for()
-        ended = time.perf_counter()
-        shown = tab.locator("article.study:not([hidden])").count()
-        assert shown == studies // 3, "the filter shows other studies than its own"
+        times.append(time.perf_counter() - began)
+        shown = tab.locator("article.study:not([hidden])")
+        assert shown.count() == studies // 3, "the filter shows other studies than its own"
+        began = time.perf_counter()
+        shown.locator(".plot").first.scroll_into_view_if_needed()
+        shown.locator(".plot .canvas svg .tick").first.wait_for()
+        times.append(time.perf_counter() - began)
         painted = tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") / 1000
         assert said == [], said
         browser.close()
-    return dict(zip([*GOALS][3:], (painted, drawn - began, ended - began, ended - clicked), strict=True))
+    return dict(zip([*GOALS][3:], (painted, *times), strict=True))
 
 
 def main(words: list[str] | None = None) -> int:
