@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> None:
             epochs = {trial_id: record.get("epochs", []) for trial_id, record in store.read(lacking).items()}
             studies = results.with_curves(studies, epochs)
         gates = results.measured_gates(arguments.folders)
-        content = page.render_page(studies, gates, pooled.pooled_tables(arguments.folders))
+        content = page.render_page(studies, gates, pooled.pooled_tables(arguments.folders, studies))
     except ValueError as error:
         raise UserError(str(error)) from error
     if arguments.to.is_dir():

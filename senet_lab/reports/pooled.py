@@ -18,7 +18,7 @@ from senet_lab.reports.cell_text import and_list, fixed_digits, in_its_unit, int
 from senet_lab.reports.cells import with_file_name
 from senet_lab.reports.front import is_search
 from senet_lab.reports.random_effects import Pooled, Z, pool
-from senet_lab.reports.results import below
+from senet_lab.reports.results import FinishedStudy, below
 from senet_lab.reports.summary import summarise_study
 from senet_lab.reports.table import Column, Table, TableRow
 from senet_lab.reports.trials import read_study, read_trials
@@ -55,24 +55,32 @@ class PooledTable(Table):
         return {POOLED}
 
 
-def pooled_tables(roots: Iterable[Path]) -> list[PooledTable]:
+def pooled_tables(roots: Iterable[Path], studies: Iterable[FinishedStudy] = ()) -> list[PooledTable]:
     """A table for each study of which a row stands in two settings or more, of what lies below these folders.
+
+    Args:
+        roots: the folders.
+        studies: those of them that have been read already.
 
     Raises:
         ValueError: in one line, for a folder that is missing or a file that is damaged.
     """
     by_study: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    known = {study.folder / "trials.csv": study for study in studies}
     for path in dict.fromkeys(path for _, path in below(roots, "trials.csv")):
-        trials = read_trials(path)
+        trials = known[path].trials if path in known else read_trials(path)
         if not is_search(trials):
             by_study[trials["study"][0], aim_of(trials).metric].append(path)
-    made = (pooled_table([planned_table(path) for path in paths]) for paths in by_study.values() if len(paths) > 1)
+    several = [paths for paths in by_study.values() if len(paths) > 1]
+    made = (pooled_table([planned_table(path, known.get(path)) for path in paths]) for paths in several)
     return [table for table in made if table.rows]
 
 
-def planned_table(path: Path) -> Table:
+def planned_table(path: Path, study: FinishedStudy | None = None) -> Table:
     """A study's table of the trials whose number was fixed before any of them was trained: all of them, or of a study
     whose seeds settled the first ones, with which it looked for the first time."""
+    if study and not study.table.aim.settles:
+        return study.table
     trials, outputs = read_study(path)
     aim = aim_of(trials)
     if aim.settles:
