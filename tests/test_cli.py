@@ -41,7 +41,7 @@ BAD: list[tuple[str, str]] = [
     # keys
     ("se.reductoin=8", "there is no key 'se.reductoin' (did you mean reduction?); se has reduction, squeeze"),
     ("recipe.epoch=3", "did you mean epochs?"),
-    ("foo=3", "there is no key 'foo'; there are backbone, stride, se"),
+    ("foo=3", "there is no key 'foo'; there are backbone, stride, init"),
     ("+foo=3", "there is no key 'foo'"),
     ("hydra.run.dir=x", "there is no key 'hydra.run.dir'"),
     ("se.reduction@x=3", "se.reduction"),

@@ -35,14 +35,13 @@ NO_KEY = (
 )
 
 
-def command(folder: Path, *words: str, **environment: str) -> Ended:
+def command(folder: Path, home: Path, *words: str, **environment: str) -> Ended:
     """`dashboard` with these words in a folder, and nothing of the machine's own W&B settings."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "XDG_"))}
-    (folder / "home").mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "senet_lab", "dashboard", *words],
         cwd=folder,
-        env={**inherited, "HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), **environment},
+        env={**inherited, "HOME": str(home), "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -51,7 +50,7 @@ def command(folder: Path, *words: str, **environment: str) -> Ended:
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def inside(folder: Path, *words: str, **environment: str) -> Ended:
+def inside(folder: Path, home: Path, *words: str, **environment: str) -> Ended:
     """The same in this process, which spares the imports."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
@@ -59,7 +58,7 @@ def inside(folder: Path, *words: str, **environment: str) -> Ended:
         patch.chdir(folder)
         for key in [key for key in os.environ if key.startswith(("WANDB", "XDG_"))]:
             patch.delenv(key)
-        for key, value in {"HOME": str(folder / "home"), **environment}.items():
+        for key, value in {"HOME": str(home), **environment}.items():
             patch.setenv(key, value)
         return Ended(main(["dashboard", *words]), out.getvalue(), err.getvalue())
 
@@ -68,7 +67,7 @@ def inside(folder: Path, *words: str, **environment: str) -> Ended:
 def written(finished: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What the command writes of the finished study, from the store."""
     to = tmp_path_factory.mktemp("written")
-    done = inside(finished.folder, "tiny", *WORDS[1:], "--to", str(to))
+    done = inside(finished.folder, to, "tiny", *WORDS[1:], "--to", str(to))
     assert (done.code, done.err) == (0, ""), done
     title = "A small study: resnet8 on digits-subset 200, recipe quick-epochs 8"
     assert done.out == f"{title}: W&B workspace and report written to {to}/ (dashboard.json, report.json); {NO_KEY}\n"
@@ -172,7 +171,7 @@ def test_rows_are_told_apart(finished: Lab, written: dict[str, bytes]) -> None:
 
 def test_the_same_bytes_from_a_file(finished: Lab, written: dict[str, bytes], tmp_path: Path) -> None:
     """From the store and from the trials.csv, in two processes: the library's random ids are nowhere."""
-    done = command(finished.folder, f"{FOLDER}/trials.csv", "--to", str(tmp_path))
+    done = command(finished.folder, tmp_path, f"{FOLDER}/trials.csv", "--to", str(tmp_path))
     assert (done.code, done.err) == (0, ""), done
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == written
 
@@ -230,7 +229,7 @@ def test_titles_that_the_server_takes(title: str) -> None:
 def test_saved_once_under_its_address(finished: Lab, written: dict[str, bytes], server: Server, tmp_path: Path) -> None:
     """What arrives is what was written; the second time replaces the first."""
     for _ in range(2):
-        done = inside(finished.folder, FOLDER, "--to", str(tmp_path), **server.environment)
+        done = inside(finished.folder, tmp_path, FOLDER, "--to", str(tmp_path), **server.environment)
         assert (done.code, done.err) == (0, ""), done
         assert len(server.views) == 2
         assert one_line(done.out, f"written to {tmp_path}/ (dashboard.json, report.json); saved: ")
@@ -265,7 +264,7 @@ def test_it_cannot_be_saved(
     environment = {**server.environment, "WANDB_HTTP_TIMEOUT": "2"}
     if fault == "nowhere":
         environment["WANDB_BASE_URL"] = "http://127.0.0.1:9"
-    done = inside(finished.folder, FOLDER, "--to", str(tmp_path), **environment)
+    done = inside(finished.folder, tmp_path, FOLDER, "--to", str(tmp_path), **environment)
     assert done.code == 1, done
     assert one_line(done.err, "error: dashboard: ", f"{tmp_path}/ holds what would be saved"), done.err
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == written
@@ -308,7 +307,7 @@ def test_a_study_that_is_not_complete(copy: Lab) -> None:
     forget = [sys.executable, "-m", "senet_lab", "store", "forget", trial["trial_id"]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(forget, cwd=copy.folder, env=environment, check=True, capture_output=True, timeout=SECONDS)
-    done = command(copy.folder, "tiny", *WORDS[1:])
+    done = command(copy.folder, copy.folder, "tiny", *WORDS[1:])
     assert (done.code, done.err) == (0, ""), done
     view = json.loads((copy.table / "dashboard.json").read_text())
     assert trial["trial_id"] in runs_of(view)

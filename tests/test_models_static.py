@@ -56,6 +56,7 @@ def check(net: nn.Module, plain: nn.Module, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize("block", MADE)
 def test_every_block_takes_its_gate_over(block: str, projected: bool, position: str) -> None:
+    torch.manual_seed(0)  # by chance, every unit behind a narrow gate may be off
     net, plain = (nn.Sequential(MADE[block][1 + projected]()) for _ in range(2))
     width = next(part.in_channels for part in net.modules() if isinstance(part, nn.Conv2d))
     width = 16 if block == "bottleneck" and not projected else width

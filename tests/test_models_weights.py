@@ -287,7 +287,7 @@ def test_a_network_without_a_classifier_is_named() -> None:
         (
             "seresnet50.none_such",
             "timm",
-            ["weights: timm:seresnet50 has no weights 'none_such'; there are a1_in1k, ra2_in1k"],
+            ["weights: timm:seresnet50 has no weights 'none_such'; there are a1_in1k, a2_in1k, a3_in1k, ra2_in1k"],
         ),
     ],
 )

@@ -78,14 +78,14 @@ def tags_of(library: str, network: str) -> list[str]:
     """What the weights of a network are called; the library's default comes first."""
     if library == "torchvision":
         kind = torchvision.models.get_model_weights(network)
-        return sorted((each.name for each in kind), key=lambda name: name != kind.DEFAULT.name)
+        return sorted((each.name for each in kind), key=lambda name: (name != kind.DEFAULT.name, name))
     import timm
 
     names = [network, *timm.list_pretrained(f"{network}.*")]
     tags = [name.partition(".")[2] for name in names if timm.is_model_pretrained(name)]
     default = timm.get_pretrained_cfg(network)
     first = default.tag if default else ""
-    return sorted({*tags} - {""} or {*tags}, key=lambda tag: tag != first)
+    return sorted({*tags} - {""} or {*tags}, key=lambda tag: (tag != first, tag))
 
 
 def names_and_shapes(of: Published) -> dict[str, Tensor]:

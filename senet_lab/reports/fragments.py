@@ -16,7 +16,6 @@ from senet_lab.reports import gate_summary as role
 from senet_lab.reports.aim import DIGITS
 from senet_lab.reports.cell_text import and_list, signed
 from senet_lab.reports.columns import shown_first, visible
-from senet_lab.reports.pool_figures import forest_files
 from senet_lab.reports.pooled import PooledTable
 from senet_lab.reports.results import FinishedStudy, Gates
 from senet_lab.reports.table import Column, Table, TableRow
@@ -214,6 +213,10 @@ def scroll_box(inside: str, label: str) -> str:
 
 def pooled_html(tables: Sequence[PooledTable]) -> str:
     """The studies that stand in several settings, pooled; nothing where there are none."""
+    if not tables:
+        return ""
+    from senet_lab.reports.pool_figures import forest_files  # matplotlib comes with it
+
     articles = "".join(
         f"<article><h3>{escape(table.heading)}</h3>{warnings_html(table)}"
         f'<div class="pictures">{picture(forest_files(table, ("svg",))["pooled.svg"], table.heading)}</div>'
@@ -221,4 +224,4 @@ def pooled_html(tables: Sequence[PooledTable]) -> str:
         f"<details><summary>What these numbers mean</summary>{notes_html(table)}</details></article>"
         for table in tables
     )
-    return f'<section id="pooled"><h2>Over several settings</h2>{articles}</section>' if tables else ""
+    return f'<section id="pooled"><h2>Over several settings</h2>{articles}</section>'
