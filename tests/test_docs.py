@@ -139,7 +139,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def run_here(command: str) -> list[str]:
     """The words of a command as it is run here."""
     if command.startswith("make "):
-        command = subprocess.check_output([*command.split(), "-n", "-o", ".venv/ready"], cwd=ROOT, text=True).strip()
+        words = [*command.split(), "-n", "-o", ".venv/ready", "--no-print-directory"]  # also where make runs the tests
+        command = subprocess.check_output(words, cwd=ROOT, text=True).strip()
     for word, here in ELSEWHERE.items():
         command = command.replace(word, here)
     words = [name for word in shlex.split(command) for name in (map(str, ROOT.glob(word)) if "*" in word else [word])]
