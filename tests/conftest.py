@@ -103,6 +103,24 @@ def copy(finished: Lab, tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
+@pytest.fixture
+def refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[list[str], str], None]:
+    """Checks that a study of these words ends with exit code 2 and one line that has this text, and writes nothing."""
+    from senet_lab import run
+
+    def check(words: list[str], message: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert run.command(words) == 2
+        line = capsys.readouterr().err
+        assert message in line
+        assert line.count("\n") == 1
+        assert not (tmp_path / "results").exists()
+
+    return check
+
+
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     """A ResNet-8 with SE, trained on the digits for one epoch; not to be changed."""

@@ -96,6 +96,7 @@ def test_ten_crops_of_a_file_that_timm_wrote(tree: Path, tmp_path: Path, capsys:
     [
         (["nowhere.ckpt", "data=digits"], "there is no checkpoint nowhere.ckpt"),
         (["timm:resnet5O", "data=digits"], "near are resnet50"),
+        (["torchvision:resnet50.V9", "data=digits"], "no weights 'V9'; there are IMAGENET1K_V2, IMAGENET1K_V1"),
         (["nowhere.npz"], "nowhere.npz"),
         (["timm:resnet50"], "name their data set"),
         (["data=digits"], "evaluate takes networks"),

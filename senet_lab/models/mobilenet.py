@@ -11,8 +11,8 @@ from senet_lab.models.stages import declare_stages
 
 
 class ReLU6(nn.ReLU6):
-    """ReLU6 out of place, whatever it is told: in place, PyTorch copies the input for the gradient, 5 to 7% of a
-    MobileNet's training step on a CPU. It has the name and prints the settings of its base, as recorded ids have it."""
+    """ReLU6 out of place, whatever it is told: in place, PyTorch copies the input for the gradient. It has the name and
+    prints the settings of its base, as recorded ids have it."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.relu6(input)

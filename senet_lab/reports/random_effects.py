@@ -8,9 +8,9 @@ true differences are taken to be normal around μ with a standard deviation τ (
 - τ² solves Σ w (Δ − μ)² = k − 1 with w = 1 / (s² + τ²) and μ = Σ w Δ / Σ w, at least 0 (Paule and Mandel 1982).
 - The interval of μ is μ ± t_{k−1} √(q / Σ w), q = max(1, Σ w (Δ − μ)² / (k − 1)): Hartung and Knapp (2001), never
   narrower than with the standard errors as they are (Röver, Knapp and Friede 2015).
-- The prediction interval, for the true difference in a new setting, is of three settings or more. An estimated τ² is 0
-  for every other handful of settings that do differ, and intervals that take it for the true one hold 85 to 90% of the
-  time. So τ² has the distribution that Σ w (Δ − μ)² ~ χ²_{k−1} gives it, at least 0, and the new difference is
+- The prediction interval, for the true difference in a new setting, is of three settings or more. The estimate of
+  τ² is often 0 for a handful of settings that do differ, and intervals that take it for the true one hold less often
+  than they say. So τ² has the distribution that Σ w (Δ − μ)² ~ χ²_{k−1} gives it, at least 0, and the new difference is
   μ + t_{k−1} √(q / Σ w) + τ z with all of these as functions of τ² (Nagashima, Noma and Furukawa 2019, by quadrature in
   place of their bootstrap). It need not be symmetric.
 """

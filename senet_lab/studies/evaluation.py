@@ -19,6 +19,7 @@ from senet_lab import files, outputs
 from senet_lab.config import Data, UserError, first_line
 from senet_lab.counting import counting
 from senet_lab.models.library import check_name, library_of, network_names
+from senet_lab.models.library_weights import published, torchvision_weights
 from senet_lab.models.state_dicts import state_dict_in, without_prefixes
 from senet_lab.naming import Composed
 from senet_lab.outputs import Outputs
@@ -198,7 +199,7 @@ def test_network(asked: Prepared, test: Feed, classes: int, device: str) -> Eval
     return Evaluated(asked.name, one, np.concatenate(wrong5), asked.reading.size, asked.data, asked.protocol)
 
 
-class LibraryNetwork(nn.Module):
+class AveragingViews(nn.Module):
     """A network of a library, with the mean over views that ours has."""
 
     over_views = SENet.over_views
@@ -225,7 +226,9 @@ def library_network(named: str, weights: Path | None) -> tuple[TrainedNetwork, D
 
     library, _, name = named.partition(":")
     try:
-        check_name("evaluate", library, name.partition(".")[0], network_names(library))  # timm's have a tag of weights
+        own = published(library, name, "evaluate") if weights is None else None
+        network = own.network if own else name.partition(".")[0]  # a tag of weights may follow
+        check_name("evaluate", library, network, network_names(library))
     except ValueError as error:
         raise UserError(str(error)) from error
     try:
@@ -235,10 +238,11 @@ def library_network(named: str, weights: Path | None) -> tuple[TrainedNetwork, D
             size, mean, std = given["input_size"][1], list(given["mean"]), list(given["std"])
             resize = max(size, round(size / given["crop_pct"]))
         else:
-            net = torchvision.models.get_model(name, weights=None if weights else "DEFAULT")
+            given = torchvision_weights(own) if own else None
+            net = torchvision.models.get_model(network, weights=given)
             size, resize, mean, std = 224, 0, [], []
-            if weights is None:
-                shown = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+            if given:
+                shown = given.transforms()
                 size, resize, mean, std = shown.crop_size[0], shown.resize_size[0], list(shown.mean), list(shown.std)
         if weights is not None:
             state, _ = state_dict_in(weights)
@@ -246,4 +250,4 @@ def library_network(named: str, weights: Path | None) -> tuple[TrainedNetwork, D
     except Exception as error:  # of a missing file, a network that cannot be reached, keys that differ: no common class
         raise UserError(f"{named} has no weights here ({first_line(error)}); --weights FILE gives a file") from error
     reading = Data(name="folder", size=size, resize=resize, mean=mean, std=std)
-    return TrainedNetwork(weights or Path(name), LibraryNetwork(net), Description(reading, None)), reading
+    return TrainedNetwork(weights or Path(name), AveragingViews(net), Description(reading, None)), reading

@@ -142,11 +142,11 @@ def load_splits(data: Data, feed: str = "files", device: str = "cpu", identity: 
     if feed == "memory" and not isinstance(train, Pixels):
         feeds: list[Any] = memory.feeds(split, data, device, index.identity)
     else:
-        feeds = [made(x, seen, device) for x, seen in zip(split, (data, shown, shown), strict=True)]
+        feeds = [feed_of(x, seen, device) for x, seen in zip(split, (data, shown, shown), strict=True)]
     return Splits(feeds[0], feeds[1], feeds[2], index.classes)
 
 
-def made(split: Pixels | Files, data: Data, device: str) -> Feed:
+def feed_of(split: Pixels | Files, data: Data, device: str) -> Feed:
     """A split in memory, or read from its files."""
     if isinstance(split, Files):
         return FolderFeed(split, data, pinned=device == "cuda")
