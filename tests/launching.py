@@ -51,7 +51,7 @@ TRIALS = 6
 USERS = {"PROJECT": "my-project", "ENTITY": "someone", "MODE": "dryrun", "DIR": "elsewhere", "SWEEP_ID": "sweep"}
 USERS |= {"SWEEP_PARAM_PATH": "gone/config.yaml", "RUN_ID": "one-for-all", "PROGRAM": "train.py", "LAUNCH": "true"}
 USERS |= {"LAUNCH_CONFIG_PATH": "gone.json", "RESUME": "must", "RUN_GROUP": "group", "NAME": "name", "ARGS": "[]"}
-USERS |= {"JOB_TYPE": "job", "TAGS": "a,b", "NOTES": "notes"}
+USERS |= {"JOB_TYPE": "job", "TAGS": "a,b", "NOTES": "notes", "SERVICE": "3-1-unix-/gone"}
 USERS = {f"WANDB_{name}": value for name, value in USERS.items()}
 FOLDER = "results/local/digits-subset=200/resnet8-quick-epochs=8/tiny"
 SAME_BYTES = ("trials.csv", "table.md", "table.csv", "table.tex", "figure.svg", "curves.svg")

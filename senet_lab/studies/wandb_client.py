@@ -64,7 +64,10 @@ def start(run_id: str, online: bool, folder: Path, name: str, group: str, job_ty
 @contextmanager
 def client(folder: Path) -> Iterator[None]:
     """Set up W&B's client for the body, in a process that does nothing else. Its files lie in the folder of the runs,
-    and it does not report its own errors, which would delay the end without a network."""
+    it has a service of its own, and it does not report its own errors, which would delay the end without a network."""
+    # A process that uses W&B leaves its service's address to its children. That service takes relative paths from the
+    # folder that it was started in, and would write this run there.
+    os.environ.pop("WANDB_SERVICE", None)
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         os.environ.setdefault(name, str(folder.absolute() / ".client"))
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
