@@ -58,7 +58,7 @@ def named_recipes(study: Study, known: Collection[str]) -> list[str]:
 
 def picked(study: Study) -> list[str]:
     """The rows that `study.only` names, by label or backbone, in the study's order. A row comes with its baseline, and
-    a baseline that is named with all the rows that are compared with it."""
+    a baseline of which no other row is named with all the rows that are compared with it."""
     own, baselines = networks(study), study.baselines()
     labels: set[str] = set()
     for word in study.only:
@@ -68,7 +68,9 @@ def picked(study: Study) -> list[str]:
             raise UserError(
                 f"study.only: {study.name} has no row '{word}'{near(word, names)}; it has {', '.join(names)}"
             )
-        labels |= {*rows, *(label for label in study.rows if baselines[label] in rows)}
+        labels |= set(rows)
+    alone = labels - {baselines[label] for label in labels if baselines[label] != label}
+    labels |= {label for label in study.rows if baselines[label] in alone}
     labels |= {baselines[label] for label in labels}
     return [label for label in study.rows if label in labels]
 

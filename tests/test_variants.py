@@ -103,6 +103,9 @@ def test_rows_of_one_network_are_chosen_with_their_baseline() -> None:
     study = compose(["+ablation=ratio", "study.only=['r = 16']"]).config.study
     assert study is not None
     assert len(study.rows) == 6, "a baseline stands for all that is compared with it"
+    study = compose(["+ablation=ratio", "study.only=['r = 16','r = 2']"]).config.study
+    assert study is not None
+    assert list(study.rows) == ["r = 2", "r = 16"], "unless some of that is named"
 
 
 def test_chosen_pairs_are_filed_apart() -> None:

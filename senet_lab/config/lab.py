@@ -41,8 +41,9 @@ class Study:
     baseline: str = key("", "label of the row that rows are compared with that name none themselves")
     only: list[str] = key(
         list,
-        "the rows to train, by label or backbone, with the rows that they are compared with; empty takes all. p values "
-        "are corrected for all rows of the study in any case",
+        "the rows to train, by label or backbone, with the rows that they are compared with; a baseline alone stands "
+        "for all that is compared with it; empty takes all. p values are corrected for all rows of the study in any "
+        "case",
     )
     rows: dict[str, Any] = key(dict, "label → the row's overrides and, as `paper`, the name of the paper's row")
     levels: list[Any] = key(list, "of the factor, in place of rows: each is a row")
