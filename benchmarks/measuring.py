@@ -173,7 +173,8 @@ def machine(device: str) -> str:
 
         place = torch.cuda.get_device_name()
     else:
-        place = f"{processor()}, {len(os.sched_getaffinity(0))} cores"
+        cores = len(os.sched_getaffinity(0))
+        place = f"{processor()}, {cores} {'core' if cores == 1 else 'cores'}"
     versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
     return f"{place}; load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {', '.join(versions)}"
 
