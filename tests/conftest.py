@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import pickle
 import pty
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of what a script runs in its background, and all that it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """All modules are imported now: the garbage collector need not look through them again and again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures, which train too

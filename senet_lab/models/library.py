@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from senet_lab.config import first_line
-from senet_lab.models.copies import dtype_of, shadow_of
+from senet_lab.models.copies import WithoutValues, dtype_of, shadow_of
 from senet_lab.models.existing_se import se_modules
 from senet_lab.models.gate_proof import check_not_written_out
 from senet_lab.models.library_blocks import WITHOUT_BLOCKS, relu_places
@@ -205,6 +205,6 @@ def output_stages(net: nn.Module) -> dict[str, int]:
                 stages.setdefault(path, round(math.log2(height / maps[0].shape[2])))
 
         module.register_forward_hook(ends)
-    with torch.no_grad():
+    with WithoutValues(), torch.no_grad():  # type: ignore[no-untyped-call]
         shadow(torch.empty(1, channels, height, width, dtype=dtype_of(net), device="meta"))
     return stages

@@ -26,6 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from senet_lab.models.copies import run_operator
+
 aten = torch.ops.aten
 WINDOWS = (aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d, aten.avg_pool2d, aten.max_pool2d_with_indices)
 POOLING = (aten.mean, aten.sum, aten.amax, aten.max, *WINDOWS)
@@ -169,7 +171,7 @@ class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [each for each in args if isinstance(each, Tensor)]
         takes = {self.made[id(each)][0] for each in tree_leaves(args) if id(each) in self.made}
         shapes = [(each.shape, each.stride()) for each in tensors[:2]] if kind in SCALING else []
-        out = func(*args, **kwargs)
+        out = run_operator(func, args, kwargs)
         macs = FLOPS[kind](*args, **kwargs, out_val=out) // 2 if kind in FLOPS else 0
         names = [self.names.get(tensor.untyped_storage()) for tensor in tensors]
         weights = {name for several in names for name in several or []}
