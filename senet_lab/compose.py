@@ -49,6 +49,9 @@ from senet_lab.selection import STUDIES, as_asked, named_data, named_recipes, ne
 PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe", "executor")  # chosen by name from conf/
 EVERY_STUDY = "ablation=all"
+# Parts of Hydra itself that only its own launcher needs; without them it composes a quarter faster.
+UNUSED = tuple(f"~hydra/{part}" for part in ("output", "launcher", "sweeper", "help", "hydra_help", "hydra_logging"))
+UNUSED += ("~hydra/job_logging", "~hydra/env")
 
 
 def sweep_folders() -> list[Path]:
@@ -178,7 +181,7 @@ def from_files(words: tuple[str, ...], folders: tuple[Path, ...], _state: tuple[
     places = ",".join(QuotedString(f"file://{place}", Quote.single).with_quotes() for place in folders)
     try:
         with initialize_config_dir(str(PACKAGE / "conf"), version_base="1.3"):
-            made = OmegaConf.to_object(hydra_compose("config", [*words, f"hydra.searchpath=[{places}]"]))
+            made = OmegaConf.to_object(hydra_compose("config", [*words, f"hydra.searchpath=[{places}]", *UNUSED]))
     except (
         HydraException,
         OmegaConfBaseException,

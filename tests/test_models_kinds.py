@@ -154,6 +154,7 @@ def ids(*lines: str) -> list[str]:
     return [spec(line).trial_id for line in lines]
 
 
+@pytest.mark.slow
 def test_no_two_designs_share_a_name() -> None:
     lines = [f"se.kind={kind}" for kind in ("se", "constant", "static", "simam", "timm:gc", "timm:gca")]
     lines += [f"se.kind=constant {word}" for word in ("se.args={value:0.3}", "se.stages=[2]", "se.position=pre")]

@@ -87,7 +87,7 @@ def test_se_of_the_library_is_taken_out() -> None:
         ("timm:mobilenetv2_050", "InvertedResidual"),
         ("timm:efficientnet_es", "EdgeResidual"),
         ("timm:mobilenetv4_conv_small", "UniversalInvertedResidual"),
-        ("timm:nf_resnet50", "NormFreeBlock"),
+        ("timm:nf_resnet26", "NormFreeBlock"),
         ("timm:xception41", "XceptionModule"),
         ("timm:convnext_atto", "ConvNeXtBlock"),
         ("torchvision:mobilenet_v3_small", "InvertedResidual"),

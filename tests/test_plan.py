@@ -55,6 +55,7 @@ def test_a_plan_shows_the_study_and_writes_nothing(here: Path, capsys: pytest.Ca
     assert all(len(line) <= 80 for line in lines if "images" not in line)
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_large_study_needs_no_data(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = planned(capsys, "+ablation=ratio", "backbone=resnet50", "data=cifar10", "data.download=true")
     assert "before it can train: cifar10: there is no folder data/cifar-10-batches-py" in out

@@ -207,12 +207,18 @@ FAMILIES = {  # the beginning of a line of the page → one of its networks
     "VGG-16": "vgg16",
     "BN-Inception": "bn_inception",
     "Inception-ResNet-v2": "inception_resnet_v2",
-    "MobileNet": "mobilenet",
+    "MobileNet": "mobilenet_025",
     "ShuffleNet": "shufflenet",
 }
 
 
-@pytest.mark.parametrize(("beginning", "name"), FAMILIES.items())
+DEEP = ("preresnet110", "inception_resnet_v2")  # which take seconds
+
+
+@pytest.mark.parametrize(
+    ("beginning", "name"),
+    [pytest.param(*each, marks=[pytest.mark.slow] if each[1] in DEEP else []) for each in FAMILIES.items()],
+)
 def test_the_page_says_which_positions_a_network_has(beginning: str, name: str) -> None:
     with torch.device("meta"):
         plain = models.create(name, None, 10)

@@ -300,6 +300,7 @@ def locked(folder: Path) -> Iterator[None]:
         other.close()
 
 
+@pytest.mark.slow
 def test_a_store_that_another_program_has_locked_is_waited_for(store: Store, tmp_path: Path) -> None:
     said: list[str] = []
     store.say = said.append

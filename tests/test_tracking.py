@@ -298,6 +298,7 @@ def test_killed_in_the_middle_of_writing(fresh: Place) -> None:
     assert len(about["display_name"]) <= LONGEST
 
 
+@pytest.mark.slow
 def test_a_service_that_stops_answering(fresh: Place, server: Server) -> None:
     """It holds up nothing for good, and the next time all is written."""
     frozen = fresh.script(WRITE, "online", FIGURE, "freeze", **server.environment)
