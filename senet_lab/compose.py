@@ -44,7 +44,7 @@ from senet_lab.factors import LEVELS, VARY, as_study, expand_levels
 from senet_lab.files import expand_home
 from senet_lab.naming import Composed, config_differences, quote_word, with_labels, word_text
 from senet_lab.notebook import findable
-from senet_lab.selection import STUDIES, as_asked, named_data, named_recipes, networks
+from senet_lab.selection import STUDIES, as_asked, named_data, named_recipes, networks, set_by_rows
 
 PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe", "executor")  # chosen by name from conf/
@@ -130,7 +130,12 @@ def compose_all(words: Iterable[str]) -> list[Composed]:
     check_words([*others, "+ablation=ratio"])  # so that an error in a word does not name one of the studies
     made = {name: compose_config([f"+ablation={name}"]).study for name in choices("ablation")}
     tables = {name: study.paper for name, study in made.items() if study and study.paper and not networks(study)}
-    return [compose([f"+ablation={name}", *others]) for name in sorted(tables, key=lambda name: tables[name])]
+    studies = [made[name] for name in sorted(tables, key=lambda name: tables[name])]
+    return [
+        compose([f"+ablation={study.name}", *(word for word in others if word.split("=")[0] not in set_by_rows(study))])
+        for study in studies
+        if study
+    ]
 
 
 def words_of(config: Config) -> str:

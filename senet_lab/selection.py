@@ -24,7 +24,8 @@ def as_asked(study: Study, keys: Collection[str]) -> Study:
         keys: what the user's words set (`recipe`, `data.size`, …).
 
     Raises:
-        UserError: for a name in `study.only` that no row has, and for a backbone where the rows have their own.
+        UserError: for a name in `study.only` that no row has, and for a word that would change no row, because each
+            sets the key itself.
     """
     own = networks(study)
     if "backbone" in keys and len(own) == len(study.rows) > 0:
@@ -32,8 +33,21 @@ def as_asked(study: Study, keys: Collection[str]) -> Study:
             f"backbone: the rows of {study.name} name their own networks; study.only=[…] chooses among "
             f"{', '.join(dict.fromkeys(own.values()))}"
         )
+    for key in sorted(set_by_rows(study) & {*keys}):
+        raise UserError(f"{key}: each row of {study.name} sets it, because that is what the study varies")
     labels = picked(study) if study.only else list(study.rows)
     return replace(study, rows={label: kept(study.rows[label], study.varied, keys) for label in labels})
+
+
+def set_by_rows(study: Study) -> set[str]:
+    """The factors that each row sets, or that it has none of, without SE; none of a study of levels, where the word
+    chooses the baseline."""
+
+    def is_set(row: Any, key: str) -> bool:
+        return isinstance(row, dict) and (key in row or (key.startswith("se.") and row.get("se", key) is None))
+
+    listed = [] if study.factors else study.varied
+    return {key for key in listed if all(is_set(row, key) for row in study.rows.values())}
 
 
 def networks(study: Study) -> dict[str, str]:

@@ -219,6 +219,7 @@ def test_what_has_nothing_to_do_with_the_paper_shows_nothing_of_it(capsys: pytes
         (["+vary={recipe.lr:1}", "levels=[1,2]"], "+vary={recipe.lr:1}: it is a key, or a list of keys"),
         (vary("recipe.lr", "1,2", "+ablation=ratio"), "one study at a time: +vary=recipe.lr and ratio were asked for"),
         (vary("recipe.lr", "1,2", "+vary=se.bias"), "one study at a time: +vary=recipe.lr and +vary=se.bias"),
+        (["+ablation=ratio", "se.reduction=4"], "se.reduction: each row of ratio sets it, because"),
         (["+ablation=ratio", "study.levels=[1,2]"], "the study ratio lists rows, and levels that would be rows"),
         (["+ablation=ratio", "study.rows={}", "seeds=[3,3]"], "seeds=[3, 3]: a list names different whole numbers"),
         (["seeds=[]"], "seeds=[]: a list names different whole numbers from 0 to 9999"),
