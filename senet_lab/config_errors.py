@@ -25,6 +25,7 @@ def error_line(error: Exception) -> str:
     if label:
         where = ".".join(key.split(".")[:2])
         return f"{where}: {label[1] or 'null'} is no name; in quotes it is one, as are '4', 'yes' and 'null'"
+    first = re.sub(r"^field '(\S+)' is not Optional$", r"\1 cannot be null", first)
     if first.endswith("raised while composing config:"):  # In 'ablation/mine': ConfigKeyError raised …
         first = f"{first.rpartition(':')[0].rpartition(':')[0]}: {rest[0]}"
         if key in STUDIES:

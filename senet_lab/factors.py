@@ -174,6 +174,8 @@ def as_study(words: Sequence[str]) -> list[str]:
         raise UserError(f"{asked[VARY][0]}: it is a key, or a list of keys, such as recipe.lr")
     if not isinstance(levels, list) or len(levels) != len(keys):
         raise UserError(f"{asked[LEVELS][0]}: it has as many lists of levels as there are keys, {len(keys)}")
+    if len({*keys}) < len(keys):
+        raise UserError(f"{asked[VARY][0]}: a key is there twice")
     for key, some in zip(keys, levels, strict=True):
         check_factor("recipe" if key == "recipe.name" else key, "+vary")
         check_levels(key, some)

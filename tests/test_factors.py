@@ -215,6 +215,7 @@ def test_what_has_nothing_to_do_with_the_paper_shows_nothing_of_it(capsys: pytes
             ["+vary=[recipe.lr,se.bias]", "levels=[1,2,3]"],
             "levels=[1,2,3]: it has as many lists of levels as there are",
         ),
+        (["+vary=[recipe.lr,recipe.lr]", "levels=[[1,2],[3,4]]"], "+vary=[recipe.lr,recipe.lr]: a key is there twice"),
         (["+vary=[recipe.lr", "levels=[1,2]"], "'+vary=[recipe.lr' cannot be read"),
         (["+vary={recipe.lr:1}", "levels=[1,2]"], "+vary={recipe.lr:1}: it is a key, or a list of keys"),
         (vary("recipe.lr", "1,2", "+ablation=ratio"), "one study at a time: +vary=recipe.lr and ratio were asked for"),

@@ -73,7 +73,8 @@ def read_start(word: str, download: bool = False) -> Start:
         state = read_published(published(library, word.partition(":")[2]), download)
         return Start(state, digest_of(state))
     if not Path(word).is_file():
-        raise ValueError(f"init: there is no file {word}; weights are a file's, timm:NAME.TAG or torchvision:NAME.TAG")
+        fault = f"{word} is a folder" if Path(word).is_dir() else f"there is no file {word}"
+        raise ValueError(f"init: {fault}; weights are a file's, timm:NAME.TAG or torchvision:NAME.TAG")
     try:
         held = read_weights(Path(word))
         state, _ = state_dict_in(held)
