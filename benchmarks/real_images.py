@@ -24,7 +24,7 @@ STEPS: list[tuple[str, str, str]] = [
     (
         "the recipe of CIFAR-10, by the baseline's validation losses",
         "benchmarks.recipe",
-        f"{CIFAR} seeds=2 --to results/cifar10 --vary recipe.weight_decay=5e-4 recipe.lr=0.05,0.1,0.2 "
+        f"{CIFAR} seeds=2 --to results/cifar10 --vary recipe.weight_decay=5e-4 recipe.lr=0.05,0.1,0.2,0.4 "
         "--vary recipe.weight_decay=1e-4,5e-4",
     ),
 ]
