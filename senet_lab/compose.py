@@ -28,17 +28,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from senet_lab.config import (
-    Config,
-    Data,
-    Executor,
-    Recipe,
-    UserError,
-    check_values,
-    near,
-    path_fault,
-    storage_in,
-)
+from senet_lab.config import Config, Data, Executor, Recipe, UserError, check_values, near, path_fault, storage_in
 from senet_lab.config_errors import error_line
 from senet_lab.factors import LEVELS, VARY, as_study, expand_levels
 from senet_lab.files import expand_home
@@ -128,13 +118,11 @@ def compose_all(words: Iterable[str]) -> list[Composed]:
         return [compose(words)]
     others = [word for word in words if word.removeprefix("+") != EVERY_STUDY]
     check_words([*others, "+ablation=ratio"])  # so that an error in a word does not name one of the studies
-    made = {name: compose_config([f"+ablation={name}"]).study for name in choices("ablation")}
-    tables = {name: study.paper for name, study in made.items() if study and study.paper and not networks(study)}
-    studies = [made[name] for name in sorted(tables, key=lambda name: tables[name])]
+    made = [compose_config([f"+ablation={name}"]).study for name in choices("ablation")]
+    studies = [study for study in made if study and study.paper and not networks(study)]
     return [
         compose([f"+ablation={study.name}", *(word for word in others if word.split("=")[0] not in set_by_rows(study))])
-        for study in studies
-        if study
+        for study in sorted(studies, key=lambda study: study.paper)
     ]
 
 
