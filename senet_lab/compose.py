@@ -39,7 +39,7 @@ from senet_lab.selection import STUDIES, as_asked, named_data, named_recipes, ne
 PACKAGE = Path(__file__).parent
 GROUPS = ("data", "recipe", "executor")  # chosen by name from conf/
 EVERY_STUDY = "ablation=all"
-# Parts of Hydra itself that only its own launcher needs; without them it composes a quarter faster.
+# Parts of Hydra itself that only its own launcher needs, and that take time to compose.
 UNUSED = tuple(f"~hydra/{part}" for part in ("output", "launcher", "sweeper", "help", "hydra_help", "hydra_logging"))
 UNUSED += ("~hydra/job_logging", "~hydra/env")
 

@@ -192,7 +192,8 @@ def test_nothing_is_written_twice(copy: Lab) -> None:
 def test_sync_uploads_everything_once(copy: Lab, server: Server) -> None:
     runs, environment = runs_below(copy.folder), {**os.environ, "HOME": str(copy.folder), **server.environment}
     for again in ("--skip-synced", "--include-synced"):
-        subprocess.run([WANDB, "sync", again, *runs.values()], env=environment, check=True, capture_output=True)
+        sync = [WANDB, "sync", again, *runs.values()]
+        subprocess.run(sync, env=environment, cwd=copy.folder, check=True, capture_output=True)
         assert server.runs.keys() == runs.keys()
         for trial in copy.trials():
             run = server.runs[trial["trial_id"]]

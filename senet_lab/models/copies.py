@@ -46,8 +46,8 @@ class WithoutValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def run_operator(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """What an operator returns. On the meta device PyTorch spells batch norm out in Python, which is half of the time
-    that a network takes there, so its shapes are given here."""
+    """What an operator returns. On the meta device PyTorch spells batch norm out in Python, which takes long, so its
+    shapes are given here."""
     if func is aten._native_batch_norm_legit_no_training.default and args[0].is_meta:
         return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
     return func(*args, **kwargs)
