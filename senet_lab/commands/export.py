@@ -75,7 +75,7 @@ def export_records(side: str, words: list[str]) -> None:
     if not design.records:
         raise UserError(
             f"{store.name} has no record of {studies[0].folder}: there is nothing to export; "
-            f"python -m senet_lab.run {' '.join(words)} trains it"
+            f"{' '.join(['python -m senet_lab.run', *words])} trains it"
         )
     done = exporter.once(studies, design, side, whole and not lacking)
     if done.left != 0:

@@ -108,7 +108,7 @@ def from_store(composed: Composed, words: list[str]) -> tuple[DashboardContent, 
     if not study.recorded:
         raise UserError(
             f"{store.name} has no record of {composed.folder}: there is nothing to show; "
-            f"python -m senet_lab.run {' '.join(words)} trains it"
+            f"{' '.join(['python -m senet_lab.run', *words])} trains it"
         )
     recorded = replace(study, cells=[cell for cell in study.cells if cell.trial_id in study.recorded])
     packed = store.outputs(study.trials)
