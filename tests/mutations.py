@@ -29,6 +29,14 @@ LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "local")
 # (fault, file, test files that must fail, old text, new text)
 # fmt: off
 MUTATIONS: list[tuple[str, str, str, str, str]] = [
+    ("runs written by the W&B service of whoever starts the study", "senet_lab/studies/wandb_client.py", "test_tracking.py",
+     '    os.environ.pop("WANDB_SERVICE", None)\n', ""),
+    ("a norm's maps of another layout when networks are counted", "senet_lab/models/copies.py", "test_models_cost.py",
+     "return torch.empty_like(args[0]), ", "return args[0].new_empty(args[0].shape), "),
+    ("a word of all studies given to the one that varies it", "senet_lab/compose.py", "test_rows.py",
+     'if word.split("=")[0] not in set_by_rows(study))', "if True)"),
+    ("a baseline that brings its rows, though some are named", "senet_lab/selection.py", "test_variants.py",
+     "baselines[label] in alone", "baselines[label] in labels"),
     ("a settled study pooled with all its seeds", "senet_lab/reports/pooled.py", "test_reports_pooled.py",
      "    if aim.settles:\n        trials", "    if False:\n        trials"),
     ("the same trainings pooled twice", "senet_lab/reports/pooled.py", "test_reports_pooled.py",

@@ -23,6 +23,7 @@ from torchvision.ops import deform_conv2d
 
 from senet_lab import SE
 from senet_lab.models import BACKBONES, Cost, cost, create, fingerprint, hidden_widths
+from senet_lab.models.copies import run_operator
 from senet_lab.models.gates import EXCITATIONS, SQUEEZES, SEBlock
 from senet_lab.models.slots import POSITIONS
 from senet_lab.models.weights import build_like
@@ -35,6 +36,20 @@ def on_meta(name: str, se: SE | None = None, **options: Any) -> nn.Module:
 
 def cost_of(name: str, se: SE | None = None, **options: Any) -> Cost:
     return cost(on_meta(name, se, **options))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_shapes_of_batch_norm_are_pytorchs(layout: torch.memory_format, dtype: torch.dtype, affine: bool) -> None:
+    """Those that it computes on the CPU, for maps and weights of this kind."""
+    x_BCHW = torch.rand(2, 3, 4, 5, dtype=dtype).to(memory_format=layout)
+    given = [x_BCHW, *([torch.ones(3, dtype=dtype)] * 2 if affine else [None] * 2), *[torch.ones(3, dtype=dtype)] * 2]
+    norm = torch.ops.aten._native_batch_norm_legit_no_training.default
+    ours = run_operator(norm, [each if each is None else each.to("meta") for each in given] + [0.1, 1e-5], {})
+    for mine, computed in zip(ours, norm(*given, 0.1, 1e-5), strict=True):
+        assert mine.is_meta
+        assert (mine.shape, mine.stride(), mine.dtype) == (computed.shape, computed.stride(), computed.dtype)
 
 
 PLAIN, PLAIN_MACS = 25_557_032, 3_857_973_248

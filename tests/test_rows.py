@@ -314,6 +314,17 @@ def test_all_studies_are_one_plan() -> None:
         compose_all(["+ablation=all", "recipe.epoch=1"])
 
 
+def test_a_word_for_all_studies_passes_over_those_that_vary_it() -> None:
+    reductions = {
+        study.config.study.name: {row.config.se.reduction for row in plan.make_plan(study).rows if row.config.se}
+        for study in compose_all(["+ablation=all", "se.reduction=8"])
+        if study.config.study
+    }
+    assert reductions.pop("ratio") == {2, 4, 8, 16, 32}
+    assert set.union(*reductions.values()) == {8}
+    assert len(reductions) == 6
+
+
 def test_every_choice_composes() -> None:
     pairs = [("digits", recipe) for recipe in choices("recipe")] + [(data, "quick") for data in choices("data")]
     for data, recipe in pairs:
