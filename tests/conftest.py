@@ -33,6 +33,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """At their exit libraries complain about objects of theirs that cannot be collected."""
+    gc.unfreeze()
+
+
 @pytest.hookimpl(tryfirst=True)  # before fixtures, which train too
 def pytest_runtest_setup() -> None:
     """One thread for PyTorch in every test: several processes with a team of threads each wait for one another most of
