@@ -15,10 +15,8 @@ and `samplers.svg`, `.png`, in which samplers that are not asked for now stay as
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,110 +27,21 @@ from numpy.typing import NDArray
 from benchmarks import measuring
 from senet_lab import files
 from senet_lab.config import Search
-from senet_lab.objectives import OBJECTIVES
 from senet_lab.reports import pareto
 from senet_lab.reports.drawing import figure_files
-from senet_lab.reports.front import is_search
+from senet_lab.reports.statistics import reliability
 from senet_lab.reports.trials import read_trials
+from senet_lab.studies.designs_table import AGAIN, ALONE, DesignsTable, read_designs
 from senet_lab.studies.halving import Halving
 from senet_lab.studies.proposals import Proposer
-from senet_lab.studies.space import OFF, REDUCTION, WORDS, Candidate, Level, Space, StageCost
+from senet_lab.studies.space import Candidate
 
 Array = NDArray[np.float64]
 COLOURS = {"random": "0.5", "local": "0", "nsga2": "#0072B2", "tpe": "#D55E00", "gp": "#009E73"}
-ALONE = " alone"  # behind a sampler's name: known proposals are not replaced by neighbours of the front
-AGAIN = 10  # times in a row that a sampler alone may propose what is known, before any other design is drawn
-
-
-@dataclass(frozen=True)
-class Tabulated:
-    """A table of every design.
-
-    Attributes:
-        space: its designs.
-        objectives: their names.
-        values: design → objectives, means over its seeds.
-        errors: (designs, seeds), the first objective: validation errors in percent, or losses.
-        rows: design → its label.
-        epochs: of a whole training.
-    """
-
-    space: Space
-    objectives: tuple[str, ...]
-    values: dict[Candidate, list[float]]
-    errors: Array
-    rows: dict[Candidate, str]
-    epochs: int
-
-    @property
-    def reference(self) -> Array:
-        return pareto.corner(list(self.values.values()))
-
-    @property
-    def whole(self) -> float:
-        """Hypervolume of the table's own front."""
-        return pareto.hypervolume(list(self.values.values()), self.reference)
-
-
-def read(trials: pd.DataFrame) -> Tabulated:
-    """The table in a search's trials.
-
-    Raises:
-        ValueError: if they are no search's, or leave a design of its space out.
-    """
-    if not is_search(trials):
-        raise ValueError("these are not the trials of a search")
-    trials = trials[trials["asked"] != ""]
-    objectives = tuple(str(trials["objectives"].iloc[0]).split())
-    recorded = [word for word in WORDS if word in trials]  # a table may be older than one of them
-    keys = [*(name for name in trials if name.startswith(REDUCTION)), *recorded]
-    points = {
-        tuple(
-            level if level == OFF or key in WORDS else int(level) for key, level in zip(keys, line, strict=True)
-        ): group
-        for line, group in trials.groupby(keys, sort=False)
-    }
-    levels: dict[str, tuple[Level, ...]] = {
-        key: tuple(dict.fromkeys(design[at] for design in points)) for at, key in enumerate(keys)
-    }
-    values = {
-        design: [float(group[OBJECTIVES[name].column].astype(float).mean()) for name in objectives]
-        for design, group in points.items()
-    }
-    # The levels of a stage build different networks here: of those that do not, one alone was trained.
-    stages = [key for key in keys if key.startswith(REDUCTION)]
-    parts = {
-        (stage, words, level): StageCost((0 if level == OFF else int(level),), {})
-        for stage in stages
-        for level in levels[stage]
-        for words in itertools.product(*(levels[word] for word in recorded))
-    }
-    space = Space(levels, {(): {}}, parts)
-    missing = [design for design in space.designs() if design not in values]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of the {space.distinct()} designs of the space are not in it, {missing[0]} for one"
-        )
-    errors = trials.pivot(index="row", columns="seed", values=objectives[0]).to_numpy(dtype=float)
-    rows = {design: str(group["row"].iloc[0]) for design, group in points.items()}
-    return Tabulated(space, objectives, values, errors, rows, int(trials["epochs"].iloc[0]))
-
-
-def play(table: Tabulated, sampler: str, seed: int, trials: int, pending: int) -> tuple[list[Candidate], Proposer]:
-    """The designs of one search, in order; the cheapest one is the first, as in every search."""
-    cheapest = min(table.values, key=lambda design: table.values[design][1:])
-    how = {"near": False, "patience": AGAIN} if sampler.endswith(ALONE) else {}
-    name = sampler.removesuffix(ALONE)
-    asker = Proposer(table.space, name, seed, len(table.objectives), trials, pending, [cheapest], **how)
-    asked: list[Candidate] = []
-    while (design := asker.ask()) is not None:
-        asked.append(design)
-        asker.tell(design, table.values[design])
-    return asked, asker
 
 
 def play_halving(
-    table: Tabulated,
+    table: DesignsTable,
     curves: pd.DataFrame,
     sampler: str,
     seed: int,
@@ -148,11 +57,9 @@ def play_halving(
         rungs: where trainings stop.
         keep: share of the designs at a rung that goes on.
     """
-    cheapest = min(table.values, key=lambda design: table.values[design][1:])
-    asker = Proposer(table.space, sampler, seed, len(table.objectives), trials, trials, [cheapest])
-    halving = Halving(
-        asker, rungs, keep, cost=lambda design: table.values[design][-1], pending=pending, whole=[cheapest]
-    )
+    first = [table.cheapest]
+    asker = Proposer(table.space, sampler, seed, len(table.objectives), trials, trials, first)
+    halving = Halving(asker, rungs, keep, cost=lambda design: table.values[design][-1], pending=pending, whole=first)
     come: dict[Candidate, int] = {}
     spent, complete = [], []
     while (job := halving.next()) is not None:
@@ -164,10 +71,10 @@ def play_halving(
             spent.append(sum(come.values()))
             complete.append(job.design)
         halving.ended(job, values[0], values)
-    return np.array(spent, dtype=float), shares(table, complete)
+    return np.array(spent, dtype=float), table.shares(complete)
 
 
-def halving_text(table: Tabulated, curves: pd.DataFrame, played: pd.DataFrame, given: argparse.Namespace) -> str:
+def halving_text(table: DesignsTable, curves: pd.DataFrame, played: pd.DataFrame, given: argparse.Namespace) -> str:
     """What successive halving saves, as Markdown: epochs to the same hypervolume, with and without, paired by seed."""
     share = played.pivot(index=["sampler", "seed"], columns="designs", values="share")
     last = share.columns.max()
@@ -193,27 +100,22 @@ def halving_text(table: Tabulated, curves: pd.DataFrame, played: pd.DataFrame, g
     )
 
 
-def shares(table: Tabulated, asked: Sequence[Candidate]) -> Array:
-    """Share of the whole hypervolume after each design."""
-    return pareto.history([table.values[design] for design in asked], table.reference) / table.whole
-
-
 def needed(share: Array, target: float) -> float:
     """How many designs it takes to reach a share; infinite if all of them do not."""
     reached = np.flatnonzero(share >= target - 1e-12)
     return float(reached[0] + 1) if len(reached) else np.inf
 
 
-def compare(table: Tabulated, samplers: Sequence[str], seeds: int, trials: int, pending: int) -> pd.DataFrame:
+def compare(table: DesignsTable, samplers: Sequence[str], seeds: int, trials: int, pending: int) -> pd.DataFrame:
     """One line a sampler, seed and number of designs: `share` of the hypervolume, as precise as it is written; and what
     it took beside trainings."""
     lines = []
     beside = [name for sampler in samplers for name in (sampler, sampler + ALONE)]
     for sampler in dict.fromkeys(["random", "local", *beside]):
         for seed in range(seeds):
-            asked, asker = play(table, sampler, seed, trials, pending)
+            asked, asker = table.play(sampler, seed, trials, pending)
             assert len(set(asked)) == len(asked), "a design was trained twice"
-            share = shares(table, asked)
+            share = table.shares(asked)
             again = {"duplicates": asker.duplicates, "drawn": asker.drawn}
             lines += [
                 {"sampler": sampler, "seed": seed, "designs": at, "share": round(float(value), 6), **again}
@@ -233,7 +135,7 @@ def others(path: Path, played: pd.DataFrame) -> pd.DataFrame:
     return known[alike & ~known["sampler"].isin(played["sampler"])]
 
 
-def table_text(table: Tabulated, played: pd.DataFrame, pending: int) -> str:
+def table_text(table: DesignsTable, played: pd.DataFrame, pending: int) -> str:
     """What the comparison says, as Markdown."""
     trials, seeds = int(played["designs"].max()), played["seed"].nunique()
     places = [place for place in (10, 20, 40, 60, 100) if place <= trials]
@@ -256,9 +158,9 @@ def table_text(table: Tabulated, played: pd.DataFrame, pending: int) -> str:
         cells += [f"{number(middle, trials)} [{number(low, trials)}, {number(high, trials)}]"]
         cells += [f"{spent['duplicates']:.0f}", f"{spent['drawn']:.0f}"]
         lines.append(f"| {sampler} | " + " | ".join(cells) + " |")
-    reliability = measuring.reliability(table.errors)
+    whole = reliability(table.errors)
     means = table.errors.mean(axis=1)
-    better = measuring.reliability(table.errors[means <= np.median(means)])
+    better = reliability(table.errors[means <= np.median(means)])
     designs, repeats = table.errors.shape
     points = np.array(list(table.values.values()))
     lines += [
@@ -270,8 +172,8 @@ def table_text(table: Tabulated, played: pd.DataFrame, pending: int) -> str:
         "design that was known, which cost nothing; *drawn*: designs drawn in place of such a proposal, which differ "
         "in one level from one of the front, or are any where there is none. *local* draws all designs so. A sampler "
         f"*alone* is asked up to {AGAIN} times in a row; then any design is drawn, next to the front or not.",
-        f"- Reliability of the mean of {repeats} seeds: {reliability:.2f} of its variance is between designs"
-        + (" (below 0.5: this table is more chance than design)." if reliability < 0.5 else ".")
+        f"- Reliability of the mean of {repeats} seeds: {whole:.2f} of its variance is between designs"
+        + (" (below 0.5: this table is more chance than design)." if whole < 0.5 else ".")
         + f" Designs that hardly learn make much of it: among the better half alone it is {better:.2f}.",
     ]
     return "\n".join(lines) + "\n"
@@ -319,10 +221,9 @@ def main() -> int:
     given = parser.parse_args()
     try:
         trials = read_trials(given.folder / "trials.csv")
-        if given.objective and is_search(trials):
-            _, *costs = str(trials["objectives"].iloc[0]).split()
-            trials["objectives"] = " ".join([given.objective, *costs])
-        table = read(trials)
+        table = read_designs(trials)
+        if given.objective:
+            table = read_designs(trials, [given.objective, *table.objectives[1:]])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ from senet_lab.config import SE, RunError, UserError
 
 if TYPE_CHECKING:
     import senet_lab.models as models
-    from senet_lab.api import ablate, search, study
+    from senet_lab.api import ablate, bench, search, study
     from senet_lab.models.insert import add_se
     from senet_lab.notebook_study import NotebookSearch, NotebookStudy
     from senet_lab.studies.records import load_records
@@ -23,7 +23,7 @@ LATER = {
     "add_se": "models",
     "load_records": "studies.records",
     **dict.fromkeys(("NotebookSearch", "NotebookStudy"), "notebook_study"),
-    **dict.fromkeys(("ablate", "search", "study"), "api"),
+    **dict.fromkeys(("ablate", "bench", "search", "study"), "api"),
 }
 __all__ = [
     "SE",
@@ -33,6 +33,7 @@ __all__ = [
     "UserError",
     "ablate",
     "add_se",
+    "bench",
     "load_records",
     "models",
     "search",

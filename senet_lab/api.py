@@ -23,6 +23,8 @@ from senet_lab.notebook_study import NotebookSearch, NotebookStudy
 if TYPE_CHECKING:
     from torch import nn
 
+    from senet_lab.studies.bench import Bench
+
 Network = str | Callable[..., "nn.Module"]
 FUNCTIONS = ("backbone", "data", "data.name", "se.kind", "recipe.loss", "recipe.optimizer")  # keys that take a function
 
@@ -88,6 +90,23 @@ def search(name: str = "design", *words: str, **settings: Any) -> NotebookSearch
         >>> lab.search("design", budget={"params": "1.02x"}).run().front()
     """
     return NotebookSearch([f"+search={name}", *words, *as_words(settings)])
+
+
+def bench(name: str | Path) -> Bench:
+    """A benchmark of designs, in which a table of every design of a space answers in place of a training.
+
+    Args:
+        name: of one that comes with the lab, or the folder of a search with `search.sampler=enumerate`.
+
+    Raises:
+        UserError: for a name that is not known, or a folder that holds no such search, in one line.
+
+    Example:
+        >>> lab.bench("digits-resnet8").query({"se.reduction.2": 4, "se.position": "pre"}, epoch=12)["val_error"]
+    """
+    from senet_lab.studies.bench_files import open_bench
+
+    return open_bench(name)
 
 
 def as_words(settings: Mapping[str, Any]) -> list[str]:

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import measuring, samplers
+from benchmarks import samplers
+from senet_lab.reports.statistics import reliability
 from senet_lab.reports.trials import canonical, read_trials
+from senet_lab.studies.designs_table import read_designs
 
 CONSTANT = {
     "study": "made up",
@@ -60,10 +62,10 @@ def trials() -> pd.DataFrame:
 
 
 def test_the_table_is_every_design_and_searches_end_with_its_front(tmp_path: Path) -> None:
-    table = samplers.read(trials())
+    table = read_designs(trials())
     assert table.space.distinct() == len(table.values) == 25
     assert table.errors.shape == (25, 2)
-    assert measuring.reliability(table.errors) > 0.9
+    assert reliability(table.errors) > 0.9
     played = samplers.compare(table, ["nsga2"], seeds=3, trials=25, pending=2)
     whole = played[played["designs"] == 25]["share"]
     assert whole.to_numpy() == pytest.approx(1), "all designs have the whole front"
@@ -87,7 +89,7 @@ def test_how_many_designs_it_takes() -> None:
 
 def test_halving_spends_fewer_epochs_on_the_same_front() -> None:
     """Where ranks after the first epoch are those at the end."""
-    table = samplers.read(trials())
+    table = read_designs(trials())
     errors = {table.rows[design]: values[0] for design, values in table.values.items()}
     curves = pd.DataFrame({1: {row: error + 50 for row, error in errors.items()}})
     spent, share = samplers.play_halving(table, curves, "random", 0, trials=25, pending=2, rungs=[1], keep=0.5)
@@ -98,8 +100,8 @@ def test_halving_spends_fewer_epochs_on_the_same_front() -> None:
 def test_a_table_that_leaves_designs_out_is_refused(tmp_path: Path) -> None:
     frame = trials()
     with pytest.raises(ValueError, match="1 of the 25 designs of the space are not in it"):
-        samplers.read(frame[frame["row"] != "4/16 tanh"])
+        read_designs(frame[frame["row"] != "4/16 tanh"])
     with pytest.raises(ValueError, match="not the trials of a search"):
-        samplers.read(frame.drop(columns=["objectives"]))
+        read_designs(frame.drop(columns=["objectives"]))
     frame.to_csv(tmp_path / "trials.csv", index=False)
-    assert samplers.read(read_trials(tmp_path / "trials.csv")).values == samplers.read(frame).values
+    assert read_designs(read_trials(tmp_path / "trials.csv")).values == read_designs(frame).values

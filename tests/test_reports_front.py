@@ -16,6 +16,7 @@ from benchmarks import measuring
 from senet_lab.reports import pareto
 from senet_lab.reports.front import front
 from senet_lab.reports.render import csv_text, markdown
+from senet_lab.reports.statistics import reliability
 
 
 def dominated(point: tuple[float, ...], others: list[tuple[float, ...]]) -> bool:
@@ -51,9 +52,9 @@ def test_reliability_is_the_correlation_with_a_second_table() -> None:
     truth = draw.normal(0, 1, 4000)
     tables = [truth[:, None] + draw.normal(0, 2, (4000, 3)) + draw.normal(0, 3, 3) for _ in range(2)]
     expected = 1 / (1 + 4 / 3)
-    assert measuring.reliability(tables[0]) == pytest.approx(expected, abs=0.04)
+    assert reliability(tables[0]) == pytest.approx(expected, abs=0.04)
     assert np.corrcoef(tables[0].mean(axis=1), tables[1].mean(axis=1))[0, 1] == pytest.approx(expected, abs=0.04)
-    assert measuring.reliability(np.tile([[1.0], [2.0]], 3)) == 1
+    assert reliability(np.tile([[1.0], [2.0]], 3)) == 1
 
 
 def test_the_interval_of_a_median_covers_it() -> None:

@@ -185,11 +185,13 @@ def test_searches_are_those_whose_fronts_are_published() -> None:
             "se.excitation": ["sigmoid"],
             "se.position": [*positions, "conv3x3"],
         },
+        "se_bench": {"se.reduction": [off, 4, 16], "se.position": positions},
     }
     others = {
         "design": ("quick", 0.2, None, "nsga2", ["val_error", "params"]),
         "tabular": ("tabular", 0.9, 3, "enumerate", ["val_error", "params"]),
         "tabular_sigmoid": ("tabular_ema", 0.9, 3, "enumerate", ["val_loss", "params"]),
+        "se_bench": ("quick", 0.33333, 3, "enumerate", ["val_loss", "params"]),
     }
     assert set(spaces) == set(choices("search"))
     for name, space in spaces.items():

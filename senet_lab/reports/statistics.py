@@ -243,3 +243,21 @@ def _crossed(outcomes: Sequence[ArrayLike | None], step: float) -> Components | 
     """Variance components, where two seeds or more have outcomes of two images or more."""
     known = [np.asarray(each, dtype=float) for each in outcomes if each is not None]
     return crossed_components(known, step) if len(known) == len(outcomes) >= 2 and len(known[0]) >= 2 else None
+
+
+def reliability(errors: ArrayLike) -> float:
+    """Share of the variance of the designs' means that is not chance: what a second table of the same designs, with as
+    many other seeds, would correlate with this one.
+
+    The designs share their seeds, so that what a seed does to all of them alike is no part of it: 1 − MS(design × seed)
+    / MS(design), the intraclass correlation of a mean of n of Shrout and Fleiss (1979), their ICC(3, k).
+
+    Args:
+        errors: (designs, seeds), at least two of each.
+    """
+    values = np.asarray(errors, dtype=float)
+    designs, seeds = values.shape
+    residual = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0, keepdims=True) + values.mean()
+    between = seeds * ((values.mean(axis=1) - values.mean()) ** 2).sum() / (designs - 1)
+    within = (residual**2).sum() / ((designs - 1) * (seeds - 1))
+    return float(1 - within / between) if between > 0 else 0.0
