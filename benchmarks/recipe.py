@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import itertools
 import shlex
+import signal
 import statistics
 import sys
 import tempfile
@@ -287,4 +288,5 @@ def write(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

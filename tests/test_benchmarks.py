@@ -28,6 +28,7 @@ from benchmarks import (
     feeding,
     measuring,
     overhead,
+    real_images,
     recipe,
     reliability,
     report,
@@ -139,6 +140,30 @@ def test_recipe(tmp_path: Path) -> None:
     }
     text = (tmp_path / "recipe.md").read_text()
     assert f"lowest mean loss ({min(means.values()):.4f}: `recipe.lr={min(means, key=means.__getitem__)[0]} " in text
+
+
+@pytest.mark.slow
+def test_another_machine_trains_no_real_image_study_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two small steps in place of the long ones, and a second machine that has no more than the records."""
+    words = "data=digits recipe.epochs=1 data.subset=64 data.test_subset=64 seeds=2"
+    steps = [real_images.Step(name, "senet_lab.run", f"{words} se={name}") for name in ("null", "{reduction:8}")]
+    monkeypatch.setattr(real_images, "STEPS", steps)
+    monkeypatch.setattr(real_images, "RECORDS", tmp_path / "records.csv.xz")
+    monkeypatch.setattr(real_images, "check_clean", lambda: None)  # this is code that is being changed
+    for machine in ("first", "second"):
+        monkeypatch.setattr(real_images, "RESULTS", tmp_path / machine)
+        assert real_images.main([str(tmp_path), "--workers", "1"]) == 0
+        told = capfd.readouterr().out
+        assert [line for line in told.splitlines() if line.startswith("step ")] == [
+            "step 1 of 2: null",
+            "step 2 of 2: {reduction:8}",
+        ]
+        assert ("4 of 4 records added" in told) == (machine == "second")
+        assert ("all 2 trials are recorded" in told) == (machine == "second")
+        assert "written" in told
+    assert (tmp_path / "first").is_dir()
 
 
 def test_the_recipe_of_fewest_epochs_within_a_standard_error_of_the_best_is_chosen() -> None:
