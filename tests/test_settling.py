@@ -156,14 +156,14 @@ def test_verdicts_are_told_once_as_they_come_in(store: Store) -> None:
     assert again.new_verdicts() == []  # of a study that goes on, they were told before
 
 
-def test_rows_of_several_studies_share_their_trainings(store: Store) -> None:
+def test_studies_that_settle_share_their_trainings_and_come_one_after_the_other(store: Store) -> None:
     names = ("excitation", "squeeze")
     made = [make_plan(compose([f"+ablation={name}", *WORDS[1:]])) for name in names]
     plans = settle_plan.with_first_seeds(made, [Path("nowhere")] * 2, store)
     records: dict[str, Record] = {}
     design = listed(*plans)
     waiting, trained = list(merge_plans(plans).todo), []
-    while waiting or (waiting := design.more(progress(plans[0]))):
+    while waiting := design.due(progress(plans[0])) + waiting or design.more(progress(plans[0])):
         cell = waiting.pop(0)
         if cell.trial_id not in records:
             trained.append(cell.trial_id)
@@ -172,9 +172,11 @@ def test_rows_of_several_studies_share_their_trainings(store: Store) -> None:
         design.ended(cell, records[cell.trial_id])
     assert len(trained) == len(set(trained))
     design.finish()
-    ends = design.plans
-    assert set(ends[0].trials) & set(ends[1].trials)  # the baseline
-    for plan in ends:
+    first, second = (set(plan.trials) for plan in design.plans)
+    assert first & second  # the baseline
+    assert set(trained[: len(first)]) == first, "the first study is complete before the second one begins"
+    assert set(trained[len(first) :]) >= second - first
+    for plan in design.plans:
         assert not any(need.open for need in settling.needs(plan, records).values())
 
 

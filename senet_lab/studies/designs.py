@@ -52,9 +52,12 @@ class Design(Protocol):
     def begin(self) -> None:
         """Note in the store, before the first training, what must not change once results are known."""
 
+    def due(self, progress: Progress) -> list[Cell]:
+        """Cells that go before all that wait. It is called while a worker is free."""
+
     def more(self, progress: Progress) -> list[Cell]:
-        """Further cells to train. It is called while a worker is free; the study is complete if it returns none and no
-        trial is running."""
+        """Further cells to train, where none waits. It is called while a worker is free; the study is complete if it
+        returns none and no trial is running."""
 
     def until(self, cell: Cell) -> int | None:
         """The epoch that a training is to be stopped after; None is its end."""
@@ -138,21 +141,26 @@ class ListedDesign:
         if settle_plan.write_down(self.plans, self.folders, self.store):
             raise RunError("another driver has begun the same plan at the same moment: start this one again")
 
+    def due(self, progress: Progress) -> list[Cell]:
+        """The cells of the next look at each row that settles."""
+        return self.further(progress, 0)
+
     def more(self, progress: Progress) -> list[Cell]:
-        """The cells of the next look at each row that settles or, if all of these are being trained, of one seed
-        more."""
-        for ahead in (0, 1):
-            fresh: dict[str, Cell] = {}
-            for number, each in enumerate(self.plans):
-                while each.aim.settles and (cells := settling.further(each, self.records, ahead)):
-                    each = self.plans[number] = replace(each, cells=[*each.cells, *cells])
-                    fresh |= {cell.trial_id: cell for cell in reversed(cells) if cell.trial_id not in self.asked}
-            self.asked |= fresh.keys()
-            if fresh:
-                cells = sorted(fresh.values(), key=lambda cell: cell.seed)
-                progress.grow(cells)
-                return cells
-        return []
+        """The same or, if all of these are being trained, those of one seed more."""
+        return self.further(progress, 0) or self.further(progress, 1)
+
+    def further(self, progress: Progress, ahead: int) -> list[Cell]:
+        """The cells of the look at each row that settles that is so many seeds ahead; study by study."""
+        fresh: dict[str, Cell] = {}
+        for number, each in enumerate(self.plans):
+            while each.aim.settles and (cells := settling.further(each, self.records, ahead)):
+                each = self.plans[number] = replace(each, cells=[*each.cells, *cells])
+                for cell in cells:
+                    if cell.trial_id not in self.asked:
+                        fresh.setdefault(cell.trial_id, cell)
+        self.asked |= fresh.keys()
+        progress.grow(list(fresh.values())) if fresh else None
+        return list(fresh.values())
 
     def until(self, cell: Cell) -> int | None:
         return None

@@ -48,8 +48,9 @@ class Driver:
         checkpoints: folder of the checkpoints of trials that have not ended.
         on_end: called with every record once it is in the store, also with the records of other drivers, which may
             have been killed before they processed them.
-        more: returns further cells; called while a worker is free. If it returns none and no trial is running, the
-            study is complete.
+        due: returns further cells that go before those that wait; called while a worker is free.
+        more: returns further cells; called while a worker is free and none waits. If it returns none and no trial is
+            running, the study is complete.
         until: the epoch that a training is to be stopped after; None is its end.
         on_stop: called with the epochs of a training that was stopped at `until`. Its claim is released and it has no
             record: it continues from its checkpoint when it is submitted again.
@@ -65,6 +66,7 @@ class Driver:
     progress: Progress
     checkpoints: Path
     on_end: Callable[[Cell, Record], None] = ignore
+    due: Callable[[], list[Cell]] = list
     more: Callable[[], list[Cell]] = list
     until: Callable[[Cell], int | None] = lambda cell: None
     on_stop: Callable[[Cell, Record], None] = ignore
@@ -118,6 +120,7 @@ class Driver:
         if trial_id := self.alone.next(self.running):
             self.workers.rest()
             self.submit(self.running[trial_id])
+        self.waiting = {cell.trial_id: cell for cell in self.due()} | self.waiting
         offered = list(self.waiting.values())
         while self.workers.free and not self.alone.reserved(self.running):
             offered = offered or self.further()

@@ -185,14 +185,17 @@ def partial_plan(plan: Plan, records: dict[str, dict[str, Any]]) -> Plan:
 
 
 def merge_plans(plans: list[Plan]) -> Plan:
-    """Several studies of the same data and recipe as one: rows that they share are trained once."""
+    """Several studies of the same data and recipe as one: rows that they share are trained once. All have their first
+    seed before any has its second; studies that settle are trained one after the other, so that verdicts come in."""
     first, *others = plans
     if not others:
         return first
     return replace(
         first,
         rows=[row for plan in plans for row in plan.rows],
-        cells=sorted((cell for plan in plans for cell in plan.cells), key=lambda cell: cell.seed),
+        cells=sorted(
+            (cell for plan in plans for cell in plan.cells), key=lambda cell: 0 if first.aim.settles else cell.seed
+        ),
         recorded={trial_id: record for plan in plans for trial_id, record in plan.recorded.items()},
         outdated=list({old: (cell, old) for plan in plans for cell, old in plan.outdated}.values()),
     )

@@ -163,6 +163,9 @@ class SearchDesign:
         spec = row.spec(self.priced.facts, seed, self.device)
         return Cell(row, seed, spec, spec.trial_id)
 
+    def due(self, progress: Progress) -> list[Cell]:
+        return []
+
     def more(self, progress: Progress) -> list[Cell]:
         """The trainings of the next job that has records to add; recorded results are reported to the sampler. After
         the last job, the trainings that confirm the front."""
@@ -215,10 +218,8 @@ class SearchDesign:
 
     def has(self, cell: Cell, job: Job) -> bool:
         """Whether a training has reached the epoch that the job asks for."""
-        if cell.trial_id in self.records:
-            return True
-        if job.epochs is None:
-            return False
+        if cell.trial_id in self.records or job.epochs is None:
+            return cell.trial_id in self.records
         noted = self.store.note(rung(cell.trial_id, job.epochs))
         if noted is not None:
             self.reached[cell.trial_id] = noted

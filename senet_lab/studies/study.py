@@ -101,6 +101,9 @@ def train_missing(
         for text in design.ended(cell, record):
             progress.say(text)
 
+    def due() -> list[plan.Cell]:
+        return design.due(progress)
+
     def more() -> list[plan.Cell]:
         cells = design.more(progress)
         exports.grow(studies, design)
@@ -117,6 +120,7 @@ def train_missing(
                 progress,
                 results / "checkpoints",
                 on_end=ended,
+                due=due,
                 more=more,
                 until=design.until,
                 on_stop=lambda cell, value: design.stopped(cell, value["epochs"]),
