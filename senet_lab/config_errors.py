@@ -26,6 +26,8 @@ def error_line(error: Exception) -> str:
         where = ".".join(key.split(".")[:2])
         return f"{where}: {label[1] or 'null'} is no name; in quotes it is one, as are '4', 'yes' and 'null'"
     first = re.sub(r"^field '(\S+)' is not Optional$", r"\1 cannot be null", first)
+    if key.startswith("search.space.") and "is not in struct" in first:
+        first = f"the space has no '{key[13:]}' yet; +search.space={{{key[13:]}: […]}} adds it"
     if first.endswith("raised while composing config:"):  # In 'ablation/mine': ConfigKeyError raised …
         first = f"{first.rpartition(':')[0].rpartition(':')[0]}: {rest[0]}"
         if key in STUDIES:

@@ -176,6 +176,26 @@ def test_a_design_that_failed_is_told_as_failed() -> None:
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL"]
 
 
+def test_a_space_with_other_factors_is_read_as_it_was_searched() -> None:
+    keys = "se.reduction.2 se.reduction.3 se.squeeze se.excitation se.position recipe.lr"
+    parts = []
+    for place, lr in enumerate(("0.1", "1e-3")):
+        part = made_up().assign(test_loss=math.nan, seconds=1.0, factors=keys).assign(**{"recipe.lr": lr})
+        part = part.assign(
+            row=part["row"] + f", lr {lr}", asked=[str(int(each) + 25 * place) for each in part["asked"]]
+        )
+        parts.append(part.assign(val_error=part["val_error"] + 100 * place, network=part["asked"]))
+    frame = pd.concat(parts).assign(trial_id=range(100)).astype({"trial_id": str})
+    bench = Bench("made up", frame, pd.DataFrame(columns=["row", "seed", "epoch", *PER_EPOCH]))
+    assert bench.space.levels["recipe.lr"] == (0.1, 0.001)
+    assert bench.space.distinct() == len(bench.labels) == 50
+    assert [bench.labels[bench.design({"recipe.lr": lr})] for lr in (0.1, 0.001)] == [
+        "off/off sigmoid, lr 0.1",
+        "off/off sigmoid, lr 1e-3",
+    ]
+    assert bench.best().endswith("lr 0.1")
+
+
 def test_the_command_writes_all_three_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--to", str(tmp_path / "own"), "--syne-tune", str(tmp_path / "st"), "--optunahub", str(tmp_path / "hub")]
     assert main(["bench", str(SEARCH), *words]) == 0

@@ -304,6 +304,7 @@ BAD = [
     ("search.pending=0", "search.pending=0 is not between"),
     ("search.seed=-1", "search.seed=-1 is not between"),
     ("+search.space.foo=[1]", "there is no factor 'foo'; there are se.reduction"),
+    ("search.space={recipe.lr:[1]}", "the space has no 'recipe.lr' yet; +search.space={recipe.lr: […]} adds it"),
     ("search.foo=1", "there is no key 'search.foo'; search has name, title, space"),
     ("search.name=a/b", "search.name: 'a/b' is not a word"),
     ("se=null", "se=null: a search varies se"),

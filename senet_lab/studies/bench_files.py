@@ -140,8 +140,9 @@ def parquet(frame: pd.DataFrame) -> bytes:
 
 
 def plain(values: pd.Series) -> list[Any]:
-    """The different values of a column, for JSON."""
-    return list(dict.fromkeys(values.astype(object).where(values.notna(), None).tolist()))
+    """The different values of a column, for JSON; some columns hold their numbers as text."""
+    found = dict.fromkeys(values.astype(object).where(values.notna(), None).tolist())
+    return [int(value) if str(value).isdigit() else value for value in found]
 
 
 def rounded(value: Any) -> Any:
