@@ -133,7 +133,9 @@ def test_another_process_writes_the_same_bytes_without_torch(tmp_path: Path) -> 
 def test_numbers_and_odd_text_survive(tmp_path: Path) -> None:
     rows = {'a "b", c': "2", "ö × 3|4": "16"}
     trials = made_up(rows, baseline="ö × 3|4", failed=(('a "b", c', 0),), val_loss=0.1 + 0.2)
-    trials["reason"] = trials["reason"].where(trials["status"] == "done", "line one\nline two\x1b[31m,\ud800 end")
+    trials["reason"] = (
+        trials["reason"].astype(object).where(trials["status"] == "done", "line one\nline two\x1b[31m,\ud800 end")
+    )
     trials["mine"] = [0.1, None, 3, 4, 5, 6]
     tables.write_table(tmp_path, trials)
     back = tables.read_trials(tmp_path / "trials.csv")
