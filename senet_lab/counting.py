@@ -1,12 +1,18 @@
-"""Shows the progress of a long operation."""
+"""What is counted: seconds and cores, and how far a long operation is."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 
 BAR = 20  # columns of a bar on a terminal
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def duration(seconds: float) -> str:

@@ -6,9 +6,7 @@ A worker imports the libraries once. It ends as soon as its pipe to the driver c
 from __future__ import annotations
 
 import math
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from senet_lab.config import Config, UserError
+from senet_lab.counting import cores
 from senet_lab.studies import limits
 from senet_lab.studies.limits import Limits
 from senet_lab.studies.pool import BEGUN, Capacity, Event, Outcome, train_trial
@@ -217,7 +216,7 @@ def default_workers(device: str, per_gpu: int = 1, gpus: int | None = None) -> i
     """The default number of workers: `per_gpu` for each GPU, or one for each core that this process may use."""
     if device == "cuda":
         return per_gpu * (gpu_count() if gpus is None else gpus)
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return cores()
 
 
 def sharing(device: str, processes: int, gpus: int | None = None) -> int:

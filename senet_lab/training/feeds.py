@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from senet_lab.config import Data, RunError
+from senet_lab.counting import cores
 from senet_lab.training.augment import AUGMENTS, RaggedImages
 from senet_lab.training.images import Files
 from senet_lab.training.policies import BatchPolicy
@@ -217,13 +218,14 @@ class FolderFeed(Feed):
     def loader(self, views: bool, seed: int | None) -> DataLoader[Any]:
         """What decodes the images of the batches that are listed in it; there are none yet."""
         transform = ManyViews(self.data) if views else image_transform(self.data, training=seed is not None)
+        workers = min(self.data.workers, cores())  # more would wait for one another, and PyTorch warns of them
         return DataLoader(
             DecodedImages(self.files, transform, seed),
             batch_sampler=[],
-            num_workers=self.data.workers,
-            persistent_workers=self.data.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             # A trial's process is spawned, and so would these be, each importing torch for seconds. They need no GPU.
-            multiprocessing_context="fork" if self.data.workers and sys.platform == "linux" else None,
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             pin_memory=self.pinned,
             generator=torch.Generator().manual_seed(0),  # so that the global one is left alone; images have their own
             collate_fn=collate,
