@@ -91,8 +91,8 @@ def compose(words: Iterable[str]) -> Composed:
     whole = None
     if made.study is not None:
         keys = {word.lstrip("+").split("=")[0] for word in words}
-        whole = as_asked(dataclasses.replace(made.study, only=[]), keys)
-        made.study = as_asked(made.study, keys)
+        whole = as_asked(dataclasses.replace(made.study, only=[]), keys, made)
+        made.study = as_asked(made.study, keys, made)
         for name in named_recipes(made.study, choices("recipe")):
             recipes[name] = (
                 compose_config([*words, f"recipe={name}"]).recipe,

@@ -133,14 +133,14 @@ def test_without_se_is_a_level() -> None:
 
 
 def test_the_baseline_is_what_the_configuration_has() -> None:
-    def baseline(*words: str) -> str:
-        study = compose(vary("recipe.lr", "0.05,0.1,0.2", *words)).config.study
+    def baseline(*words: str, levels: str = "0.05,0.1,0.2") -> str:
+        study = compose(vary("recipe.lr", levels, *words)).config.study
         assert study is not None
         return study.baseline
 
     assert baseline() == "lr = 0.1"
     assert baseline("recipe.lr=0.2") == "lr = 0.2"
-    assert baseline("recipe.lr=0.3") == "lr = 0.05", "the first"
+    assert baseline(levels="0.05,0.2") == "lr = 0.05", "the first, where the recipe has none of them"
     assert baseline("study.baseline='lr = 0.05'") == "lr = 0.05"
 
 
@@ -220,6 +220,10 @@ def test_what_has_nothing_to_do_with_the_paper_shows_nothing_of_it(capsys: pytes
         (["+vary={recipe.lr:1}", "levels=[1,2]"], "+vary={recipe.lr:1}: it is a key, or a list of keys"),
         (vary("recipe.lr", "1,2", "+ablation=ratio"), "one study at a time: +vary=recipe.lr and ratio were asked for"),
         (vary("recipe.lr", "1,2", "+vary=se.bias"), "one study at a time: +vary=recipe.lr and +vary=se.bias"),
+        (
+            ["+vary=recipe.lr", "levels=[1,2]", "recipe.lr=3"],
+            "recipe.lr=3.0: a word chooses the baseline among the levels, which are 1, 2",
+        ),
         (["+ablation=ratio", "se.reduction=4"], "se.reduction: each row of ratio sets it, because"),
         (["+ablation=ratio", "study.levels=[1,2]"], "the study ratio lists rows, and levels that would be rows"),
         (["+ablation=ratio", "study.rows={}", "seeds=[3,3]"], "seeds=[3, 3]: a list names different whole numbers"),
