@@ -194,6 +194,8 @@ def test_a_space_with_other_factors_is_read_as_it_was_searched() -> None:
         "off/off sigmoid, lr 1e-3",
     ]
     assert bench.best().endswith("lr 0.1")
+    with pytest.raises(ValueError, match="different numbers of epochs"):
+        Bench("made up", frame.assign(epochs=frame["recipe.lr"].map({"0.1": 4, "1e-3": 8})), bench.curves)
 
 
 def test_the_command_writes_all_three_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

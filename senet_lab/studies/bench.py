@@ -48,6 +48,8 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.table()  # a ValueError where a design is missing
+        if self.trials["epochs"].nunique() > 1:
+            raise ValueError("its designs are trained for different numbers of epochs, which no benchmark can have")
 
     def __repr__(self) -> str:
         return f"<Bench {self.name}: {len(self.labels)} designs, {len(self.seeds)} seeds, {self.epochs} epochs>"

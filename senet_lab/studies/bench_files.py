@@ -28,6 +28,7 @@ FACTS = ("data", "backbone", "recipe", "words", "epochs", "objectives", "classes
 # Of trials.csv, beside the levels and the results: who reads it again (`designs_table`) needs no other.
 KEPT = ("row", "seed", "trial_id", "status", "reason", "network", "asked", "factors", "latency_ms", *FACTS)
 LICENSE = "Apache-2.0"
+NEEDS = 'parquet needs pyarrow: pip install "senet-lab[bench]"'
 
 
 def open_bench(name: str | Path) -> Bench:
@@ -124,9 +125,6 @@ def read_bench(folder: Path) -> Bench:
         except Exception as error:  # what a damaged file makes of the reader has no common class
             raise ValueError(f"{file} cannot be read ({type(error).__name__})") from error
     return Bench(name, *frames)
-
-
-NEEDS = 'parquet needs pyarrow: pip install "senet-lab[bench]"'
 
 
 def parquet(frame: pd.DataFrame) -> bytes:
