@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from senet_lab.config import Config, Data, Executor, Recipe, UserError, check_values, near, path_fault, storage_in
 from senet_lab.config_errors import error_line
-from senet_lab.factors import LEVELS, VARY, as_study, expand_levels
+from senet_lab.factors import LEVELS, VARY, as_study, check_baseline, expand_levels
 from senet_lab.files import expand_home
 from senet_lab.naming import Composed, config_differences, quote_word, with_labels, word_text
 from senet_lab.notebook import findable
@@ -91,8 +91,9 @@ def compose(words: Iterable[str]) -> Composed:
     whole = None
     if made.study is not None:
         keys = {word.lstrip("+").split("=")[0] for word in words}
-        whole = as_asked(dataclasses.replace(made.study, only=[]), keys, made)
-        made.study = as_asked(made.study, keys, made)
+        whole = as_asked(dataclasses.replace(made.study, only=[]), keys)
+        made.study = as_asked(made.study, keys)
+        check_baseline(made.study, made, keys)
         for name in named_recipes(made.study, choices("recipe")):
             recipes[name] = (
                 compose_config([*words, f"recipe={name}"]).recipe,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +96,20 @@ def expand_levels(study: Study, config: Config) -> Study:
         levels=[],
         baseline=study.baseline or baseline or next(iter(rows)),
     )
+
+
+def check_baseline(study: Study, config: Config, keys: Collection[str]) -> None:
+    """A UserError for a word that sets a factor to what is none of its levels.
+
+    Args:
+        study: with its levels.
+        config: with the user's words.
+        keys: what they set.
+    """
+    for key in sorted({*study.factors} & {*keys}):
+        if not any(matches_config(config, {key: level}) for level in study.factors[key]):
+            levels = ", ".join(map(str, study.factors[key]))
+            raise UserError(f"{key}: a word chooses the baseline among the levels, which are {levels}")
 
 
 def check_levels(key: str, levels: Any) -> None:

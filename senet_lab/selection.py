@@ -10,23 +10,22 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from senet_lab.config import Config, Study, UserError, flat, near
+from senet_lab.config import Study, UserError, near
 
 STUDIES = {"ablation": "study", "search": "search"}  # chosen by name from sweeps/, and the key that each sets
 WITH_RECIPE = ("data.cutout",)  # belongs to a recipe, though it is done to the images
 
 
-def as_asked(study: Study, keys: Collection[str], config: Config) -> Study:
+def as_asked(study: Study, keys: Collection[str]) -> Study:
     """The study with the rows that the words select.
 
     Args:
         study: as its file and the words have it.
         keys: what the user's words set (`recipe`, `data.size`, …).
-        config: with these words.
 
     Raises:
         UserError: for a name in `study.only` that no row has, and for a word that would change no row, because each
-            sets the key itself; of a study of levels, for a word that is none of them.
+            sets the key itself.
     """
     own = networks(study)
     if "backbone" in keys and len(own) == len(study.rows) > 0:
@@ -36,11 +35,6 @@ def as_asked(study: Study, keys: Collection[str], config: Config) -> Study:
         )
     for key in sorted(set_by_rows(study) & {*keys}):
         raise UserError(f"{key}: each row of {study.name} sets it, because that is what the study varies")
-    now = flat(config) | {"recipe": config.recipe.name}
-    for key in sorted({*study.factors} & {*keys} & {*now}):
-        if now[key] not in study.factors[key]:
-            levels = ", ".join(map(str, study.factors[key]))
-            raise UserError(f"{key}={now[key]}: a word chooses the baseline among the levels, which are {levels}")
     labels = picked(study) if study.only else list(study.rows)
     return replace(study, rows={label: kept(study.rows[label], study.varied, keys) for label in labels})
 

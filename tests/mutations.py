@@ -29,6 +29,10 @@ LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "local")
 # (fault, file, test files that must fail, old text, new text)
 # fmt: off
 MUTATIONS: list[tuple[str, str, str, str, str]] = [
+    ("studies that settle all at once", "senet_lab/studies/plan.py", "test_settling.py",
+     "key=lambda cell: 0 if first.aim.settles else cell.seed", "key=lambda cell: cell.seed"),
+    ("a test error of a training that has not ended", "senet_lab/studies/bench.py", "test_bench.py",
+     'lines["epoch"] < self.epochs, list(TESTED)', 'lines["epoch"] < 0, list(TESTED)'),
     ("runs written by the W&B service of whoever starts the study", "senet_lab/studies/wandb_client.py", "test_tracking.py",
      '    os.environ.pop("WANDB_SERVICE", None)\n', ""),
     ("a norm's maps of another layout when networks are counted", "senet_lab/models/copies.py", "test_models_cost.py",

@@ -199,7 +199,7 @@ def test_a_space_with_other_factors_is_read_as_it_was_searched() -> None:
 
 
 def test_the_command_writes_all_three_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--to", str(tmp_path / "own"), "--syne-tune", str(tmp_path / "st"), "--optunahub", str(tmp_path / "hub")]
+    words = ["--to", str(tmp_path / "own"), "--syne-tune", str(tmp_path / "own"), "--optunahub", str(tmp_path / "hub")]
     assert main(["bench", str(SEARCH), *words]) == 0
     told = capsys.readouterr().out
     assert "261 designs of resnet8 on digits, 3 seeds, 24 epochs" in told

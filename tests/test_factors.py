@@ -222,7 +222,7 @@ def test_what_has_nothing_to_do_with_the_paper_shows_nothing_of_it(capsys: pytes
         (vary("recipe.lr", "1,2", "+vary=se.bias"), "one study at a time: +vary=recipe.lr and +vary=se.bias"),
         (
             ["+vary=recipe.lr", "levels=[1,2]", "recipe.lr=3"],
-            "recipe.lr=3.0: a word chooses the baseline among the levels, which are 1, 2",
+            "recipe.lr: a word chooses the baseline among the levels, which are 1, 2",
         ),
         (["+ablation=ratio", "se.reduction=4"], "se.reduction: each row of ratio sets it, because"),
         (["+ablation=ratio", "study.levels=[1,2]"], "the study ratio lists rows, and levels that would be rows"),

@@ -50,12 +50,11 @@ def main(arguments: argparse.Namespace) -> None:
         "their correlation with the designs' true values; better half: reliability of the better designs alone.",
         highlight=False,
     )
-    writers = {
-        arguments.to: bench_files.write_bench,
-        arguments.syne_tune: bench_files.write_syne_tune,
-        arguments.optunahub: bench_files.write_optunahub,
-    }
-    for folder, write in writers.items():
+    for folder, write in (
+        (arguments.to, bench_files.write_bench),
+        (arguments.syne_tune, bench_files.write_syne_tune),
+        (arguments.optunahub, bench_files.write_optunahub),
+    ):
         if folder is not None:
             write(bench, folder)
             print(f"written: {folder}/")

@@ -89,7 +89,7 @@ def front_designs(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str
     counted = with_guesses(trials)
     again, searched = (counted[counted["part"] == part] for part in ("confirmation", "search"))
     confirmed = confirm(again, objectives)
-    factors = factors_of(trials) or [str(name) for name in trials.columns if str(name).startswith(LEVELS)]
+    factors = level_columns(trials)
     by_row = {
         str(label): front_design(group, objectives, factors, confirmed.get(str(label), Confirmation()))
         for label, group in searched.groupby("row", sort=False)
@@ -98,6 +98,11 @@ def front_designs(trials: pd.DataFrame, objectives: tuple[str, ...]) -> dict[str
     points = [[*by_row[label].values.values()] for label in inside]
     best = {label for label, wins in zip(inside, pareto.on_front(points), strict=True) if wins}
     return {label: replace(each, on_front=label in best) for label, each in by_row.items()}
+
+
+def level_columns(trials: pd.DataFrame) -> list[str]:
+    """The columns of a design's levels in a search's trials."""
+    return list(factors_of(trials)) or [str(name) for name in trials.columns if str(name).startswith(LEVELS)]
 
 
 def front_design(

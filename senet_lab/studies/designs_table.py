@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from senet_lab.objectives import OBJECTIVES
 from senet_lab.reports import pareto
-from senet_lab.reports.front import LEVELS, is_search
-from senet_lab.reports.trials import factors_of
+from senet_lab.reports.front import is_search, level_columns
 from senet_lab.studies.proposals import PATIENCE, Proposer
 from senet_lab.studies.space import OFF, REDUCTION, WORDS, Candidate, Level, Space, StageCost
 
@@ -140,7 +139,7 @@ def read_designs(trials: pd.DataFrame, objectives: Sequence[str] = ()) -> Design
 
 def level_keys(trials: pd.DataFrame) -> list[str]:
     """The columns of a design's levels, in the order of its space; a table may be older than one of `WORDS`."""
-    named = factors_of(trials) or [str(name) for name in trials.columns if str(name).startswith(LEVELS)]
+    named = level_columns(trials)
     stages = [key for key in named if key.startswith(REDUCTION)]
     return [*stages, *(word for word in WORDS if word in named), *(key for key in named if not is_gates(key))]
 
