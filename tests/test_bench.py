@@ -49,6 +49,8 @@ def test_a_query_is_what_the_files_say(digits: Bench) -> None:
         assert found["elapsed"] == pytest.approx(seconds[line["trial_id"]] * epoch / 24)
         assert (found["params"], found["macs"]) == (int(trial["params"]), int(trial["macs"]))
         assert found.get("test_error") == (float(trial["test_error"]) if epoch == 24 else None), "read once, at the end"
+    tested = digits.results["test_error"].notna().groupby("epoch").mean()
+    assert tested.to_dict() == {epoch: float(epoch == 24) for epoch in range(1, 25)}
     design = next(line for line in trials.values() if all(line[key] == level for key, level in POINT.items()))
     of_design = [float(trials[design["row"], str(seed)]["test_error"]) for seed in range(3)]
     assert digits.query({**POINT, "se.position": design["se.position"]})["test_error"] == pytest.approx(
