@@ -146,9 +146,14 @@ def test_recipe(tmp_path: Path) -> None:
 def test_another_machine_trains_no_real_image_study_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Two small steps in place of the long ones, and a second machine that has no more than the records."""
+    """Two small steps in place of the long ones, and a second machine that has no more than the records. It leaves the
+    page of the recipe as the first machine wrote it."""
     words = "data=digits recipe.epochs=1 data.subset=64 data.test_subset=64 seeds=2"
-    steps = [real_images.Step(name, "senet_lab.run", f"{words} se={name}") for name in ("null", "{reduction:8}")]
+    tried = f"{words} se=null --to {tmp_path} --vary recipe.lr=0.05"
+    steps = [
+        real_images.Step("null", "benchmarks.recipe", tried),
+        real_images.Step("{reduction:8}", "senet_lab.run", f"{words} se={{reduction:8}}"),
+    ]
     monkeypatch.setattr(real_images, "STEPS", steps)
     monkeypatch.setattr(real_images, "RECORDS", tmp_path / "records.csv.xz")
     monkeypatch.setattr(real_images, "check_clean", lambda: None)  # this is code that is being changed
@@ -162,6 +167,7 @@ def test_another_machine_trains_no_real_image_study_again(
         ]
         assert ("4 of 4 records added" in told) == (machine == "second")
         assert ("all 2 trials are recorded" in told) == (machine == "second")
+        assert ("nothing new was measured" in told) == (machine == "second")
         assert "written" in told
     assert (tmp_path / "first").is_dir()
 
