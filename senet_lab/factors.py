@@ -46,6 +46,19 @@ def check_factor(key: str, where: str) -> None:
         raise UserError(f"{where}: '{key}' cannot be varied{why}; what can: {', '.join(known)}")
 
 
+def idle_factors(keys: Iterable[str], configs: Collection[Config]) -> list[str]:
+    """A sentence for each factor that has a part in none of these trainings, so that its levels are one training."""
+    declared = {key: each.only for key, each, _ in walk(Config())}
+    found = []
+    for key in keys:
+        needed, _, word = declared.get(key, "").partition("=")
+        values = list(dict.fromkeys(str(flat(config)[needed]) for config in configs)) if needed else []
+        if values and not (set(values) & {word} if word else set(values) - {"0", "0.0"}):
+            what = f"{needed}={word}" if word else f"{needed} above 0"
+            found.append(f"{key} makes a difference only with {what}; here it is {' and '.join(values)}")
+    return found
+
+
 def may_change_with(factor: str, key: str) -> bool:
     """Whether rows that differ in the factor may differ in this key, too: a recipe is all of its values."""
     return any(key == each or key.startswith(f"{each}.") for each in (factor, *ALONG.get(factor, ())))

@@ -178,6 +178,29 @@ def test_what_a_backbone_takes_along_is_said(here: Path, capsys: pytest.CaptureF
     assert "\nb: recipe wrn, 200 epochs\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            vary("recipe.momentum", "0.9,0.5", "recipe.optimizer=adamw"),
+            "only with recipe.optimizer=sgd; here it is lamb",
+        ),
+        (vary("recipe.peak", "0.2,0.3"), "only with recipe.schedule=onecycle; here it is cosine"),
+        (vary("recipe.warmup_lr", "0.1,0.2"), "only with recipe.warmup_steps above 0; here it is 0"),
+        (vary("data.resize", "0,20"), "only with data.name=folder; here it is digits"),
+        (vary("recipe.warmup_start", "0.1,0.2", "recipe.warmup_epochs=0.5"), ""),
+        (["+vary=[recipe.optimizer,recipe.momentum]", "levels=[[sgd,adamw],[0.9,0.8]]"], ""),
+    ],
+)
+def test_what_has_no_part_in_a_training_is_told_before_it(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "plan=true"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert (f"makes a difference {told}: its rows are trained alike" in out) == bool(told)
+    assert ("makes a difference" in out) == bool(told)
+
+
 def test_what_has_nothing_to_do_with_the_paper_shows_nothing_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(vary("recipe.lr", "0.05,0.1", "plan=true")) == 0
     assert "ResNet-50" not in capsys.readouterr().out

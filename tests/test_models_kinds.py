@@ -232,6 +232,11 @@ def test_a_file_has_no_class_imported_that_nobody_vouches_for(mine: str, tmp_pat
         ({"kind": "sa"}, "se.kind: 'sa' is not one of se, constant, static, simam, timm:se"),
         ({"kind": "timm:sa"}, "se.kind: 'timm:sa' is not one of se, constant"),
         ({"kind": "constant", "args": {"values": 1}}, "se.args of constant: 'values' is not one of value"),
+        (
+            {"kind": "timm:eca", "args": {"kernel_size": 5}},
+            "se.args of timm:eca: 'kernel_size' is not one of gamma",
+        ),
+        ({"kind": "timm:cbam", "args": {"rd_ratio": 0.5}}, "se.args of timm:cbam: 'rd_ratio' is not one of spatial_k"),
         ({"args": {"x": 1}}, "se.args of se: 'x' is not one of none"),
         ({"kind": "constant", "args": {"value": "x"}}, "the value of a constant gate is a number, not 'x'"),
         ({"kind": "constant", "args": {"value": math.nan}}, "is a number, not nan"),

@@ -60,6 +60,23 @@ def test_one_training_under_two_names_is_corrected_for_once() -> None:
     assert "a and b are the same network here" in tables.markdown(made)
 
 
+@pytest.mark.parametrize("settles", [False, True])
+def test_rows_whose_words_changed_nothing_are_told_as_that(settles: bool) -> None:
+    """Seen: the momentum of AdamW, varied, was "open: more test images needed (above 1,000,000)"."""
+    frame = study(val_loss=0.1).assign(test_loss=lambda each: each["test_error"] / 7)
+    if settles:
+        frame = frame.assign(settle_min=3, settle_max=10, first_seed=0, margin=0.5)
+    rows, outcome = dict(list(frame.groupby("row"))), ["test_error", "test_loss"]
+    frame.loc[rows["a"].index, outcome] = rows["base"][outcome].to_numpy()
+    frame.loc[rows["b"].index[1:], outcome] = rows["base"][outcome].to_numpy()[1:]
+    made, cells = table(frame)
+    assert (cells["a"]["verdict"], cells["a"]["p_holm"], float(cells["a"]["delta"])) == ("identical", "", 0)
+    assert cells["b"]["verdict"] not in ("", "identical"), "one seed came out otherwise"
+    assert made.tests == 3, "what is corrected for was fixed before"
+    assert "a: the losses are those of base to the last digit, with every seed." in tables.markdown(made)
+    assert "a is identical to base" in fragments.finding_sentence(results.FinishedStudy(Path(), "x", made, frame, None))
+
+
 def test_the_page_keeps_rows_of_one_network_apart(tmp_path: Path) -> None:
     """Seen: two rows with one network and one error were one point of the overview."""
     tables.write_table(tmp_path / "x", study(network="one", test_error=5.0))

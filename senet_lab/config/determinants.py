@@ -148,6 +148,7 @@ class Data:
         0,
         "short side that test images are resized to before the centre crop, in pixels (`folder` only); 0 takes the "
         "paper's 256 for 224 and 352 for 299, else size × 256 / 224",
+        only="data.name=folder",
     )
     crops: int = key(
         1,

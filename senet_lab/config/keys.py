@@ -29,12 +29,15 @@ class Key:
         decides: what it bears on: the `result` of a training, so that rows may differ in it and folders are named after
             it; the whole `study`, so that folders are named after it, and it is the same for all rows; or only the
             `run`: how and where it is done, what it is called, and what is shown. Empty is as its group.
+        only: where alone it has a part in the training, as "recipe.schedule=step", or a key that is not to be 0; empty
+            is everywhere.
     """
 
     means: str
     choices: Mapping[str, str]
     bounds: tuple[float, float] | None
     decides: str
+    only: str = ""
 
     @property
     def description(self) -> str:
@@ -54,10 +57,11 @@ def key(
     choices: Mapping[str, str] | Iterable[str] = (),
     bounds: tuple[float, float] | None = None,
     decides: str = "",
+    only: str = "",
 ) -> Any:
     """A field of the configuration, for whose arguments see `Key`; a callable default is called for each new one."""
     words = dict(choices) if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
-    metadata = {"key": Key(means, words, bounds, decides)}
+    metadata = {"key": Key(means, words, bounds, decides, only)}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -7,6 +7,8 @@ from typing import Any
 
 from senet_lab.config.keys import ENDLESS, RUN, TINY, key
 
+STEP = "recipe.schedule=step"
+
 
 @dataclass
 class Recipe:
@@ -22,7 +24,7 @@ class Recipe:
         "`{fc: 10}`, `{features.*: 0.1}` (docs/recipes.md)",
         bounds=(TINY, ENDLESS),
     )
-    momentum: float = key(0.9, "of SGD", bounds=(0, 1))
+    momentum: float = key(0.9, "of SGD", bounds=(0, 1), only="recipe.optimizer=sgd")
     nesterov: bool = key(False, "whether the momentum is Nesterov's")
     weight_decay: float = key(1e-4, "L2, on all weights unless `decay_norm` is off", bounds=(0, ENDLESS))
     decay_norm: bool = key(True, "whether normalisation parameters and biases are decayed, too")
@@ -36,18 +38,25 @@ class Recipe:
             "onecycle": "from a 25th up to it at `peak`, then to next to nothing (Smith and Topin 2017)",
         },
     )
-    milestones: list[int] = key(list, "epochs at which `step` cuts", bounds=(1, ENDLESS))
-    factor: float = key(0.1, "what `step` multiplies by", bounds=(0, 1))
+    milestones: list[int] = key(list, "epochs at which `step` cuts", bounds=(1, ENDLESS), only=STEP)
+    factor: float = key(0.1, "what `step` multiplies by", bounds=(0, 1), only=STEP)
     warmup_steps: int = key(0, "optimiser steps at `warmup_lr` before the schedule begins", bounds=(0, ENDLESS))
-    warmup_lr: float = key(0.01, "learning rate of the warm-up", bounds=(0, ENDLESS))
+    warmup_lr: float = key(0.01, "learning rate of the warm-up", bounds=(0, ENDLESS), only="recipe.warmup_steps")
     warmup_epochs: float = key(
         0.0,
         "epochs in which the learning rate rises linearly, step by step, from `warmup_start` of it, before a schedule "
         "for the rest of the training begins",
         bounds=(0, ENDLESS),
     )
-    warmup_start: float = key(0.01, "share of the learning rate that this begins with", bounds=(0, 1))
-    peak: float = key(0.3, "share of the steps of `onecycle` after which its rate is highest", bounds=(0.01, 0.99))
+    warmup_start: float = key(
+        0.01, "share of the learning rate that this begins with", bounds=(0, 1), only="recipe.warmup_epochs"
+    )
+    peak: float = key(
+        0.3,
+        "share of the steps of `onecycle` after which its rate is highest",
+        bounds=(0.01, 0.99),
+        only="recipe.schedule=onecycle",
+    )
     optimizer: str = key(
         "sgd",
         "by name: of torch.optim (`adamw`, `rmsprop` …), else of timm's factory (`lamb`, `lion` …); or "

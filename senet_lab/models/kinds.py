@@ -115,14 +115,15 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
     "simam": SimAM,
 }
 
-# What timm's factory (`timm.layers.get_attn`) makes, by its name there → arguments that are not timm's defaults.
+# What timm's factory (`timm.layers.get_attn`) makes, by its name there → arguments that are not for the user: the lab
+# has them otherwise, or timm does not look at them (ECA's kernel follows from the channels by gamma and beta).
 # The hidden width is the lab's max(1, C // r) wherever it is used: timm's own is rounded to multiples of 8 in some.
 TIMM: dict[str, dict[str, Any]] = {
     "se": {},
     "ese": {},
-    "eca": {"rd_channels": None},  # has the parameter and no hidden layer
-    "ecam": {},
-    "ceca": {},
+    "eca": {"rd_channels": None, "kernel_size": 3},  # has the width as a parameter, and no hidden layer
+    "ecam": {"kernel_size": 3},
+    "ceca": {"kernel_size": 3},
     "ge": {"use_mlp": False, "rd_channels": None},  # GE-θ⁻ of its paper; its others timm 1.0.31 cannot make
     "gc": {},
     "gca": {},
@@ -138,6 +139,7 @@ OF_TIMM = "timm:"
 
 FIELDS = ("reduction", "squeeze", "excitation", "bias", "identity_start")  # of a design, that a kind may be made from
 HIDDEN = "rd_channels"  # what timm calls the hidden width
+WIDTH = ("rd_ratio", "rd_divisor", "se_factor")  # what timm computes it from, where it is not given
 IDLE = ("generator", "device", "dtype")  # parameters that are not for the user
 
 
@@ -180,12 +182,13 @@ def kind_of(name: str) -> Kind:
         check_known("se.kind", name, [*names(), "package.module:Class"])
     of_timm = name.startswith(OF_TIMM)
     make = from_timm(name) if of_timm else KINDS[name] if name in KINDS else imported("se.kind", name, "Class")
-    fixed = getattr(make, "keywords", {})
+    fixed = TIMM[name.removeprefix(OF_TIMM)] if of_timm else {}
     several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     takes = [each.name for each in inspect.signature(make).parameters.values() if each.kind not in several][1:]
     fields = () if of_timm else tuple(field for field in FIELDS if field in takes)
-    args = tuple(each for each in takes if each not in (*fields, HIDDEN, *IDLE))
-    return Kind(make, fields, HIDDEN in takes and HIDDEN not in fixed, args, "generator" in takes)
+    hidden = HIDDEN in takes and HIDDEN not in fixed
+    idle = (*fields, *fixed, HIDDEN, *IDLE, *(WIDTH if hidden else ()))
+    return Kind(make, fields, hidden, tuple(each for each in takes if each not in idle), "generator" in takes)
 
 
 def from_timm(kind: str) -> Callable[..., nn.Module]:

@@ -18,7 +18,7 @@ from senet_lab.reports.cells import first
 from senet_lab.reports.contrasts import Contrast, effects, of_rows
 from senet_lab.reports.image_outcomes import outcomes
 from senet_lab.reports.sequential import Looks, looks_of, rounding
-from senet_lab.reports.table import Failure
+from senet_lab.reports.table import IDENTICAL, Failure
 from senet_lab.reports.trials import factors_of, guessing
 from senet_lab.reports.verdicts import Verdict
 
@@ -142,7 +142,19 @@ def untested_of(frame: pd.DataFrame, groups: Groups, contrasts: Mapping[str, Con
             reasons[label] = "cells missing" if not contrast.weights else f"{bad[0]} {lacking[bad[0]]}" if bad else ""
         elif not reasons[label] and bad:
             reasons[label] = f"baseline {lacking[bad[0]]}"
+        elif not reasons[label] and contrast.key and is_identical(groups[label], groups[contrast.baseline]):
+            reasons[label] = IDENTICAL
     return reasons
+
+
+def is_identical(group: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two rows came to the very same losses with every seed that both have, two at least: what differs between
+    them then had no part in the training. Losses of different trainings differ in some of their sixteen digits."""
+    if not {"test_loss", "val_loss"} <= {*group}:
+        return False
+    losses = [each[each["status"] == "done"].set_index("seed")[["test_loss", "val_loss"]] for each in (group, other)]
+    one, two = losses[0].align(losses[1], join="inner")
+    return len(one) > 1 and bool(one["test_loss"].notna().all()) and one.equals(two)
 
 
 def up_to_stops(study: StudyTrials, groups: Groups, untested: Mapping[str, str]) -> tuple[Groups, dict[str, int]]:

@@ -18,7 +18,7 @@ from senet_lab.reports.cell_text import and_list, signed
 from senet_lab.reports.columns import shown_first, visible
 from senet_lab.reports.pooled import PooledTable
 from senet_lab.reports.results import FinishedStudy, Gates
-from senet_lab.reports.table import Column, Table, TableRow
+from senet_lab.reports.table import IDENTICAL, Column, Table, TableRow
 from senet_lab.reports.verdict_styles import STYLES
 
 STAR = "*"  # begins the note that says what a star in the table means
@@ -140,6 +140,7 @@ def finding_sentence(study: FinishedStudy) -> str:
     endings = {
         "equivalent": f" equivalent to {baseline_name(table)} within ±{table.aim.margin or 0:g} {table.aim.unit}",
         "open": " open",
+        IDENTICAL: f" identical to {baseline_name(table)}: nothing that trains was varied",
         "failed": " not tested, after failures",
     }
     for each, ending in endings.items():

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from senet_lab.reports import statistics
 from senet_lab.reports.cell_text import and_list
 from senet_lab.reports.paper_notes import paper_notes
-from senet_lab.reports.table import Table, TableRow
+from senet_lab.reports.table import IDENTICAL, Table, TableRow
 
 FAILURES_SHOWN = 20  # in full; the others are counted
 
@@ -98,6 +98,13 @@ def table_warnings(table: Table) -> list[str]:
     for labels in same.values():
         if len(labels) > 1:
             out.append(f"{and_list(labels)} are the same network here: between them there is nothing to compare.")
+    identical = [row.label for row in table.rows if row.untested == IDENTICAL]
+    if identical:
+        baselines = and_list(dict.fromkeys(row.baseline for row in table.rows if row.label in identical))
+        out.append(
+            f"{and_list(identical)}: the losses are those of {baselines} to the last digit, with every seed. What "
+            "differs in the words had no part in the training, so that there is nothing to compare."
+        )
     single = [row.label for row in table.rows if row.top1 is not None and row.top1.n == 1]
     if single:
         rows = "every row" if len(single) == len(table.trained) else and_list(single)

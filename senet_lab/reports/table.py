@@ -11,6 +11,8 @@ from senet_lab.reports.aim import Aim
 from senet_lab.reports.verdict_styles import STYLES, VerdictStyle
 from senet_lab.reports.verdicts import Verdict
 
+IDENTICAL = "identical"  # why a row is not tested whose trainings are its baseline's to the last digit
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -75,7 +77,8 @@ class TableRow:
         same_as: label of an earlier row (or of the baseline) that is the same trainings; empty if there is none.
         seeds: the finished ones.
         failures: the trials that failed.
-        untested: why the row has no test though it was trained: "failed in 2 of 5"; empty for all others.
+        untested: why the row has no test though it was trained: "failed in 2 of 5", or `IDENTICAL`; empty for all
+            others.
         top1, top5: our test errors, percent.
         loss: our test losses, nats; None where they are not known.
         metric: what `delta` and `verdict` are about, error or loss.
@@ -119,7 +122,7 @@ class TableRow:
         if self.same_as == self.baseline:
             return "same network"
         if self.untested:
-            return "failed"
+            return IDENTICAL if self.untested == IDENTICAL else "failed"
         return self.verdict.kind if self.verdict else ""
 
     @property

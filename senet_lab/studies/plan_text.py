@@ -9,6 +9,7 @@ from rich.table import Table
 
 from senet_lab.config import UserError
 from senet_lab.counting import duration
+from senet_lab.factors import idle_factors
 from senet_lab.studies.forecast import Expectation
 from senet_lab.studies.plan import Plan
 from senet_lab.training import step
@@ -49,6 +50,9 @@ def show_rows(plan: Plan, console: Console) -> None:
         print_line(console, f"{', '.join(labels)}: {how}")
     for line in dict.fromkeys(row.start for row in plan.rows if row.start):
         print_line(console, line)
+    study = plan.config.study
+    for sentence in idle_factors(study.varied if study else [], [row.config for row in plan.rows]):
+        print_line(console, f"{sentence}: its rows are trained alike", "yellow")
     for labels in plan.twins:
         print_line(
             console, f"{' and '.join(labels)} build the same network here: trained once, no difference to be seen."

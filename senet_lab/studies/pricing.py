@@ -18,6 +18,7 @@ from torch import nn
 
 from senet_lab import models
 from senet_lab.config import RESULT, SE, Config, UserError, flat, walk
+from senet_lab.factors import idle_factors
 from senet_lab.models.cost import Cost
 from senet_lab.naming import Composed
 from senet_lab.studies import rows as study_rows
@@ -138,6 +139,8 @@ def price(composed: Composed, facts: DataFacts) -> PricedSpace:
         for (stage, gates, level), (cost, hidden) in made.parts.items():
             added = {name: value - without[stage][name] for name, value in costs_of(cost).items()}
             parts[stage_key(stage), gates + setting, level] = StageCost(hidden, added)
+    for sentence in idle_factors(space.others, [base.config for base in bases.values()]):
+        raise UserError(f"search.space: {sentence}")
     return PricedSpace(dataclasses.replace(space, plain=costs, parts=parts), composed, facts, plain, bases)
 
 
