@@ -99,10 +99,21 @@ def test_ten_crops_of_a_file_that_timm_wrote(tree: Path, tmp_path: Path, capsys:
         (["torchvision:resnet50.V9", "data=digits"], "no weights 'V9'; there are IMAGENET1K_V2, IMAGENET1K_V1"),
         (["nowhere.npz"], "nowhere.npz"),
         (["timm:resnet50"], "name their data set"),
+        (
+            ["torchvision:resnet18", "data=digits"],
+            "IMAGENET1K_V1 are not in the cache of torchvision; --download fetches",
+        ),
         (["data=digits"], "evaluate takes networks"),
     ],
 )
-def test_what_cannot_be_evaluated(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_evaluated(
+    words: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert told in refused(capsys, "evaluate", *words)
 
 

@@ -13,7 +13,7 @@ from senet_lab.commands import path
 
 EXAMPLES = (
     "evaluate NET.ckpt data=folder data.root=DIR data.crops=10",
-    "evaluate timm:resnet50 timm:seresnet50 data=folder data.root=DIR data.test_size=320   paired, image by image",
+    "evaluate timm:resnet50 timm:seresnet50 --download data=folder data.root=DIR data.test_size=320   image by image",
 )
 
 
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data.test_size=320 …)",
     )
     parser.add_argument("--weights", type=path, help="file of the weights of the timm or torchvision network")
+    parser.add_argument("--download", action="store_true", help="fetch their weights that are not in their caches")
     parser.add_argument("--results", type=path, help="where trials were trained (results/local)")
     parser.add_argument("--storage", help="database URL of the records (that of --results)")
     parser.add_argument("--to", type=path, help="where to write to (results/local/evaluation/<first network>)")

@@ -19,7 +19,7 @@ from senet_lab import files, outputs
 from senet_lab.config import Data, UserError, first_line
 from senet_lab.counting import counting
 from senet_lab.models.library import check_name, library_of, network_names
-from senet_lab.models.library_weights import published, torchvision_weights
+from senet_lab.models.library_weights import cached, published, quiet_hub, torchvision_weights
 from senet_lab.models.state_dicts import state_dict_in, without_prefixes
 from senet_lab.naming import Composed
 from senet_lab.outputs import Outputs
@@ -149,7 +149,7 @@ def prepare(arguments: argparse.Namespace, name: str, words: Sequence[str], chos
     """One network and the test images of the words' data set, which are read as the network reads images where the
     words do not say it."""
     if library_of(name):
-        network, reading = library_network(name, arguments.weights)
+        network, reading = library_network(name, arguments.weights, arguments.download)
     else:
         network = load_trained(argparse.Namespace(**vars(arguments) | {"what": name}), [], chosen)
         reading = network.description.reading
@@ -213,9 +213,9 @@ class AveragingViews(nn.Module):
         return logits_BK
 
 
-def library_network(named: str, weights: Path | None) -> tuple[TrainedNetwork, Data]:
-    """A network as timm or torchvision build it, with the weights of a file or else the library's own, and how it reads
-    an image.
+def library_network(named: str, weights: Path | None, download: bool) -> tuple[TrainedNetwork, Data]:
+    """A network as timm or torchvision build it, with the weights of a file or else the library's own, which are
+    fetched with consent alone, and how it reads an image.
 
     Raises:
         UserError: for an unknown name, and weights that cannot be had or do not fit.
@@ -231,9 +231,15 @@ def library_network(named: str, weights: Path | None) -> tuple[TrainedNetwork, D
         check_name("evaluate", library, network, network_names(library))
     except ValueError as error:
         raise UserError(str(error)) from error
+    if own and not download and cached(own) is None:
+        raise UserError(
+            f"evaluate: the weights of {own} are not in the cache of {library}; --download fetches them, "
+            "--weights FILE gives a file"
+        )
     try:
         if library == "timm":
-            net = timm.create_model(name, pretrained=weights is None)
+            with quiet_hub():
+                net = timm.create_model(name, pretrained=weights is None)
             given = resolve_data_config({}, model=net)  # type: ignore[no-untyped-call]
             size, mean, std = given["input_size"][1], list(given["mean"]), list(given["std"])
             resize = max(size, round(size / given["crop_pct"]))
