@@ -48,6 +48,9 @@ STEPS = [
     ),
     Step("three seeds of the baseline, for the spread", "senet_lab.run", f"{CIFAR} {RECIPE} seeds=3"),
     Step("no SE, no squeeze, and SE", "senet_lab.run", f"+ablation=nosqueeze {CIFAR} {RECIPE} {AIM}"),
+    # The tables that need one more row each go before those that need four: their verdicts come soonest.
+    Step("max in place of average pooling, and SE", "senet_lab.run", f"+ablation=squeeze {CIFAR} {RECIPE} {AIM}"),
+    Step("SE inside the branch, and SE", "senet_lab.run", f"+ablation=conv3x3 {CIFAR} {RECIPE} {AIM}"),
     Step("the paper's seven tables", "senet_lab.run", f"+ablation=all {CIFAR} {RECIPE} {AIM}"),
     Step("SE-Bench", "senet_lab.run", "+search=se_bench"),
     Step(
