@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -27,12 +29,17 @@ TOLERANCE = 1e-3  # other processors and versions of PyTorch add up in another o
 torch.set_num_threads(1)
 
 
-def cell_of(line: dict[str, str]) -> Cell:
-    """The training that a line of a published `trials.csv` tells of."""
+def cell_of(line: dict[str, str], commands: Path) -> Cell:
+    """The training that a line of a published `trials.csv` tells of; older studies have no commands beside it."""
     words = [f"backbone={line['backbone']}", f"training.device={line['device']}", f"seeds={int(line['seed']) + 1}"]
-    words.append("training.layout=contiguous")  # in which all of them were trained
     words.append(f"data.root={os.environ.get('DATA_ROOT', 'data')}")
-    if line.get("words"):  # of a search, which tells each design's levels
+    known = commands.is_file()
+    words += ["training.layout=contiguous"] * (not known)  # in which all of them were trained
+    if known:
+        (whole,) = (each["command"] for each in read_rows(commands) if not each["row"])
+        _, _, _, *said = shlex.split(whole)
+        words += [each for each in said if not each.startswith(("data.root=", "seeds=", "settle.", "margin="))]
+    elif line.get("words"):  # of a search, which tells each design's levels
         stages = {
             key.rpartition(".")[2]: r for key, r in line.items() if key.startswith("se.reduction.") and r != "off"
         }
@@ -49,6 +56,11 @@ def cell_of(line: dict[str, str]) -> Cell:
     return found
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT / "results")))
 def test_a_published_trial_begins_as_it_did(folder: Path, tmp_path: Path) -> None:
     """By its whole recipe, whose schedule looks ahead to the last epoch; two losses, of training and of validation."""
@@ -56,7 +68,7 @@ def test_a_published_trial_begins_as_it_did(folder: Path, tmp_path: Path) -> Non
     firsts = curves[curves["epoch"] == 1].set_index("trial_id")
     trial_id = firsts.index[-1]
     trials = pd.read_csv(folder / "trials.csv", dtype=str, keep_default_na=False).set_index("trial_id", drop=False)
-    cell = cell_of(trials.loc[[trial_id]].iloc[0].to_dict())
+    cell = cell_of(trials.loc[[trial_id]].iloc[0].to_dict(), folder / "commands.csv")
     try:
         data.check_files(cell.spec.data)
     except UserError as error:
