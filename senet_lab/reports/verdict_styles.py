@@ -44,6 +44,6 @@ STYLES = {
     "open": VerdictStyle("open", "○", "o", "soft", False),
     "failed": VerdictStyle("failed", "✕", "X", "soft", True),
     "same network": VerdictStyle("same network", "□", "s", "ink", False),
-    "identical": VerdictStyle("identical", "=", "h", "ink", False),
+    "identical": VerdictStyle("identical", "≡", "h", "ink", False),
     "": VerdictStyle("no verdict", "", "P", "soft", False),
 }
