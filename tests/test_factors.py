@@ -183,7 +183,7 @@ def test_what_a_backbone_takes_along_is_said(here: Path, capsys: pytest.CaptureF
     [
         (
             vary("recipe.momentum", "0.9,0.5", "recipe.optimizer=adamw"),
-            "only with recipe.optimizer=sgd; here it is lamb",
+            "only with recipe.optimizer=sgd; here it is adamw",
         ),
         (vary("recipe.peak", "0.2,0.3"), "only with recipe.schedule=onecycle; here it is cosine"),
         (vary("recipe.warmup_lr", "0.1,0.2"), "only with recipe.warmup_steps above 0; here it is 0"),
