@@ -10,8 +10,7 @@ import logging
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,25 +161,17 @@ def timm_name(of: Published) -> str:
 def timm_state(of: Published, file: Path | None) -> Mapping[str, Tensor]:
     """timm's weights, as its network of that name has them: its files may have other keys."""
     import timm
-
-    found = {"state_dict": dict(state_dict_in(file)[0])} if file else {}
-    with quiet_hub():
-        net = timm.create_model(timm_name(of), pretrained=True, pretrained_cfg_overlay=found)
-    state: Mapping[str, Tensor] = net.state_dict()
-    return state
-
-
-@contextmanager
-def quiet_hub() -> Iterator[None]:
-    """The hub, which would say twelve times that there is no network, says errors only."""
     from huggingface_hub.utils import logging as hub_logging
 
+    found = {"state_dict": dict(state_dict_in(file)[0])} if file else {}
     level = hub_logging.get_verbosity()
-    hub_logging.set_verbosity(logging.ERROR)
+    hub_logging.set_verbosity(logging.ERROR)  # it would say twelve times that there is no network
     try:
-        yield
+        net = timm.create_model(timm_name(of), pretrained=True, pretrained_cfg_overlay=found)
     finally:
         hub_logging.set_verbosity(level)
+    state: Mapping[str, Tensor] = net.state_dict()
+    return state
 
 
 def torchvision_weights(of: Published) -> Any:

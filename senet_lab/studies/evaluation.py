@@ -19,7 +19,7 @@ from senet_lab import files, outputs
 from senet_lab.config import Data, UserError, first_line
 from senet_lab.counting import counting
 from senet_lab.models.library import check_name, library_of, network_names
-from senet_lab.models.library_weights import cached, published, quiet_hub, torchvision_weights
+from senet_lab.models.library_weights import NotHereError, published, read_published, torchvision_weights
 from senet_lab.models.state_dicts import state_dict_in, without_prefixes
 from senet_lab.naming import Composed
 from senet_lab.outputs import Outputs
@@ -229,30 +229,29 @@ def library_network(named: str, weights: Path | None, download: bool) -> tuple[T
         own = published(library, name, "evaluate") if weights is None else None
         network = own.network if own else name.partition(".")[0]  # a tag of weights may follow
         check_name("evaluate", library, network, network_names(library))
+        state = read_published(own, download, "evaluate") if own else None
+    except NotHereError as error:
+        raise UserError(f"{error}; --download fetches them, --weights FILE gives a file") from error
     except ValueError as error:
         raise UserError(str(error)) from error
-    if own and not download and cached(own) is None:
-        raise UserError(
-            f"evaluate: the weights of {own} are not in the cache of {library}; --download fetches them, "
-            "--weights FILE gives a file"
-        )
     try:
         if library == "timm":
-            with quiet_hub():
-                net = timm.create_model(name, pretrained=weights is None)
+            net = timm.create_model(name, pretrained=False)
+            if state is not None:
+                net.load_state_dict(state)
             given = resolve_data_config({}, model=net)  # type: ignore[no-untyped-call]
             size, mean, std = given["input_size"][1], list(given["mean"]), list(given["std"])
             resize = max(size, round(size / given["crop_pct"]))
         else:
-            given = torchvision_weights(own) if own else None
+            given = torchvision_weights(own) if own else None  # in the cache now; they decide how some are built, too
             net = torchvision.models.get_model(network, weights=given)
             size, resize, mean, std = 224, 0, [], []
             if given:
                 shown = given.transforms()
                 size, resize, mean, std = shown.crop_size[0], shown.resize_size[0], list(shown.mean), list(shown.std)
         if weights is not None:
-            state, _ = state_dict_in(weights)
-            net.load_state_dict(without_prefixes(state, net.state_dict()))
+            given_state, _ = state_dict_in(weights)
+            net.load_state_dict(without_prefixes(given_state, net.state_dict()))
     except Exception as error:  # of a missing file, a network that cannot be reached, keys that differ: no common class
         raise UserError(f"{named} has no weights here ({first_line(error)}); --weights FILE gives a file") from error
     reading = Data(name="folder", size=size, resize=resize, mean=mean, std=std)

@@ -139,7 +139,7 @@ def price(composed: Composed, facts: DataFacts) -> PricedSpace:
         for (stage, gates, level), (cost, hidden) in made.parts.items():
             added = {name: value - without[stage][name] for name, value in costs_of(cost).items()}
             parts[stage_key(stage), gates + setting, level] = StageCost(hidden, added)
-    for sentence in idle_factors(space.others, [base.config for base in bases.values()]):
+    for sentence in idle_factors({*space.others} & {*space.varied}, [base.config for base in bases.values()]):
         raise UserError(f"search.space: {sentence}")
     return PricedSpace(dataclasses.replace(space, plain=costs, parts=parts), composed, facts, plain, bases)
 
